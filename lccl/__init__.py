@@ -1,0 +1,1 @@
+"""LCCL: residual networks that skip work, with the trade-off chosen per image."""

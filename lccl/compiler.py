@@ -1,0 +1,37 @@
+"""compile(): the one place where an engine is chosen, once, at load."""
+
+from __future__ import annotations
+
+from lccl.bundle import Bundle
+from lccl.engines.base import Engine
+from lccl.errors import EngineError
+from lccl.lowering import lower, shape_of
+from lccl.networks import ResNet
+from lccl.preprocessing import Preprocessing
+
+
+def compile(
+    model: Bundle | ResNet, device: str = "auto", precision: str = "fp32", engine: str = "auto"
+) -> Engine:
+    """Lower a bundle or a network and make the engine that runs it.
+
+    Args:
+        model: a bundle, or a network, which then takes pixels with mean 0.5 and deviation 0.5.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        precision: ``fp32`` or ``fp64``.
+        engine: ``auto`` or ``reference``.
+
+    Raises:
+        EngineError: there is no such engine, device or precision here; nothing else is taken instead.
+    """
+    if engine not in ("auto", "reference"):
+        raise EngineError(f"unknown engine {engine!r}: use auto or reference")
+    if isinstance(model, Bundle):
+        network, preprocessing = model.network, model.preprocessing
+    else:
+        network, size = model, model.image_size
+        preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    plan = lower(network, preprocessing)
+    from lccl.engines.reference import ReferenceEngine
+
+    return ReferenceEngine(plan, shape_of(plan), "cpu" if device == "auto" else device, precision)

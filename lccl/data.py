@@ -1,0 +1,180 @@
+"""Data sets in memory: CIFAR's binary layout, class folders of pictures, and archives of class folders."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lccl.errors import DataError
+from lccl.preprocessing import Preprocessing
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
+PARTS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+HELD_OUT = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Pictures uint8 [N, H, W, 3] and their class numbers int64 [N]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: NDArray[np.int64]) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Training pictures, test pictures (perhaps none) and the names of the classes."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The training pictures in three disjoint parts: to train on, to choose thresholds on, to measure on.
+
+    ``digest`` names both held-out parts: it changes when any of their pictures does.
+    """
+
+    train: Split
+    choose: Split
+    measure: Split
+    digest: str
+
+
+def load_dataset(path: Path, preprocessing: Preprocessing) -> Dataset:
+    """Read a data set into memory, every picture brought to the network's input size.
+
+    ``path`` is CIFAR-10's or CIFAR-100's binary folder, a folder ``train/<class>/<picture>`` (and
+    ``test`` or ``val``), or a ``.tar`` (also .xz, .gz, .bz2) of such folders.
+
+    Raises:
+        DataError: nothing readable is there, or a picture or file is damaged.
+    """
+    if path.is_file() and path.name.endswith(ARCHIVES):
+        return _from_pictures(_archive_pictures(path), preprocessing, path)
+    if (path / "data_batch_1.bin").is_file() or (path / "train.bin").is_file():
+        return _from_binary(path, preprocessing)
+    if path.is_dir():
+        return _from_pictures(_folder_pictures(path), preprocessing, path)
+    raise DataError(
+        f"no data set at {path}: give CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one"
+    )
+
+
+def hold_out(train: Split, salt: str = "lccl") -> HeldOut:
+    """Set two fixed parts of the training pictures aside: 5,000 each, or a tenth where there are fewer than 50,000.
+
+    A picture's part follows from the hash of its own pixels, so that neither the order of files nor
+    the layout of the data set changes it.
+    """
+    size = min(HELD_OUT, len(train) // 10)
+    keys = [hashlib.sha256(salt.encode() + image.tobytes()).digest() for image in train.images]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    digest = hashlib.sha256(b"".join(keys[index] for index in order[: 2 * size])).hexdigest()
+    choose, measure, rest = np.split(order, [size, 2 * size])
+    return HeldOut(train.subset(np.sort(rest)), train.subset(choose), train.subset(measure), digest)
+
+
+def _from_binary(folder: Path, preprocessing: Preprocessing) -> Dataset:
+    """CIFAR's records: one label byte (CIFAR-100: coarse, then fine), then 3 × 32 × 32 bytes, planes R, G, B."""
+    hundred = (folder / "train.bin").is_file()
+    names = "fine_label_names.txt" if hundred else "batches.meta.txt"
+    train = ["train.bin"] if hundred else sorted(file.name for file in folder.glob("data_batch_*.bin"))
+    test = "test.bin" if hundred else "test_batch.bin"
+    count = 100 if hundred else 10
+    try:
+        classes = tuple((folder / names).read_text(encoding="utf-8").split())
+    except OSError:
+        classes = tuple(str(number) for number in range(count))
+    if len(classes) != count:
+        raise DataError(f"{folder / names} names {len(classes)} classes, not {count}")
+    read = [_binary_records(folder / name, 2 if hundred else 1, count, preprocessing) for name in train]
+    parts = Split(np.concatenate([part.images for part in read]), np.concatenate([part.labels for part in read]))
+    held = (folder / test).is_file()
+    rest = _binary_records(folder / test, 2 if hundred else 1, count, preprocessing) if held else _empty(parts)
+    return Dataset(parts, rest, classes)
+
+
+def _binary_records(file: Path, label_bytes: int, classes: int, preprocessing: Preprocessing) -> Split:
+    data = np.fromfile(file, dtype=np.uint8)
+    record = label_bytes + 3072
+    if not len(data) or len(data) % record:
+        raise DataError(f"{file} is damaged: {len(data)} bytes are no whole number of {record}-byte records")
+    rows = data.reshape(-1, record)
+    labels = rows[:, label_bytes - 1].astype(np.int64)
+    if labels.max() >= classes:
+        raise DataError(f"{file} is damaged: label {labels.max()} of {classes} classes")
+    images = np.ascontiguousarray(rows[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    if (preprocessing.size, preprocessing.resize) != (32, 32):
+        images = np.stack([preprocessing.apply(Image.fromarray(image)) for image in images])
+    return Split(images, labels)
+
+
+def _folder_pictures(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in PICTURES and file.is_file():
+            yield PurePosixPath(file.relative_to(folder).as_posix()), file.read_bytes()
+
+
+def _archive_pictures(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Pictures of an archive in its own order; nothing is written to disk."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is not None and name.suffix.lower() in PICTURES:
+                    yield name, content.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path} is not a readable archive: {error}") from error
+
+
+def _from_pictures(
+    pictures: Iterable[tuple[PurePosixPath, bytes]], preprocessing: Preprocessing, source: Path
+) -> Dataset:
+    found: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {"train": [], "test": []}
+    for name, content in pictures:
+        parts = [part for part in name.parts if part != "."]
+        place = next((index for index, part in enumerate(parts[:-2]) if part in PARTS), None)
+        if place is None:
+            continue
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                found[PARTS[parts[place]]].append((parts[place + 1], preprocessing.apply(image)))
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{source}: {name} is not a readable picture: {error}") from error
+    if not found["train"]:
+        raise DataError(f"no pictures under {source}: they belong in train/<class>/<picture>")
+    classes = tuple(sorted({label for label, _ in found["train"]}))
+    strangers = {label for label, _ in found["test"]} - set(classes)
+    if strangers:
+        raise DataError(f"{source}: test has classes that train lacks: {', '.join(sorted(strangers))}")
+    train = _stack(found["train"], classes)
+    return Dataset(train, _stack(found["test"], classes) if found["test"] else _empty(train), classes)
+
+
+def _stack(pictures: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number[label] for label, _ in pictures], dtype=np.int64)
+    return Split(np.stack([image for _, image in pictures]), labels)
+
+
+def _empty(like: Split) -> Split:
+    return like.subset(np.zeros(0, dtype=np.int64))

@@ -1,0 +1,73 @@
+"""The contract that every engine keeps, and the checks that all of them share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.controls import Controls, Output
+from lccl.errors import InputError
+from lccl.plan import Plan
+
+Images = NDArray[np.uint8] | NDArray[np.floating[Any]]
+
+
+class Engine(Protocol):
+    """Runs one plan on one device.
+
+    Attributes:
+        name: ``reference``, ``cpu`` or ``cuda``, as model metadata shows it.
+        precision: the arithmetic of the convolutions.
+        batch_limit: the batch beyond which throughput no longer rises.
+        plan: what it runs.
+    """
+
+    name: str
+    precision: str
+    batch_limit: int
+    plan: Plan
+
+    def run(self, images: Images, controls: Controls) -> Output:
+        """Run a batch.
+
+        Args:
+            images: uint8 [N, H, W, 3], or floating [N, H, W, 3], already normalised and finite.
+            controls: one row per image.
+
+        Raises:
+            InputError: shapes, types or values do not fit the plan.
+        """
+        ...
+
+
+def check_inputs(plan: Plan, images: Images, controls: Controls) -> None:
+    """Refuse what does not fit the plan, naming what is wrong.
+
+    Raises:
+        InputError: a shape, type or value is off.
+    """
+    image = plan.image
+    count = len(images)
+    if images.shape[1:] != (image.height, image.width, image.channels) or not count:
+        raise InputError(f"images must be [N, {image.height}, {image.width}, {image.channels}], not {images.shape}")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise InputError(f"images must be uint8 or floating, not {images.dtype}")
+        if not np.isfinite(images).all():
+            raise InputError("normalised images must be finite")
+    expected = (
+        ("thresholds", controls.thresholds, (count, len(plan.layers))),
+        ("norm_set", controls.norm_set, (count,)),
+        ("exit_confidence", controls.exit_confidence, (count, plan.exits)),
+    )
+    for name, array, shape in expected:
+        if array.shape != shape:
+            raise InputError(f"controls.{name} must be {list(shape)}, not {list(array.shape)}")
+    if np.isnan(controls.thresholds).any():
+        raise InputError("controls.thresholds must not be NaN")
+    if ((controls.norm_set < 0) | (controls.norm_set >= plan.norm_sets)).any():
+        raise InputError(f"controls.norm_set must lie in 0..{plan.norm_sets - 1}")
+    if controls.forced_masks is not None and len(controls.forced_masks) != len(plan.layers):
+        raise InputError(f"controls.forced_masks needs {len(plan.layers)} masks, not {len(controls.forced_masks)}")

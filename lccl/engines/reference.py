@@ -1,0 +1,180 @@
+"""The reference engine: interprets a plan in plain PyTorch, dense then masked. It is the truth that others meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lccl import plan as steps
+from lccl.controls import Controls, Output
+from lccl.engines.base import Images, check_inputs
+from lccl.errors import EngineError, InputError
+from lccl.flops import NetworkShape
+from lccl.plan import Plan
+
+PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
+
+
+@dataclass
+class State:
+    """A batch on its way through the plan.
+
+    ``values`` and ``norm_set`` hold only the images still active; ``active`` are their places in the
+    batch. A step that ends images takes them out of all three.
+    """
+
+    controls: Controls
+    active: Tensor
+    values: dict[str, Tensor]
+    norm_set: Tensor
+    thresholds: Tensor
+    gates: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+
+class ReferenceEngine:
+    """Runs a plan step by step; every cell is computed, so ``executed`` MACs are all of them and the gates'."""
+
+    name = "reference"
+    batch_limit = 32
+
+    def __init__(self, plan: Plan, shape: NetworkShape, device: str = "cpu", precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise EngineError(f"the reference engine has no precision {precision!r}: use fp32 or fp64")
+        self.plan, self.shape, self.precision = plan, shape, precision
+        self._device, self._dtype = torch.device(device), PRECISIONS[precision]
+
+    @torch.inference_mode()
+    def run(self, images: Images, controls: Controls) -> Output:
+        """See :meth:`lccl.engines.base.Engine.run`."""
+        state = self.begin(images, controls)
+        for step in self.plan.steps:
+            self.step(step, state)
+        return self._output(state)
+
+    @torch.inference_mode()
+    def trace(self, images: Images, controls: Controls) -> tuple[Output, State]:
+        """Run, and keep every buffer, gate and mask; what other engines are compared with step by step."""
+        state = self.begin(images, controls)
+        for step in self.plan.steps:
+            self.step(step, state)
+        return self._output(state), state
+
+    def begin(self, images: Images, controls: Controls) -> State:
+        """Check a batch and lay it in the first buffer's place."""
+        check_inputs(self.plan, images, controls)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        return State(
+            controls=controls,
+            active=torch.arange(len(images)),
+            values={"": pixels.permute(0, 3, 1, 2)},
+            norm_set=torch.from_numpy(controls.norm_set).to(self._device),
+            thresholds=torch.from_numpy(controls.thresholds).to(self._device, self._dtype),
+        )
+
+    def step(self, step: steps.Step, state: State) -> None:
+        """Run one step on the images still active, from the buffers in ``state`` to new ones there."""
+        kinds: dict[type, Callable[[Any, State], None]] = {
+            steps.Normalise: self._normalise,
+            steps.Convolve: self._convolve,
+            steps.MaxPool: self._max_pool,
+            steps.GlobalAveragePool: self._global_average_pool,
+            steps.Classify: self._classify,
+        }
+        kinds[type(step)](step, state)
+
+    def _normalise(self, step: steps.Normalise, state: State) -> None:
+        pixels = state.values[""]
+        if pixels.dtype == torch.uint8:
+            mean, std = self._get(step.mean), self._get(step.std)
+            pixels = (pixels.to(self._dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+        state.values[step.raw] = pixels.to(self._dtype)
+
+    def _convolve(self, step: steps.Convolve, state: State) -> None:
+        value = self._conv(state.values[step.input], step.weight, step.stride)
+        if step.affine is not None:
+            value = self._affine(step.affine, value, state)
+        if step.relu:
+            value = torch.relu(value)
+        if step.gate is not None:
+            value = self._gate(step.gate, step.stride, value, state)
+        if step.residual is not None:
+            value = value + _shortcut(state.values[step.residual.buffer], step.residual.stride, value)
+        if step.raw is not None:
+            state.values[step.raw] = value
+        if step.activated is not None:
+            affine = step.activated.affine
+            state.values[step.activated.buffer] = torch.relu(
+                value if affine is None else self._affine(affine, value, state)
+            )
+
+    def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
+        """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
+        maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride), state))
+        if state.controls.forced_masks is None:
+            keep = maps > state.thresholds[:, gate.layer, None, None, None]
+        else:
+            keep = self._forced(state.controls.forced_masks[gate.layer], maps, state)
+        state.gates[gate.layer], state.masks[gate.layer] = maps, keep
+        share = value.shape[1] // maps.shape[1]
+        if maps.shape[1] > 1:
+            maps, keep = maps.repeat_interleave(share, 1), keep.repeat_interleave(share, 1)
+        return torch.where(keep, value * maps, torch.zeros_like(value))
+
+    def _forced(self, mask: np.ndarray[Any, np.dtype[np.uint8]], maps: Tensor, state: State) -> Tensor:
+        forced = torch.from_numpy(mask).to(self._device)[state.active.to(self._device)]
+        if forced.shape != maps.shape:
+            raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(forced.shape)}")
+        return forced.bool()
+
+    def _max_pool(self, step: steps.MaxPool, state: State) -> None:
+        state.values[step.raw] = F.max_pool2d(state.values[step.input], step.kernel, step.stride, step.kernel // 2)
+
+    def _global_average_pool(self, step: steps.GlobalAveragePool, state: State) -> None:
+        state.values[step.raw] = state.values[step.input].mean(dim=(2, 3), keepdim=True)
+
+    def _classify(self, step: steps.Classify, state: State) -> None:
+        features = state.values[step.input][:, :, 0, 0]
+        state.logits = F.linear(features, self._get(step.weight), self._get(step.bias))
+
+    def _conv(self, x: Tensor, weight: steps.Array, stride: int) -> Tensor:
+        return F.conv2d(x, self._get(weight), stride=stride, padding=weight.shape[2] // 2)
+
+    def _affine(self, affine: steps.Affine, value: Tensor, state: State) -> Tensor:
+        scale, shift = self._get(affine.scale)[state.norm_set], self._get(affine.shift)[state.norm_set]
+        return value * scale[:, :, None, None] + shift[:, :, None, None]
+
+    def _output(self, state: State) -> Output:
+        if state.logits is None:
+            raise ValueError("the plan has no Classify step")
+        images = len(state.active)
+        masks = [state.masks[layer] for layer in range(len(self.plan.layers))]
+        kept = np.zeros((images, len(masks)), dtype=np.int64)
+        for layer, (mask, shape) in enumerate(zip(masks, self.shape.layers, strict=True)):
+            channels_per_map = shape.convolution.out_channels // shape.gate_groups
+            kept[:, layer] = mask.sum(dim=(1, 2, 3)).cpu().numpy() * channels_per_map
+        return Output(
+            logits=state.logits.cpu().numpy(),
+            kept=kept,
+            executed_macs=np.full(images, self.shape.dense + self.shape.gates, dtype=np.int64),
+            exit=np.full(images, self.plan.exits, dtype=np.int64),
+            masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.controls.want_masks else None,
+        )
+
+    def _get(self, array: steps.Array) -> Tensor:
+        return torch.from_numpy(array).to(self._device, self._dtype)
+
+
+def _shortcut(source: Tensor, stride: int, like: Tensor) -> Tensor:
+    """Every ``stride``-th position of the source, with zeros in the channels it lacks."""
+    if stride > 1:
+        source = source[:, :, ::stride, ::stride]
+    missing = like.shape[1] - source.shape[1]
+    return F.pad(source, (0, 0, 0, 0, 0, missing)) if missing else source

@@ -1,0 +1,29 @@
+"""The library's exceptions: everything that a caller may want to catch, and nothing else."""
+
+
+class LcclError(Exception):
+    """Base of every error this library raises on purpose. Its text says what to do."""
+
+
+class ArchitectureError(LcclError):
+    """An unknown network, block form or gate, or one that does not fit its convolution."""
+
+
+class BundleError(LcclError):
+    """A bundle that is broken, foreign, or does not match its own hashes."""
+
+
+class DataError(LcclError):
+    """A data set that is missing, damaged, or not the one that a bundle was made from."""
+
+
+class EngineError(LcclError):
+    """A device, engine or precision that is not to be had here."""
+
+
+class InputError(LcclError):
+    """Images or controls of the wrong shape, type or range."""
+
+
+class WishError(LcclError):
+    """A request's wish that contradicts itself or lies outside what the model offers."""

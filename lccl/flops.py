@@ -1,0 +1,113 @@
+"""Counting work: geometry and kept cells → multiply-accumulates (MACs), by the papers' formulas.
+
+Convolutions and the classifier count; normalisation, ReLU, products and pooling do not.
+Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of NON-zero cells).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution's shape: ``out_channels`` × ``height`` × ``width`` cells of kernel² · ``in_channels`` MACs each."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    height: int
+    width: int
+
+    @property
+    def cells(self) -> int:
+        """Output elements per image (positions × channels)."""
+        return self.height * self.width * self.out_channels
+
+    @property
+    def cell_macs(self) -> int:
+        """MACs of one cell."""
+        return self.kernel**2 * self.in_channels
+
+    @property
+    def macs(self) -> int:
+        """X·Y·T·k²·C."""
+        return self.cells * self.cell_macs
+
+
+@dataclass(frozen=True, slots=True)
+class GatedConvolution:
+    """A SkipConv's shape: the convolution and its gate's kernel k' and groups G."""
+
+    name: str
+    convolution: Convolution
+    gate_kernel: int
+    gate_groups: int
+
+    @property
+    def gate_macs(self) -> int:
+        """X·Y·C·k'²·G."""
+        shape = self.convolution
+        return shape.height * shape.width * shape.in_channels * self.gate_kernel**2 * self.gate_groups
+
+    def gated_macs(self, kept_cells: int) -> int:
+        """X·Y·C·(k'²G + k²T·r) with r = kept cells / cells."""
+        return self.gate_macs + kept_cells * self.convolution.cell_macs
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """Everything that counts in a network: its SkipConvs, and the MACs of all that has no gate."""
+
+    layers: tuple[GatedConvolution, ...]
+    ungated_macs: int
+
+    @property
+    def dense(self) -> int:
+        """MACs of the plain twin for one image."""
+        return self.ungated_macs + sum(layer.convolution.macs for layer in self.layers)
+
+    @property
+    def gates(self) -> int:
+        """MACs of all gates for one image."""
+        return sum(layer.gate_macs for layer in self.layers)
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Cells of each SkipConv for one image, int64 [L]."""
+        return np.array([layer.convolution.cells for layer in self.layers], dtype=np.int64)
+
+    @property
+    def cell_macs(self) -> NDArray[np.int64]:
+        """MACs of one cell of each SkipConv, int64 [L]."""
+        return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
+
+    def gated(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Theoretical MACs per image: gates + kept cells + the rest. ``kept`` int64 [N, L] → int64 [N]."""
+        return self.ungated_macs + self.gates + kept @ self.cell_macs
+
+    def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Share of SkipConv cells not kept, weighted by MACs. ``kept`` int64 [N, L] → float64 [N]; 0 without gates."""
+        total = int(self.cells @ self.cell_macs)
+        if not total:
+            return np.zeros(len(kept))
+        return 1 - (kept @ self.cell_macs) / total
+
+    def layer_skip_ratios(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Share of cells not kept, per image and layer. ``kept`` int64 [N, L] → float64 [N, L]."""
+        return 1 - kept / self.cells
+
+
+def speed_up(convolution: Convolution, gate_kernel: int, gate_groups: int, kept_share: float) -> float:
+    """Theoretical speed-up 1 − t'/t of a gated convolution: 1 − (k'²G / (k²T) + r)."""
+    gate = gate_kernel**2 * gate_groups / (convolution.kernel**2 * convolution.out_channels)
+    return 1 - (gate + kept_share)
+
+
+def total(convolutions: Sequence[Convolution]) -> int:
+    """Sum of the dense MACs."""
+    return sum(convolution.macs for convolution in convolutions)

@@ -1,0 +1,266 @@
+"""Operating points: what a model offers between accuracy and work, and how a client's wish becomes controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from lccl.controls import Controls
+from lccl.errors import BundleError, WishError
+
+EXACT = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Thresholds with what was measured under them on pictures that chose nothing.
+
+    Attributes:
+        name: ``exact`` or a short name such as ``p45``.
+        thresholds: one per SkipConv, finite and ≥ 0.
+        norm_set: the normalisation set that belongs to them.
+        skip_ratio: mean share of SkipConv cells skipped, weighted by MACs; 0..1.
+        gated_macs: mean theoretical MACs per image.
+        accuracy: share of images classified right, with its interval; 0..1.
+        drop: accuracy lost against exact on the same images, in percentage points, with its interval.
+        drop_bound: one-sided 95 % upper bound of that drop, in percentage points.
+    """
+
+    name: str
+    thresholds: tuple[float, ...]
+    norm_set: int
+    skip_ratio: float
+    gated_macs: float
+    accuracy: float
+    accuracy_interval: Interval
+    drop: float
+    drop_interval: Interval
+    drop_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client asks for: at most one target (sparsity or operating point) and at most one floor.
+
+    Attributes:
+        sparsity: wanted mean skip ratio, 0..1.
+        operating_point: a point's name.
+        max_accuracy_drop: the accuracy the client can spare, in percentage points against exact.
+    """
+
+    sparsity: float | None = None
+    operating_point: str | None = None
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.sparsity is not None and self.operating_point is not None:
+            raise WishError("sparsity and operating_point are two targets: ask for one of them")
+        if self.sparsity is not None and not (math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1):
+            raise WishError(f"sparsity must be a number from 0 to 1, not {self.sparsity}")
+        drop = self.max_accuracy_drop
+        if drop is not None and not (math.isfinite(drop) and 0 <= drop <= 100):
+            raise WishError(f"max_accuracy_drop must be percentage points from 0 to 100, not {drop}")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a wish came to: thresholds, and what may be expected of them.
+
+    Attributes:
+        name: the operating point's name; None between two points.
+        sparsity: expected skip ratio.
+        expected_accuracy: with its interval, 0..1; between two points the sparser one's.
+        expected_accuracy_drop: percentage points against exact.
+        downgraded: whether the client was given a sparser point than its target.
+    """
+
+    name: str | None
+    thresholds: tuple[float, ...]
+    norm_set: int
+    sparsity: float
+    expected_accuracy: float
+    accuracy_interval: Interval
+    expected_accuracy_drop: float
+    downgraded: bool = False
+
+
+def controls_for(settings: Sequence[Setting], want_masks: bool = False) -> Controls:
+    """Controls for a batch, one setting per image."""
+    return Controls(
+        thresholds=np.array([setting.thresholds for setting in settings], dtype=np.float32),
+        norm_set=np.array([setting.norm_set for setting in settings], dtype=np.int64),
+        exit_confidence=np.zeros((len(settings), 0), dtype=np.float32),
+        want_masks=want_masks,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPointTable:
+    """The points of a model, ordered by skip ratio; the first is ``exact``. Immutable and checked when made.
+
+    Attributes:
+        points: at least ``exact``.
+        images: how many held-out pictures the figures were measured on.
+    """
+
+    points: tuple[OperatingPoint, ...]
+    images: int
+
+    def __post_init__(self) -> None:
+        points = self.points
+        if not points or points[0].name != EXACT or any(points[0].thresholds):
+            raise BundleError("an operating point table starts with exact, whose thresholds are 0")
+        if len({point.name for point in points}) != len(points):
+            raise BundleError("operating points need different names")
+        for point in points:
+            thresholds = np.array(point.thresholds)
+            if len(thresholds) != len(points[0].thresholds) or not np.isfinite(thresholds).all():
+                raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
+        for before, point in zip(points, points[1:], strict=False):
+            if point.skip_ratio <= before.skip_ratio:
+                raise BundleError(f"operating point {point.name} does not skip more than {before.name}")
+            if any(new < old for old, new in zip(before.thresholds, point.thresholds, strict=True)):
+                raise BundleError(f"a layer's threshold falls from operating point {before.name} to {point.name}")
+
+    @property
+    def exact(self) -> OperatingPoint:
+        return self.points[0]
+
+    @property
+    def sparsity_range(self) -> tuple[float, float]:
+        """The skip ratios that can be asked for: exact's own to the last point's."""
+        return self.points[0].skip_ratio, self.points[-1].skip_ratio
+
+    @property
+    def smallest_certified_drop(self) -> float | None:
+        """The smallest ``max_accuracy_drop``, in percentage points, that allows more than exact; None if none does."""
+        return max(0.0, self.points[1].drop_bound) if len(self.points) > 1 else None
+
+    def resolve(self, wish: Wish) -> Setting:
+        """Turn a wish into a setting.
+
+        Raises:
+            WishError: no such point, beyond the last point, or a target past its own floor.
+        """
+        if wish.operating_point is not None:
+            setting = _setting(self._named(wish.operating_point))
+        elif wish.sparsity is not None:
+            setting = self._at(wish.sparsity)
+        elif wish.max_accuracy_drop is not None:
+            return _setting(self._sparsest_within(wish.max_accuracy_drop))
+        else:
+            return _setting(self.exact)
+        if wish.max_accuracy_drop is not None:
+            limit = self._sparsest_within(wish.max_accuracy_drop)
+            if setting.sparsity > limit.skip_ratio:
+                raise WishError(
+                    f"the target lies past its own floor: max_accuracy_drop {wish.max_accuracy_drop:g} "
+                    f"allows a sparsity of at most {limit.skip_ratio:.3f} ({limit.name})"
+                )
+        return setting
+
+    def _named(self, name: str) -> OperatingPoint:
+        for point in self.points:
+            if point.name == name:
+                return point
+        raise WishError(f"no operating point {name[:40]!r}: use one of {', '.join(point.name for point in self.points)}")
+
+    def _at(self, sparsity: float) -> Setting:
+        """The setting whose expected skip ratio is ``sparsity``: thresholds linear between the two points around it."""
+        low, high = self.sparsity_range
+        if sparsity <= low:
+            return _setting(self.exact)
+        if sparsity > high:
+            raise WishError(f"sparsity {sparsity:g} is out of reach: this model offers {low:.3f} to {high:.3f}")
+        index = next(number for number, point in enumerate(self.points) if point.skip_ratio >= sparsity)
+        denser, sparser = self.points[index - 1], self.points[index]
+        if sparser.skip_ratio == sparsity:
+            return _setting(sparser)
+        weight = (sparsity - denser.skip_ratio) / (sparser.skip_ratio - denser.skip_ratio)
+        pairs = zip(denser.thresholds, sparser.thresholds, strict=True)
+        return Setting(
+            name=None,
+            thresholds=tuple(old + weight * (new - old) for old, new in pairs),
+            norm_set=(sparser if weight >= 0.5 else denser).norm_set,
+            sparsity=sparsity,
+            expected_accuracy=sparser.accuracy,
+            accuracy_interval=sparser.accuracy_interval,
+            expected_accuracy_drop=sparser.drop,
+        )
+
+    def _sparsest_within(self, max_drop: float) -> OperatingPoint:
+        """Go from exact towards sparser points and stop before the first whose drop may exceed the floor.
+
+        A fixed sequence of tests, each at 5 %: stopping at the first failure keeps one confidence
+        level for the whole choice.
+        """
+        chosen = self.exact
+        for point in self.points[1:]:
+            if point.drop_bound > max_drop:
+                break
+            chosen = point
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> OperatingPointTable:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            BundleError: anything else.
+        """
+        try:
+            if not isinstance(value, dict):
+                raise TypeError("not an object")
+            return cls(tuple(_point(entry) for entry in value["points"]), int(value["images"]))
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise BundleError(f"the operating points are not readable: {error}") from error
+
+
+def _setting(point: OperatingPoint) -> Setting:
+    return Setting(
+        name=point.name,
+        thresholds=point.thresholds,
+        norm_set=point.norm_set,
+        sparsity=point.skip_ratio,
+        expected_accuracy=point.accuracy,
+        accuracy_interval=point.accuracy_interval,
+        expected_accuracy_drop=point.drop,
+    )
+
+
+def _point(entry: dict[str, Any]) -> OperatingPoint:
+    """Read one point; every number must be one, finite, and in its range."""
+    unknown = set(entry) ^ {field.name for field in fields(OperatingPoint)}
+    if unknown:
+        raise ValueError(f"unexpected or missing {', '.join(sorted(unknown))}")
+    numbers = {name: float(entry[name]) for name in ("skip_ratio", "gated_macs", "accuracy", "drop", "drop_bound")}
+    pairs = {name: Interval(float(entry[name]["low"]), float(entry[name]["high"])) for name in _INTERVALS}
+    thresholds = tuple(float(value) for value in entry["thresholds"])
+    found = [*numbers.values(), *thresholds, *(bound for pair in pairs.values() for bound in (pair.low, pair.high))]
+    if not all(map(math.isfinite, found)) or min(thresholds, default=0) < 0:
+        raise ValueError("numbers must be finite and thresholds not negative")
+    if not (0 <= numbers["skip_ratio"] <= 1 and 0 <= numbers["accuracy"] <= 1):
+        raise ValueError("skip_ratio and accuracy lie in 0..1")
+    if not isinstance(entry["name"], str) or not isinstance(entry["norm_set"], int) or entry["norm_set"] < 0:
+        raise ValueError("name is a text and norm_set a whole number")
+    return OperatingPoint(
+        name=entry["name"], thresholds=thresholds, norm_set=entry["norm_set"], **numbers, **pairs
+    )
+
+
+_INTERVALS = ("accuracy_interval", "drop_interval")

@@ -1,0 +1,184 @@
+"""The plan: a network as flat steps over named buffers; data only, what every engine runs.
+
+A step reads buffers that earlier steps wrote and writes up to two: ``raw``, the step's value, and
+``activated = ReLU(scale · raw + shift)``. Normalisation is never folded into weights: it is an
+:class:`Affine` per normalisation set, read by the image's ``norm_set``.
+
+Arrays are float32 (float64 when a float64 network was lowered), C-contiguous, and never written to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """``scale · x + shift`` per channel; both [S, channels], S normalisation sets."""
+
+    scale: Array
+    shift: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A map of ``channels`` × ``height`` × ``width`` values per image; padding around it is always 0."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activated:
+    """The second output of a step: ``ReLU(affine(raw))``, or ``ReLU(raw)`` without an affine."""
+
+    buffer: str
+    affine: Affine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What is added to a step's value: ``buffer`` at every ``stride``-th position; channels it lacks add 0."""
+
+    buffer: str
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """``g = ReLU(affine(conv(input)))``; the step's cells are kept where ``g > thresholds[image, layer]``.
+
+    ``weight`` is [G, C, k', k'] with padding k' // 2 and the convolution's stride; each of the G maps
+    rules T / G neighbouring channels. ``layer`` is the column of the thresholds, kept counts and masks.
+    """
+
+    name: str
+    layer: int
+    input: str
+    weight: Array
+    affine: Affine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalise:
+    """Pixels to values: ``(pixel / 255 − mean) / std`` per channel; the first step of every plan."""
+
+    mean: Array
+    std: Array
+    raw: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Convolve:
+    """``value = f(affine(conv(input))) · g + residual``, where g is the gate's value, 0 at skipped cells.
+
+    f is ReLU or nothing (``relu``); without a gate g is 1. ``weight`` is [T, C, k, k], padding k // 2.
+
+    A skipped cell holds exactly the residual in ``raw``; without a residual that is 0, and
+    ``ReLU(shift)`` of its channel and normalisation set in ``activated`` (:meth:`fill`).
+    """
+
+    name: str
+    input: str
+    weight: Array
+    stride: int
+    affine: Affine | None
+    relu: bool
+    gate: Gate | None = None
+    residual: Residual | None = None
+    raw: str | None = None
+    activated: Activated | None = None
+
+    def fill(self, output: Literal["raw", "activated"]) -> Array | None:
+        """What a skipped cell holds, [S, channels] ([1, channels] without an affine); None where it is the residual's.
+
+        Engines may leave skipped cells unwritten where the reader substitutes this.
+        """
+        if self.residual is not None:
+            return None
+        zero = np.zeros((1, len(self.weight)), dtype=self.weight.dtype)
+        if output == "raw" or self.activated is None or self.activated.affine is None:
+            return zero
+        return np.maximum(self.activated.affine.shift, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """Largest value under a ``kernel`` × ``kernel`` window with padding kernel // 2, which never wins."""
+
+    input: str
+    kernel: int
+    stride: int
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalAveragePool:
+    """Mean over all positions: a buffer of height and width 1."""
+
+    input: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classify:
+    """``logits = weight · x + bias``; weight [classes, C], bias [classes]. Ends the run of every image it sees."""
+
+    input: str
+    weight: Array
+    bias: Array
+
+
+Step = Normalise | Convolve | MaxPool | GlobalAveragePool | Classify
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A network for images of one size.
+
+    Attributes:
+        buffers: every buffer that a step names.
+        steps: in the order they run; ``Normalise`` first.
+        layers: names of the SkipConvs, in the order of the thresholds' columns; L = len(layers).
+        norm_sets: S, how many normalisation sets every :class:`Affine` carries.
+        exits: E, how many early exits the steps hold.
+    """
+
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    layers: tuple[str, ...]
+    classes: int
+    norm_sets: int = 1
+    exits: int = 0
+
+    def buffer(self, name: str) -> Buffer:
+        """The buffer of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for buffer in self.buffers:
+            if buffer.name == name:
+                return buffer
+        raise KeyError(name)
+
+    @property
+    def image(self) -> Buffer:
+        """The buffer that normalised images fill."""
+        first = self.steps[0]
+        if not isinstance(first, Normalise):
+            raise ValueError("a plan starts with Normalise")
+        return self.buffer(first.raw)
+
+    @property
+    def gated(self) -> tuple[Convolve, ...]:
+        """The steps that have a gate, in the order of the thresholds' columns."""
+        return tuple(step for step in self.steps if isinstance(step, Convolve) and step.gate is not None)

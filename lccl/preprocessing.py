@@ -1,0 +1,81 @@
+"""From a picture to the network's input: one definition, used by training and by serving."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from lccl.errors import InputError
+
+BACKGROUND = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Scale the shorter side to ``resize`` pixels (bicubic, antialiased), keep the central ``size`` × ``size`` square.
+
+    The square is cut before it is scaled, so that a very long picture costs no more than its square.
+    ``mean`` and ``std`` are per channel, for values in 0..1; engines apply them, so that images
+    travel as uint8.
+    """
+
+    size: int
+    resize: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize <= 4096:
+            raise InputError(f"preprocessing needs 1 ≤ size ≤ resize ≤ 4096, not {self.size} and {self.resize}")
+        values = np.array([self.mean, self.std], dtype=np.float64)
+        if values.shape != (2, 3) or not np.isfinite(values).all() or (values[1] <= 0).any():
+            raise InputError("preprocessing needs three finite means and three positive deviations")
+
+    def apply(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged."""
+        image = to_rgb(image)
+        width, height = image.size
+        if (width, height) == (self.size, self.size) and self.resize == self.size:
+            return np.asarray(image)
+        side = min(width, height) * self.size / self.resize
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> Preprocessing:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            InputError: anything else.
+        """
+        try:
+            if not isinstance(value, dict):
+                raise TypeError("not an object")
+            size, resize = int(value["size"]), int(value["resize"])
+            red, green, blue = map(float, value["mean"])
+            mean = (red, green, blue)
+            red, green, blue = map(float, value["std"])
+            return cls(size, resize, mean, (red, green, blue))
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise InputError(f"preprocessing is not readable: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any picture into 8-bit RGB: upright by its EXIF tag, transparency over white, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Training of LCCL networks and their plain twins; offline, the service does not need it."""

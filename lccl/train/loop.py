@@ -1,0 +1,247 @@
+"""The training loop: one function that reads from top to bottom, resumable after every epoch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lccl.data import HeldOut, Split
+from lccl.errors import LcclError
+from lccl.networks import Architecture, ResNet, build
+from lccl.train.augmentation import augment
+from lccl.train.recipe import Recipe
+from lccl.train.thresholds import ThresholdSampler
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+WATCHED_SKIP_RATIOS = (0.3, 0.45, 0.6)
+WATCHED_IMAGES = 1000
+
+
+def train(
+    architecture: Architecture,
+    data: HeldOut,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    compile_network: bool,
+    report: Report,
+) -> tuple[ResNet, dict[str, Any]]:
+    """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
+
+    Args:
+        data: pictures to train on; progress is watched on the part that also chooses thresholds.
+        folder: where ``checkpoint.safetensors`` and ``record.json`` are kept, written after each epoch.
+        report: called as ``report("step" | "epoch", done, of, figures)``.
+
+    Raises:
+        LcclError: the folder holds a checkpoint of another recipe, or the loss is no longer finite.
+    """
+    torch.manual_seed(recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    network = build(architecture).to(device, memory_format=torch.channels_last)
+    mean, std = channel_statistics(data.train)
+    normalise = Normaliser(mean, std, device)
+    sampler = ThresholdSampler(layer_macs(network), device)
+    optimiser = make_optimiser(network, recipe)
+    record = _new_record(architecture, recipe, data, mean, std, device)
+    record = _resume(folder, record, network, optimiser, sampler)
+    forward = torch.compile(network) if compile_network else network
+    steps = len(data.train) // recipe.batch
+
+    for epoch in range(len(record["epochs"]), recipe.epochs):
+        started, seen = time.monotonic(), {"loss": 0.0, "accuracy": 0.0}
+        random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        network.train()
+        for step, (pixels, labels) in enumerate(_batches(data.train, recipe, mean, epoch)):
+            progress = (epoch + step / steps) / recipe.epochs
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr_at(progress)
+            thresholds = sampler.draw(len(labels), recipe.exact_share, recipe.skip_top_at(progress), random)
+            targets = torch.from_numpy(labels).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                output = forward(normalise(pixels), thresholds)
+                loss = F.cross_entropy(output.logits, targets)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            exact = round(len(labels) * recipe.exact_share)
+            sampler.observe([gate[:exact] for gate in output.gates], random)
+            seen["loss"] += float(loss.detach()) / steps
+            seen["accuracy"] += float((output.logits.argmax(1) == targets).float().mean()) / steps
+            if not np.isfinite(seen["loss"]):
+                raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
+            report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
+        figures = seen | _watch(network, data.choose, normalise, sampler)
+        figures |= {"seconds": time.monotonic() - started}
+        record["epochs"].append({name: round(value, 5) for name, value in figures.items()})
+        _save(folder, record, network, optimiser, sampler)
+        report("epoch", epoch + 1, recipe.epochs, figures)
+    return network.eval(), record
+
+
+class Normaliser:
+    """uint8 [N, H, W, 3] → float32 [N, 3, H, W] on the device, with mean 0 and deviation 1 per channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+        self._mean = torch.tensor(mean, device=device)
+        self._std = torch.tensor(std, device=device)
+
+    def __call__(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+        images = torch.from_numpy(pixels).to(self._mean.device).float() / 255
+        return ((images - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+def channel_statistics(split: Split) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each colour channel over a split, for values in 0..1."""
+    total, squares = np.zeros(3), np.zeros(3)
+    for image in split.images:
+        values = image.reshape(-1, 3) / 255.0
+        total += values.mean(0)
+        squares += (values**2).mean(0)
+    mean = total / len(split)
+    deviation = np.sqrt(squares / len(split) - mean**2).clip(1e-3)
+    red, green, blue = (round(float(value), 5) for value in mean)
+    deviations = [round(float(value), 5) for value in deviation]
+    return (red, green, blue), (deviations[0], deviations[1], deviations[2])
+
+
+def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; gates are spared weight decay, which would shut them."""
+    gates = [p for name, p in network.named_parameters() if ".gate." in name]
+    rest = [p for name, p in network.named_parameters() if ".gate." not in name]
+    groups = [{"params": rest}, {"params": gates, "weight_decay": 0.0}] if gates else [{"params": rest}]
+    return torch.optim.SGD(
+        groups, lr=recipe.first_lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
+    )
+
+
+@torch.no_grad()
+def layer_macs(network: ResNet) -> list[int]:
+    """Dense MACs of each SkipConv for one image, in the order of the thresholds' columns."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    size = network.image_size
+    gates = network.eval()(torch.zeros(1, 3, size, size, device=device)).gates
+    network.train(was_training)
+    convs = [module.conv for module in network.skip_convs.values()]
+    return [
+        conv.weight.numel() * gate.shape[2] * gate.shape[3] for conv, gate in zip(convs, gates, strict=True)
+    ]
+
+
+def _batches(
+    split: Split, recipe: Recipe, mean: tuple[float, ...], epoch: int
+) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]]:
+    random = np.random.default_rng([recipe.seed, epoch])
+    order = random.permutation(len(split))
+    fill = np.round(np.array(mean) * 255).astype(np.uint8)
+    for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
+        index = order[start : start + recipe.batch]
+        yield augment(split.images[index], fill, random), split.labels[index]
+
+
+@torch.no_grad()
+def _watch(network: ResNet, split: Split, normalise: Normaliser, sampler: ThresholdSampler) -> dict[str, float]:
+    """Accuracy and reached skip ratio, exact and at a few thresholds, on a sample of the choosing part."""
+    network.eval()
+    images, labels = split.images[:WATCHED_IMAGES], torch.from_numpy(split.labels[:WATCHED_IMAGES])
+    macs = torch.tensor(layer_macs(network), dtype=torch.float64)
+    figures: dict[str, float] = {}
+    for ratio in (0.0, *WATCHED_SKIP_RATIOS) if sampler.layers else (0.0,):
+        threshold = float(sampler.threshold(torch.tensor([ratio], device=sampler.quantiles.device)))
+        right, skipped = 0.0, torch.zeros(sampler.layers, dtype=torch.float64)
+        for start in range(0, len(images), 250):
+            pixels = images[start : start + 250]
+            column = torch.full((len(pixels), sampler.layers), threshold, device=sampler.quantiles.device)
+            output = network(normalise(pixels), column)
+            right += float((output.logits.argmax(1).cpu() == labels[start : start + 250]).sum())
+            if output.gates:
+                shares = torch.stack([(gate <= threshold).double().mean() for gate in output.gates]).cpu()
+                skipped += shares * len(pixels) / len(images)
+        figures[f"watched_accuracy_{ratio:g}"] = right / max(1, len(images))
+        if sampler.layers:
+            figures[f"watched_skip_{ratio:g}"] = float(skipped @ macs / macs.sum())
+            figures[f"watched_dead_{ratio:g}"] = float((skipped > 0.98).sum())
+    return figures
+
+
+def _new_record(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: HeldOut,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+) -> dict[str, Any]:
+    return {
+        "architecture": architecture.to_json(),
+        "recipe": asdict(recipe),
+        "data": {
+            "train": len(data.train),
+            "choose": len(data.choose),
+            "measure": len(data.measure),
+            "held_out_digest": data.digest,
+            "mean": list(mean),
+            "std": list(std),
+        },
+        "machine": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "epochs": [],
+    }
+
+
+def _state(network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler) -> dict[str, Tensor]:
+    state = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        momentum = optimiser.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            state[f"momentum.{name}"] = momentum.contiguous()
+    return state | {"sampler.quantiles": sampler.quantiles}
+
+
+def _save(
+    folder: Path, record: dict[str, Any], network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler
+) -> None:
+    """Write the checkpoint beside the old one, then replace it: a crash leaves a whole checkpoint."""
+    fresh = folder / "checkpoint.safetensors.new"
+    save_file(_state(network, optimiser, sampler), fresh, metadata={"record": json.dumps(record)})
+    fresh.replace(folder / "checkpoint.safetensors")
+    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _resume(
+    folder: Path, fresh: dict[str, Any], network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler
+) -> dict[str, Any]:
+    file = folder / "checkpoint.safetensors"
+    if not file.is_file():
+        return fresh
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as checkpoint:
+        record: dict[str, Any] = json.loads(checkpoint.metadata()["record"])
+    for part in ("architecture", "recipe", "data"):
+        if record[part] != fresh[part]:
+            raise LcclError(f"{folder} holds a checkpoint with another {part}: choose another folder or remove it")
+    state = load_file(file, device=str(sampler.quantiles.device))
+    network.load_state_dict({n.removeprefix("network."): v for n, v in state.items() if n.startswith("network.")})
+    for name, parameter in network.named_parameters():
+        if f"momentum.{name}" in state:
+            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"]
+    sampler.restore(state["sampler.quantiles"])
+    return record
