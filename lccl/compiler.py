@@ -11,18 +11,24 @@ from lccl.preprocessing import Preprocessing
 
 
 def compile(
-    model: Bundle | ResNet, device: str = "auto", precision: str = "fp32", engine: str = "auto"
+    model: Bundle | ResNet,
+    device: str = "auto",
+    precision: str = "fp32",
+    engine: str = "auto",
+    preprocessing: Preprocessing | None = None,
 ) -> Engine:
     """Lower a bundle or a network and make the engine that runs it.
 
     Args:
-        model: a bundle, or a network, which then takes pixels with mean 0.5 and deviation 0.5.
+        model: a bundle, or a network.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         precision: ``fp32`` or ``fp64``.
         engine: ``auto`` or ``reference``.
+        preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
 
     Raises:
         EngineError: there is no such engine, device or precision here; nothing else is taken instead.
+
     """
     if engine not in ("auto", "reference"):
         raise EngineError(f"unknown engine {engine!r}: use auto or reference")
@@ -30,7 +36,7 @@ def compile(
         network, preprocessing = model.network, model.preprocessing
     else:
         network, size = model, model.image_size
-        preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = lower(network, preprocessing)
     from lccl.engines.reference import ReferenceEngine
 

@@ -19,6 +19,7 @@ class Controls:
         exit_confidence: float32 [N, E], a column per early exit (E = 0 for networks without any).
         want_masks: whether the output carries the masks.
         forced_masks: per layer uint8 [N, G, H, W], used instead of the threshold test; for tests only.
+
     """
 
     thresholds: NDArray[np.float32]
@@ -54,6 +55,7 @@ class Output:
         executed_macs: int64 [N], what the kernels really ran.
         exit: int64 [N], the exit that answered; the number of exits where the network ran to its end.
         masks: per layer uint8 [N, G, H, W], 1 where kept; None unless asked for.
+
     """
 
     logits: NDArray[np.floating]

@@ -66,6 +66,7 @@ def load_dataset(path: Path, preprocessing: Preprocessing) -> Dataset:
 
     Raises:
         DataError: nothing readable is there, or a picture or file is damaged.
+
     """
     if path.is_file() and path.name.endswith(ARCHIVES):
         return _from_pictures(_archive_pictures(path), preprocessing, path)

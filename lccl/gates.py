@@ -34,6 +34,7 @@ class GateSpec:
 
         Raises:
             ArchitectureError: the text is none of these.
+
         """
         match text.split(":"):
             case ["shared"]:
@@ -60,6 +61,7 @@ class GateSpec:
 
         Raises:
             ArchitectureError: the groups do not divide the channels.
+
         """
         groups = out_channels if self.kind == "pointwise" else self.groups
         if out_channels % groups:

@@ -29,9 +29,7 @@ class SkipConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         self.norm = None if place == "bare" else nn.BatchNorm2d(out_channels)
         self.gate = (
-            None
-            if gate is None
-            else Gate(in_channels, gate.kernel_for(kernel), gate.groups_for(out_channels), stride)
+            None if gate is None else Gate(in_channels, gate.kernel_for(kernel), gate.groups_for(out_channels), stride)
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
 
@@ -41,6 +39,7 @@ class SkipConv(nn.Module):
         Args:
             x: input [N, C, H, W]; the gate reads it too.
             threshold: one value per image, [N]; None means 0 (exact).
+
         """
         y = self.conv(x)
         if self.norm is not None:

@@ -99,7 +99,7 @@ class _Builder:
         activated: str | None = None,
         activation: nn.BatchNorm2d | None = None,
     ) -> None:
-        """Append a convolution; ``raw`` and ``activated`` name the outputs wanted, ``activation`` the latter's affine."""
+        """Append a convolution; ``raw`` and ``activated`` name its outputs, ``activation`` is the latter's affine."""
         before = self.buffers[source]
         stride = int(conv.stride[0])
         height, width = -(-before.height // stride), -(-before.width // stride)
@@ -194,7 +194,8 @@ def _stem_pool(builder: _Builder, network: ResNet, source: str) -> str:
 
 def _affine(norm: nn.BatchNorm2d) -> Affine:
     """Evaluation-mode normalisation as a scale and shift; computed in float64, kept in the network's type."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
     return Affine(_array(scale.to(norm.weight.dtype)[None]), _array(shift.to(norm.weight.dtype)[None]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class OperatingPoint:
         accuracy: share of images classified right, with its interval; 0..1.
         drop: accuracy lost against exact on the same images, in percentage points, with its interval.
         drop_bound: one-sided 95 % upper bound of that drop, in percentage points.
+
     """
 
     name: str
@@ -58,6 +60,7 @@ class Wish:
         sparsity: wanted mean skip ratio, 0..1.
         operating_point: a point's name.
         max_accuracy_drop: the accuracy the client can spare, in percentage points against exact.
+
     """
 
     sparsity: float | None = None
@@ -84,6 +87,7 @@ class Setting:
         expected_accuracy: with its interval, 0..1; between two points the sparser one's.
         expected_accuracy_drop: percentage points against exact.
         downgraded: whether the client was given a sparser point than its target.
+
     """
 
     name: str | None
@@ -113,6 +117,7 @@ class OperatingPointTable:
     Attributes:
         points: at least ``exact``.
         images: how many held-out pictures the figures were measured on.
+
     """
 
     points: tuple[OperatingPoint, ...]
@@ -128,7 +133,7 @@ class OperatingPointTable:
             thresholds = np.array(point.thresholds)
             if len(thresholds) != len(points[0].thresholds) or not np.isfinite(thresholds).all():
                 raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
-        for before, point in zip(points, points[1:], strict=False):
+        for before, point in pairwise(points):
             if point.skip_ratio <= before.skip_ratio:
                 raise BundleError(f"operating point {point.name} does not skip more than {before.name}")
             if any(new < old for old, new in zip(before.thresholds, point.thresholds, strict=True)):
@@ -153,6 +158,7 @@ class OperatingPointTable:
 
         Raises:
             WishError: no such point, beyond the last point, or a target past its own floor.
+
         """
         if wish.operating_point is not None:
             setting = _setting(self._named(wish.operating_point))
@@ -175,7 +181,9 @@ class OperatingPointTable:
         for point in self.points:
             if point.name == name:
                 return point
-        raise WishError(f"no operating point {name[:40]!r}: use one of {', '.join(point.name for point in self.points)}")
+        raise WishError(
+            f"no operating point {name[:40]!r}: use one of {', '.join(point.name for point in self.points)}"
+        )
 
     def _at(self, sparsity: float) -> Setting:
         """The setting whose expected skip ratio is ``sparsity``: thresholds linear between the two points around it."""
@@ -222,6 +230,7 @@ class OperatingPointTable:
 
         Raises:
             BundleError: anything else.
+
         """
         try:
             if not isinstance(value, dict):
@@ -248,19 +257,31 @@ def _point(entry: dict[str, Any]) -> OperatingPoint:
     unknown = set(entry) ^ {field.name for field in fields(OperatingPoint)}
     if unknown:
         raise ValueError(f"unexpected or missing {', '.join(sorted(unknown))}")
-    numbers = {name: float(entry[name]) for name in ("skip_ratio", "gated_macs", "accuracy", "drop", "drop_bound")}
-    pairs = {name: Interval(float(entry[name]["low"]), float(entry[name]["high"])) for name in _INTERVALS}
     thresholds = tuple(float(value) for value in entry["thresholds"])
-    found = [*numbers.values(), *thresholds, *(bound for pair in pairs.values() for bound in (pair.low, pair.high))]
-    if not all(map(math.isfinite, found)) or min(thresholds, default=0) < 0:
-        raise ValueError("numbers must be finite and thresholds not negative")
-    if not (0 <= numbers["skip_ratio"] <= 1 and 0 <= numbers["accuracy"] <= 1):
-        raise ValueError("skip_ratio and accuracy lie in 0..1")
-    if not isinstance(entry["name"], str) or not isinstance(entry["norm_set"], int) or entry["norm_set"] < 0:
-        raise ValueError("name is a text and norm_set a whole number")
-    return OperatingPoint(
-        name=entry["name"], thresholds=thresholds, norm_set=entry["norm_set"], **numbers, **pairs
+    point = OperatingPoint(
+        name=entry["name"],
+        thresholds=thresholds,
+        norm_set=entry["norm_set"],
+        skip_ratio=float(entry["skip_ratio"]),
+        gated_macs=float(entry["gated_macs"]),
+        accuracy=float(entry["accuracy"]),
+        accuracy_interval=_interval(entry["accuracy_interval"]),
+        drop=float(entry["drop"]),
+        drop_interval=_interval(entry["drop_interval"]),
+        drop_bound=float(entry["drop_bound"]),
     )
+    numbers = (*thresholds, point.gated_macs, point.drop, point.drop_bound)
+    if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0:
+        raise ValueError("numbers must be finite and thresholds not negative")
+    if not (0 <= point.skip_ratio <= 1 and 0 <= point.accuracy <= 1):
+        raise ValueError("skip_ratio and accuracy lie in 0..1")
+    if not isinstance(point.name, str) or not isinstance(point.norm_set, int) or point.norm_set < 0:
+        raise ValueError("name is a text and norm_set a whole number")
+    return point
 
 
-_INTERVALS = ("accuracy_interval", "drop_interval")
+def _interval(entry: dict[str, Any]) -> Interval:
+    interval = Interval(float(entry["low"]), float(entry["high"]))
+    if not (math.isfinite(interval.low) and interval.low <= interval.high < math.inf):
+        raise ValueError("an interval runs from a finite low to a finite high")
+    return interval

@@ -150,6 +150,7 @@ class Plan:
         layers: names of the SkipConvs, in the order of the thresholds' columns; L = len(layers).
         norm_sets: S, how many normalisation sets every :class:`Affine` carries.
         exits: E, how many early exits the steps hold.
+
     """
 
     buffers: tuple[Buffer, ...]
@@ -164,6 +165,7 @@ class Plan:
 
         Raises:
             KeyError: there is none.
+
         """
         for buffer in self.buffers:
             if buffer.name == name:

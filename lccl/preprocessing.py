@@ -55,6 +55,7 @@ class Preprocessing:
 
         Raises:
             InputError: anything else.
+
         """
         try:
             if not isinstance(value, dict):

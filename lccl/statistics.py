@@ -29,6 +29,7 @@ def paired_difference(lost: int, won: int, trials: int, z: float = Z_TWO_SIDED) 
 
     Returns:
         Bounds of (lost − won) / trials. Source: Tango, Statistics in Medicine 17 (1998).
+
     """
     if trials < 1 or min(lost, won) < 0 or lost + won > trials:
         raise ValueError(f"{lost} and {won} of {trials} are no paired counts")

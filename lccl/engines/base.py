@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lccl.controls import Controls, Output
 from lccl.errors import InputError
+from lccl.flops import NetworkShape
 from lccl.plan import Plan
 
 Images = NDArray[np.uint8] | NDArray[np.floating[Any]]
@@ -22,12 +23,15 @@ class Engine(Protocol):
         precision: the arithmetic of the convolutions.
         batch_limit: the batch beyond which throughput no longer rises.
         plan: what it runs.
+        shape: the plan's geometry, which turns kept cells into MACs.
+
     """
 
     name: str
     precision: str
     batch_limit: int
     plan: Plan
+    shape: NetworkShape
 
     def run(self, images: Images, controls: Controls) -> Output:
         """Run a batch.
@@ -38,6 +42,7 @@ class Engine(Protocol):
 
         Raises:
             InputError: shapes, types or values do not fit the plan.
+
         """
         ...
 
@@ -47,6 +52,7 @@ def check_inputs(plan: Plan, images: Images, controls: Controls) -> None:
 
     Raises:
         InputError: a shape, type or value is off.
+
     """
     image = plan.image
     count = len(images)

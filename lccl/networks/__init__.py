@@ -57,6 +57,7 @@ class Architecture:
 
         Raises:
             ArchitectureError: anything else.
+
         """
         wanted = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or set(value) != wanted:
@@ -70,4 +71,3 @@ def build(architecture: Architecture) -> ResNet:
     """Build the network with fresh weights (He-normal convolutions, unit normalisation)."""
     gate = None if architecture.gate == "none" else GateSpec.parse(architecture.gate)
     return NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
-

@@ -14,6 +14,7 @@ def imagenet_resnet(depth: int, *, form: Form, gate: GateSpec | None, classes: i
 
     Raises:
         ArchitectureError: the pre-activation form, which these networks do not have here.
+
     """
     if form != "post":
         raise ArchitectureError(f"resnet{depth} has the post-activation form only")

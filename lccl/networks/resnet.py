@@ -33,7 +33,7 @@ class Stem:
 
 
 class IdentityShortcut(nn.Module):
-    """Type A: the input at every ``stride``-th position, new channels filled with zeros. He et al. 2016, section 4.2."""
+    """Type A: the input at every ``stride``-th position, new channels 0. He et al. 2016, section 4.2."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -65,7 +65,9 @@ Shortcut = IdentityShortcut | ProjectionShortcut
 class PostActivationBlock(nn.Module):
     """``h = ReLU(BN(conv1(x))) · g1(x);  z = BN(conv2(h)) · g2(h);  out = ReLU(z + shortcut(x))``."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut
+    ) -> None:
         super().__init__()
         self.conv1 = SkipConv(in_channels, out_channels, 3, stride, "norm_relu", gate)
         self.conv2 = SkipConv(out_channels, out_channels, 3, 1, "norm", gate)
@@ -80,7 +82,9 @@ class PostActivationBlock(nn.Module):
 class PreActivationBlock(nn.Module):
     """``a = ReLU(BN(x));  b = ReLU(BN(conv1(a) · g1(a)));  out = conv2(b) · g2(b) + shortcut(x)``."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut
+    ) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.conv1 = SkipConv(in_channels, out_channels, 3, stride, "bare", gate)

@@ -47,10 +47,11 @@ def train(
 
     Raises:
         LcclError: the folder holds a checkpoint of another recipe, or the loss is no longer finite.
+
     """
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    network = build(architecture).to(device, memory_format=torch.channels_last)
+    network = build(architecture).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = channel_statistics(data.train)
     normalise = Normaliser(mean, std, device)
     sampler = ThresholdSampler(layer_macs(network), device)
@@ -74,7 +75,7 @@ def train(
                 output = forward(normalise(pixels), thresholds)
                 loss = F.cross_entropy(output.logits, targets)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             exact = round(len(labels) * recipe.exact_share)
             sampler.observe([gate[:exact] for gate in output.gates], random)
@@ -121,7 +122,9 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with Nesterov momentum; gates are spared weight decay, which would shut them."""
     gates = [p for name, p in network.named_parameters() if ".gate." in name]
     rest = [p for name, p in network.named_parameters() if ".gate." not in name]
-    groups = [{"params": rest}, {"params": gates, "weight_decay": 0.0}] if gates else [{"params": rest}]
+    groups: list[dict[str, Any]] = (
+        [{"params": rest}, {"params": gates, "weight_decay": 0.0}] if gates else [{"params": rest}]
+    )
     return torch.optim.SGD(
         groups, lr=recipe.first_lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
@@ -136,9 +139,7 @@ def layer_macs(network: ResNet) -> list[int]:
     gates = network.eval()(torch.zeros(1, 3, size, size, device=device)).gates
     network.train(was_training)
     convs = [module.conv for module in network.skip_convs.values()]
-    return [
-        conv.weight.numel() * gate.shape[2] * gate.shape[3] for conv, gate in zip(convs, gates, strict=True)
-    ]
+    return [conv.weight.numel() * gate.shape[2] * gate.shape[3] for conv, gate in zip(convs, gates, strict=True)]
 
 
 def _batches(

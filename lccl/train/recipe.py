@@ -18,6 +18,7 @@ class Recipe:
         skip_from: share of the run after which images train under thresholds; the range of skip
             ratios they are drawn from grows to ``skip_top`` over ``skip_ramp`` of the run.
         exact_share: share of the images of a batch that always run exactly.
+
     """
 
     epochs: int = 20

@@ -18,6 +18,7 @@ class ThresholdSampler:
 
     Attributes:
         quantiles: gate values at skip ratios 0, 0.01, … 1; float32 [101].
+
     """
 
     GRID = 101
@@ -61,7 +62,7 @@ class ThresholdSampler:
         return found.where(self.quantiles[low] > 0, torch.zeros_like(found))
 
     def draw(self, images: int, exact_share: float, top: float, random: torch.Generator) -> Tensor:
-        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, the rest uniform up to ``top``."""
+        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, others uniform up to ``top``."""
         exact = round(images * exact_share)
         ratio = torch.rand(images, generator=random).to(self.quantiles.device) * top
         column = self.threshold(ratio)

@@ -1,0 +1,43 @@
+# The image of lccl-serve: one stage installs torch and the service, the other is a slim Python with the result.
+#   docker build -t lccl-serve .                                                            pip's default torch
+#   docker build -t lccl-serve --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .   smallest: torch for CPU only
+#   docker build -t lccl-serve --build-arg CUDA=cu130 .                                     torch for CUDA 13.0
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
+RUN python -m venv --without-pip /opt/lccl
+
+# torch alone: the largest layer, made again only when one of these three changes. What is there only to build
+# against torch or to test it is dropped in the same layer.
+ARG TORCH=torch==2.13.0
+ARG TORCH_INDEX=
+ARG CUDA=
+RUN index=${TORCH_INDEX:-${CUDA:+https://download.pytorch.org/whl/$CUDA}} \
+ && pip install --no-compile ${index:+--index-url "$index"} "$TORCH" \
+ && cd /opt/lccl/lib/python3.11/site-packages/torch \
+ && rm -rf include share test \
+ && find bin -type f ! -name torch_shm_manager -delete \
+ && find lib -name '*.a' -delete
+
+# The rest of what pyproject.toml asks for, so that a change of source installs the two packages alone.
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*p['dependencies'], *p['optional-dependencies']['service'], sep='\n')" > requirements.txt \
+ && pip install --no-compile -r requirements.txt
+
+COPY README.md LICENSE ./
+COPY lccl lccl
+COPY service service
+# The import shows that nothing is missing, and leaves bytecode of just what a start of the service needs.
+RUN pip install --no-deps . && cd / && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle"
+
+FROM python:3.11-slim-bookworm
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lccl
+COPY --from=build /opt/lccl /opt/lccl
+COPY models /models
+ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MODELS=/models
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('LCCL_PORT', 8000)}/health/ready\", timeout=4)"]
+CMD ["lccl-serve"]

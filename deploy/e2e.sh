@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The whole stack, built, started, used and looked at from outside (`make e2e`); ends non-zero when a check fails.
+# Needs a Docker engine with Compose: the one that `docker info` finds, or else one that a script brings up.
+#   DOCKER_ENGINE   that script: `up` starts an engine, `env` prints the exports that point docker at it
+#   IMAGE           picture to classify; where it is missing a small one is made
+#   PORT, PROMETHEUS_PORT, GRAFANA_PORT   where to listen; by default beside a stack that may be running already
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export COMPOSE_PROJECT_NAME=lccl-e2e
+export PORT=${PORT:-18000} PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090} GRAFANA_PORT=${GRAFANA_PORT:-13000}
+failed=0
+
+need_engine() {
+  docker info >/dev/null 2>&1 && return
+  local script=${DOCKER_ENGINE:-../shared/tools/docker-engine}
+  if [[ ! -x $script ]]; then
+    echo "e2e: a Docker engine is needed: start one, or name in DOCKER_ENGINE a script that does" >&2
+    exit 1
+  fi
+  eval "$("$script" env)"
+  docker info >/dev/null 2>&1 || "$script" up >&2
+}
+
+check() {  # check WHAT COMMAND...
+  local what=$1
+  shift
+  if "$@" >/dev/null 2>&1; then echo "ok   $what"; else echo "FAIL $what"; failed=1; fi
+}
+
+inside() { docker compose exec -T "$@" </dev/null; }  # inside SERVICE COMMAND...
+
+same_inside() {  # same_inside FILE PATH: Grafana sees the repository's file
+  inside grafana cat "$2" | cmp --silent - "$1"
+}
+
+hardened() {  # hardened CONTAINER: read-only root, no capability, no way to gain one
+  [[ $(docker inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}' "$1") \
+    == "true [ALL] [no-new-privileges:true]" ]]
+}
+
+stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
+  docker compose stop service
+  [[ $(docker inspect --format '{{.State.ExitCode}}' "$1") =~ ^(0|143)$ ]]
+}
+
+finish() {
+  local status=$?
+  trap - EXIT
+  if ((status)); then docker compose logs --no-color --tail 100 service || true; fi
+  docker compose down --volumes --timeout 10 >/dev/null 2>&1 || true
+  exit "$status"
+}
+
+need_engine
+trap finish EXIT
+docker compose build --quiet
+if ! docker compose --progress quiet up --detach --wait --wait-timeout 300; then
+  echo "FAIL service, Prometheus and Grafana come up healthy"
+  exit 1
+fi
+echo "ok   service, Prometheus and Grafana come up healthy"
+
+python3 deploy/check_stack.py --service "http://127.0.0.1:$PORT" --prometheus "http://127.0.0.1:$PROMETHEUS_PORT" \
+  --image "${IMAGE:-docs/example.png}" || failed=1
+
+for file in provisioning/datasources/prometheus.yml provisioning/dashboards/lccl.yml dashboards/overview.json; do
+  check "Grafana has $file" same_inside "deploy/grafana/$file" "/etc/grafana/$file"
+done
+container=$(docker compose ps --quiet service)
+check "the service runs as user 10001" test "$(inside service id -u)" = 10001
+check "the service cannot write to its image" inside service sh -c '! touch /opt/lccl/probe'
+for name in service prometheus grafana; do
+  check "$name: read-only root, no capabilities, no new privileges" hardened "$(docker compose ps --quiet $name)"
+done
+image=$(docker inspect --format '{{.Image}}' "$container")
+echo "ok   the image has $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
+check "the service stops on SIGTERM" stops "$container"
+exit "$failed"

@@ -1,0 +1,192 @@
+"""A trained model on disk: a folder with ``model.safetensors`` and ``bundle.json``; nothing in it is ever executed.
+
+The hashes show damage, not origin: whoever can write the folder can write matching hashes too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from lccl.errors import ArchitectureError, BundleError, InputError
+from lccl.networks import Architecture, ResNet, build
+from lccl.operating_points import OperatingPointTable
+from lccl.preprocessing import Preprocessing
+
+FORMAT = "lccl-bundle"
+FORMAT_VERSION = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+MAX_DESCRIPTION_BYTES = 16 << 20
+MAX_WEIGHTS_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A model with all that serving needs to know of it.
+
+    Attributes:
+        network: in evaluation mode, float32.
+        labels: the classes' names, in the order of the logits.
+        table: what it offers between accuracy and work.
+        splits: sizes and digest of the two held-out parts of the training data.
+        training: how it was trained, and the plain twin it is compared with.
+        calibration: per operating point and layer, mean and spread of the skip ratio between images.
+        digest: SHA-256 over the description and the weights; empty until saved or loaded.
+
+    """
+
+    architecture: Architecture
+    network: ResNet
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    table: OperatingPointTable
+    splits: Mapping[str, Any]
+    training: Mapping[str, Any]
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    version: str = "1"
+    digest: str = ""
+
+
+def save(bundle: Bundle, folder: Path) -> str:
+    """Write a bundle and return its digest. Each file is written beside the old one, then put in its place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save_tensors(_stored_tensors(bundle.network))
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": bundle.version,
+        "architecture": bundle.architecture.to_json(),
+        "labels": list(bundle.labels),
+        "preprocessing": bundle.preprocessing.to_json(),
+        "operating_points": bundle.table.to_json(),
+        "splits": dict(bundle.splits),
+        "training": dict(bundle.training),
+        "calibration": dict(bundle.calibration),
+        "files": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
+    }
+    digest = _digest(description)
+    text = json.dumps(description | {"digest": digest}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    for name, content in ((WEIGHTS, weights), (DESCRIPTION, text.encode())):
+        fresh = folder / f"{name}.new"
+        fresh.write_bytes(content)
+        fresh.replace(folder / name)
+    return digest
+
+
+def load(folder: Path) -> Bundle:
+    """Read a bundle, checking its form, hashes, shapes and values.
+
+    Raises:
+        BundleError: with one sentence that says what is wrong.
+
+    """
+    description = _read_description(folder)
+    try:
+        architecture = Architecture.from_json(description["architecture"])
+        preprocessing = Preprocessing.from_json(description["preprocessing"])
+        table = OperatingPointTable.from_json(description["operating_points"])
+        labels, version, files = description["labels"], description["version"], description["files"]
+        splits, training, calibration = (description[name] for name in ("splits", "training", "calibration"))
+    except KeyError as missing:
+        raise BundleError(f"{folder / DESCRIPTION} lacks {missing}") from missing
+    except (ArchitectureError, InputError) as error:
+        raise BundleError(f"{folder / DESCRIPTION} is not usable: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise BundleError(f"{folder / DESCRIPTION} needs a list of texts as labels")
+    if len(labels) != architecture.classes:
+        raise BundleError(f"{folder / DESCRIPTION} names {len(labels)} labels for {architecture.classes} classes")
+    if not isinstance(version, str) or not all(isinstance(part, dict) for part in (splits, training, calibration)):
+        raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
+    if not isinstance(files, dict) or set(files) != {WEIGHTS}:
+        raise BundleError(f"{folder / DESCRIPTION} must list exactly {WEIGHTS} under files")
+    network = build(architecture)
+    if len(table.exact.thresholds) != len(network.skip_convs):
+        raise BundleError(
+            f"{folder / DESCRIPTION} gives {len(table.exact.thresholds)} thresholds for "
+            f"{len(network.skip_convs)} gated convolutions"
+        )
+    _fill(network, _read_weights(folder / WEIGHTS, files[WEIGHTS]), folder / WEIGHTS)
+    return Bundle(
+        architecture=architecture,
+        network=network.eval().requires_grad_(False),
+        labels=tuple(labels),
+        preprocessing=preprocessing,
+        table=table,
+        splits=splits,
+        training=training,
+        calibration=calibration,
+        version=version,
+        digest=description["digest"],
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    file = folder / DESCRIPTION
+    content = _read(file, MAX_DESCRIPTION_BYTES)
+    try:
+        description = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file} is not readable JSON") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise BundleError(f"{file} does not describe an LCCL bundle")
+    if description.get("format_version") != FORMAT_VERSION:
+        raise BundleError(f"{file} has format version {description.get('format_version')!r}; this is {FORMAT_VERSION}")
+    if _digest({name: value for name, value in description.items() if name != "digest"}) != description.get("digest"):
+        raise BundleError(f"{file} is damaged or was edited: its digest does not match")
+    return description
+
+
+def _read_weights(file: Path, expected: object) -> dict[str, Tensor]:
+    content = _read(file, MAX_WEIGHTS_BYTES)
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise BundleError(f"{file} is damaged or foreign: its hash does not match bundle.json")
+    try:
+        return load_tensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{file} is not a safetensors file: {error}") from error
+
+
+def _read(file: Path, limit: int) -> bytes:
+    try:
+        if file.stat().st_size > limit:
+            raise BundleError(f"{file} is larger than {limit >> 20} MiB")
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _fill(network: ResNet, tensors: dict[str, Tensor], file: Path) -> None:
+    wanted = _stored_tensors(network)
+    strange = sorted(set(wanted) ^ set(tensors))
+    if strange:
+        kind = "lacks" if strange[0] in wanted else "has an unknown tensor"
+        raise BundleError(f"{file} does not fit its architecture: it {kind} {strange[0]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise BundleError(f"{file}: {name} is {list(tensor.shape)}, not {list(wanted[name].shape)}")
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+            raise BundleError(f"{file}: {name} must hold finite floating numbers")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise BundleError(f"{file}: {name} holds a negative variance")
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+
+
+def _stored_tensors(network: ResNet) -> dict[str, Tensor]:
+    """All that the network needs for evaluation; the counters of its normalisations are not part of it."""
+    state = network.state_dict()
+    return {name: value.contiguous() for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,236 @@
+"""``lccl``: train, calibrate and evaluate models; offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lccl.errors import LcclError
+
+if TYPE_CHECKING:
+    from lccl.bundle import Bundle
+    from lccl.data import Dataset
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+Data = Annotated[
+    Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes one per core.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes.")],
+    runs: Annotated[Path, typer.Option(help="Where checkpoints and records go.")] = Path("runs"),
+    network: Annotated[str, typer.Option(help="resnet20, 32, 44, 56, 110 (CIFAR), resnet18 or 34.")] = "resnet20",
+    form: Annotated[str, typer.Option(help="Block form: post or pre activation.")] = "post",
+    gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.")] = "shared",
+    epochs: int = 20,
+    batch: int = 128,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 autocast.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
+    compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    threads: Threads = 0,
+) -> None:
+    """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
+    import torch
+
+    from lccl import bundle as bundles
+    from lccl.data import hold_out
+    from lccl.networks import Architecture, build
+    from lccl.train.export import first_bundle, network_input
+    from lccl.train.loop import train as run
+    from lccl.train.recipe import Recipe
+
+    with _one_sentence_errors():
+        _use_threads(threads)
+        recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
+        dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
+        held = hold_out(dataset.train)
+        architecture = Architecture(network, form, gate, len(dataset.classes))
+        with _training_progress() as report:
+            trained, record = run(
+                architecture, held, recipe, runs / out.name,
+                device=torch.device(device), compile_network=compile_network, report=report,
+            )  # fmt: skip
+        made = first_bundle(trained.cpu(), architecture, dataset, held, record)
+        bundles.save(made, out)
+        console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
+
+
+@app.command()
+def calibrate(
+    bundle: BundleFolder,
+    data: Data,
+    twin: Annotated[Path | None, typer.Option(help="The plain twin's bundle, to compare with.")] = None,
+    engine: Annotated[str, typer.Option(help="auto or reference.")] = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Choose and measure a bundle's operating points, and write its model card."""
+    from lccl import bundle as bundles
+    from lccl.calibrate import calibrate as run
+    from lccl.compiler import compile as make
+    from lccl.data import hold_out
+    from lccl.model_card import write_card
+
+    with _one_sentence_errors():
+        _use_threads(threads)
+        loaded = bundles.load(bundle)
+        dataset = _load(data, loaded.preprocessing)
+        with console.status("calibrating") as status:
+            done = run(loaded, make(loaded, engine=engine), hold_out(dataset.train), status.update)
+        if twin is not None:
+            done = replace(done, training=dict(done.training) | {"plain_twin": _twin_figures(twin, done)})
+        bundles.save(done, bundle)
+        write_card(done, bundle)
+        _print_points(done)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleFolder,
+    data: Data,
+    part: Annotated[str, typer.Option(help="test, or the held-out measure.")] = "test",
+    sparsity: Annotated[list[float] | None, typer.Option(help="Wanted skip ratio; may be given again.")] = None,
+    engine: Annotated[str, typer.Option(help="auto or reference.")] = "auto",
+    threads: Threads = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Compare what a bundle states with what it reaches, at every operating point or at the sparsities given."""
+    from lccl import bundle as bundles
+    from lccl.compiler import compile as make
+    from lccl.data import hold_out
+    from lccl.evaluate import measure
+    from lccl.operating_points import Wish
+    from lccl.statistics import wilson
+
+    with _one_sentence_errors():
+        _use_threads(threads)
+        loaded = bundles.load(bundle)
+        dataset = _load(data, loaded.preprocessing)
+        split = dataset.test if part == "test" else hold_out(dataset.train).measure
+        if not len(split):
+            raise LcclError(f"{data} has no test pictures: use --part measure")
+        runner = make(loaded, engine=engine)
+        shape = runner.shape
+        wishes = [Wish(sparsity=value) for value in sparsity or []]
+        wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
+        table = _table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
+        rows: list[dict[str, Any]] = []
+        with _counting("pictures", len(wishes) * len(split)) as advance:
+            for wish in wishes:
+                setting = loaded.table.resolve(wish)
+                found = measure(runner, split, setting.thresholds, setting.norm_set, advance)
+                low, high = wilson(int(found.right.sum()), len(split))
+                skip_ratio, gated = found.skip_ratio(shape), float(shape.gated(found.kept).mean())
+                row = {
+                    "point": setting.name, "skip_stated": setting.sparsity, "skip_reached": skip_ratio,
+                    "accuracy_stated": setting.expected_accuracy, "accuracy_reached": found.accuracy,
+                    "accuracy_interval": [low, high], "gated_macs": gated, "images": len(split),
+                }  # fmt: skip
+                rows.append(row)
+                table.add_row(
+                    setting.name or "between", f"{setting.sparsity:.3f}", f"{skip_ratio:.3f}",
+                    f"{setting.expected_accuracy:.4f}", f"{found.accuracy:.4f}", f"{low:.4f} – {high:.4f}",
+                    f"{gated / 1e6:.2f} M",
+                )  # fmt: skip
+        console.print(table)
+        if out is not None:
+            figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": shape.dense}
+            out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
+    from lccl import bundle as bundles
+
+    twin = bundles.load(folder)
+    if twin.architecture != model.architecture.plain_twin:
+        raise LcclError(f"{folder} is not the plain twin of this bundle")
+    if twin.splits != model.splits:
+        raise LcclError(f"{folder} was trained and measured on other pictures")
+    return {
+        "digest": twin.digest,
+        "accuracy": twin.table.exact.accuracy,
+        "accuracy_interval": [twin.table.exact.accuracy_interval.low, twin.table.exact.accuracy_interval.high],
+        "test": twin.training.get("test"),
+        "recipe": twin.training.get("recipe"),
+    }
+
+
+def _load(path: Path, preprocessing: Any) -> Dataset:
+    from lccl.data import load_dataset
+
+    with console.status(f"reading {path}"):
+        return load_dataset(path, preprocessing)
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _one_sentence_errors() -> Iterator[None]:
+    try:
+        yield
+    except LcclError as error:
+        console.print(f"[red]error[/red] {error}", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _counting(what: str, total: int) -> Iterator[Any]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def _training_progress() -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None)
+
+        def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
+            if kind == "step":
+                progress.update(task, completed=done, total=of, description=f"loss {figures['loss']:.3f}")
+            else:
+                shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                progress.console.print(f"epoch {done}/{of}  {shown}", highlight=False)
+
+        yield report
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _print_points(bundle: Bundle) -> None:
+    table = _table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
+    for point in bundle.table.points:
+        table.add_row(
+            point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
+            f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
+        )  # fmt: skip
+    console.print(table)

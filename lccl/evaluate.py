@@ -1,0 +1,86 @@
+"""Running a model over labelled pictures: what it gets right, what it skips, and how sure both figures are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.controls import Controls
+from lccl.data import Split
+from lccl.engines.base import Engine
+from lccl.flops import NetworkShape
+from lccl.operating_points import Interval, OperatingPoint
+from lccl.statistics import Z_ONE_SIDED, paired_difference, wilson
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """One setting over a split of N pictures.
+
+    Attributes:
+        right: bool [N].
+        kept: int64 [N, L], cells kept.
+        executed_macs: int64 [N].
+
+    """
+
+    thresholds: tuple[float, ...]
+    norm_set: int
+    right: NDArray[np.bool_]
+    kept: NDArray[np.int64]
+    executed_macs: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+    def skip_ratio(self, shape: NetworkShape) -> float:
+        """Mean skip ratio over the pictures."""
+        return float(shape.skip_ratio(self.kept).mean())
+
+
+def measure(
+    engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0, progress: Progress = lambda _: None
+) -> Measurement:
+    """Run every picture of a split under the same thresholds; ``progress`` is told how many are done."""
+    right, kept, executed = [], [], []
+    for start in range(0, len(split), engine.batch_limit):
+        images = split.images[start : start + engine.batch_limit]
+        output = engine.run(images, Controls.uniform(len(images), thresholds, norm_set))
+        right.append(output.logits.argmax(1) == split.labels[start : start + engine.batch_limit])
+        kept.append(output.kept)
+        executed.append(output.executed_macs)
+        progress(len(images))
+    return Measurement(
+        tuple(float(value) for value in thresholds),
+        norm_set,
+        np.concatenate(right),
+        np.concatenate(kept),
+        np.concatenate(executed),
+    )
+
+
+def operating_point(name: str, found: Measurement, exact: Measurement, shape: NetworkShape) -> OperatingPoint:
+    """State a measurement as an operating point, its loss paired with exact picture by picture."""
+    count = len(found.right)
+    lost = int((exact.right & ~found.right).sum())
+    won = int((found.right & ~exact.right).sum())
+    low, high = paired_difference(lost, won, count)
+    _, bound = paired_difference(lost, won, count, Z_ONE_SIDED)
+    return OperatingPoint(
+        name=name,
+        thresholds=found.thresholds,
+        norm_set=found.norm_set,
+        skip_ratio=found.skip_ratio(shape),
+        gated_macs=float(shape.gated(found.kept).mean()),
+        accuracy=found.accuracy,
+        accuracy_interval=Interval(*wilson(int(found.right.sum()), count)),
+        drop=100 * (lost - won) / count,
+        drop_interval=Interval(100 * low, 100 * high),
+        drop_bound=100 * bound,
+    )

@@ -1,0 +1,107 @@
+"""The model card: a bundle described for people, written from the bundle alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lccl.bundle import Bundle
+from lccl.flops import NetworkShape
+from lccl.lowering import lower, shape_of
+
+CARD = "README.md"
+
+
+def write_card(bundle: Bundle, folder: Path) -> None:
+    """Write ``README.md`` into the bundle's folder."""
+    shape = shape_of(lower(bundle.network, bundle.preprocessing))
+    lines = [*_head(bundle, folder.name, shape), *_points(bundle, shape), *_layers(bundle), *_training(bundle)]
+    (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _head(bundle: Bundle, name: str, shape: NetworkShape) -> Iterator[str]:
+    network = bundle.architecture
+    yield f"# {name}"
+    yield ""
+    yield (
+        f"{network.name}, {network.form}-activation blocks, {network.gate} gates, {network.classes} classes; "
+        f"{bundle.preprocessing.size} × {bundle.preprocessing.size} pixels. "
+        f"Plain twin: {shape.dense:,} MACs; gates: {shape.gates:,} MACs."
+    )
+    yield ""
+    yield f"Labels: {', '.join(bundle.labels)}."
+    yield ""
+
+
+def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
+    yield "## Operating points"
+    yield ""
+    yield (
+        f"Measured on {bundle.table.images:,} held-out pictures that neither trained the weights nor chose the "
+        "thresholds. Intervals are 95 %; the bound is one-sided."
+    )
+    yield ""
+    yield "| point | skip ratio | gated / dense MACs | accuracy % | lost against exact, points | at most |"
+    yield "|---|---|---|---|---|---|"
+    for point in bundle.table.points:
+        low, high = (100 * bound for bound in (point.accuracy_interval.low, point.accuracy_interval.high))
+        yield (
+            f"| {point.name} | {point.skip_ratio:.3f} | {point.gated_macs / shape.dense:.3f} | "
+            f"{100 * point.accuracy:.2f} ({low:.2f} – {high:.2f}) | {point.drop:.2f} "
+            f"({point.drop_interval.low:.2f} – {point.drop_interval.high:.2f}) | {point.drop_bound:.2f} |"
+        )
+    yield ""
+    twin = bundle.training.get("plain_twin")
+    if twin:
+        low, high = twin["accuracy_interval"]
+        yield (
+            f"The plain twin, trained with the same budget, has {100 * twin['accuracy']:.2f} % "
+            f"({100 * low:.2f} – {100 * high:.2f}) on the same pictures."
+        )
+        yield ""
+
+
+def _layers(bundle: Bundle) -> Iterator[str]:
+    spread = bundle.calibration.get("skip_ratio_mean_std")
+    if not spread:
+        return
+    shown = _few(list(spread))
+    yield "## Skip ratio of each layer"
+    yield ""
+    yield "Mean ± standard deviation between images. A layer without spread skips the same share of every picture."
+    yield ""
+    yield "| layer | " + " | ".join(shown) + " |"
+    yield "|---|" + "---|" * len(shown)
+    for number, layer in enumerate(bundle.calibration["layers"]):
+        cells = (f"{spread[point][number][0]:.2f} ± {spread[point][number][1]:.2f}" for point in shown)
+        yield f"| {layer} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _training(bundle: Bundle) -> Iterator[str]:
+    record = bundle.training
+    recipe, data, epochs = record.get("recipe", {}), record.get("data", {}), record.get("epochs", [])
+    yield "## Training"
+    yield ""
+    hours = sum(epoch.get("seconds", 0) for epoch in epochs) / 3600
+    yield (
+        f"{len(epochs)} epochs over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
+        f"{recipe.get('precision')}, seed {recipe.get('seed')}; {hours:.1f} hours on "
+        f"{record.get('machine', {}).get('threads')} threads of {record.get('machine', {}).get('device')}. "
+        "The figures are those of the last epoch. The whole record is in bundle.json."
+    )
+    for name, figures in (("This network, exact", record.get("test")), ("The plain twin", _twin_test(bundle))):
+        if figures:
+            yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."
+
+
+def _twin_test(bundle: Bundle) -> dict[str, float] | None:
+    found: dict[str, float] | None = (bundle.training.get("plain_twin") or {}).get("test")
+    return found
+
+
+def _few(points: list[str], most: int = 5) -> list[str]:
+    """At most five points, evenly spread, first and last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

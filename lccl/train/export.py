@@ -1,0 +1,47 @@
+"""From a finished run to a bundle that offers the exact point alone; calibration adds the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lccl.bundle import Bundle
+from lccl.compiler import compile as make_engine
+from lccl.data import Dataset, HeldOut
+from lccl.evaluate import measure, operating_point
+from lccl.networks import Architecture, ResNet
+from lccl.operating_points import EXACT, OperatingPointTable
+from lccl.preprocessing import Preprocessing
+
+
+def first_bundle(
+    network: ResNet, architecture: Architecture, dataset: Dataset, held: HeldOut, record: Mapping[str, Any]
+) -> Bundle:
+    """Measure the exact network on the held-out part, and on the test pictures if there are any."""
+    red, green, blue = record["data"]["mean"]
+    deviation = record["data"]["std"]
+    preprocessing = replace(
+        network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
+    )
+    engine = make_engine(network, preprocessing=preprocessing)
+    exact = [0.0] * len(engine.shape.layers)
+    found = measure(engine, held.measure, exact)
+    test = {}
+    if len(dataset.test):
+        accuracy = measure(engine, dataset.test, exact).accuracy
+        test = {"test": {"images": len(dataset.test), "accuracy": accuracy}}
+    return Bundle(
+        architecture=architecture,
+        network=network,
+        labels=dataset.classes,
+        preprocessing=preprocessing,
+        table=OperatingPointTable((operating_point(EXACT, found, found, engine.shape),), len(held.measure)),
+        splits={"choose": len(held.choose), "measure": len(held.measure), "digest": held.digest},
+        training=dict(record) | test,
+    )
+
+
+def network_input(size: int) -> Preprocessing:
+    """How pictures reach a network of that input size: CIFAR's whole, larger ones without a margin of an eighth."""
+    return Preprocessing(size, size if size < 64 else size * 8 // 7, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

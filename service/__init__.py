@@ -1,0 +1,1 @@
+"""The HTTP service: hosts LCCL models and lets every request choose its trade-off."""

@@ -1,0 +1,44 @@
+"""``lccl-serve``: read the settings, run the service."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from lccl.errors import LcclError
+from service.logs import configure
+from service.settings import Settings
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was accepted."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for complaint in error.errors():
+            name = "_".join(str(part) for part in complaint["loc"]) or "settings"
+            print(f"lccl-serve: {name}: {complaint['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None
+    configure(settings.log_level)
+    from service.app import create_app
+
+    try:
+        uvicorn.run(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
+        )
+    except LcclError as error:
+        print(f"lccl-serve: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

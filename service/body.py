@@ -1,0 +1,196 @@
+"""Reading a request: its body under byte limits and in memory only, then the pictures and fields in it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.errors import InvalidFieldError, MalformedRequestError, NotAnImageError, OverloadedError, TooLargeError
+from service.schemas import ClassifyBody, Fields
+from service.settings import Settings
+
+MAX_FIELDS = 16
+MAX_FIELD_BYTES = 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a body holds: encoded pictures, and the fields given beside them."""
+
+    pictures: list[bytes]
+    fields: dict[str, Any]
+
+
+class BodyMemory:
+    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
+
+    def __init__(self, per_body: int, together: int) -> None:
+        self._per_body, self._together, self._held = per_body, together, 0
+
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """A lease gives its bytes back when it ends."""
+        lease = Lease(self)
+        try:
+            yield lease
+        finally:
+            self._held -= lease.size
+
+    def grow(self, lease: Lease, size: int) -> None:
+        """Count ``size`` more bytes for a lease.
+
+        Raises:
+            TooLargeError: more than one body may have.
+            OverloadedError: more than all bodies together may have.
+
+        """
+        if lease.size + size > self._per_body:
+            raise TooLargeError(f"the body has more than {self._per_body:,} bytes")
+        if self._held + size > self._together:
+            raise OverloadedError("too many uploads are in progress: try again later", retry_after_s=1.0)
+        self._held += size
+        lease.size += size
+
+
+class Lease:
+    """One request's share of the memory for bodies."""
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory, self.size = memory, 0
+
+    async def read(self, request: Request) -> bytes:
+        """Read the whole body; one that declares itself too large is refused unread."""
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit():
+            with self._memory.lease() as probe:
+                self._memory.grow(probe, int(declared))
+        chunks = []
+        async for chunk in request.stream():
+            self._memory.grow(self, len(chunk))
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+async def parse(request: Request, body: bytes, settings: Settings) -> Content:
+    """Find the pictures and fields: a raw picture, multipart with files named ``file``, or JSON with base64.
+
+    Raises:
+        MalformedRequestError: empty, or not what the content type says.
+        NotAnImageError: a content type, or a content encoding, that is none of these.
+        TooLargeError: more pictures than one request may carry.
+        InvalidFieldError: a field of an unknown name or given twice.
+
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise NotAnImageError("compressed bodies are not taken: send the picture as it is")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not body:
+        raise MalformedRequestError("the body is empty: send a picture")
+    if kind == "application/json":
+        content = _from_json(body)
+    elif kind == "multipart/form-data":
+        content = await _from_multipart(request, body, settings)
+    elif not kind or kind.startswith("image/") or kind == "application/octet-stream":
+        content = Content([body], {})
+    else:
+        raise NotAnImageError(
+            f"content type {kind[:64]!r} is not taken: send a picture as image/… or application/octet-stream, "
+            "multipart/form-data with files named 'file', or application/json with base64"
+        )
+    if not content.pictures:
+        raise MalformedRequestError("the body holds no picture: multipart needs files named 'file', JSON needs 'image'")
+    if len(content.pictures) > settings.max_images:
+        raise TooLargeError(f"{len(content.pictures)} pictures in one request; at most {settings.max_images} are taken")
+    return content
+
+
+def merge(query: Fields, repeated: set[str], fields: dict[str, Any]) -> Fields:
+    """Join the fields of query and body.
+
+    Raises:
+        InvalidFieldError: a field that is unknown, out of range, or given twice.
+
+    """
+    twice = repeated | (query.model_fields_set & set(fields))
+    if twice:
+        raise InvalidFieldError(f"{min(twice)} is given twice: give it once")
+    given = query.model_dump(include=query.model_fields_set) | fields
+    try:
+        return Fields.model_validate(given)
+    except ValidationError as error:
+        raise InvalidFieldError(explain(error.errors())) from error
+
+
+def explain(errors: Any) -> str:
+    """A validation's first complaint as one sentence with the field's name."""
+    first = errors[0]
+    name = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))[:64]
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {name!r}: use {', '.join(Fields.model_fields)}"
+    return f"{name or 'the request'}: {first['msg'][:200]}"
+
+
+def _from_json(body: bytes) -> Content:
+    try:
+        parsed = ClassifyBody.model_validate_json(body)
+    except ValidationError as error:
+        raise MalformedRequestError(explain(error.errors())) from error
+    if (parsed.image is None) == (parsed.images is None):
+        raise MalformedRequestError("JSON needs either 'image', one base64 text, or 'images', a list of them")
+    texts = parsed.images if parsed.images is not None else [parsed.image or ""]
+    return Content([_from_base64(text) for text in texts], parsed.model_extra or {})
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequestError(f"a picture is not valid base64: {error}") from error
+
+
+class _InMemoryParser(MultiPartParser):
+    """Files never reach the disk: the body is in memory already, and under its limit."""
+
+    spool_max_size = 1 << 31
+
+
+async def _from_multipart(request: Request, body: bytes, settings: Settings) -> Content:
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _InMemoryParser(
+        request.headers, once(),
+        max_files=settings.max_images, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES,
+    )  # fmt: skip
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many"):
+            raise TooLargeError(f"{error.message} At most {settings.max_images} files are taken.") from error
+        raise MalformedRequestError(f"the multipart body cannot be read: {error.message}") from error
+    except (KeyError, ValueError, UnicodeError) as error:
+        raise MalformedRequestError("the multipart body cannot be read: check its boundary and headers") from error
+    pictures: list[bytes] = []
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != "file":
+                    raise InvalidFieldError(f"a file named {name[:64]!r}: name every file 'file'")
+                pictures.append(await value.read())
+            elif name in fields:
+                raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    return Content(pictures, fields)

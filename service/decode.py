@@ -1,0 +1,56 @@
+"""Bytes → uint8 array: the only place that opens a picture, with every limit on its size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lccl.preprocessing import Preprocessing
+from service.errors import DamagedImageError, NotAnImageError, TooLargeError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode one picture (of an animation the first frame) to the network's input, uint8 [size, size, 3].
+
+    The size is read from the header and checked before any pixel is decoded, so that a small file
+    that claims to be huge costs nothing.
+
+    Raises:
+        NotAnImageError: no JPEG, PNG, WebP, GIF or BMP.
+        TooLargeError: more than ``max_pixels`` pixels.
+        DamagedImageError: truncated, corrupt or lying about itself.
+
+    """
+    if not content:
+        raise DamagedImageError("the picture is empty: send its bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise TooLargeError(f"the picture has {width} × {height} pixels; at most {max_pixels:,} are taken")
+                if not width or not height:
+                    raise DamagedImageError("the picture has no pixels")
+                return preprocessing.apply(image)
+        except UnidentifiedImageError as error:
+            raise NotAnImageError(f"not a picture this service reads ({', '.join(FORMATS)})") from error
+        except Image.DecompressionBombError as error:
+            raise TooLargeError(f"the picture has too many pixels; at most {max_pixels:,} are taken") from error
+        except MemoryError as error:
+            raise TooLargeError("the picture needs more memory than there is") from error
+        except (TooLargeError, DamagedImageError):
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever their format runs into
+            raise DamagedImageError(f"the picture cannot be decoded: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).splitlines()
+    return text[0][:120] if text and text[0] else type(error).__name__

@@ -1,0 +1,116 @@
+"""What can go wrong with a request, and the single table from error to status code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from lccl.errors import InputError, LcclError, WishError
+
+
+class ServiceError(LcclError):
+    """Base of the service's own errors; the text is shown to the client."""
+
+
+class MalformedRequestError(ServiceError):
+    """A body that cannot be read as what it claims to be."""
+
+
+class InvalidFieldError(ServiceError):
+    """A field that is unknown, given twice, or out of range."""
+
+
+class DamagedImageError(ServiceError):
+    """A picture in a known format that cannot be decoded."""
+
+
+class NotAnImageError(ServiceError):
+    """Bytes, or a content type, that are no picture this service reads."""
+
+
+class TooLargeError(ServiceError):
+    """Too many bytes, pixels or files."""
+
+
+class UnauthorisedError(ServiceError):
+    """A missing or wrong API key."""
+
+
+class UnknownModelError(ServiceError):
+    """No model of that name is served."""
+
+
+class OverloadedError(ServiceError):
+    """The queue, or the memory for request bodies, is full.
+
+    Attributes:
+        retry_after_s: when trying again makes sense.
+
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(ServiceError):
+    """Loading or draining."""
+
+
+class OutOfTimeError(ServiceError):
+    """The server-side time limit passed before the answer was there."""
+
+
+class EngineFailedError(ServiceError):
+    """The batch that held this picture failed inside the engine."""
+
+
+# The first row that an error is an instance of decides.
+STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
+    (MalformedRequestError, HTTPStatus.BAD_REQUEST, "malformed"),
+    (DamagedImageError, HTTPStatus.BAD_REQUEST, "damaged_image"),
+    (UnauthorisedError, HTTPStatus.UNAUTHORIZED, "unauthorised"),
+    (UnknownModelError, HTTPStatus.NOT_FOUND, "unknown_model"),
+    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
+    (NotAnImageError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
+    (InvalidFieldError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),
+    (WishError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_wish"),
+    (InputError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_input"),
+    (OverloadedError, HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+    (OutOfTimeError, HTTPStatus.GATEWAY_TIMEOUT, "timeout"),
+    (EngineFailedError, HTTPStatus.INTERNAL_SERVER_ERROR, "engine_failed"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the client sees it (RFC 9457, application/problem+json).
+
+    Attributes:
+        code: a short word for programs; also the ``reason`` of the rejection metric.
+        retry_after: whole seconds for the Retry-After header.
+
+    """
+
+    status: int
+    title: str
+    code: str
+    detail: str
+    retry_after: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail,
+        }  # fmt: skip
+
+
+def problem(error: Exception) -> Problem:
+    """The problem that an error is answered with; what is not in the table is a 500 that tells nothing."""
+    for kind, status, code in STATUS:
+        if isinstance(error, kind):
+            retry = max(1, round(error.retry_after_s)) if isinstance(error, OverloadedError) else None
+            return Problem(int(status), status.phrase, code, str(error), retry)
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return Problem(int(status), status.phrase, "internal", "the server failed to answer; its log says why")

@@ -1,0 +1,54 @@
+"""Every metric's name, labels and buckets, on an injected registry."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+NAMESPACE = "lccl"
+UNKNOWN = "unknown"
+INTERPOLATED = "interpolated"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
+RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The service's metrics; one attribute each, named like the metric without its prefix."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, namespace=NAMESPACE, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets)
+
+        self.request_duration = histogram(
+            "request_duration_seconds", "Time from a request's first byte read to its answer.", SECONDS,
+            "model", "route", "code",
+        )  # fmt: skip
+        self.stage_duration = histogram(
+            "stage_duration_seconds", "Time of a picture in decode, queue and compute; of an answer in encode.",
+            STAGE_SECONDS, "model", "stage",
+        )  # fmt: skip
+        self.images = counter("images_total", "Pictures answered.", "model", "operating_point")
+        self.skip_ratio = histogram("skip_ratio", "Skip ratio reached, per picture.", RATIOS, "model")
+        self.requested_sparsity = histogram(
+            "requested_sparsity", "Expected skip ratio of the setting a picture was run with.", RATIOS, "model"
+        )
+        self.macs = counter("macs_total", "Multiply-accumulates of the pictures answered.", "model", "kind")
+        self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", "model", "layer")
+        self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", "model", "layer")
+        self.batch_size = histogram("batch_size", "Pictures in a batch.", SIZES, "model")
+        self.queue_depth = gauge("queue_depth", "Pictures that wait.", "model")
+        self.inflight_requests = gauge("inflight_requests", "Requests being answered.")
+        self.rejected = counter("rejected_total", "Pictures or requests answered with an error.", "model", "reason")
+        self.downgraded = counter("downgraded_total", "Pictures served sparser than asked for.", "model")
+        self.model_info = gauge("model_info", "1 for each model.", "model", "version", "engine", "precision", "digest")
+        self.build_info = gauge("build_info", "1 for the running build.", "version", "python", "torch")

@@ -1,0 +1,33 @@
+"""The parts of a running service, put together in ``app`` and handed to the routes."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from service.body import BodyMemory
+from service.metrics import Metrics
+from service.registry import Registry
+from service.runner import Runner, WorkBatcher
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a route may need."""
+
+    settings: Settings
+    registry: Registry
+    batcher: WorkBatcher
+    runner: Runner
+    metrics: Metrics
+    decoders: Executor
+    bodies: BodyMemory
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the service that received a request."""
+    parts: Parts = request.app.state.parts
+    return parts

@@ -1,0 +1,67 @@
+"""v1: what is served, and what each model offers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+
+from service.decode import FORMATS
+from service.parts import parts_of
+from service.registry import ServedModel
+from service.routes.access import require_key
+from service.schemas import ModelInput, ModelList, ModelMetadata, OfferedPoint
+from service.settings import Settings
+
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require_key)])
+
+
+@router.get("/models", summary="List the models")
+async def list_models(request: Request) -> ModelList:
+    parts = parts_of(request)
+    models = [_metadata(model, parts.settings) for model in parts.registry]
+    return ModelList(default=parts.registry.find(None).name, models=models)
+
+
+@router.get("/models/{model}", summary="Describe a model")
+async def describe_model(request: Request, model: str) -> ModelMetadata:
+    parts = parts_of(request)
+    found = parts.registry.find(model)
+    request.state.model = found.name
+    return _metadata(found, parts.settings)
+
+
+def _metadata(model: ServedModel, settings: Settings) -> ModelMetadata:
+    bundle, table = model.bundle, model.bundle.table
+    return ModelMetadata(
+        name=model.name,
+        version=bundle.version,
+        digest=bundle.digest,
+        architecture=bundle.architecture.to_json(),
+        engine=model.engine.name,
+        precision=model.engine.precision,
+        labels=list(bundle.labels),
+        input=ModelInput(
+            width=bundle.preprocessing.size,
+            height=bundle.preprocessing.size,
+            formats=list(FORMATS),
+            max_body_bytes=settings.max_body_bytes,
+            max_pixels=settings.max_pixels,
+            max_images=settings.max_images,
+        ),
+        dense_macs=model.engine.shape.dense,
+        sparsity_range=table.sparsity_range,
+        smallest_certified_drop=table.smallest_certified_drop,
+        measured_images=table.images,
+        operating_points=[
+            OfferedPoint(
+                name=point.name,
+                skip_ratio=point.skip_ratio,
+                gated_macs=point.gated_macs,
+                accuracy=point.accuracy,
+                accuracy_interval=(point.accuracy_interval.low, point.accuracy_interval.high),
+                accuracy_drop=point.drop,
+                accuracy_drop_interval=(point.drop_interval.low, point.drop_interval.high),
+                accuracy_drop_bound=point.drop_bound,
+            )
+            for point in table.points
+        ],
+    )

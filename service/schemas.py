@@ -1,0 +1,149 @@
+"""Wire types of the v1 routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_boolean)]
+
+
+class Fields(BaseModel):
+    """What a request may say beside its pictures, as query, form or JSON fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: Number | None = Field(None, description="target: wanted mean skip ratio, 0 to 1")
+    operating_point: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None, description="target: an operating point's name"
+    )
+    max_accuracy_drop: Number | None = Field(
+        None, description="floor: accuracy that may be lost against exact, in percentage points"
+    )
+    top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
+
+
+class ClassifyBody(BaseModel):
+    """A JSON request: one picture or several, as base64, with the fields beside them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    image: str | None = Field(None, description="base64 of a JPEG, PNG, WebP, GIF or BMP")
+    images: list[str] | None = Field(None, description="several of them")
+
+
+class ClassProbability(BaseModel):
+    label: str
+    index: int
+    probability: float
+
+
+class Macs(BaseModel):
+    """Multiply-accumulates: of the plain twin, of theory (gates + kept cells + the rest), and really run."""
+
+    dense: int
+    gated: int
+    executed: int
+
+
+class ProblemBody(BaseModel):
+    """An error, as in RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+class Prediction(BaseModel):
+    """What one picture got: classes and cost, or the error that kept it from them."""
+
+    classes: list[ClassProbability] | None = None
+    skip_ratio: float | None = None
+    macs: Macs | None = None
+    error: ProblemBody | None = None
+
+
+class OperatingPointUsed(BaseModel):
+    """The setting the pictures were run with, and what to expect of it."""
+
+    name: str | None
+    sparsity: float
+    norm_set: int
+    expected_accuracy: float
+    accuracy_interval: tuple[float, float]
+    expected_accuracy_drop: float
+    downgraded: bool
+
+
+class Timing(BaseModel):
+    """Milliseconds; for several pictures the longest of each stage."""
+
+    decode: float
+    queue: float
+    compute: float
+    total: float
+
+
+class ClassifyAnswer(BaseModel):
+    model: str
+    version: str
+    request_id: str
+    operating_point: OperatingPointUsed
+    predictions: list[Prediction]
+    timing_ms: Timing
+
+
+class OfferedPoint(BaseModel):
+    """One operating point as the model's metadata shows it."""
+
+    name: str
+    skip_ratio: float
+    gated_macs: float
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_drop: float
+    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_bound: float
+
+
+class ModelInput(BaseModel):
+    width: int
+    height: int
+    formats: list[str]
+    max_body_bytes: int
+    max_pixels: int
+    max_images: int
+
+
+class ModelMetadata(BaseModel):
+    """What a model offers."""
+
+    name: str
+    version: str
+    digest: str
+    architecture: dict[str, Any]
+    engine: str
+    precision: str
+    labels: list[str]
+    input: ModelInput
+    dense_macs: int
+    sparsity_range: tuple[float, float]
+    smallest_certified_drop: float | None
+    measured_images: int
+    operating_points: list[OfferedPoint]
+
+
+class ModelList(BaseModel):
+    default: str
+    models: list[ModelMetadata]

@@ -1,0 +1,49 @@
+"""The service's settings: from the environment (prefix LCCL_) or flags, checked at start, frozen after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How one server runs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LCCL_", frozen=True, extra="forbid", cli_kebab_case=True, cli_prog_name="lccl-serve",
+        cli_hide_none_type=True, cli_avoid_json=True,
+    )  # fmt: skip
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    models: Path = Field(Path("models"), description="folder of bundles; each is served under its folder's name")
+    default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")
+    engine: Literal["auto", "reference"] = Field("auto", description="what runs the models")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:i")
+    precision: Literal["fp32", "fp64"] = Field("fp32", description="arithmetic of the engine")
+    api_key: SecretStr | None = Field(
+        None, description="when set, /v1 asks for it (Bearer or X-API-Key)"
+    )
+    decode_threads: int = Field(2, ge=1, le=256, description="threads that decode pictures")
+    compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
+    queue_limit: int = Field(256, ge=1, le=100_000, description="pictures of a model that may wait")
+    max_body_bytes: int = Field(16 << 20, ge=1 << 10, le=1 << 30, description="largest request body")
+    max_inflight_bytes: int = Field(256 << 20, ge=1 << 10, description="request bodies held in memory at once")
+    max_pixels: int = Field(25_000_000, ge=1, le=1_000_000_000, description="largest picture, width × height")
+    max_images: int = Field(64, ge=1, le=10_000, description="pictures in one request")
+    request_timeout_s: float = Field(10.0, gt=0, le=3600, description="seconds after which a request is answered 504")
+    drain_timeout_s: float = Field(30.0, gt=0, le=3600, description="seconds that accepted requests get after SIGTERM")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_images > self.queue_limit:
+            raise ValueError("max_images must not exceed queue_limit: such a request could never be accepted")
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError("max_body_bytes must not exceed max_inflight_bytes")
+        if self.api_key is not None and not self.api_key.get_secret_value():
+            raise ValueError("api_key must not be empty")
+        return self
