@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lccl.errors import ArchitectureError
 
 Kind = Literal["shared", "pointwise", "grouped"]
+_GROUPS = re.compile("[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,11 @@ class GateSpec:
                 return cls("shared")
             case ["pointwise"]:
                 return cls("pointwise", one_by_one=True)
-            case ["grouped", groups] if groups.isascii() and groups.isdigit() and int(groups) > 0:
+            case ["grouped", groups] if _GROUPS.fullmatch(groups):
                 return cls("grouped", int(groups))
-            case ["grouped", groups, "1x1"] if groups.isascii() and groups.isdigit() and int(groups) > 0:
+            case ["grouped", groups, "1x1"] if _GROUPS.fullmatch(groups):
                 return cls("grouped", int(groups), one_by_one=True)
-        raise ArchitectureError(f"unknown gate {text!r}: use shared, pointwise, grouped:G or grouped:G:1x1")
+        raise ArchitectureError(f"unknown gate {text[:40]!r}: use shared, pointwise, grouped:G or grouped:G:1x1")
 
     def __str__(self) -> str:
         if self.kind != "grouped":

@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _assemble(settings: Settings) -> Parts:
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry())
     batcher: WorkBatcher = Batcher(settings.queue_limit, lambda model: model.engine.batch_limit, time.monotonic)
     return Parts(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lccl.operating_points import Setting
 from service.decode import decode
-from service.errors import problem
+from service.errors import EngineFailedError, problem
 from service.metrics import INTERPOLATED, Metrics
 from service.parts import Parts
 from service.registry import ServedModel
@@ -70,7 +70,14 @@ async def classify(
 
 
 def predict(model: ServedModel, result: Result, top_k: int) -> Prediction:
-    """Name the likeliest classes and the work of one picture."""
+    """Name the likeliest classes and the work of one picture.
+
+    Raises:
+        EngineFailedError: the logits are not finite; gates multiply, and a strange picture can overflow.
+
+    """
+    if not np.isfinite(result.logits).all():
+        raise EngineFailedError("the model has no finite answer for this picture: it is too unlike its training data")
     shifted = np.exp(result.logits - result.logits.max(), dtype=np.float64)
     probabilities = shifted / shifted.sum()
     order = np.argsort(-probabilities, kind="stable")[:top_k]

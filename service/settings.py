@@ -24,9 +24,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "reference"] = Field("auto", description="what runs the models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:i")
     precision: Literal["fp32", "fp64"] = Field("fp32", description="arithmetic of the engine")
-    api_key: SecretStr | None = Field(
-        None, description="when set, /v1 asks for it (Bearer or X-API-Key)"
-    )
+    api_key: SecretStr | None = Field(None, description="when set, /v1 asks for it (Bearer or X-API-Key)")
     decode_threads: int = Field(2, ge=1, le=256, description="threads that decode pictures")
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
     queue_limit: int = Field(256, ge=1, le=100_000, description="pictures of a model that may wait")

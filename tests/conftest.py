@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lccl.bundle import Bundle, save
+from lccl.gates import Gate
 from lccl.networks import Architecture, ResNet, build
 from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable
 from lccl.preprocessing import Preprocessing
@@ -23,15 +24,24 @@ SHIPPED_MODELS = Path(__file__).parents[1] / "models"
 
 
 def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
-    """A network in evaluation mode whose normalisations are far from the identity."""
+    """A network in evaluation mode whose normalisations are far from the identity.
+
+    Their statistics are those of noise and the gates vary little: gates multiply, and values that fit no
+    statistics grow without bounds.
+    """
     torch.manual_seed(seed)
     network = build(architecture)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
             module.bias.data += 0.3 * torch.randn_like(module.bias)
+            module.momentum = None
+    for module in network.modules():
+        if isinstance(module, Gate):
+            module.norm.weight.data *= 0.1
+            module.norm.bias.data.uniform_(0.2, 0.4)
+    with torch.no_grad():
+        network.train()(4 * torch.rand(16, 3, 32, 32) - 2)
     return network.eval().requires_grad_(False)
 
 
@@ -43,7 +53,7 @@ def make_table(layers: int, ratios: tuple[float, ...] = (0.1, 0.25, 0.4, 0.6)) -
         points.append(
             OperatingPoint(
                 name="exact" if not number else f"p{100 * ratio:02.0f}",
-                thresholds=(0.4 * number,) * layers,
+                thresholds=(0.1 * number,) * layers,
                 norm_set=0,
                 skip_ratio=ratio,
                 gated_macs=4e7 * (1 - ratio),
@@ -65,7 +75,7 @@ def random_bundle(architecture: Architecture | None = None) -> Bundle:
         network=network,
         labels=tuple(f"class{number}" for number in range(architecture.classes)),
         preprocessing=Preprocessing(32, 32, (0.5, 0.5, 0.4), (0.25, 0.2, 0.3)),
-        table=make_table(len(network.skip_convs)),
+        table=make_table(len(network.skip_convs)) if network.skip_convs else make_table(0, (0.0,)),
         splits={"choose": 0, "measure": 0, "digest": ""},
         training={},
     )
@@ -99,3 +109,18 @@ def picture() -> Callable[..., bytes]:
         return out.getvalue()
 
     return draw
+
+
+@pytest.fixture(scope="session", name="random_network")
+def random_network_maker() -> Callable[..., ResNet]:
+    return random_network
+
+
+@pytest.fixture(scope="session", name="make_table")
+def table_maker() -> Callable[..., OperatingPointTable]:
+    return make_table
+
+
+@pytest.fixture(scope="session", name="random_bundle")
+def bundle_maker() -> Callable[..., Bundle]:
+    return random_bundle

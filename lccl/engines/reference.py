@@ -70,13 +70,13 @@ class ReferenceEngine:
     def begin(self, images: Images, controls: Controls) -> State:
         """Check a batch and lay it in the first buffer's place."""
         check_inputs(self.plan, images, controls)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        pixels = torch.from_numpy(np.array(images)).to(self._device)
         return State(
             controls=controls,
             active=torch.arange(len(images)),
             values={"": pixels.permute(0, 3, 1, 2)},
-            norm_set=torch.from_numpy(controls.norm_set).to(self._device),
-            thresholds=torch.from_numpy(controls.thresholds).to(self._device, self._dtype),
+            norm_set=torch.tensor(controls.norm_set, device=self._device),
+            thresholds=torch.tensor(controls.thresholds, device=self._device, dtype=self._dtype),
         )
 
     def step(self, step: steps.Step, state: State) -> None:

@@ -1,0 +1,52 @@
+"""A served instance on a real socket, for the tests of the service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+
+Serve = Callable[..., "Iterator[httpx.Client]"]
+
+
+@contextmanager
+def serve(**settings: object) -> Iterator[httpx.Client]:
+    """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
+    app: FastAPI = create_app(Settings(port=0, **settings))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        thread.join(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            client.app = app  # type: ignore[attr-defined]
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(name="serve")
+def _serve(models_folder: Path) -> Callable[..., object]:
+    """Serve the test models with other settings: ``with serve(queue_limit=64) as client``."""
+    return lambda **settings: serve(**({"models": models_folder} | settings))
+
+
+@pytest.fixture(scope="session")
+def client(models_folder: Path) -> Iterator[httpx.Client]:
+    """The test models served with small limits, shared by all tests."""
+    with serve(models=models_folder, max_body_bytes=1 << 20, max_pixels=1_000_000, max_images=8) as client:
+        yield client

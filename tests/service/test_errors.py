@@ -1,0 +1,329 @@
+"""Every row of the error table, met by a request where one can cause it, and good requests served afterwards."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lccl.errors import InputError, WishError
+from service import errors
+
+PNG = {"Content-Type": "image/png"}
+JSON = {"Content-Type": "application/json"}
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+def text_bomb():
+    info = PngImagePlugin.PngInfo()
+    for number in range(4):
+        info.add_text(f"bomb{number}", "A" * 50_000_000, zip=True)
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def still_serves(client, picture):
+    answer = client.post("/v1/classify", content=picture(), headers=PNG, params={"sparsity": 0.3})
+    assert answer.status_code == 200
+
+
+def refused(answer, status, code):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == status
+    assert body["code"] == code
+    assert body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("sparsity=nan", "invalid_field"),
+        ("sparsity=inf", "invalid_field"),
+        ("sparsity=-0.1", "bad_wish"),
+        ("sparsity=1.5", "bad_wish"),
+        ("sparsity=0.99", "bad_wish"),
+        ("sparsity=much", "invalid_field"),
+        ("sparsity=", "invalid_field"),
+        ("sparsity=0.2&sparsity=0.3", "invalid_field"),
+        ("sparsity=0.3&operating_point=p25", "bad_wish"),
+        ("operating_point=p99", "bad_wish"),
+        ("operating_point=" + "x" * 100, "invalid_field"),
+        ("max_accuracy_drop=nan", "invalid_field"),
+        ("max_accuracy_drop=-1", "bad_wish"),
+        ("max_accuracy_drop=101", "bad_wish"),
+        ("sparsity=0.6&max_accuracy_drop=1", "bad_wish"),
+        ("top_k=0", "invalid_field"),
+        ("top_k=2.5", "invalid_field"),
+        ("sparsty=0.3", "invalid_field"),
+    ],
+)
+def test_bad_wishes_are_422(client, picture, query, code):
+    refused(client.post(f"/v1/classify?{query}", content=picture(), headers=PNG), 422, code)
+    still_serves(client, picture)
+
+
+def test_a_target_out_of_reach_is_told_the_range(client, picture):
+    answer = client.post("/v1/classify?sparsity=0.9", content=picture(), headers=PNG)
+    assert "0.100 to 0.600" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"", PNG, 400, "malformed"),
+        (b"\x00" * (50 << 20), PNG, 413, "too_large"),
+        (png_header(60_000, 60_000), PNG, 413, "too_large"),
+        (png_header(1001, 1000), PNG, 413, "too_large"),
+        (png_header(100, 100), PNG, 400, "damaged_image"),
+        (b"GIF89a", PNG, 415, "not_an_image"),
+        (b"%PDF-1.7 no picture", PNG, 415, "not_an_image"),
+        (b"hello", {"Content-Type": "text/plain"}, 415, "not_an_image"),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "not_an_image"),
+        (b"{", JSON, 400, "malformed"),
+        (b"[" * 100_000 + b"]" * 100_000, JSON, 400, "malformed"),
+        (b'{"image":' + b"[" * 50_000, JSON, 400, "malformed"),
+        (b'{"image": "%%%"}', JSON, 400, "malformed"),
+        (b'{"image": "YQ==", "images": ["YQ=="]}', JSON, 400, "malformed"),
+        (b'{"images": []}', JSON, 400, "malformed"),
+        (b'{"image": "YQ=="}', JSON, 415, "not_an_image"),
+        (b"x", {"Content-Type": "multipart/form-data"}, 400, "malformed"),
+        (b"x", {"Content-Type": "multipart/form-data; boundary=b"}, 400, "malformed"),
+        (b"--b\r\nno header\r\n", {"Content-Type": "multipart/form-data; boundary=b"}, 400, "malformed"),
+    ],
+    ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else None,
+)
+def test_bad_bodies_are_refused(client, picture, body, headers, status, code):
+    refused(client.post("/v1/classify", content=body, headers=headers), status, code)
+    still_serves(client, picture)
+
+
+def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(client, picture):
+    refused(client.post("/v1/classify", content=(b"\0" * 65536 for _ in range(64)), headers=PNG), 413, "too_large")
+    still_serves(client, picture)
+
+
+def test_a_truncated_jpeg_is_refused(client, picture):
+    content = picture("JPEG", size=(200, 200))
+    for length in (len(content) // 4, len(content) // 2, len(content) - 100):
+        refused(client.post("/v1/classify", content=content[:length]), 400, "damaged_image")
+    still_serves(client, picture)
+
+
+def test_a_text_chunk_bomb_is_refused(serve, picture):
+    bomb = text_bomb()
+    with serve() as client:
+        refused(client.post("/v1/classify", content=bomb, headers=PNG), 400, "damaged_image")
+        still_serves(client, picture)
+
+
+def test_compressed_bodies_are_refused(client, picture):
+    headers = PNG | {"Content-Encoding": "gzip"}
+    refused(client.post("/v1/classify", content=zlib.compress(picture()), headers=headers), 415, "not_an_image")
+
+
+def test_too_many_files_are_refused(client, picture):
+    files = [("file", b"x")] * 10_000
+    refused(client.post("/v1/classify", files=files), 413, "too_large")
+    refused(client.post("/v1/classify", files=[("file", picture())] * 9), 413, "too_large")
+    text = base64.b64encode(b"x").decode()
+    refused(client.post("/v1/classify", json={"images": [text] * 9}), 413, "too_large")
+    still_serves(client, picture)
+
+
+def test_fields_of_the_body_are_checked_like_the_querys(client, picture):
+    files = {"file": picture()}
+    refused(client.post("/v1/classify", files=files, data={"sparsty": "0.3"}), 422, "invalid_field")
+    refused(client.post("/v1/classify?sparsity=0.3", files=files, data={"sparsity": "0.3"}), 422, "invalid_field")
+    refused(client.post("/v1/classify", files={"picture": picture()}), 422, "invalid_field")
+    text = base64.b64encode(picture()).decode()
+    refused(client.post("/v1/classify", json={"image": text, "sparsity": True}), 422, "invalid_field")
+    refused(client.post("/v1/classify", json={"image": text, "colour": 1}), 422, "invalid_field")
+    refused(
+        client.post("/v1/classify", content=b'{"image": "YQ==", "sparsity": NaN}', headers=JSON), 422, "invalid_field"
+    )
+
+
+@pytest.mark.parametrize("name", ["nobody", "%2e%2e%2fsmall", "x" * 3000, "ünknown"])
+def test_unknown_models_are_404(client, picture, name):
+    answer = client.post(f"/v1/models/{name}/classify", content=picture(), headers=PNG)
+    assert answer.status_code == 404
+    assert client.get("/v1/models/nobody").json()["code"] == "unknown_model"
+    still_serves(client, picture)
+
+
+def test_other_paths_and_methods_are_problems_too(client):
+    refused(client.get("/nothing"), 404, "not_found")
+    refused(client.get("/v1/classify"), 405, "method_not_allowed")
+
+
+def test_the_api_key_is_asked_for_when_set(serve, picture):
+    with serve(api_key="s3cret") as client:
+        send = {"content": picture(), "headers": PNG}
+        refused(client.post("/v1/classify", **send), 401, "unauthorised")
+        for wrong in ({"X-API-Key": "s3cre"}, {"Authorization": "Bearer no"}, {"Authorization": "Basic s3cret"}):
+            refused(client.post("/v1/classify", content=picture(), headers=PNG | wrong), 401, "unauthorised")
+        refused(client.get("/v1/models"), 401, "unauthorised")
+        for right in ({"X-API-Key": "s3cret"}, {"Authorization": "Bearer s3cret"}):
+            assert client.post("/v1/classify", content=picture(), headers=PNG | right).status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/metrics").status_code == 200
+
+
+class Gated:
+    """An engine that waits for a signal before it runs, or fails; stands in for a slow or broken device."""
+
+    def __init__(self, engine):
+        self._engine, self.go, self.fail, self.ran = engine, threading.Event(), False, []
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def run(self, images, controls):
+        self.go.wait(20)
+        if self.fail:
+            raise RuntimeError("out of memory")
+        self.ran.append(len(images))
+        return self._engine.run(images, controls)
+
+
+@pytest.fixture
+def gated(serve):
+    """A server whose engine stands still, with room for four waiting pictures."""
+    with serve(queue_limit=4, max_images=4, request_timeout_s=2.5) as client:
+        registry = client.app.state.parts.registry
+        model = registry.find("small")
+        engine = Gated(model.engine)
+        object.__setattr__(model, "engine", engine)
+        yield client, engine
+        engine.go.set()
+
+
+def wait_for(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+def test_a_full_queue_is_429_with_advice(gated, picture):
+    client, engine = gated
+    parts = client.app.state.parts
+    model = parts.registry.find("small")
+
+    def send(count):
+        return client.post("/v1/classify", files=[("file", picture())] * count)
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(send, 1)
+        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1 and not parts.batcher.depth(model))
+        second = pool.submit(send, 3)
+        wait_for(lambda: parts.batcher.depth(model) == 3)
+        full = send(2)
+        refused(full, 429, "overloaded")
+        assert int(full.headers["Retry-After"]) >= 1
+        engine.go.set()
+        assert first.result().status_code == second.result().status_code == 200
+    assert engine.ran == [1, 3]
+    still_serves(client, picture)
+
+
+def test_a_late_answer_is_504_and_its_pictures_are_not_run(gated, picture):
+    client, engine = gated
+
+    def send():
+        return client.post("/v1/classify", content=picture(), headers=PNG)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(send), pool.submit(send)]
+        for answer in answers:
+            refused(answer.result(), 504, "timeout")
+    engine.go.set()
+    still_serves(client, picture)
+    assert engine.ran == [1, 1]  # the batch that was under way, and the last request
+
+
+def test_a_client_that_leaves_takes_its_pictures_along(gated, picture):
+    client, engine = gated
+    parts = client.app.state.parts
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG)
+        model = parts.registry.find("small")
+        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1 and not parts.batcher.depth(model))
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{client.base_url}/v1/classify", content=picture(), headers=PNG, timeout=0.3)
+        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1)
+        engine.go.set()
+        assert under_way.result().status_code == 200
+    still_serves(client, picture)
+    assert engine.ran == [1, 1]
+
+
+def test_a_failed_batch_fails_its_requests_and_the_next_is_served(gated, picture):
+    client, engine = gated
+    engine.fail = True
+    engine.go.set()
+    refused(client.post("/v1/classify", content=picture(), headers=PNG), 500, "engine_failed")
+    engine.fail = False
+    still_serves(client, picture)
+
+
+def test_a_closed_queue_is_503(serve, picture):
+    with serve() as client:
+        client.app.state.parts.batcher.close()
+        refused(client.post("/v1/classify", content=picture(), headers=PNG), 503, "unavailable")
+        refused(client.get("/health/ready"), 503, "unavailable")
+
+
+def test_uploads_together_stay_under_their_limit(serve, picture):
+    with serve(max_body_bytes=4096, max_inflight_bytes=4096) as client:
+        parts = client.app.state.parts
+        with parts.bodies.lease() as lease:
+            parts.bodies.grow(lease, 4000)
+            refused(client.post("/v1/classify", content=picture(size=(8, 8)), headers=PNG), 429, "overloaded")
+        still_serves(client, lambda: picture(size=(8, 8)))
+
+
+def test_each_row_of_the_table_has_its_status():
+    made = {
+        errors.OverloadedError: errors.OverloadedError("full", 2.6),
+        InputError: InputError("images"),
+        WishError: WishError("wish"),
+    }
+    expected = {
+        "malformed": 400, "damaged_image": 400, "unauthorised": 401, "unknown_model": 404, "too_large": 413,
+        "not_an_image": 415, "invalid_field": 422, "bad_wish": 422, "bad_input": 422, "overloaded": 429,
+        "unavailable": 503, "timeout": 504, "engine_failed": 500,
+    }  # fmt: skip
+    found = {}
+    for kind, _, code in errors.STATUS:
+        answer = errors.problem(made.get(kind) or kind("text"))
+        found[code] = answer.status
+        assert answer.code == code
+    assert found == expected
+    assert errors.problem(made[errors.OverloadedError]).retry_after == 3
+
+
+def test_an_unforeseen_error_tells_nothing():
+    answer = errors.problem(RuntimeError("secret path"))
+    assert answer.status == 500
+    assert "secret" not in answer.detail

@@ -1,0 +1,81 @@
+"""The process: serves from the command line, logs JSON, and drains when told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def process(models_folder):
+    """A real ``lccl-serve`` in its own process, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "service", "--models", str(models_folder), "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"LCCL_COMPUTE_THREADS": "1"},
+    )  # fmt: skip
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(started.stdout), daemon=True)
+    reader.start()
+    base = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if httpx.get(f"{base}/health/ready").status_code == 200:
+                break
+        except httpx.TransportError:
+            time.sleep(0.1)
+    yield started, base, lines
+    started.kill()
+    started.wait(10)
+    reader.join(5)
+    started.stdout.close()
+
+
+def test_sigterm_finishes_what_was_accepted(process, picture):
+    started, base, lines = process
+    answers = []
+
+    def send():
+        answers.append(httpx.post(f"{base}/v1/classify", files=[("file", picture())] * 60, timeout=30))
+
+    senders = [threading.Thread(target=send) for _ in range(3)]
+    for sender in senders:
+        sender.start()
+    while "lccl_inflight_requests 4.0" not in httpx.get(f"{base}/metrics").text:
+        assert any(sender.is_alive() for sender in senders)
+    started.send_signal(signal.SIGTERM)
+    for sender in senders:
+        sender.join(30)
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert all(len(answer.json()["predictions"]) == 60 for answer in answers)
+    assert started.wait(30) in (0, -signal.SIGTERM)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{base}/health/live")
+    for line in lines:
+        json.loads(line)
+
+
+def test_logs_are_json_with_the_request_id(process, picture):
+    started, base, lines = process
+    httpx.post(f"{base}/v1/classify", content=picture(), headers=PNG | {"X-Request-ID": "find-me"})
+    started.send_signal(signal.SIGTERM)
+    started.wait(30)
+    entries = [json.loads(line) for line in lines]
+    found = [entry for entry in entries if entry.get("request_id") == "find-me"]
+    assert found
+    assert found[0]["status"] == 200
+    assert found[0]["route"] == "/v1/classify"
+    assert found[0]["model"] == "small"

@@ -1,0 +1,76 @@
+"""Settings: defaults, environment, flags, and refusals before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def run(*flags, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "service", *flags], capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )  # fmt: skip
+
+
+def test_the_default_listens_on_this_machine_only():
+    assert Settings().host == "127.0.0.1"
+
+
+def test_environment_and_flags(monkeypatch):
+    monkeypatch.setenv("LCCL_QUEUE_LIMIT", "77")
+    monkeypatch.setenv("LCCL_PORT", "1234")
+    settings = CliApp.run(Settings, cli_args=["--port", "4321", "--max-body-bytes", "4096"])
+    assert (settings.queue_limit, settings.port, settings.max_body_bytes) == (77, 4321, 4096)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 70000},
+        {"queue_limit": 0},
+        {"max_images": 300, "queue_limit": 256},
+        {"max_body_bytes": 1 << 20, "max_inflight_bytes": 1 << 19},
+        {"api_key": ""},
+        {"precision": "int8"},
+        {"request_timeout_s": 0},
+        {"unknown": 1},
+    ],
+)
+def test_inconsistent_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_the_key_is_not_shown():
+    assert "s3cret" not in repr(Settings(api_key="s3cret"))
+
+
+def test_a_bad_setting_ends_with_a_sentence_that_names_it():
+    done = run(LCCL_PORT="high")
+    assert done.returncode == 2
+    assert "port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_without_bundles_ends_with_a_sentence(tmp_path):
+    done = run("--models", str(tmp_path), "--port", "0")
+    assert done.returncode != 0
+    assert "no bundles" in done.stdout + done.stderr
+
+
+def test_help_names_every_setting():
+    shown = run("--help").stdout
+    for name in Settings.model_fields:
+        assert "--" + name.replace("_", "-") in shown
