@@ -100,8 +100,8 @@ def _announce(parts: Parts, model: ServedModel) -> None:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     answer = problem(error)
-    if answer.status >= 500:
-        log.error("%s", answer.detail, exc_info=error, extra={"request_id": request.state.request_id})
+    if answer.code == "internal":
+        log.error("a request failed", exc_info=error, extra={"request_id": request.state.request_id})
     if isinstance(error, UnknownModelError):
         request.state.model = UNKNOWN
     return _respond(request, answer)

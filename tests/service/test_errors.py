@@ -192,12 +192,14 @@ class Gated:
     """An engine that waits for a signal before it runs, or fails; stands in for a slow or broken device."""
 
     def __init__(self, engine):
-        self._engine, self.go, self.fail, self.ran = engine, threading.Event(), False, []
+        self._engine, self.go, self.fail = engine, threading.Event(), False
+        self.entered, self.ran = 0, []
 
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
     def run(self, images, controls):
+        self.entered += 1
         self.go.wait(20)
         if self.fail:
             raise RuntimeError("out of memory")
@@ -235,7 +237,7 @@ def test_a_full_queue_is_429_with_advice(gated, picture):
 
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(send, 1)
-        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1 and not parts.batcher.depth(model))
+        wait_for(lambda: engine.entered)
         second = pool.submit(send, 3)
         wait_for(lambda: parts.batcher.depth(model) == 3)
         full = send(2)
@@ -254,7 +256,9 @@ def test_a_late_answer_is_504_and_its_pictures_are_not_run(gated, picture):
         return client.post("/v1/classify", content=picture(), headers=PNG)
 
     with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(send), pool.submit(send)]
+        answers = [pool.submit(send)]
+        wait_for(lambda: engine.entered)
+        answers.append(pool.submit(send))
         for answer in answers:
             refused(answer.result(), 504, "timeout")
     engine.go.set()
@@ -267,8 +271,7 @@ def test_a_client_that_leaves_takes_its_pictures_along(gated, picture):
     parts = client.app.state.parts
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG)
-        model = parts.registry.find("small")
-        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1 and not parts.batcher.depth(model))
+        wait_for(lambda: engine.entered)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{client.base_url}/v1/classify", content=picture(), headers=PNG, timeout=0.3)
         wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1)

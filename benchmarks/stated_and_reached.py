@@ -1,0 +1,106 @@
+"""Asks for sparsities over HTTP, on test pictures, and compares what the service states with what it reaches.
+
+    python -m benchmarks.stated_and_reached DATA [--model NAME] [--images N]
+
+DATA is a data set with test pictures, as for ``lccl evaluate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import results
+from benchmarks.server import served
+from lccl.data import Split, load_dataset
+from lccl.preprocessing import Preprocessing
+from lccl.statistics import wilson
+
+PER_REQUEST = 50
+
+
+def main() -> None:
+    """Ask, compare, print a table, write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="resnet20-cifar10")
+    parser.add_argument("--images", type=int, default=0, help="how many test pictures; 0 takes all")
+    options = parser.parse_args()
+    with (
+        served("--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as base,
+        httpx.Client(base_url=f"{base}/v1/models/{options.model}", timeout=180) as client,
+    ):
+        model = client.get("").json()
+        size = model["input"]["width"]
+        test = load_dataset(options.data, Preprocessing(size, size, (0.5,) * 3, (0.5,) * 3)).test
+        order = np.random.default_rng(0).permutation(len(test))[: options.images or None]
+        rows = [_row(client, test.subset(order), value, model["measured_images"]) for value in _wishes(model)]
+    _print(rows)
+    figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
+    command = f"python -m benchmarks.stated_and_reached {options.data.name} --images {options.images}"
+    print(results.write("stated_and_reached", command, figures))
+
+
+def _wishes(model: dict[str, Any]) -> list[float]:
+    """Exact's own ratio, every tenth within the range and the values midway between them, and the last point's."""
+    low, high = model["sparsity_range"]
+    inside = [step / 20 for step in range(21) if low < step / 20 < high]
+    return [0.0, *inside, math.floor(1000 * high) / 1000]
+
+
+def _row(client: httpx.Client, test: Split, sparsity: float, measured: int) -> dict[str, Any]:
+    right, ratios, point = 0, [], {}
+    for start in track(range(0, len(test), PER_REQUEST), f"sparsity {sparsity:g}"):
+        part = range(start, min(start + PER_REQUEST, len(test)))
+        files = [("file", _encode(test.images[index])) for index in part]
+        answer = client.post("/classify", files=files, params={"sparsity": sparsity, "top_k": 1})
+        answer.raise_for_status()
+        point = answer.json()["operating_point"]
+        for index, prediction in zip(part, answer.json()["predictions"], strict=True):
+            right += prediction["classes"][0]["index"] == test.labels[index]
+            ratios.append(prediction["skip_ratio"])
+    reached, stated = right / len(test), point["expected_accuracy"]
+    error = math.sqrt(reached * (1 - reached) / len(test) + stated * (1 - stated) / measured)
+    return {
+        "asked": sparsity,
+        "point": point["name"],
+        "skip_stated": point["sparsity"],
+        "skip_reached": float(np.mean(ratios)),
+        "skip_spread": float(np.std(ratios)),
+        "accuracy_stated": stated,
+        "accuracy_reached": reached,
+        "accuracy_interval": wilson(right, len(test)),
+        "z": (reached - stated) / error,
+    }
+
+
+def _encode(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in ("asked", "point", "skip stated", "reached", "accuracy stated", "reached", "z (|z| > 1.96 differs)"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['asked']:g}", row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
+            f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}", f"{row['z']:+.2f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
