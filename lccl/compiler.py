@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from lccl.bundle import Bundle
 from lccl.engines.base import Engine
 from lccl.errors import EngineError
@@ -37,7 +39,22 @@ def compile(
     else:
         network, size = model, model.image_size
         preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    place = _device(device)
     plan = lower(network, preprocessing)
     from lccl.engines.reference import ReferenceEngine
 
-    return ReferenceEngine(plan, shape_of(plan), "cpu" if device == "auto" else device, precision)
+    return ReferenceEngine(plan, shape_of(plan), place, precision)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EngineError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:i") from error
+    if device.type not in ("cpu", "cuda"):
+        raise EngineError(f"no engine runs on {name!r}: use auto, cpu, cuda or cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"there is no {name} here: torch sees {torch.cuda.device_count()} GPUs")
+    return device

@@ -26,18 +26,19 @@ def main() -> None:
     from service.app import create_app
 
     try:
-        uvicorn.run(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
-        )
+        app = create_app(settings)
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+    )
 
 
 if __name__ == "__main__":

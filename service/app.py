@@ -34,12 +34,18 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Make the service; models are loaded and warmed when it starts, before it accepts a connection."""
+    """Make the service, its models loaded and warm; its threads start with the application.
+
+    Raises:
+        BundleError: a model, or the folder of models, cannot be used.
+        EngineError: the engine, device or precision is not to be had.
+    """
     parts = _assemble(settings)
+    _load(parts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        _start(parts)
+        parts.runner.start()
         yield
         parts.batcher.close()
         parts.runner.join(settings.drain_timeout_s)
@@ -78,7 +84,7 @@ def _assemble(settings: Settings) -> Parts:
     )
 
 
-def _start(parts: Parts) -> None:
+def _load(parts: Parts) -> None:
     settings, metrics = parts.settings, parts.metrics
     if settings.compute_threads:
         torch.set_num_threads(settings.compute_threads)
@@ -88,7 +94,6 @@ def _start(parts: Parts) -> None:
     for model in parts.registry:
         _announce(parts, model)
     metrics.build_info.labels(version("lccl"), platform.python_version(), torch.__version__).set(1)
-    parts.runner.start()
 
 
 def _announce(parts: Parts, model: ServedModel) -> None:

@@ -45,11 +45,11 @@ class ReferenceEngine:
     name = "reference"
     batch_limit = 32
 
-    def __init__(self, plan: Plan, shape: NetworkShape, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(self, plan: Plan, shape: NetworkShape, device: torch.device, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
             raise EngineError(f"the reference engine has no precision {precision!r}: use fp32 or fp64")
         self.plan, self.shape, self.precision = plan, shape, precision
-        self._device, self._dtype = torch.device(device), PRECISIONS[precision]
+        self._device, self._dtype = device, PRECISIONS[precision]
 
     @torch.inference_mode()
     def run(self, images: Images, controls: Controls) -> Output:

@@ -64,10 +64,18 @@ def test_a_bad_setting_ends_with_a_sentence_that_names_it():
     assert "Traceback" not in done.stderr
 
 
+def test_a_device_that_is_not_there_ends_with_a_sentence(models_folder):
+    done = run("--models", str(models_folder), "--device", "cuda:99", "--port", "0")
+    assert done.returncode == 1
+    assert "cuda:99" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_without_bundles_ends_with_a_sentence(tmp_path):
     done = run("--models", str(tmp_path), "--port", "0")
-    assert done.returncode != 0
-    assert "no bundles" in done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "no bundles" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_names_every_setting():
