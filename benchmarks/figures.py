@@ -1,4 +1,4 @@
-"""Draws the documentation's pictures: the example to classify, and the shipped model's curve.
+"""Makes what the documentation shows: the example picture, the shipped model's curve, and the README's tables.
 
 python -m benchmarks.figures
 """
@@ -6,19 +6,69 @@ python -m benchmarks.figures
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
-DOCS = Path(__file__).parents[1] / "docs"
-MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10"
+HOME = Path(__file__).parents[1]
+DOCS = HOME / "docs"
+MODEL = HOME / "models" / "resnet20-cifar10"
+DENSE_MACS = 40_551_040
 REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
 
 
 def main() -> None:
-    """Write ``docs/example.png`` and ``docs/curve.svg``."""
+    """Write ``docs/example.png``, ``docs/curve.svg`` and the tables in ``README.md``."""
     draw_example(DOCS / "example.png")
     draw_curve(DOCS / "curve.svg")
+    readme = HOME / "README.md"
+    readme.write_text(fill_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def fill_tables(readme: str) -> str:
+    """The README with both tables written afresh from the bundle and the result file."""
+    bundle = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
+    tables = {"table": points_table(bundle)}
+    if REACHED.is_file():
+        tables["reached"] = reached_table(json.loads(REACHED.read_text(encoding="utf-8")))
+    for name, rows in tables.items():
+        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end of {name} -->)"
+        content = "\n".join(rows)
+        readme = re.sub(pattern, lambda found, text=content: f"{found[1]}\n{text}\n\n{found[2]}", readme, flags=re.S)
+    return readme
+
+
+def points_table(bundle: dict[str, Any]) -> Iterator[str]:
+    """Operating points as Markdown rows."""
+    yield "| point | skip ratio | MACs, gated / plain twin | accuracy % (95 %) | lost against exact, points | at most |"
+    yield "|---|---|---|---|---|---|"
+    for point in bundle["operating_points"]["points"]:
+        interval = point["accuracy_interval"]
+        yield (
+            f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / DENSE_MACS:.3f} | "
+            f"{100 * point['accuracy']:.1f} ({100 * interval['low']:.1f} – {100 * interval['high']:.1f}) | "
+            f"{point['drop']:.2f} | {point['drop_bound']:.2f} |"
+        )
+    twin = bundle["training"].get("plain_twin")
+    if twin:
+        low, high = twin["accuracy_interval"]
+        yield f"| plain twin | – | 1 | {100 * twin['accuracy']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | – | – |"
+
+
+def reached_table(result: dict[str, Any]) -> Iterator[str]:
+    """What was asked, stated and reached over HTTP as Markdown rows."""
+    yield "| asked | skip ratio reached | accuracy stated % | accuracy reached % (95 %) | z |"
+    yield "|---|---|---|---|---|"
+    for row in result["rows"]:
+        low, high = row["accuracy_interval"]
+        asked = f"sparsity={row['asked']:g}" if row["asked"] else "exact"
+        yield (
+            f"| {asked} | {row['skip_reached']:.3f} | {100 * row['accuracy_stated']:.1f} | "
+            f"{100 * row['accuracy_reached']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | {row['z']:+.2f} |"
+        )
 
 
 def draw_example(file: Path) -> None:

@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
+
     """
     parts = _assemble(settings)
     _load(parts)

@@ -13,8 +13,16 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from service.errors import InvalidFieldError, MalformedRequestError, NotAnImageError, OverloadedError, TooLargeError
+from service.errors import (
+    ClientGoneError,
+    InvalidFieldError,
+    MalformedRequestError,
+    NotAnImageError,
+    OverloadedError,
+    TooLargeError,
+)
 from service.schemas import ClassifyBody, Fields
 from service.settings import Settings
 
@@ -74,9 +82,12 @@ class Lease:
             with self._memory.lease() as probe:
                 self._memory.grow(probe, int(declared))
         chunks = []
-        async for chunk in request.stream():
-            self._memory.grow(self, len(chunk))
-            chunks.append(chunk)
+        try:
+            async for chunk in request.stream():
+                self._memory.grow(self, len(chunk))
+                chunks.append(chunk)
+        except ClientDisconnect as error:
+            raise ClientGoneError("the client closed the connection during its upload") from error
         return b"".join(chunks)
 
 

@@ -46,27 +46,36 @@ async def classify(
     """
     decoded = await asyncio.gather(*(_decode(parts, model, picture) for picture in pictures), return_exceptions=True)
     good = [one for one in decoded if not isinstance(one, BaseException)]
-    if not good:
-        raise next(one for one in decoded if isinstance(one, BaseException))
-    jobs = parts.batcher.put(model, [Work(image, setting) for image, _ in good])
-    results = iter(await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs)))
-    predictions, done = [], []
-    for one in decoded:
-        if isinstance(one, Exception):
-            predictions.append(Prediction(error=ProblemBody(**problem(one).to_json())))
-            parts.metrics.rejected.labels(model.name, problem(one).code).inc()
-        elif isinstance(one, BaseException):
-            raise one
-        else:
-            done.append(next(results))
-            predictions.append(predict(model, done[-1], top_k))
+    jobs = parts.batcher.put(model, [Work(image, setting) for image, _ in good]) if good else []
+    done = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    results = iter(done)
+    outcomes = [one if isinstance(one, BaseException) else _outcome(model, next(results), top_k) for one in decoded]
+    errors = [one for one in outcomes if isinstance(one, BaseException)]
+    if len(errors) == len(outcomes):
+        raise errors[0]
     _count(parts.metrics, model, setting, done)
     return Classified(
-        predictions,
+        [_refused(parts.metrics, model, one) if isinstance(one, BaseException) else one for one in outcomes],
         max(seconds for _, seconds in good),
         max(result.queue_s for result in done),
         max(result.compute_s for result in done),
     )
+
+
+def _outcome(model: ServedModel, result: Result, top_k: int) -> Prediction | EngineFailedError:
+    try:
+        return predict(model, result, top_k)
+    except EngineFailedError as error:
+        return error
+
+
+def _refused(metrics: Metrics, model: ServedModel, error: BaseException) -> Prediction:
+    """A picture's own error in its place among the predictions."""
+    if not isinstance(error, Exception):
+        raise error
+    answer = problem(error)
+    metrics.rejected.labels(model.name, answer.code).inc()
+    return Prediction(error=ProblemBody(**answer.to_json()))
 
 
 def predict(model: ServedModel, result: Result, top_k: int) -> Prediction:

@@ -62,6 +62,10 @@ class OutOfTimeError(ServiceError):
     """The server-side time limit passed before the answer was there."""
 
 
+class ClientGoneError(ServiceError):
+    """The client closed the connection before its answer; nobody reads this one."""
+
+
 class EngineFailedError(ServiceError):
     """The batch that held this picture failed inside the engine."""
 
@@ -70,6 +74,7 @@ class EngineFailedError(ServiceError):
 STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (MalformedRequestError, HTTPStatus.BAD_REQUEST, "malformed"),
     (DamagedImageError, HTTPStatus.BAD_REQUEST, "damaged_image"),
+    (ClientGoneError, HTTPStatus.BAD_REQUEST, "client_gone"),
     (UnauthorisedError, HTTPStatus.UNAUTHORIZED, "unauthorised"),
     (UnknownModelError, HTTPStatus.NOT_FOUND, "unknown_model"),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),

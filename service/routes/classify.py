@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from lccl.operating_points import Setting, Wish
 from service.body import merge, parse
 from service.classification import Classified, classify
-from service.errors import MalformedRequestError, OutOfTimeError
+from service.errors import ClientGoneError, OutOfTimeError
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
 from service.routes.access import require_key
@@ -98,7 +98,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Classifie
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise MalformedRequestError("the client closed the connection")
+            raise ClientGoneError("the client closed the connection")
         return task.result()
     finally:
         gone.cancel()

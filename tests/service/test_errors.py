@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import struct
 import threading
 import time
@@ -11,6 +12,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -281,6 +283,37 @@ def test_a_client_that_leaves_takes_its_pictures_along(gated, picture):
     assert engine.ran == [1, 1]
 
 
+def test_a_client_that_leaves_during_its_upload_is_no_failure(client, picture):
+    host, port = client.base_url.host, client.base_url.port
+    metrics = client.app.state.parts.metrics.rejected
+    before = metrics.labels("small", "client_gone")._value.get()
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nabc"
+        )
+    wait_for(lambda: metrics.labels("small", "client_gone")._value.get() == before + 1)
+    still_serves(client, picture)
+
+
+def test_a_picture_without_a_finite_answer_gets_its_own_error(gated, picture):
+    client, engine = gated
+    engine.go.set()
+    run = engine.run
+
+    def overflow(images, controls):
+        output = run(images, controls)
+        output.logits[0] = np.inf
+        return output
+
+    engine.run = overflow
+    answer = client.post("/v1/classify", files=[("file", picture(seed=seed)) for seed in range(2)])
+    assert answer.status_code == 200
+    bad, good = answer.json()["predictions"]
+    assert bad["error"]["code"] == "engine_failed"
+    assert good["classes"]
+    refused(client.post("/v1/classify", content=picture(), headers=PNG), 500, "engine_failed")
+
+
 def test_a_failed_batch_fails_its_requests_and_the_next_is_served(gated, picture):
     client, engine = gated
     engine.fail = True
@@ -313,7 +346,7 @@ def test_each_row_of_the_table_has_its_status():
         WishError: WishError("wish"),
     }
     expected = {
-        "malformed": 400, "damaged_image": 400, "unauthorised": 401, "unknown_model": 404, "too_large": 413,
+        "malformed": 400, "damaged_image": 400, "client_gone": 400, "unauthorised": 401, "unknown_model": 404, "too_large": 413,
         "not_an_image": 415, "invalid_field": 422, "bad_wish": 422, "bad_input": 422, "overloaded": 429,
         "unavailable": 503, "timeout": 504, "engine_failed": 500,
     }  # fmt: skip

@@ -1,0 +1,106 @@
+"""The shipped model: what its bundle states, its card and the README's table, and the statements over HTTP."""
+
+from __future__ import annotations
+
+import io
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import lccl
+from benchmarks.figures import fill_tables
+from benchmarks.server import served
+from lccl.controls import Controls
+from lccl.data import load_dataset
+
+HOME = Path(__file__).parents[1]
+MODEL = HOME / "models" / "resnet20-cifar10"
+SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+needs_data = pytest.mark.skipif(
+    not SHARED_DATA.is_file(), reason="the labelled test pictures are not beside the project"
+)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return lccl.load(MODEL)
+
+
+def test_the_table_offers_a_real_choice(shipped):
+    table = shipped.table
+    low, high = table.sparsity_range
+    assert low <= 0.3
+    assert high >= 0.6
+    assert table.images == 5000
+    accuracies = [point.accuracy for point in table.points]
+    assert accuracies[0] - accuracies[-1] > 0.02
+    assert all(later < earlier + 0.01 for earlier, later in pairwise(accuracies))
+
+
+def test_the_twin_is_on_record(shipped):
+    twin = shipped.training["plain_twin"]
+    assert twin["recipe"] == shipped.training["recipe"]
+
+
+def test_the_card_is_the_bundles(shipped, tmp_path):
+    from lccl.model_card import CARD, write_card
+
+    folder = tmp_path / MODEL.name
+    folder.mkdir()
+    write_card(shipped, folder)
+    assert (folder / CARD).read_text() == (MODEL / CARD).read_text()
+
+
+def test_the_readmes_tables_are_the_bundles_and_the_results():
+    readme = (HOME / "README.md").read_text()
+    assert fill_tables(readme) == readme
+
+
+def test_the_example_picture_is_a_ship(shipped):
+    engine = lccl.compile(shipped)
+    image = shipped.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
+    output = engine.run(image[None], Controls.uniform(1, shipped.table.exact.thresholds))
+    assert shipped.labels[int(output.logits[0].argmax())] == "ship"
+
+
+def test_strange_pictures_are_answered(shipped):
+    """White, black, stripes, noise and single pixels are far from the training data, and must not overflow."""
+    engine = lccl.compile(shipped)
+    random = np.random.default_rng(0)
+    grey = [np.full((32, 32), 255), np.zeros((32, 32)), np.indices((32, 32)).sum(0) % 2 * 255, 255 * np.eye(32)]
+    noise = [random.integers(0, 256, (32, 32, 3)), random.integers(0, 2, (32, 32, 3)) * 255]
+    strange = np.stack([np.repeat(image[..., None], 3, axis=2) for image in grey] + noise).astype(np.uint8)
+    for point in shipped.table.points:
+        assert np.isfinite(engine.run(strange, Controls.uniform(len(strange), point.thresholds)).logits).all()
+
+
+@needs_data
+@pytest.mark.parametrize("sparsity", [0.0, 0.4])
+def test_what_is_stated_is_reached_over_http_on_unseen_pictures(shipped, sparsity):
+    """Mean skip ratio within 0.03 of what was asked; accuracy not significantly different, both errors counted."""
+    test = load_dataset(SHARED_DATA, shipped.preprocessing).test
+    chosen = np.random.default_rng(0).permutation(len(test))[:1500]
+    right, ratios, point = 0, [], {}
+    with served("--models", str(HOME / "models")) as base, httpx.Client(base_url=base, timeout=60) as client:
+        for part in np.array_split(chosen, 30):
+            files = [("file", _encode(test.images[index])) for index in part]
+            answer = client.post("/v1/classify", files=files, params={"sparsity": sparsity, "top_k": 1}).json()
+            point = answer["operating_point"]
+            for index, prediction in zip(part, answer["predictions"], strict=True):
+                right += prediction["classes"][0]["index"] == test.labels[index]
+                ratios.append(prediction["skip_ratio"])
+    assert abs(np.mean(ratios) - max(sparsity, point["sparsity"])) <= 0.03
+    reached, stated = right / len(chosen), point["expected_accuracy"]
+    error = math.sqrt(reached * (1 - reached) / len(chosen) + stated * (1 - stated) / shipped.table.images)
+    assert abs(reached - stated) <= 1.96 * error
+
+
+def _encode(image):
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
