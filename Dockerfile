@@ -1,7 +1,7 @@
 # The image of lccl-serve: one stage installs torch and the service, the other is a slim Python with the result.
-#   docker build -t lccl-serve .                                                            pip's default torch
-#   docker build -t lccl-serve --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .   smallest: torch for CPU only
-#   docker build -t lccl-serve --build-arg CUDA=cu130 .                                     torch for CUDA 13.0
+#   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
+#     --build-arg CUDA=cu130                  torch for CUDA 13.0
+#     --build-arg TORCH_INDEX=https://…       torch from another index
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
 RUN python -m venv --without-pip /opt/lccl
@@ -11,8 +11,8 @@ RUN python -m venv --without-pip /opt/lccl
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 ARG CUDA=
-RUN index=${TORCH_INDEX:-${CUDA:+https://download.pytorch.org/whl/$CUDA}} \
- && pip install --no-compile ${index:+--index-url "$index"} "$TORCH" \
+RUN index=${TORCH_INDEX:-https://download.pytorch.org/whl/${CUDA:-cpu}} \
+ && pip install --no-compile --retries 1 --extra-index-url "$index" "$TORCH" \
  && cd /opt/lccl/lib/python3.11/site-packages/torch \
  && rm -rf include share test \
  && find bin -type f ! -name torch_shm_manager -delete \
@@ -38,6 +38,7 @@ COPY models /models
 ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MODELS=/models
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('LCCL_PORT', 8000)}/health/ready\", timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s \
+    CMD ["python", "-c", "import os, urllib.request as web; \
+web.urlopen('http://127.0.0.1:' + os.environ.get('LCCL_PORT', '8000') + '/health/ready', timeout=4)"]
 CMD ["lccl-serve"]

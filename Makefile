@@ -34,7 +34,7 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.serving
 
-e2e: setup
+e2e:
 	bash deploy/e2e.sh
 
 figures: setup

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
+PROBES = {"/health/live", "/health/ready", "/metrics"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -50,7 +51,8 @@ class RequestObserver:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 model = state.get("model", "")
                 self._metrics.request_duration.labels(model, route, str(status)).observe(seconds)
-                log.info(
+                log.log(
+                    logging.DEBUG if route in PROBES else logging.INFO,
                     "%s %s %d", scope["method"], route, status,
                     extra={
                         "request_id": request_id, "route": route, "model": model, "status": status,

@@ -346,14 +346,21 @@ def test_each_row_of_the_table_has_its_status():
         WishError: WishError("wish"),
     }
     expected = {
-        "malformed": 400, "damaged_image": 400, "client_gone": 400, "unauthorised": 401, "unknown_model": 404, "too_large": 413,
-        "not_an_image": 415, "invalid_field": 422, "bad_wish": 422, "bad_input": 422, "overloaded": 429,
-        "unavailable": 503, "timeout": 504, "engine_failed": 500,
-    }  # fmt: skip
-    found = {}
+        400: {"malformed", "damaged_image", "client_gone"},
+        401: {"unauthorised"},
+        404: {"unknown_model"},
+        413: {"too_large"},
+        415: {"not_an_image"},
+        422: {"invalid_field", "bad_wish", "bad_input"},
+        429: {"overloaded"},
+        500: {"engine_failed"},
+        503: {"unavailable"},
+        504: {"timeout"},
+    }
+    found: dict[int, set[str]] = {}
     for kind, _, code in errors.STATUS:
         answer = errors.problem(made.get(kind) or kind("text"))
-        found[code] = answer.status
+        found.setdefault(answer.status, set()).add(answer.code)
         assert answer.code == code
     assert found == expected
     assert errors.problem(made[errors.OverloadedError]).retry_after == 3
