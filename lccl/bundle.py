@@ -93,6 +93,7 @@ def load(folder: Path) -> Bundle:
     description = _read_description(folder)
     try:
         architecture = Architecture.from_json(description["architecture"])
+        network = build(architecture)
         preprocessing = Preprocessing.from_json(description["preprocessing"])
         table = OperatingPointTable.from_json(description["operating_points"])
         labels, version, files = description["labels"], description["version"], description["files"]
@@ -109,12 +110,13 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
     if not isinstance(files, dict) or set(files) != {WEIGHTS}:
         raise BundleError(f"{folder / DESCRIPTION} must list exactly {WEIGHTS} under files")
-    network = build(architecture)
     if len(table.exact.thresholds) != len(network.skip_convs):
         raise BundleError(
             f"{folder / DESCRIPTION} gives {len(table.exact.thresholds)} thresholds for "
             f"{len(network.skip_convs)} gated convolutions"
         )
+    if any(point.norm_set for point in table.points):
+        raise BundleError(f"{folder / DESCRIPTION} asks for a second normalisation set: these weights hold one")
     _fill(network, _read_weights(folder / WEIGHTS, files[WEIGHTS]), folder / WEIGHTS)
     return Bundle(
         architecture=architecture,
@@ -135,13 +137,14 @@ def _read_description(folder: Path) -> dict[str, Any]:
     content = _read(file, MAX_DESCRIPTION_BYTES)
     try:
         description = json.loads(content)
+        digest = _digest(description) if isinstance(description, dict) else None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not readable JSON") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{file} does not describe an LCCL bundle")
     if description.get("format_version") != FORMAT_VERSION:
         raise BundleError(f"{file} has format version {description.get('format_version')!r}; this is {FORMAT_VERSION}")
-    if _digest({name: value for name, value in description.items() if name != "digest"}) != description.get("digest"):
+    if digest != description.get("digest"):
         raise BundleError(f"{file} is damaged or was edited: its digest does not match")
     return description
 
@@ -188,5 +191,7 @@ def _stored_tensors(network: ResNet) -> dict[str, Tensor]:
 
 
 def _digest(description: Mapping[str, Any]) -> str:
-    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """SHA-256 over all of a description but the digest itself, sorted and unspaced."""
+    covered = {name: value for name, value in description.items() if name != "digest"}
+    canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

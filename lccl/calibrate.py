@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
@@ -22,6 +23,7 @@ RATIO_TOLERANCE = 0.01
 ACCURACY_STEP = 1.2
 FINEST_STEP = 0.012
 MOST_TRIES = 16
+SEARCHED = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +40,9 @@ def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress 
 
     One threshold for all layers, the path that training prepared the network for: points in steps of
     about 0.05 of skip ratio until ten points of accuracy are lost, closer where the curve is steep or
-    bends. All of that is decided on ``data.choose``; every stated figure is from ``data.measure``, and
-    nothing is dropped for what it shows.
+    bends. All of that is decided on pictures of ``data.choose``; every stated loss and skip ratio is from
+    ``data.measure``, and nothing is dropped for what it shows. Exact's accuracy is from both parts: its
+    thresholds are 0, whatever is chosen.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -51,13 +54,15 @@ def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress 
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
-    search = _Search(engine, data.choose, progress)
-    chosen = _choose(search)
+    chosen = _choose(_Search(engine, data.choose.first(SEARCHED), progress))
     progress(f"measuring {len(chosen)} points")
     measured = [measure(engine, data.measure, _row(shape, one.threshold)) for one in chosen]
     exact = measured[0]
-    names = [EXACT] + [f"p{100 * one.skip_ratio:02.0f}" for one in chosen[1:]]
-    points = tuple(operating_point(name, found, exact, shape) for name, found in zip(names, measured, strict=True))
+    unchosen = np.concatenate([exact.right, measure(engine, data.choose, _row(shape, 0.0)).right])
+    names = _names(chosen)
+    points = tuple(
+        operating_point(name, found, exact, shape, unchosen) for name, found in zip(names, measured, strict=True)
+    )
     spread = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
     return replace(
         bundle,
@@ -135,6 +140,14 @@ def _choose(search: _Search) -> list[_Candidate]:
         else:
             index += 1
     return chosen
+
+
+def _names(chosen: list[_Candidate]) -> list[str]:
+    """``p45`` for a skip ratio of 0.45; more digits where that name is taken."""
+    names = [EXACT]
+    for one in chosen[1:]:
+        names.append(next(name for digits in count() if (name := f"p{100 * one.skip_ratio:02.{digits}f}") not in names))
+    return names
 
 
 def _row(shape: NetworkShape, threshold: float) -> list[float]:

@@ -48,9 +48,8 @@ def train(
     threads: Threads = 0,
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
-    import torch
-
     from lccl import bundle as bundles
+    from lccl.compiler import choose_device
     from lccl.data import hold_out
     from lccl.networks import Architecture, build
     from lccl.train.export import first_bundle, network_input
@@ -60,13 +59,14 @@ def train(
     with _one_sentence_errors():
         _use_threads(threads)
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
+        place = choose_device(device)
         dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
         held = hold_out(dataset.train)
         architecture = Architecture(network, form, gate, len(dataset.classes))
         with _training_progress() as report:
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
-                device=torch.device(device), compile_network=compile_network, report=report,
+                device=place, compile_network=compile_network, report=report,
             )  # fmt: skip
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
         bundles.save(made, out)
@@ -77,7 +77,6 @@ def train(
 def calibrate(
     bundle: BundleFolder,
     data: Data,
-    twin: Annotated[Path | None, typer.Option(help="The plain twin's bundle, to compare with.")] = None,
     engine: Annotated[str, typer.Option(help="auto or reference.")] = "auto",
     threads: Threads = 0,
 ) -> None:
@@ -94,8 +93,24 @@ def calibrate(
         dataset = _load(data, loaded.preprocessing)
         with console.status("calibrating") as status:
             done = run(loaded, make(loaded, engine=engine), hold_out(dataset.train), status.update)
-        if twin is not None:
-            done = replace(done, training=dict(done.training) | {"plain_twin": _twin_figures(twin, done)})
+        bundles.save(done, bundle)
+        write_card(done, bundle)
+        _print_points(done)
+
+
+@app.command()
+def compare(
+    bundle: BundleFolder,
+    twin: Annotated[Path, typer.Argument(help="The folder of its plain twin's bundle.")],
+) -> None:
+    """Enter the plain twin's figures, trained and measured on the same pictures, into a bundle and its model card."""
+    from lccl import bundle as bundles
+    from lccl.model_card import write_card
+
+    with _one_sentence_errors():
+        loaded = bundles.load(bundle)
+        training = dict(loaded.training) | {"plain_twin": _twin_figures(twin, loaded)}
+        done = replace(loaded, training=training)
         bundles.save(done, bundle)
         write_card(done, bundle)
         _print_points(done)
@@ -123,6 +138,8 @@ def evaluate(
         _use_threads(threads)
         loaded = bundles.load(bundle)
         dataset = _load(data, loaded.preprocessing)
+        if part not in ("test", "measure"):
+            raise LcclError(f"unknown part {part!r}: use test or measure")
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
         if not len(split):
             raise LcclError(f"{data} has no test pictures: use --part measure")

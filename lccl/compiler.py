@@ -39,14 +39,20 @@ def compile(
     else:
         network, size = model, model.image_size
         preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    place = _device(device)
+    place = choose_device(device)
     plan = lower(network, preprocessing)
     from lccl.engines.reference import ReferenceEngine
 
     return ReferenceEngine(plan, shape_of(plan), place, precision)
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the CPU.
+
+    Raises:
+        EngineError: there is none here.
+
+    """
     if name == "auto":
         return torch.device("cpu")
     try:

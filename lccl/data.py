@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,6 +33,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> Split:
+        return Split(self.images[:count], self.labels[:count])
 
     def subset(self, index: NDArray[np.int64]) -> Split:
         return Split(self.images[index], self.labels[index])
@@ -143,7 +148,9 @@ def _archive_pictures(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 content = archive.extractfile(member) if member.isfile() else None
                 if content is not None and name.suffix.lower() in PICTURES:
                     yield name, content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+            if archive.fileobj is None or archive.fileobj.read(tarfile.RECORDSIZE).strip(b"\0"):
+                raise tarfile.ReadError("a header is damaged")  # tarfile takes it for the end
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path} is not a readable archive: {error}") from error
 
 
@@ -159,7 +166,7 @@ def _from_pictures(
         try:
             with Image.open(io.BytesIO(content)) as image:
                 found[PARTS[parts[place]]].append((parts[place + 1], preprocessing.apply(image)))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{source}: {name} is not a readable picture: {error}") from error
     if not found["train"]:
         raise DataError(f"no pictures under {source}: they belong in train/<class>/<picture>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from lccl.controls import Controls
 from lccl.data import Split
 from lccl.engines.base import Engine
+from lccl.errors import DataError
 from lccl.flops import NetworkShape
 from lccl.operating_points import Interval, OperatingPoint
-from lccl.statistics import Z_ONE_SIDED, paired_difference, wilson
+from lccl.statistics import Z_ONE_SIDED, Z_TWO_SIDED, paired_difference, wilson
 
 Progress = Callable[[int], None]
 
@@ -47,7 +49,14 @@ class Measurement:
 def measure(
     engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0, progress: Progress = lambda _: None
 ) -> Measurement:
-    """Run every picture of a split under the same thresholds; ``progress`` is told how many are done."""
+    """Run every picture of a split under the same thresholds; ``progress`` is told how many are done.
+
+    Raises:
+        DataError: the split is empty.
+
+    """
+    if not len(split):
+        raise DataError("there are no pictures to measure on: the data set is too small to hold any out")
     right, kept, executed = [], [], []
     for start in range(0, len(split), engine.batch_limit):
         images = split.images[start : start + engine.batch_limit]
@@ -65,22 +74,48 @@ def measure(
     )
 
 
-def operating_point(name: str, found: Measurement, exact: Measurement, shape: NetworkShape) -> OperatingPoint:
-    """State a measurement as an operating point, its loss paired with exact picture by picture."""
+def operating_point(
+    name: str,
+    found: Measurement,
+    exact: Measurement,
+    shape: NetworkShape,
+    unchosen: NDArray[np.bool_] | None = None,
+) -> OperatingPoint:
+    """State a measurement as an operating point, its loss paired with exact picture by picture.
+
+    Args:
+        unchosen: what exact got right on more pictures than ``exact`` was measured on, these first. The
+            stated accuracy is exact's over all of them less the paired loss: both without bias, and
+            surer than the accuracy on the fewer pictures alone.
+
+    """
     count = len(found.right)
     lost = int((exact.right & ~found.right).sum())
     won = int((found.right & ~exact.right).sum())
     low, high = paired_difference(lost, won, count)
     _, bound = paired_difference(lost, won, count, Z_ONE_SIDED)
+    accuracy, interval = _accuracy(found, exact, exact.right if unchosen is None else unchosen)
     return OperatingPoint(
         name=name,
         thresholds=found.thresholds,
         norm_set=found.norm_set,
         skip_ratio=found.skip_ratio(shape),
         gated_macs=float(shape.gated(found.kept).mean()),
-        accuracy=found.accuracy,
-        accuracy_interval=Interval(*wilson(int(found.right.sum()), count)),
+        accuracy=accuracy,
+        accuracy_interval=interval,
         drop=100 * (lost - won) / count,
         drop_interval=Interval(100 * low, 100 * high),
         drop_bound=100 * bound,
     )
+
+
+def _accuracy(found: Measurement, exact: Measurement, unchosen: NDArray[np.bool_]) -> tuple[float, Interval]:
+    """Exact's accuracy over all pictures less the loss on those of ``found``; for exact itself Wilson's interval."""
+    loss = exact.right.astype(np.float64) - found.right
+    if not loss.any():
+        return float(unchosen.mean()), Interval(*wilson(int(unchosen.sum()), len(unchosen)))
+    accuracy = min(1.0, max(0.0, float(unchosen.mean() - loss.mean())))
+    shared = np.cov(exact.right, loss, bias=True)
+    variance = (unchosen.var() - 2 * shared[0, 1]) / len(unchosen) + shared[1, 1] / len(loss)
+    spread = Z_TWO_SIDED * math.sqrt(max(0.0, variance))
+    return accuracy, Interval(max(0.0, accuracy - spread), min(1.0, accuracy + spread))

@@ -37,8 +37,9 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     yield "## Operating points"
     yield ""
     yield (
-        f"Measured on {bundle.table.images:,} held-out pictures that neither trained the weights nor chose the "
-        "thresholds. Intervals are 95 %; the bound is one-sided."
+        f"Skip ratios and losses are measured on {bundle.table.images:,} held-out pictures that neither trained the "
+        "weights nor chose the thresholds; accuracies add what exact got right on the part that chose them. "
+        "Intervals are 95 %; the bound is one-sided."
     )
     yield ""
     yield "| point | skip ratio | gated / dense MACs | accuracy % | lost against exact, points | at most |"

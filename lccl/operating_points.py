@@ -134,7 +134,7 @@ class OperatingPointTable:
             if len(thresholds) != len(points[0].thresholds) or not np.isfinite(thresholds).all():
                 raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
         for before, point in pairwise(points):
-            if point.skip_ratio <= before.skip_ratio:
+            if not point.skip_ratio > before.skip_ratio:
                 raise BundleError(f"operating point {point.name} does not skip more than {before.name}")
             if any(new < old for old, new in zip(before.thresholds, point.thresholds, strict=True)):
                 raise BundleError(f"a layer's threshold falls from operating point {before.name} to {point.name}")
@@ -235,7 +235,10 @@ class OperatingPointTable:
         try:
             if not isinstance(value, dict):
                 raise TypeError("not an object")
-            return cls(tuple(_point(entry) for entry in value["points"]), int(value["images"]))
+            images = value["images"]
+            if not isinstance(images, int) or images < 1:
+                raise ValueError(f"they were measured on {images!r} images")
+            return cls(tuple(_point(entry) for entry in value["points"]), images)
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise BundleError(f"the operating points are not readable: {error}") from error
 
@@ -257,18 +260,20 @@ def _point(entry: dict[str, Any]) -> OperatingPoint:
     unknown = set(entry) ^ {field.name for field in fields(OperatingPoint)}
     if unknown:
         raise ValueError(f"unexpected or missing {', '.join(sorted(unknown))}")
-    thresholds = tuple(float(value) for value in entry["thresholds"])
+    if not isinstance(entry["thresholds"], list | tuple):
+        raise TypeError("thresholds are a list")
+    thresholds = tuple(_number(value) for value in entry["thresholds"])
     point = OperatingPoint(
         name=entry["name"],
         thresholds=thresholds,
         norm_set=entry["norm_set"],
-        skip_ratio=float(entry["skip_ratio"]),
-        gated_macs=float(entry["gated_macs"]),
-        accuracy=float(entry["accuracy"]),
+        skip_ratio=_number(entry["skip_ratio"]),
+        gated_macs=_number(entry["gated_macs"]),
+        accuracy=_number(entry["accuracy"]),
         accuracy_interval=_interval(entry["accuracy_interval"]),
-        drop=float(entry["drop"]),
+        drop=_number(entry["drop"]),
         drop_interval=_interval(entry["drop_interval"]),
-        drop_bound=float(entry["drop_bound"]),
+        drop_bound=_number(entry["drop_bound"]),
     )
     numbers = (*thresholds, point.gated_macs, point.drop, point.drop_bound)
     if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0:
@@ -280,8 +285,14 @@ def _point(entry: dict[str, Any]) -> OperatingPoint:
     return point
 
 
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
 def _interval(entry: dict[str, Any]) -> Interval:
-    interval = Interval(float(entry["low"]), float(entry["high"]))
+    interval = Interval(_number(entry["low"]), _number(entry["high"]))
     if not (math.isfinite(interval.low) and interval.low <= interval.high < math.inf):
         raise ValueError("an interval runs from a finite low to a finite high")
     return interval

@@ -96,7 +96,8 @@ def test_what_is_stated_is_reached_over_http_on_unseen_pictures(shipped, sparsit
                 ratios.append(prediction["skip_ratio"])
     assert abs(np.mean(ratios) - max(sparsity, point["sparsity"])) <= 0.03
     reached, stated = right / len(chosen), point["expected_accuracy"]
-    error = math.sqrt(reached * (1 - reached) / len(chosen) + stated * (1 - stated) / shipped.table.images)
+    low, high = point["accuracy_interval"]
+    error = math.hypot(math.sqrt(reached * (1 - reached) / len(chosen)), (high - low) / (2 * 1.96))
     assert abs(reached - stated) <= 1.96 * error
 
 

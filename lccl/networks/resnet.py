@@ -142,7 +142,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor, thresholds: Tensor | None = None) -> NetworkOutput:
         """Classify normalised images [N, 3, H, W]; ``thresholds`` [N, L], None means exact everywhere."""
-        columns = [None] * 2 * len(self.blocks) if thresholds is None else thresholds.unbind(1)
+        columns: Sequence[Tensor | None] = [None] * 2 * len(self.blocks)
+        if thresholds is not None and thresholds.shape[1]:
+            columns = thresholds.unbind(1)
         x = self.stem_conv(images)
         if self.stem_norm is not None:
             x = torch.relu(self.stem_norm(x))

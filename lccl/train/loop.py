@@ -46,9 +46,13 @@ def train(
         report: called as ``report("step" | "epoch", done, of, figures)``.
 
     Raises:
-        LcclError: the folder holds a checkpoint of another recipe, or the loss is no longer finite.
+        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe, or the
+            loss is no longer finite.
 
     """
+    steps = len(data.train) // recipe.batch
+    if not steps:
+        raise LcclError(f"{len(data.train)} pictures do not fill a batch of {recipe.batch}: take a smaller one")
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = build(architecture).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -59,7 +63,6 @@ def train(
     record = _new_record(architecture, recipe, data, mean, std, device)
     record = _resume(folder, record, network, optimiser, sampler)
     forward = torch.compile(network) if compile_network else network
-    steps = len(data.train) // recipe.batch
 
     for epoch in range(len(record["epochs"]), recipe.epochs):
         started, seen = time.monotonic(), {"loss": 0.0, "accuracy": 0.0}
@@ -112,7 +115,7 @@ def channel_statistics(split: Split) -> tuple[tuple[float, float, float], tuple[
         total += values.mean(0)
         squares += (values**2).mean(0)
     mean = total / len(split)
-    deviation = np.sqrt(squares / len(split) - mean**2).clip(1e-3)
+    deviation = np.sqrt((squares / len(split) - mean**2).clip(0)).clip(1e-3)
     red, green, blue = (round(float(value), 5) for value in mean)
     deviations = [round(float(value), 5) for value in deviation]
     return (red, green, blue), (deviations[0], deviations[1], deviations[2])
@@ -244,5 +247,6 @@ def _resume(
     for name, parameter in network.named_parameters():
         if f"momentum.{name}" in state:
             optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"]
-    sampler.restore(state["sampler.quantiles"])
+    steps = len(record["epochs"]) * (record["data"]["train"] // record["recipe"]["batch"])
+    sampler.restore(state["sampler.quantiles"], steps)
     return record

@@ -34,9 +34,9 @@ class ThresholdSampler:
     def layers(self) -> int:
         return len(self._weights)
 
-    def restore(self, quantiles: Tensor) -> None:
-        """Go on from the quantiles of an earlier run."""
-        self.quantiles, self._seen = quantiles, 1000
+    def restore(self, quantiles: Tensor, seen: int) -> None:
+        """Go on from the quantiles that an earlier run had after ``seen`` observations."""
+        self.quantiles, self._seen = quantiles, seen
 
     @torch.no_grad()
     def observe(self, gates: Sequence[Tensor], random: torch.Generator) -> None:

@@ -1,0 +1,105 @@
+"""Fixtures of the library's tests: pictures, controls and data sets drawn here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from lccl.compiler import compile as make_engine
+from lccl.controls import Controls
+from lccl.data import HeldOut, Split
+from lccl.preprocessing import Preprocessing
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """``pictures(3, size=32, seed=0)``: uint8 [3, 32, 32, 3]."""
+
+    def draw(count, size=32, seed=0):
+        return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def square():
+    """``square(32)``: preprocessing for that size, with a different mean and deviation per channel."""
+
+    def make(size):
+        return Preprocessing(size, size, (0.5, 0.48, 0.52), (0.25, 0.24, 0.26))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """``rows(thresholds [N, L])``: controls with these thresholds and normalisation set 0."""
+
+    def make(thresholds, **fields):
+        thresholds = np.asarray(thresholds, dtype=np.float32)
+        images = len(thresholds)
+        return Controls(
+            thresholds, **{"norm_set": np.zeros(images, np.int64), "exit_confidence": np.zeros((images, 0))} | fields
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_data():
+    """``toy_data(64)``: that many pictures to train on and 24 in each held-out part; three classes told by colour."""
+
+    def draw(train=64, held=24, seed=0):
+        random = np.random.default_rng(seed)
+        count = train + 2 * held
+        labels = random.integers(0, 3, count)
+        images = random.integers(0, 128, (count, 32, 32, 3), dtype=np.uint8)
+        images[np.arange(count), :, :, labels] += 100
+        parts = np.split(np.arange(count), [train, train + held])
+        whole = Split(images, labels.astype(np.int64))
+        return HeldOut(*(whole.subset(part) for part in parts), digest="toy")
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def gated_network(random_network, square):
+    """``gated_network(Architecture(...), pixels, thresholds)``: float64, with gates that reach zero.
+
+    Gates multiply, and values that fit no statistics grow without bounds; so its normalisations hold the
+    statistics of these very pictures under these thresholds.
+    """
+
+    def fit(norm, inputs):
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False))
+
+    def make(architecture, pixels, thresholds, seed=0):
+        network = random_network(architecture, seed).double()
+        for module in network.skip_convs.values():
+            module.gate.norm.weight *= 3
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
+        step = square(pixels.shape[1])
+        images = torch.from_numpy((pixels / 255 - step.mean) / step.std).permute(0, 3, 1, 2)
+        network(images, torch.from_numpy(np.asarray(thresholds)).double())
+        for hook in hooks:
+            hook.remove()
+        return network
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_reference(square):
+    """``make_reference(network, precision="fp64", size=32)``: the reference engine of a network."""
+
+    def make(network, precision="fp64", size=32):
+        return make_engine(network, precision=precision, engine="reference", preprocessing=square(size))
+
+    return make

@@ -1,0 +1,193 @@
+"""A plan is a faithful, ordered description of its network, and its skipped cells hold what it says they hold."""
+
+import numpy as np
+import pytest
+import torch
+
+from lccl import plan as steps
+from lccl.lowering import lower, shape_of
+from lccl.networks import NETWORKS, Architecture, build
+
+FORMS = [(name, "post") for name in NETWORKS] + [
+    (name, "pre") for name in NETWORKS if name not in ("resnet18", "resnet34")
+]
+GATES = ["shared", "pointwise", "grouped:4", "grouped:4:1x1"]
+
+
+def read_by(step):
+    found = [] if isinstance(step, steps.Normalise) else [step.input]
+    if isinstance(step, steps.Convolve):
+        found += [step.gate.input] if step.gate else []
+        found += [step.residual.buffer] if step.residual else []
+    return found
+
+
+def written_by(step):
+    if isinstance(step, steps.Classify):
+        return []
+    found = [step.raw]
+    if isinstance(step, steps.Convolve) and step.activated:
+        found.append(step.activated.buffer)
+    return [name for name in found if name is not None]
+
+
+@pytest.mark.parametrize("gate", ["shared", "none"])
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_every_buffer_is_written_once_and_before_it_is_read(name, form, gate, square):
+    plan = lower(build(Architecture(name, form, gate)), square(32))
+    written = []
+    for step in plan.steps:
+        assert set(read_by(step)) <= set(written), step
+        written += written_by(step)
+    assert len(set(written)) == len(written)
+    assert sorted(written) == sorted(buffer.name for buffer in plan.buffers)
+    assert isinstance(plan.steps[0], steps.Normalise)
+    assert isinstance(plan.steps[-1], steps.Classify)
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_gates_come_in_the_order_of_the_columns(name, form, square):
+    network = build(Architecture(name, form))
+    plan = lower(network, square(32))
+    assert plan.layers == tuple(network.skip_convs)
+    assert [step.gate.layer for step in plan.gated] == list(range(len(plan.layers)))
+    assert [step.gate.name for step in plan.gated] == list(plan.layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "size"), [("resnet20", "post", 33), ("resnet20", "pre", 30), ("resnet18", "post", 37)]
+)
+def test_buffers_have_the_sizes_that_running_gives_them(name, form, size, make_reference, pictures, rows):
+    engine = make_reference(build(Architecture(name, form)).eval(), size=size)
+    _, state = engine.trace(pictures(1, size), rows(np.zeros((1, len(engine.plan.layers)))))
+    for buffer in engine.plan.buffers:
+        assert state.values[buffer.name].shape == (1, buffer.channels, buffer.height, buffer.width)
+
+
+def arrays(value):
+    """Every array of a plan, found through its fields."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, tuple):
+        return [array for entry in value for array in arrays(entry)]
+    fields = getattr(value, "__dataclass_fields__", {})
+    return [array for name in fields for array in arrays(getattr(value, name))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arrays_have_the_networks_type_and_are_contiguous(dtype, square):
+    plan = lower(build(Architecture("resnet20")).to(dtype).to(memory_format=torch.channels_last), square(32))
+    found = arrays(plan)
+    assert len(found) > 100
+    assert {array.dtype for array in found} == {np.dtype(str(dtype).removeprefix("torch."))}
+    assert all(array.flags.c_contiguous for array in found)
+
+
+def test_normalisation_is_kept_apart_from_the_weights(random_network, square):
+    network = random_network(Architecture("resnet20")).double()
+    step = lower(network, square(32)).gated[3]
+    module = network.skip_convs["blocks.1.conv2"]
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    scale, shift = (torch.from_numpy(array)[:, :, None, None] for array in (step.affine.scale, step.affine.shift))
+    assert np.array_equal(step.weight, module.conv.weight.numpy())
+    assert step.affine.scale.shape == step.affine.shift.shape == (1, 16)
+    torch.testing.assert_close(x * scale + shift, module.norm(x))
+
+
+def test_a_plan_does_not_change_with_its_network(random_network, square):
+    network = random_network(Architecture("resnet20"))
+    plan = lower(network, square(32))
+    before = [array.copy() for array in arrays(plan)]
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    assert all(np.array_equal(old, new) for old, new in zip(before, arrays(plan), strict=True))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_fill_in_the_post_activation_form(gate, random_network, square):
+    first, second = lower(random_network(Architecture("resnet20", "post", gate)), square(32)).gated[:2]
+    assert first.raw == "blocks.0.h"
+    assert np.array_equal(first.fill("raw"), np.zeros((1, 16)))
+    assert second.fill("raw") is None
+    assert second.fill("activated") is None
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_fill_in_the_pre_activation_form(gate, random_network, square):
+    network = random_network(Architecture("resnet20", "pre", gate))
+    first, second = lower(network, square(32)).gated[:2]
+    norm = network.blocks[0].norm2
+    zero = norm(torch.zeros(1, 16, 1, 1))[:, :, 0, 0]
+    assert first.activated.buffer == "blocks.0.b"
+    np.testing.assert_allclose(first.fill("activated"), torch.relu(zero).numpy(), rtol=1e-5, atol=1e-6)
+    assert (first.fill("activated") > 0).any()
+    assert second.fill("activated") is None
+
+
+def left_by_skipping(step, output, state):
+    """What every cell of an output would hold if the step had skipped it."""
+    like = state.values[step.raw if output == "raw" else step.activated.buffer]
+    fill = step.fill(output)
+    if fill is not None:
+        return torch.from_numpy(fill)[:, :, None, None].expand_as(like)
+    source = state.values[step.residual.buffer][:, :, :: step.residual.stride, :: step.residual.stride]
+    left = torch.zeros_like(like)
+    left[:, : source.shape[1]] = source
+    if output == "raw":
+        return left
+    affine = step.activated.affine
+    if affine is not None:
+        left = (
+            left * torch.from_numpy(affine.scale)[:, :, None, None] + torch.from_numpy(affine.shift)[:, :, None, None]
+        )
+    return torch.relu(left)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    ("name", "form", "size"), [("resnet20", "post", 32), ("resnet20", "pre", 32), ("resnet18", "post", 64)]
+)
+def test_skipped_cells_hold_exactly_their_fill_or_the_residual(
+    name, form, size, gate, gated_network, make_reference, pictures, rows
+):
+    layers = 16 if name == "resnet18" else 18
+    pixels, thresholds = pictures(3, size), [[0.1] * layers, [0.3] * layers, [0.5] * layers]
+    engine = make_reference(gated_network(Architecture(name, form, gate), pixels, thresholds), size=size)
+    _, state = engine.trace(pixels, rows(thresholds))
+    for step in engine.plan.gated:
+        mask = state.masks[step.gate.layer]
+        kept = mask.repeat_interleave(len(step.weight) // mask.shape[1], 1)
+        for output, buffer in (("raw", step.raw), ("activated", step.activated and step.activated.buffer)):
+            if buffer is not None:
+                values, left = state.values[buffer], left_by_skipping(step, output, state)
+                assert torch.equal(values[~kept], left[~kept])
+                assert not torch.equal(values[kept], left[kept])
+
+
+@pytest.mark.parametrize(
+    ("gate", "kernel", "groups"),
+    [
+        ("shared", 3, [1, 1, 1]),
+        ("pointwise", 1, [16, 32, 64]),
+        ("grouped:4", 3, [4] * 3),
+        ("grouped:4:1x1", 1, [4] * 3),
+    ],
+)
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_the_shape_of_a_plan(form, gate, kernel, groups, square):
+    shape = shape_of(lower(build(Architecture("resnet20", form, gate)), square(32)))
+    stages = [("blocks.2.conv2", 16, 16, 32), ("blocks.3.conv1", 16, 32, 16), ("blocks.8.conv2", 64, 64, 8)]
+    layers = {layer.name: layer for layer in shape.layers}
+    for (name, before, after, size), maps in zip(stages, groups, strict=True):
+        convolution = layers[name].convolution
+        assert (convolution.in_channels, convolution.out_channels, convolution.kernel) == (before, after, 3)
+        assert (convolution.height, convolution.width) == (size, size)
+        assert (layers[name].gate_kernel, layers[name].gate_groups) == (kernel, maps)
+    assert shape.ungated_macs == 32 * 32 * 16 * 27 + 64 * 10
+    assert shape.dense == 40_551_040
+
+
+def test_the_plain_twins_plan_has_the_same_dense_macs_and_no_layers(square):
+    twin = shape_of(lower(build(Architecture("resnet18", gate="none")), square(64)))
+    assert twin.layers == ()
+    assert twin.dense == shape_of(lower(build(Architecture("resnet18")), square(64))).dense

@@ -1,0 +1,49 @@
+"""The model card repeats the bundle's figures and invents none."""
+
+from dataclasses import replace
+
+import pytest
+
+from lccl.model_card import write_card
+from lccl.networks import Architecture
+
+
+def card(bundle, tmp_path):
+    write_card(bundle, tmp_path)
+    return (tmp_path / "README.md").read_text()
+
+
+def test_every_point_has_a_row_with_its_figures(bundle, tmp_path):
+    text = card(bundle, tmp_path)
+    names = {point.name for point in bundle.table.points}
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.split(" ")[1] in names]
+    assert len(rows) == len(bundle.table.points)
+    for row, point in zip(rows, bundle.table.points, strict=True):
+        assert row.startswith(f"| {point.name} | {point.skip_ratio:.3f} |")
+        assert f"| {100 * point.accuracy:.2f} (" in row
+        assert row.endswith(f"| {point.drop_bound:.2f} |")
+    assert "Plain twin: 40,551,040 MACs" in text
+    assert "Measured on 5,000 held-out pictures" in text
+
+
+def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
+    twin = {"accuracy": 0.915, "accuracy_interval": [0.907, 0.922], "test": {"accuracy": 0.91, "images": 8000}}
+    known = card(replace(bundle, training={"plain_twin": twin}), tmp_path)
+    assert "91.50 % (90.70 – 92.20)" in known
+    assert "91.00 % of 8,000 test pictures" in known
+    assert "trained with the same budget" not in card(bundle, tmp_path)
+
+
+@pytest.mark.parametrize(("points", "shown"), [(3, ["p0", "p1", "p2"]), (9, ["p0", "p2", "p4", "p6", "p8"])])
+def test_layers_are_shown_at_five_points_at_most(bundle, tmp_path, points, shown):
+    spread = {f"p{number}": [[0.01 * number, 0.5]] for number in range(points)}
+    calibration = {"layers": ["blocks.0.conv1"], "skip_ratio_mean_std": spread}
+    text = card(replace(bundle, calibration=calibration), tmp_path)
+    assert f"| layer | {' | '.join(shown)} |" in text
+    assert f"| blocks.0.conv1 | {' | '.join(f'{0.01 * int(name[1]):.2f} ± 0.50' for name in shown)} |" in text
+
+
+def test_a_plain_twin_has_a_card_too(random_bundle, tmp_path):
+    text = card(random_bundle(Architecture("resnet20", gate="none")), tmp_path)
+    assert "gates: 0 MACs" in text
+    assert "Skip ratio of each layer" not in text

@@ -1,0 +1,350 @@
+"""The reference engine computes what the modules compute, image by image, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lccl import plan as steps
+from lccl.controls import Controls
+from lccl.engines.reference import ReferenceEngine
+from lccl.errors import EngineError, InputError
+from lccl.networks import NETWORKS, Architecture, build
+
+CPU = torch.device("cpu")
+IMAGENET = ("resnet18", "resnet34")
+SHARED = [
+    Architecture(name, form) for name in NETWORKS for form in ("post", "pre") if form == "post" or name not in IMAGENET
+]
+LAYERS = {name: int(name.removeprefix("resnet")) - 2 for name in NETWORKS}  # all but stem and classifier
+KINDS = [
+    Architecture("resnet20", form, gate)
+    for form in ("post", "pre")
+    for gate in ("pointwise", "grouped:4", "grouped:4:1x1")
+]
+
+
+def called(architecture):
+    return "-".join((architecture.name, architecture.form, architecture.gate))
+
+
+def size_for(architecture):
+    return 64 if architecture.name in IMAGENET else 32
+
+
+def mixed_thresholds(images, layers, seed=0):
+    """Rows −∞, 0 and +∞, then rows whose layers have thresholds of their own, some of them −∞ or +∞."""
+    random = np.random.default_rng(seed)
+    rows = random.choice(
+        [-np.inf, 0.0, 0.1, 0.2, 0.3, 0.4, np.inf], (images, layers), p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05]
+    )
+    rows[0], rows[1], rows[2] = -np.inf, 0.0, np.inf
+    return rows.astype(np.float32)
+
+
+def normalised(engine, pixels):
+    """[N, 3, H, W] as the modules want them, by numpy."""
+    step = engine.plan.steps[0]
+    return torch.from_numpy(((pixels / 255.0 - step.mean) / step.std).transpose(0, 3, 1, 2))
+
+
+def exact(images, layers, **changes):
+    return replace(Controls.uniform(images, [0.0] * layers), **changes)
+
+
+# against the modules
+
+
+@pytest.mark.parametrize("architecture", SHARED + KINDS, ids=called)
+def test_it_agrees_with_the_modules(architecture, gated_network, make_reference, pictures, rows):
+    size = size_for(architecture)
+    images = 8 if architecture.name == "resnet20" else 5
+    pixels, thresholds = pictures(images, size), mixed_thresholds(images, LAYERS[architecture.name])
+    network = gated_network(architecture, pixels, thresholds)
+    engine = make_reference(network, size=size)
+    out = engine.run(pixels, rows(thresholds, want_masks=True))
+    column = torch.from_numpy(thresholds).double()
+    with torch.no_grad():
+        expected = network(normalised(engine, pixels), column)
+    np.testing.assert_allclose(out.logits, expected.logits.numpy(), rtol=1e-7, atol=1e-7)
+    assert out.logits.std() > 1e-3
+    for layer, (mask, gate, step) in enumerate(zip(out.masks, expected.gates, engine.plan.gated, strict=True)):
+        kept = (gate > column[:, layer, None, None, None]).numpy()
+        assert mask.dtype == np.uint8
+        assert np.array_equal(mask, kept)
+        assert np.array_equal(out.kept[:, layer], kept.sum((1, 2, 3)) * (len(step.weight) // kept.shape[1]))
+    middle = engine.shape.skip_ratio(out.kept[3:])
+    assert ((middle > 0.1) & (middle < 0.95)).all()
+
+
+@pytest.mark.parametrize("architecture", [one.plain_twin for one in SHARED], ids=called)
+def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, make_reference, pictures):
+    size = size_for(architecture)
+    network = random_network(architecture).double()
+    engine = make_reference(network, size=size)
+    pixels = pictures(2, size)
+    out = engine.run(pixels, exact(2, 0))
+    np.testing.assert_allclose(out.logits, network(normalised(engine, pixels)).logits.numpy(), rtol=1e-9, atol=1e-9)
+    assert out.kept.shape == (2, 0)
+    assert engine.shape.skip_ratio(out.kept).tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module", params=["post", "pre"])
+def network(request, gated_network, pictures):
+    return gated_network(Architecture("resnet20", request.param), pictures(16), mixed_thresholds(16, 18))
+
+
+@pytest.fixture
+def engine(network, make_reference):
+    return make_reference(network)
+
+
+def test_a_float32_run_is_close_to_a_float64_run(network, make_reference, pictures):
+    coarse, fine = make_reference(copy.deepcopy(network).float(), "fp32"), make_reference(network)
+    pixels = pictures(4)
+    first, second = coarse.run(pixels, exact(4, 18)), fine.run(pixels, exact(4, 18))
+    assert (first.logits.dtype, second.logits.dtype) == (np.float32, np.float64)
+    assert 0 < np.abs(first.logits - second.logits).max() < 1e-3
+
+
+def test_only_float32_and_float64_are_offered(network, make_reference):
+    for precision in ("fp16", "bf16", "int8", "float32", ""):
+        with pytest.raises(EngineError, match="no precision"):
+            make_reference(network, precision)
+
+
+# thresholds and masks
+
+
+def test_skipping_nothing_equals_skipping_zeros(engine, pictures, rows):
+    out = engine.run(np.repeat(pictures(2), 2, 0), rows([[-np.inf] * 18, [0] * 18] * 2))
+    cells = engine.shape.cells
+    np.testing.assert_array_equal(out.logits[0::2], out.logits[1::2])
+    assert (out.kept[0::2] == cells).all()
+    assert (out.kept[1::2] <= cells).all()
+    assert out.kept[1::2].sum() < 2 * cells.sum()
+
+
+def test_an_infinite_threshold_keeps_nothing(engine, pictures, rows):
+    out = engine.run(pictures(2), rows([[np.inf] * 18] * 2, want_masks=True))
+    assert not out.kept.any()
+    assert not any(mask.any() for mask in out.masks)
+    assert np.isfinite(out.logits).all()
+
+
+def test_a_gate_at_its_threshold_is_skipped(engine, pictures):
+    first = engine.plan.gated[0]
+    quarter = steps.Affine(np.zeros((1, 1)), np.full((1, 1), 0.25))
+    plan = with_steps(engine.plan, {first.name: replace(first, gate=replace(first.gate, affine=quarter))})
+    changed = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    for threshold, kept in ((0.25, 0), (np.nextafter(np.float32(0.25), np.float32(0)), 16 * 32 * 32)):
+        assert changed.run(pictures(1), Controls.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
+
+
+def test_masks_come_only_when_asked_for(engine, pictures):
+    assert engine.run(pictures(1), exact(1, 18)).masks is None
+    assert [mask.shape for mask in engine.run(pictures(1), exact(1, 18, want_masks=True)).masks] == (
+        [(1, 1, 32, 32)] * 6 + [(1, 1, 16, 16)] * 6 + [(1, 1, 8, 8)] * 6
+    )
+
+
+def test_forced_masks_are_obeyed_whatever_the_thresholds(engine, pictures, rows):
+    random = np.random.default_rng(1)
+    forced = tuple(
+        random.integers(0, 2, (2, 1, layer.convolution.height, layer.convolution.width), dtype=np.uint8)
+        for layer in engine.shape.layers
+    )
+    pixels = pictures(2)
+    runs = [
+        engine.run(pixels, rows([[threshold] * 18] * 2, forced_masks=forced, want_masks=True))
+        for threshold in (-np.inf, 0.0, np.inf)
+    ]
+    for out in runs:
+        assert all(np.array_equal(mask, wanted) for mask, wanted in zip(out.masks, forced, strict=True))
+        assert np.array_equal(out.logits, runs[0].logits)
+        assert np.array_equal(
+            out.kept[:, 7], forced[7].sum((1, 2, 3)) * engine.shape.layers[7].convolution.out_channels
+        )
+
+
+def test_forcing_the_masks_of_a_run_repeats_it(engine, pictures, rows):
+    pixels, thresholds = pictures(5), mixed_thresholds(5, 18)
+    first = engine.run(pixels, rows(thresholds, want_masks=True))
+    again = engine.run(pixels, exact(5, 18, forced_masks=first.masks))
+    np.testing.assert_array_equal(first.logits, again.logits)
+
+
+# what a skipped cell's convolution would have given does not matter
+
+
+def with_steps(plan, changed):
+    """The plan with some convolutions replaced, by name."""
+    return replace(plan, steps=tuple(changed.get(getattr(step, "name", ""), step) for step in plan.steps))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("layer", [0, 1, 6, 17])
+def test_a_skipped_layers_weights_do_not_matter(engine, poison, layer, pictures):
+    forced = tuple(
+        np.full((2, 1, one.convolution.height, one.convolution.width), number != layer, np.uint8)
+        for number, one in enumerate(engine.shape.layers)
+    )
+    step = engine.plan.gated[layer]
+    plan = with_steps(engine.plan, {step.name: replace(step, weight=np.full_like(step.weight, poison))})
+    controls = exact(2, 18, forced_masks=forced)
+    poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    np.testing.assert_array_equal(poisoned.run(pictures(2), controls).logits, engine.run(pictures(2), controls).logits)
+    assert not np.array_equal(
+        poisoned.run(pictures(2), exact(2, 18)).logits, engine.run(pictures(2), exact(2, 18)).logits
+    )
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_reference, pictures):
+    architecture = Architecture("resnet20", form, "grouped:4")
+    engine = make_reference(gated_network(architecture, pictures(4), mixed_thresholds(4, 18)))
+    forced = [
+        np.ones((1, 4, layer.convolution.height, layer.convolution.width), np.uint8) for layer in engine.shape.layers
+    ]
+    forced[4][:, 2] = 0
+    step = engine.plan.gated[4]
+    weight = step.weight.copy()
+    weight[8:12] = np.nan  # the third of four groups of 16 channels
+    plan = with_steps(engine.plan, {step.name: replace(step, weight=weight)})
+    controls = exact(1, 18, forced_masks=tuple(forced))
+    poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    np.testing.assert_array_equal(poisoned.run(pictures(1), controls).logits, engine.run(pictures(1), controls).logits)
+
+
+# normalisation sets
+
+
+def stacked(first, second):
+    """Two plans that differ in their normalisations, as one plan with two sets."""
+    if isinstance(first, steps.Affine):
+        return steps.Affine(np.concatenate([first.scale, second.scale]), np.concatenate([first.shift, second.shift]))
+    if isinstance(first, tuple):
+        return tuple(stacked(one, other) for one, other in zip(first, second, strict=True))
+    if is_dataclass(first):
+        return replace(
+            first, **{one.name: stacked(getattr(first, one.name), getattr(second, one.name)) for one in fields(first)}
+        )
+    return first
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_reference, pictures, rows):
+    architecture, pixels = Architecture("resnet20", form), pictures(4)
+    denser, sparser = rows([[0.1] * 18] * 4), rows([[0.3] * 18] * 4)
+    alone = [make_reference(gated_network(architecture, pixels, one.thresholds)) for one in (denser, sparser)]
+    plan = replace(stacked(alone[0].plan, alone[1].plan), norm_sets=2)
+    both = ReferenceEngine(plan, alone[0].shape, CPU, "fp64")
+    for controls in (denser, sparser):
+        sets = np.array([0, 1, 1, 0])
+        mixed = both.run(pixels, replace(controls, norm_set=sets))
+        first, second = (one.run(pixels, controls) for one in alone)
+        for image, norm_set in enumerate(sets):
+            own, other = (first, second) if norm_set == 0 else (second, first)
+            assert np.array_equal(mixed.logits[image], own.logits[image])
+            assert np.array_equal(mixed.kept[image], own.kept[image])
+            assert not np.array_equal(mixed.logits[image], other.logits[image])
+
+
+# batches
+
+
+def test_an_images_result_does_not_depend_on_its_batch_mates(engine, pictures, rows):
+    pixels, thresholds = pictures(4), mixed_thresholds(4, 18)
+    first = engine.run(pixels, rows(thresholds, want_masks=True))
+    others, other_thresholds = pictures(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
+    for image in range(4):
+        others[image], other_thresholds[image] = pixels[image], thresholds[image]
+        second = engine.run(others, rows(other_thresholds, want_masks=True))
+        assert np.array_equal(first.logits[image], second.logits[image])
+        assert np.array_equal(first.kept[image], second.kept[image])
+        assert all(np.array_equal(one[image], two[image]) for one, two in zip(first.masks, second.masks, strict=True))
+        others, other_thresholds = pictures(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
+
+
+def test_batch_sizes_differ_by_rounding_only(engine, pictures):
+    pixels = pictures(5)
+    together = engine.run(pixels, exact(5, 18)).logits
+    alone = np.concatenate([engine.run(pixels[i : i + 1], exact(1, 18)).logits for i in range(5)])
+    np.testing.assert_allclose(together, alone, rtol=1e-10, atol=1e-10)
+
+
+def test_every_cell_and_gate_is_executed(engine, pictures, rows):
+    out = engine.run(pictures(3), rows(mixed_thresholds(3, 18)))
+    gates = sum(layer.gate_macs for layer in engine.shape.layers)
+    assert out.executed_macs.tolist() == [40_551_040 + gates] * 3
+    assert out.executed_macs.dtype == out.kept.dtype == np.int64
+    assert out.exit.tolist() == [0, 0, 0]
+
+
+# inputs
+
+
+def test_normalised_images_give_what_their_pixels_give(engine, pictures):
+    pixels = pictures(2)
+    floats = normalised(engine, pixels).permute(0, 2, 3, 1).numpy()
+    expected = engine.run(pixels, exact(2, 18)).logits
+    np.testing.assert_allclose(engine.run(floats, exact(2, 18)).logits, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(engine.run(floats.astype(np.float32), exact(2, 18)).logits, expected, atol=1e-4)
+
+
+def test_read_only_and_strided_images_are_taken_as_they_are(engine, pictures):
+    pixels = pictures(3)
+    expected = engine.run(np.ascontiguousarray(pixels[::-1, :, ::-1]), exact(3, 18)).logits
+    pixels.flags.writeable = False
+    assert np.array_equal(engine.run(pixels[::-1, :, ::-1], exact(3, 18)).logits, expected)
+    assert np.isfinite(engine.run(pixels, exact(3, 18)).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda pixels: pixels[:, :31], "images must be"),
+        (lambda pixels: pixels[..., :1], "images must be"),
+        (lambda pixels: pixels[0], "images must be"),
+        (lambda pixels: pixels.transpose(0, 3, 1, 2), "images must be"),
+        (lambda pixels: pixels[:0], "images must be"),
+        (lambda pixels: pixels.astype(np.int64), "uint8 or floating"),
+        (lambda pixels: pixels > 9, "uint8 or floating"),
+        (lambda pixels: np.where(np.arange(32)[:, None, None] == 7, np.nan, pixels), "finite"),
+        (lambda pixels: np.where(np.arange(32)[:, None, None] == 7, -np.inf, pixels), "finite"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(engine, change, match, pictures):
+    images = change(pictures(2))
+    with pytest.raises(InputError, match=match):
+        engine.run(images, exact(len(images), 18))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"thresholds": np.zeros((3, 18), np.float32)}, "thresholds must be"),
+        ({"thresholds": np.zeros((2, 17), np.float32)}, "thresholds must be"),
+        ({"thresholds": np.zeros(18, np.float32)}, "thresholds must be"),
+        ({"thresholds": np.where(np.arange(36).reshape(2, 18) == 20, np.nan, 0).astype(np.float32)}, "NaN"),
+        ({"norm_set": np.array([0])}, "norm_set must be"),
+        ({"norm_set": np.array([0, 1])}, r"norm_set must lie in 0\.\.0"),
+        ({"norm_set": np.array([-1, 0])}, r"norm_set must lie in 0\.\.0"),
+        ({"exit_confidence": np.zeros((2, 1), np.float32)}, "exit_confidence must be"),
+        ({"forced_masks": (np.ones((2, 1, 32, 32), np.uint8),) * 17}, "needs 18 masks"),
+        ({"forced_masks": (np.ones((2, 1, 32, 32), np.uint8),) * 18}, "a forced mask must be"),
+    ],
+)
+def test_controls_that_do_not_fit_are_refused(engine, changes, match, pictures):
+    with pytest.raises(InputError, match=match):
+        engine.run(pictures(2), exact(2, 18, **changes))
+
+
+def test_a_network_of_another_size_says_so(make_reference, pictures):
+    engine = make_reference(build(Architecture("resnet18")).eval(), size=64)
+    with pytest.raises(InputError, match=r"images must be \[N, 64, 64, 3\], not \(1, 32, 32, 3\)"):
+        engine.run(pictures(1), exact(1, 16))

@@ -1,0 +1,378 @@
+"""Training is repeatable bit by bit, resumes as if it had never stopped, and follows its recipe."""
+
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from lccl.data import Dataset, HeldOut, Split
+from lccl.errors import LcclError
+from lccl.lowering import lower, shape_of
+from lccl.networks import Architecture, build
+from lccl.train.augmentation import augment
+from lccl.train.export import first_bundle, network_input
+from lccl.train.loop import channel_statistics, layer_macs, make_optimiser, train
+from lccl.train.recipe import Recipe
+from lccl.train.thresholds import ThresholdSampler
+
+SHORT = Recipe(epochs=3, batch=8, lr=0.05, seed=1)
+RESNET20 = Architecture("resnet20", classes=3)
+
+
+def run(data, folder, recipe=SHORT, architecture=RESNET20, report=lambda *_: None):
+    return train(architecture, data, recipe, folder, device=torch.device("cpu"), compile_network=False, report=report)
+
+
+def weights(network):
+    return network.state_dict()
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def untimed(record):
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record["epochs"]]
+
+
+# recipe
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0}, {"batch": 1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"first_lr": 0}, {"skip_top": 1},
+        {"skip_top": -0.1}, {"exact_share": 1.1}, {"exact_share": -0.1}, {"precision": "fp16"}, {"precision": ""},
+    ],
+)  # fmt: skip
+def test_an_impossible_recipe_is_refused(fields):
+    with pytest.raises(LcclError):
+        Recipe(**fields)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    recipe = Recipe(lr=0.2, first_lr=0.01, warm_up=0.25)
+    rates = np.array([recipe.lr_at(progress) for progress in np.linspace(0, 1, 101)])
+    assert rates[0] == 0.01
+    assert rates.argmax() == 25
+    assert rates[25] == 0.2
+    assert (np.diff(rates[:26]) > 0).all()
+    assert (np.diff(rates[25:]) < 0).all()
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("progress", "top"), [(0, 0), (0.3, 0), (0.4, 0.4), (0.5, 0.8), (0.6, 0.8), (1, 0.8)])
+def test_the_largest_skip_ratio_grows_over_its_ramp(progress, top):
+    assert Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8).skip_top_at(progress) == pytest.approx(top)
+
+
+@pytest.mark.parametrize(("progress", "top"), [(0.29, 0), (0.3, 0.8), (1, 0.8)])
+def test_without_a_ramp_it_jumps(progress, top):
+    assert Recipe(skip_from=0.3, skip_ramp=0, skip_top=0.8).skip_top_at(progress) == top
+
+
+# thresholds
+
+MACS = [1, 2, 5]
+
+
+def synthetic_gates(count, zeros=0.0, seed=0):
+    """Three layers whose values are spread differently; a share of them is exactly 0."""
+    random = torch.Generator().manual_seed(seed)
+    layers = [torch.rand(count, 1, 16, 16, generator=random) * scale for scale in (1.0, 0.5, 2.0)]
+    return [gate * (torch.rand(gate.shape, generator=random) >= zeros) for gate in layers]
+
+
+def settled(gates):
+    sampler, random = ThresholdSampler(MACS, torch.device("cpu")), torch.Generator().manual_seed(1)
+    for _ in range(60):
+        sampler.observe(gates, random)
+    return sampler
+
+
+def skipped_share(gates, threshold):
+    shares = torch.stack([(gate <= threshold).double().mean() for gate in gates])
+    return float(shares @ torch.tensor(MACS).double() / sum(MACS))
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.3])
+@pytest.mark.parametrize("ratio", [0.35, 0.5, 0.75, 0.9])
+def test_a_threshold_skips_the_wanted_share_weighted_by_macs(ratio, zeros):
+    gates = synthetic_gates(20, zeros)
+    threshold = float(settled(gates).threshold(torch.tensor(ratio)))
+    assert skipped_share(gates, threshold) == pytest.approx(ratio, abs=0.03)
+
+
+def test_thresholds_are_zero_where_exact_already_skips_as_much():
+    found = settled(synthetic_gates(20, zeros=0.5)).threshold(torch.tensor([0.0, 0.2, 0.4, 0.6]))
+    assert found[:3].tolist() == [0, 0, 0]
+    assert found[3] > 0
+
+
+def test_thresholds_grow_with_the_gates():
+    gates = synthetic_gates(20)
+    wanted = torch.tensor([0.3, 0.6])
+    thresholds = [settled(values).threshold(wanted) for values in (gates, [3 * gate for gate in gates])]
+    torch.testing.assert_close(thresholds[1], 3 * thresholds[0])
+
+
+@pytest.mark.parametrize(("images", "share", "exact"), [(10, 0.3, 3), (10, 0.0, 0), (10, 1.0, 10), (7, 0.5, 4)])
+def test_the_first_images_of_a_batch_run_exactly(images, share, exact):
+    thresholds = settled(synthetic_gates(20)).draw(images, share, 0.8, torch.Generator().manual_seed(2))
+    assert thresholds.shape == (images, 3)
+    assert not thresholds[:exact].any()
+    assert (thresholds[exact:] > 0).all()
+
+
+def test_drawn_thresholds_are_one_per_image_and_reach_up_to_the_top():
+    sampler = settled(synthetic_gates(20))
+    thresholds = sampler.draw(2000, 0.0, 0.6, torch.Generator().manual_seed(2))
+    highest = float(sampler.threshold(torch.tensor(0.6)))
+    assert (thresholds == thresholds[:, :1]).all()
+    assert 0.98 * highest < thresholds.max() <= highest
+    assert thresholds.min() < 0.02 * highest
+
+
+def test_before_any_gate_was_seen_all_is_exact():
+    sampler = ThresholdSampler(MACS, torch.device("cpu"))
+    random = torch.Generator().manual_seed(0)
+    sampler.observe([gate[:0] for gate in synthetic_gates(2)], random)
+    assert not sampler.draw(8, 0.0, 0.9, random).any()
+
+
+def test_a_sampler_goes_on_where_another_stopped():
+    first, second = settled(synthetic_gates(20)), ThresholdSampler(MACS, torch.device("cpu"))
+    second.restore(first.quantiles, 60)
+    for sampler in (first, second):
+        sampler.observe(synthetic_gates(5, seed=3), torch.Generator().manual_seed(4))
+    assert torch.equal(first.quantiles, second.quantiles)
+
+
+# augmentation
+
+
+def test_pictures_are_only_shifted_and_flipped():
+    images = np.random.default_rng(0).integers(0, 200, (300, 8, 8, 3), dtype=np.uint8)
+    fill = np.array([201, 202, 203], dtype=np.uint8)
+    out = augment(images, fill, np.random.default_rng(1))
+    assert (out.shape, out.dtype) == (images.shape, np.uint8)
+    seen = set()
+    for image, changed in zip(images, out, strict=True):
+        padded = np.broadcast_to(fill, (10, 10, 3)).copy()
+        padded[1:9, 1:9] = image
+        for top, left, flip in itertools.product(range(3), range(3), (False, True)):
+            cut = padded[top : top + 8, left : left + 8]
+            if np.array_equal(changed, cut[:, ::-1] if flip else cut):
+                seen.add((top, left, flip))
+                break
+        else:
+            pytest.fail("neither shifted nor flipped")
+    assert len(seen) == 18
+
+
+def test_augmentation_leaves_its_input_alone_and_repeats_by_seed():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    before, fill = images.copy(), np.zeros(3, np.uint8)
+    first, second, other = (augment(images, fill, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(images, before)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+# parts of the loop
+
+
+def test_channel_statistics_are_those_of_all_pixels(toy_data):
+    data = toy_data(20).train
+    mean, std = channel_statistics(data)
+    values = data.images.reshape(-1, 3) / 255
+    assert mean == pytest.approx(values.mean(0), abs=1e-5)
+    assert std == pytest.approx(values.std(0), abs=1e-5)
+
+
+def test_a_constant_channel_has_a_deviation_that_can_be_divided_by():
+    _, std = channel_statistics(Split(np.full((3, 4, 4, 3), 7, np.uint8), np.zeros(3, np.int64)))
+    assert min(std) > 0
+
+
+def test_gates_are_spared_weight_decay():
+    network = build(RESNET20)
+    groups = make_optimiser(network, SHORT).param_groups
+    decayed = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert all(decayed[id(p)] == (0 if ".gate." in name else 5e-4) for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize("architecture", [RESNET20, Architecture("resnet20", "pre", "pointwise")])
+def test_layers_weigh_what_their_convolutions_cost(architecture):
+    network = build(architecture)
+    shape = shape_of(lower(network, network_input(32)))
+    assert layer_macs(network) == [layer.convolution.macs for layer in shape.layers]
+    assert network.training
+
+
+@pytest.mark.parametrize(("size", "resize"), [(32, 32), (224, 256)])
+def test_how_pictures_reach_a_network(size, resize):
+    assert (network_input(size).size, network_input(size).resize) == (size, resize)
+
+
+# the loop
+
+
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return toy_data(44, held=8)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A whole run: its folder, network and record, and a copy of the folder after each epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+
+    def keep(kind, done, _of, _figures):
+        if kind == "epoch":
+            shutil.copytree(folder, folder.with_name(f"after_{done}"))
+
+    network, record = run(data, folder, report=keep)
+    return folder, network, record
+
+
+def test_the_record_has_an_entry_per_epoch(trained, data):
+    _, network, record = trained
+    assert len(record["epochs"]) == 3
+    assert all(math.isfinite(value) for epoch in record["epochs"] for value in epoch.values())
+    assert {"loss", "accuracy", "watched_accuracy_0", "watched_skip_0.45", "seconds"} <= record["epochs"][0].keys()
+    assert record["data"]["train"] == 44
+    assert record["data"]["held_out_digest"] == "toy"
+    assert record["recipe"]["seed"] == 1
+    assert not network.training
+
+
+def test_training_reports_every_step_and_epoch(toy_data, tmp_path):
+    heard = []
+    run(
+        toy_data(5, held=1), tmp_path, recipe=Recipe(epochs=2, batch=2), report=lambda *report: heard.append(report[:3])
+    )
+    assert heard == [
+        ("step", 1, 4), ("step", 2, 4), ("epoch", 1, 2), ("step", 3, 4), ("step", 4, 4), ("epoch", 2, 2)
+    ]  # fmt: skip
+
+
+def test_training_learns_to_tell_colours(data, tmp_path):
+    _, record = run(data, tmp_path, recipe=Recipe(epochs=5, batch=8, lr=0.02, skip_top=0, seed=2))
+    first, last = record["epochs"][0], record["epochs"][-1]
+    assert last["loss"] < 0.6 * first["loss"]
+    assert last["accuracy"] > 0.7 > first["accuracy"]
+
+
+def test_the_same_seed_gives_the_same_network_bit_by_bit(trained, data, tmp_path):
+    _, network, record = trained
+    again, second = run(data, tmp_path)
+    assert same(weights(network), weights(again))
+    assert untimed(record) == untimed(second)
+
+
+def test_another_seed_gives_another_network(trained, data, tmp_path):
+    other, _ = run(data, tmp_path, recipe=Recipe(epochs=1, batch=8, lr=0.05, seed=2))
+    assert not torch.equal(other.classifier.weight, trained[1].classifier.weight)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(trained, data, tmp_path, epoch):
+    folder, network, record = trained
+    shutil.copytree(folder.with_name(f"after_{epoch}"), tmp_path / "resumed")
+    steps = []
+    again, second = run(data, tmp_path / "resumed", report=lambda kind, done, *_: steps.append((kind, done)))
+    assert steps[0] == ("step", 5 * epoch + 1)
+    assert same(weights(network), weights(again))
+    assert untimed(record) == untimed(second)
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_starts_that_epoch_again(trained, data, tmp_path):
+    def stop(kind, done, _of, _figures):
+        if (kind, done) == ("step", 8):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, report=stop)
+    again, _ = run(data, tmp_path)
+    assert same(weights(trained[1]), weights(again))
+
+
+def test_a_finished_run_is_not_trained_again(trained, data, tmp_path):
+    folder, network, _ = trained
+    shutil.copytree(folder, tmp_path / "copy")
+    again, record = run(data, tmp_path / "copy", report=lambda *_: pytest.fail("trained"))
+    assert same(weights(network), weights(again))
+    assert len(record["epochs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"recipe": Recipe(epochs=3, batch=8, lr=0.1, seed=1)}, "recipe"),
+        ({"recipe": Recipe(epochs=4, batch=8, lr=0.05, seed=1)}, "recipe"),
+        ({"architecture": RESNET20.plain_twin}, "architecture"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(trained, data, changes, part):
+    with pytest.raises(LcclError, match=f"checkpoint with another {part}"):
+        run(data, trained[0], **changes)
+
+
+def test_other_data_in_the_same_folder_is_refused(trained, toy_data):
+    with pytest.raises(LcclError, match="checkpoint with another data"):
+        run(toy_data(44, held=8, seed=5), trained[0])
+
+
+def test_the_plain_twin_trains(toy_data, tmp_path):
+    network, record = run(
+        toy_data(4, held=1), tmp_path, recipe=Recipe(epochs=1, batch=2), architecture=RESNET20.plain_twin
+    )
+    assert not network.skip_convs
+    assert math.isfinite(record["epochs"][0]["loss"])
+    assert "watched_accuracy_0" in record["epochs"][0]
+
+
+def test_bfloat16_trains(toy_data, tmp_path):
+    _, record = run(toy_data(4, held=1), tmp_path, recipe=Recipe(epochs=1, batch=4, precision="bf16"))
+    assert math.isfinite(record["epochs"][0]["loss"])
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run(data, tmp_path):
+    with pytest.raises(LcclError, match="no longer finite in epoch 1: lower the learning rate"):
+        run(data, tmp_path, recipe=Recipe(epochs=1, batch=8, lr=1e30, first_lr=1e30))
+
+
+def test_too_few_pictures_for_one_batch_are_refused(data, tmp_path):
+    with pytest.raises(LcclError, match="44 pictures do not fill a batch of 45"):
+        run(data, tmp_path, recipe=Recipe(epochs=1, batch=45))
+
+
+def test_the_learning_rate_of_a_batch_is_that_of_the_share_done(toy_data, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Recipe, "lr_at", lambda _, progress: asked.append(progress) or 0.01)
+    run(toy_data(5, held=1), tmp_path, recipe=Recipe(epochs=2, batch=2))
+    assert sorted(set(asked)) == [0, 0.25, 0.5, 0.75]
+
+
+# export
+
+
+def test_a_first_bundle_states_exact_alone_measured_on_the_measuring_part(trained, data):
+    """The choosing part's labels are wrong on purpose: figures that used them would show it."""
+    _, network, record = trained
+    wrong = Split(data.choose.images, np.full(8, -1))
+    held = HeldOut(data.train, wrong, data.measure, data.digest)
+    dataset = Dataset(data.train, data.measure, ("r", "g", "b"))
+    bundle = first_bundle(network, RESNET20, dataset, held, record)
+    point = bundle.table.exact
+    assert len(bundle.table.points) == 1
+    assert bundle.table.images == 8
+    assert (point.drop, bundle.training["test"]["images"]) == (0, 8)
+    assert bundle.training["test"]["accuracy"] == point.accuracy
+    assert bundle.splits == {"choose": 8, "measure": 8, "digest": "toy"}
+    assert bundle.preprocessing.mean == tuple(record["data"]["mean"])
+    assert bundle.labels == ("r", "g", "b")
