@@ -38,13 +38,13 @@ def main() -> None:
     options = parser.parse_args()
     with (
         served("--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as base,
-        httpx.Client(base_url=f"{base}/v1/models/{options.model}", timeout=180) as client,
+        httpx.Client(base_url=f"{base}/v1/models", timeout=180) as client,
     ):
-        model = client.get("").json()
+        model = client.get(f"/{options.model}").json()
         size = model["input"]["width"]
         test = load_dataset(options.data, Preprocessing(size, size, (0.5,) * 3, (0.5,) * 3)).test
         order = np.random.default_rng(0).permutation(len(test))[: options.images or None]
-        rows = [_row(client, test.subset(order), value) for value in _wishes(model)]
+        rows = [_row(client, options.model, test.subset(order), value) for value in _wishes(model)]
     _print(rows)
     figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
     command = f"python -m benchmarks.stated_and_reached {options.data.name} --images {options.images}"
@@ -57,12 +57,12 @@ def _wishes(model: dict[str, Any]) -> list[float]:
     return [0.0, *(step / 10 for step in range(10) if low < step / 10 < high)]
 
 
-def _row(client: httpx.Client, test: Split, sparsity: float) -> dict[str, Any]:
+def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict[str, Any]:
     right, ratios, point = 0, [], {}
     for start in track(range(0, len(test), PER_REQUEST), f"sparsity {sparsity:g}"):
         part = range(start, min(start + PER_REQUEST, len(test)))
         files = [("file", _encode(test.images[index])) for index in part]
-        answer = client.post("/classify", files=files, params={"sparsity": sparsity, "top_k": 1})
+        answer = client.post(f"/{model}/classify", files=files, params={"sparsity": sparsity, "top_k": 1})
         answer.raise_for_status()
         point = answer.json()["operating_point"]
         for index, prediction in zip(part, answer.json()["predictions"], strict=True):

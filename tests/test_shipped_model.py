@@ -42,11 +42,6 @@ def test_the_table_offers_a_real_choice(shipped):
     assert all(later < earlier + 0.01 for earlier, later in pairwise(accuracies))
 
 
-def test_the_twin_is_on_record(shipped):
-    twin = shipped.training["plain_twin"]
-    assert twin["recipe"] == shipped.training["recipe"]
-
-
 def test_the_card_is_the_bundles(shipped, tmp_path):
     from lccl.model_card import CARD, write_card
 

@@ -10,6 +10,7 @@ from hypothesis import settings
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.data import HeldOut, Split
+from lccl.networks import build
 from lccl.preprocessing import Preprocessing
 
 settings.register_profile("untimed", deadline=None)
@@ -68,8 +69,8 @@ def toy_data():
 
 
 @pytest.fixture(scope="session")
-def gated_network(random_network, square):
-    """``gated_network(Architecture(...), pixels, thresholds)``: float64, with gates that reach zero.
+def gated_network(square):
+    """``gated_network(Architecture(...), pixels, thresholds)``: float64, with random weights and gates that reach zero.
 
     Gates multiply, and values that fit no statistics grow without bounds; so its normalisations hold the
     statistics of these very pictures under these thresholds.
@@ -79,11 +80,16 @@ def gated_network(random_network, square):
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
         norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False))
 
-    def make(architecture, pixels, thresholds, seed=0):
-        network = random_network(architecture, seed).double()
-        for module in network.skip_convs.values():
-            module.gate.norm.weight *= 3
+    def make(architecture, pixels, thresholds):
+        torch.manual_seed(0)
+        network = build(architecture).double().eval().requires_grad_(False)
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0, 0.3)
+        for module in network.skip_convs.values():
+            module.gate.norm.weight *= 0.3
+            module.gate.norm.bias.uniform_(0.2, 0.4)
         hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
         step = square(pixels.shape[1])
         images = torch.from_numpy((pixels / 255 - step.mean) / step.std).permute(0, 3, 1, 2)

@@ -23,7 +23,7 @@ def test_every_point_has_a_row_with_its_figures(bundle, tmp_path):
         assert f"| {100 * point.accuracy:.2f} (" in row
         assert row.endswith(f"| {point.drop_bound:.2f} |")
     assert "Plain twin: 40,551,040 MACs" in text
-    assert "Measured on 5,000 held-out pictures" in text
+    assert "on 5,000 held-out pictures" in text
 
 
 def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):

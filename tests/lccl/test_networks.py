@@ -53,12 +53,19 @@ def test_a_shared_gate_adds_one_map_per_convolution(depth):
     assert len(gated.skip_convs) == depth - 2
 
 
-@pytest.mark.parametrize("gate", ["shared", "pointwise", "grouped:4"])
 @pytest.mark.parametrize(
-    ("name", "form"), [("resnet20", "post"), ("resnet20", "pre"), ("resnet44", "pre"), ("resnet18", "post")]
+    "architecture",
+    [
+        *(
+            Architecture("resnet20", form, gate)
+            for form in ("post", "pre")
+            for gate in ("shared", "pointwise", "grouped:4")
+        ),
+        Architecture("resnet44", "pre"),
+        Architecture("resnet18"),
+    ],
 )
-def test_with_gates_of_one_a_network_is_its_plain_twin(name, form, gate, random_network):
-    architecture = Architecture(name, form, gate)
+def test_with_gates_of_one_a_network_is_its_plain_twin(architecture, random_network):
     network = random_network(architecture).double()
     for module in network.skip_convs.values():
         module.gate.conv.weight.zero_()

@@ -62,7 +62,7 @@ def exact(images, layers, **changes):
 @pytest.mark.parametrize("architecture", SHARED + KINDS, ids=called)
 def test_it_agrees_with_the_modules(architecture, gated_network, make_reference, pictures, rows):
     size = size_for(architecture)
-    images = 8 if architecture.name == "resnet20" else 5
+    images = 6 if architecture.name == "resnet20" else 4
     pixels, thresholds = pictures(images, size), mixed_thresholds(images, LAYERS[architecture.name])
     network = gated_network(architecture, pixels, thresholds)
     engine = make_reference(network, size=size)
@@ -103,12 +103,14 @@ def engine(network, make_reference):
     return make_reference(network)
 
 
-def test_a_float32_run_is_close_to_a_float64_run(network, make_reference, pictures):
-    coarse, fine = make_reference(copy.deepcopy(network).float(), "fp32"), make_reference(network)
-    pixels = pictures(4)
-    first, second = coarse.run(pixels, exact(4, 18)), fine.run(pixels, exact(4, 18))
-    assert (first.logits.dtype, second.logits.dtype) == (np.float32, np.float64)
-    assert 0 < np.abs(first.logits - second.logits).max() < 1e-3
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_a_float32_run_is_close_to_a_float64_run(form, gated_network, make_reference, pictures):
+    pixels, controls = pictures(4), exact(4, 18)
+    network = gated_network(Architecture("resnet20", form), pixels, controls.thresholds)
+    fine = make_reference(network).run(pixels, controls).logits
+    coarse = make_reference(network.float(), "fp32").run(pixels, controls).logits
+    assert (coarse.dtype, fine.dtype) == (np.float32, np.float64)
+    assert 0 < np.abs(coarse - fine).max() < 1e-4
 
 
 def test_only_float32_and_float64_are_offered(network, make_reference):
@@ -186,9 +188,10 @@ def with_steps(plan, changed):
     return replace(plan, steps=tuple(changed.get(getattr(step, "name", ""), step) for step in plan.steps))
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e200])
-@pytest.mark.parametrize("layer", [0, 1, 6, 17])
-def test_a_skipped_layers_weights_do_not_matter(engine, poison, layer, pictures):
+@pytest.mark.parametrize(
+    ("layer", "poison"), [(0, np.nan), (1, np.nan), (1, np.inf), (1, 1e200), (6, np.nan), (17, np.nan)]
+)
+def test_a_skipped_layers_weights_do_not_matter(engine, layer, poison, pictures):
     forced = tuple(
         np.full((2, 1, one.convolution.height, one.convolution.width), number != layer, np.uint8)
         for number, one in enumerate(engine.shape.layers)

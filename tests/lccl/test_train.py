@@ -18,7 +18,7 @@ from lccl.train.loop import channel_statistics, layer_macs, make_optimiser, trai
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
 
-SHORT = Recipe(epochs=3, batch=8, lr=0.05, seed=1)
+SHORT = Recipe(epochs=3, batch=4, lr=0.05, seed=1)
 RESNET20 = Architecture("resnet20", classes=3)
 
 
@@ -223,7 +223,7 @@ def test_how_pictures_reach_a_network(size, resize):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data(44, held=8)
+    return toy_data(22, held=4)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_the_record_has_an_entry_per_epoch(trained, data):
     assert len(record["epochs"]) == 3
     assert all(math.isfinite(value) for epoch in record["epochs"] for value in epoch.values())
     assert {"loss", "accuracy", "watched_accuracy_0", "watched_skip_0.45", "seconds"} <= record["epochs"][0].keys()
-    assert record["data"]["train"] == 44
+    assert record["data"]["train"] == 22
     assert record["data"]["held_out_digest"] == "toy"
     assert record["recipe"]["seed"] == 1
     assert not network.training
@@ -260,8 +260,8 @@ def test_training_reports_every_step_and_epoch(toy_data, tmp_path):
     ]  # fmt: skip
 
 
-def test_training_learns_to_tell_colours(data, tmp_path):
-    _, record = run(data, tmp_path, recipe=Recipe(epochs=5, batch=8, lr=0.02, skip_top=0, seed=2))
+def test_training_learns_to_tell_colours(toy_data, tmp_path):
+    _, record = run(toy_data(40, held=4), tmp_path, recipe=Recipe(epochs=5, batch=8, lr=0.02, skip_top=0, seed=2))
     first, last = record["epochs"][0], record["epochs"][-1]
     assert last["loss"] < 0.6 * first["loss"]
     assert last["accuracy"] > 0.7 > first["accuracy"]
@@ -275,7 +275,7 @@ def test_the_same_seed_gives_the_same_network_bit_by_bit(trained, data, tmp_path
 
 
 def test_another_seed_gives_another_network(trained, data, tmp_path):
-    other, _ = run(data, tmp_path, recipe=Recipe(epochs=1, batch=8, lr=0.05, seed=2))
+    other, _ = run(data, tmp_path, recipe=Recipe(epochs=1, batch=4, lr=0.05, seed=2))
     assert not torch.equal(other.classifier.weight, trained[1].classifier.weight)
 
 
@@ -312,8 +312,8 @@ def test_a_finished_run_is_not_trained_again(trained, data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"recipe": Recipe(epochs=3, batch=8, lr=0.1, seed=1)}, "recipe"),
-        ({"recipe": Recipe(epochs=4, batch=8, lr=0.05, seed=1)}, "recipe"),
+        ({"recipe": Recipe(epochs=3, batch=4, lr=0.1, seed=1)}, "recipe"),
+        ({"recipe": Recipe(epochs=4, batch=4, lr=0.05, seed=1)}, "recipe"),
         ({"architecture": RESNET20.plain_twin}, "architecture"),
     ],
 )
@@ -324,7 +324,7 @@ def test_another_run_in_the_same_folder_is_refused(trained, data, changes, part)
 
 def test_other_data_in_the_same_folder_is_refused(trained, toy_data):
     with pytest.raises(LcclError, match="checkpoint with another data"):
-        run(toy_data(44, held=8, seed=5), trained[0])
+        run(toy_data(22, held=4, seed=5), trained[0])
 
 
 def test_the_plain_twin_trains(toy_data, tmp_path):
@@ -347,8 +347,8 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(data, tmp_path):
 
 
 def test_too_few_pictures_for_one_batch_are_refused(data, tmp_path):
-    with pytest.raises(LcclError, match="44 pictures do not fill a batch of 45"):
-        run(data, tmp_path, recipe=Recipe(epochs=1, batch=45))
+    with pytest.raises(LcclError, match="22 pictures do not fill a batch of 23"):
+        run(data, tmp_path, recipe=Recipe(epochs=1, batch=23))
 
 
 def test_the_learning_rate_of_a_batch_is_that_of_the_share_done(toy_data, tmp_path, monkeypatch):
@@ -364,15 +364,15 @@ def test_the_learning_rate_of_a_batch_is_that_of_the_share_done(toy_data, tmp_pa
 def test_a_first_bundle_states_exact_alone_measured_on_the_measuring_part(trained, data):
     """The choosing part's labels are wrong on purpose: figures that used them would show it."""
     _, network, record = trained
-    wrong = Split(data.choose.images, np.full(8, -1))
+    wrong = Split(data.choose.images, np.full(4, -1))
     held = HeldOut(data.train, wrong, data.measure, data.digest)
     dataset = Dataset(data.train, data.measure, ("r", "g", "b"))
     bundle = first_bundle(network, RESNET20, dataset, held, record)
     point = bundle.table.exact
     assert len(bundle.table.points) == 1
-    assert bundle.table.images == 8
-    assert (point.drop, bundle.training["test"]["images"]) == (0, 8)
+    assert bundle.table.images == 4
+    assert (point.drop, bundle.training["test"]["images"]) == (0, 4)
     assert bundle.training["test"]["accuracy"] == point.accuracy
-    assert bundle.splits == {"choose": 8, "measure": 8, "digest": "toy"}
+    assert bundle.splits == {"choose": 4, "measure": 4, "digest": "toy"}
     assert bundle.preprocessing.mean == tuple(record["data"]["mean"])
     assert bundle.labels == ("r", "g", "b")
