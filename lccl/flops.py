@@ -6,7 +6,6 @@ Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,8 +105,3 @@ def speed_up(convolution: Convolution, gate_kernel: int, gate_groups: int, kept_
     """Theoretical speed-up 1 − t'/t of a gated convolution: 1 − (k'²G / (k²T) + r)."""
     gate = gate_kernel**2 * gate_groups / (convolution.kernel**2 * convolution.out_channels)
     return 1 - (gate + kept_share)
-
-
-def total(convolutions: Sequence[Convolution]) -> int:
-    """Sum of the dense MACs."""
-    return sum(convolution.macs for convolution in convolutions)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lccl.bundle import Bundle
 from lccl.compiler import compile as make_engine
 from lccl.data import Dataset, HeldOut
@@ -18,7 +20,7 @@ from lccl.preprocessing import Preprocessing
 def first_bundle(
     network: ResNet, architecture: Architecture, dataset: Dataset, held: HeldOut, record: Mapping[str, Any]
 ) -> Bundle:
-    """Measure the exact network on the held-out part, and on the test pictures if there are any."""
+    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test pictures."""
     red, green, blue = record["data"]["mean"]
     deviation = record["data"]["std"]
     preprocessing = replace(
@@ -27,6 +29,7 @@ def first_bundle(
     engine = make_engine(network, preprocessing=preprocessing)
     exact = [0.0] * len(engine.shape.layers)
     found = measure(engine, held.measure, exact)
+    unchosen = np.concatenate([found.right, measure(engine, held.choose, exact).right])
     test = {}
     if len(dataset.test):
         accuracy = measure(engine, dataset.test, exact).accuracy
@@ -36,7 +39,7 @@ def first_bundle(
         network=network,
         labels=dataset.classes,
         preprocessing=preprocessing,
-        table=OperatingPointTable((operating_point(EXACT, found, found, engine.shape),), len(held.measure)),
+        table=OperatingPointTable((operating_point(EXACT, found, found, engine.shape, unchosen),), len(held.measure)),
         splits={"choose": len(held.choose), "measure": len(held.measure), "digest": held.digest},
         training=dict(record) | test,
     )

@@ -362,6 +362,6 @@ def test_weights_of_half_precision_are_taken_as_float32(folder, dtype):
 
 def test_nothing_in_the_library_can_unpickle():
     forbidden = re.compile(r"\b(pickle|cloudpickle|dill|joblib|shelve|marshal|torch\.load|allow_pickle)\b")
-    for file in Path(lccl.__file__).parent.rglob("*.py"):
-        lines = [line for line in file.read_text().splitlines() if forbidden.search(line)]
-        assert not [line for line in lines if "import" in line or "load" in line or "=" in line], file
+    files = list(Path(lccl.__file__).parent.rglob("*.py"))
+    assert len(files) > 20
+    assert not [file for file in files if forbidden.search(file.read_text())]
