@@ -74,20 +74,24 @@ def test_strange_pictures_are_answered(shipped):
         assert np.isfinite(engine.run(strange, Controls.uniform(len(strange), point.thresholds)).logits).all()
 
 
+@pytest.fixture(scope="module")
+def unseen(shipped):
+    return load_dataset(SHARED_DATA, shipped.preprocessing).test
+
+
 @needs_data
 @pytest.mark.parametrize("sparsity", [0.0, 0.4])
-def test_what_is_stated_is_reached_over_http_on_unseen_pictures(shipped, sparsity):
+def test_what_is_stated_is_reached_over_http_on_unseen_pictures(unseen, sparsity):
     """Mean skip ratio within 0.03 of what was asked; accuracy not significantly different, both errors counted."""
-    test = load_dataset(SHARED_DATA, shipped.preprocessing).test
-    chosen = np.random.default_rng(0).permutation(len(test))[:1500]
+    chosen = np.random.default_rng(0).permutation(len(unseen))[:1500]
     right, ratios, point = 0, [], {}
     with served("--models", str(HOME / "models")) as base, httpx.Client(base_url=base, timeout=60) as client:
         for part in np.array_split(chosen, 30):
-            files = [("file", _encode(test.images[index])) for index in part]
+            files = [("file", _encode(unseen.images[index])) for index in part]
             answer = client.post("/v1/classify", files=files, params={"sparsity": sparsity, "top_k": 1}).json()
             point = answer["operating_point"]
             for index, prediction in zip(part, answer["predictions"], strict=True):
-                right += prediction["classes"][0]["index"] == test.labels[index]
+                right += prediction["classes"][0]["index"] == unseen.labels[index]
                 ratios.append(prediction["skip_ratio"])
     assert abs(np.mean(ratios) - max(sparsity, point["sparsity"])) <= 0.03
     reached, stated = right / len(chosen), point["expected_accuracy"]
