@@ -1,10 +1,14 @@
-# The image of lccl-serve: one stage installs torch and the service, the other is a slim Python with the result.
+# The image of lccl-serve: one stage installs torch, compiles the native engine and installs the service, the other is
+# a slim Python with the result.
 #   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
 #     --build-arg CUDA=cu130                  torch for CUDA 13.0
 #     --build-arg TORCH_INDEX=https://…       torch from another index
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
-RUN python -m venv --without-pip /opt/lccl
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends cmake g++ ninja-build \
+ && rm -rf /var/lib/apt/lists/* \
+ && python -m venv --without-pip /opt/lccl
 
 # torch alone: the largest layer, made again only when one of these three changes. What is there only to build
 # against torch or to test it is dropped in the same layer.
@@ -25,11 +29,12 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 print(*p['dependencies'], *p['optional-dependencies']['service'], sep='\n')" > requirements.txt \
  && pip install --no-compile -r requirements.txt
 
-COPY README.md LICENSE ./
+COPY CMakeLists.txt README.md LICENSE ./
 COPY lccl lccl
 COPY service service
 # The import shows that nothing is missing, and leaves bytecode of just what a start of the service needs.
-RUN pip install --no-deps . && cd / && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle"
+RUN pip install --no-deps . && cd / \
+ && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lccl

@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 # TORCH names the build of torch to install, TORCH_INDEX the package index to take it from (PyTorch's
-# CPU-only or CUDA index, say); any torch from 2.11 on will do.
+# CPU-only or CUDA index, say); any torch from 2.11 on will do. What builds the native engine stays in .venv, so that
+# a change there compiles again only what it touches.
 PYTHON ?= python3
 PORT ?= 8000
 TORCH ?= torch==2.13.0
@@ -8,15 +9,18 @@ TORCH_INDEX ?=
 MODELS ?= models
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
+SANITIZED := build/sanitized
 
-.PHONY: setup serve test check bench e2e figures clean
+.PHONY: setup serve test check check-native bench e2e figures clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(BIN)/python -m pip install -q -e ".[service,test]"
+	$(BIN)/python -m pip install -q cmake nanobind ninja scikit-build-core
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[service,test]"
 	touch $@
 
 serve: setup
@@ -30,6 +34,17 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The native engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own. CXX is GCC's.
+check-native: setup $(SANITIZED)/.installed
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python tests/sanitized.py $(SANITIZED) --capture=sys tests/lccl/cpu
+
+$(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
+	CXX=$(CXX) $(BIN)/python -m pip install -q --no-deps --no-build-isolation --upgrade --target $(SANITIZED) \
+	  -C build-dir=build/sanitized-objects -C cmake.define.LCCL_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
+	touch $@
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving

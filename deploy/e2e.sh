@@ -68,6 +68,8 @@ for file in provisioning/datasources/prometheus.yml provisioning/dashboards/lccl
 done
 container=$(docker compose ps --quiet service)
 check "the service runs as user 10001" test "$(inside service id -u)" = 10001
+check "the service has no compiler" inside service sh -c '! command -v g++ && ! command -v cmake'
+check "the native engine runs" inside service python -c 'import lccl.engines.cpu._native as n; assert n.instruction_sets()'
 check "the service cannot write to its image" inside service sh -c '! touch /opt/lccl/probe'
 for name in service prometheus grafana; do
   check "$name: read-only root, no capabilities, no new privileges" hardened "$(docker compose ps --quiet $name)"

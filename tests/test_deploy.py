@@ -76,11 +76,17 @@ class TestImage:
         assert f"ARG TORCH={torch}\n" in DOCKERFILE
         assert SERVICES["service"]["build"]["args"]["TORCH"] == f"${{TORCH:-{torch}}}"
 
+    def test_has_no_compiler(self):
+        build, final = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+        assert "apt-get install" in build
+        assert "apt-get" not in final
+
     def test_takes_only_what_it_needs(self):
         lines = (ROOT / ".dockerignore").read_text().splitlines()
         assert "*" in lines
         assert {line for line in lines if line.startswith("!")} == {
-            f"!{name}" for name in ("pyproject.toml", "README.md", "LICENSE", "lccl", "service", "models")
+            f"!{name}"
+            for name in ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "lccl", "service", "models")
         }
 
 

@@ -1,0 +1,220 @@
+"""Hands a plan to the native program, and batches to and from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl import plan as steps
+from lccl.controls import Controls, Output
+from lccl.engines.base import Images, check_inputs
+from lccl.engines.cpu import _native
+from lccl.errors import EngineError, InputError
+from lccl.flops import NetworkShape
+from lccl.plan import Affine, Plan
+
+NONE = -1  # no such buffer
+PRECISIONS = ("fp32", "bf16")
+Values = dict[str, NDArray[np.float32]]
+
+
+class CpuEngine:
+    """Runs a plan on threads of its own; see docs/cpu-engine.md.
+
+    Calls from several Python threads are safe and run one after the other.
+
+    Attributes:
+        instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
+        threads: how many threads share the work.
+
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        plan: Plan,
+        shape: NetworkShape,
+        precision: str = "fp32",
+        *,
+        threads: int = 0,
+        instruction_set: str = "auto",
+        cache_bytes: int | None = None,
+    ) -> None:
+        """Pack the plan's weights and start the threads.
+
+        Args:
+            plan: what to run.
+            shape: its geometry.
+            precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates and the classifier stay float32).
+            threads: how many; 0 takes one per core that this process may use.
+            instruction_set: ``auto`` takes the fastest that runs here.
+            cache_bytes: weights above this are run over a group of images; by default the second-level cache.
+
+        Raises:
+            EngineError: no such precision, instruction set or number of threads here, or a plan it cannot run.
+
+        """
+        if precision not in PRECISIONS:
+            raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32 or bf16")
+        self.plan, self.shape, self.precision = plan, shape, precision
+        try:
+            self._program = _native.Program(
+                instruction_set=instruction_set,
+                bf16=precision == "bf16",
+                threads=threads or _cores(),
+                sets=plan.norm_sets,
+                layers=len(plan.layers),
+                cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
+            )
+            self._buffers = _fill(self._program, plan)
+        except (ValueError, TypeError) as error:
+            raise EngineError(f"the cpu engine cannot run this: {error}") from error
+        self.instruction_set, self.threads = self._program.instruction_set, self._program.threads
+        # Groups of eight images share large weights; small networks only spread the cost of a call.
+        self.batch_limit = self.threads * (8 if self._program.groups else 16)
+
+    def run(self, images: Images, controls: Controls) -> Output:
+        """See :meth:`lccl.engines.base.Engine.run`."""
+        return self._run(images, controls, None)
+
+    def profile(self, images: Images, controls: Controls, repeats: int = 10) -> NDArray[np.float64]:
+        """Median seconds that each step of the plan takes, [steps]; summed over the images, shared by the threads."""
+        seconds = np.zeros((repeats, len(self.plan.steps)))
+        for row in seconds:
+            self._run(images, controls, row)
+        return np.median(seconds, axis=0)
+
+    def run_step(self, number: int, values: Values, controls: Controls) -> tuple[Values, Output]:
+        """Run one step alone, for tests: from float32 [N, C, H, W] values of the buffers it reads to those it writes.
+
+        The written buffers hold NaN before. They come back with the border of zeros that their readers rely on;
+        the output carries kept counts, executed MACs and masks, and no logits.
+        """
+        count = len(controls)
+        kept, executed = np.zeros((count, len(self.plan.layers)), np.int64), np.zeros(count, np.int64)
+        masks, views = self._masks(count)
+        inputs = [(self._buffers[name], np.ascontiguousarray(value, np.float32)) for name, value in values.items()]
+        taken = self._program.run_step(
+            number, inputs, _rows(controls), _sets(controls), kept, executed, _forced(self.plan, controls), views
+        )
+        names = {number: name for name, number in self._buffers.items()}
+        written = {names[buffer]: value for buffer, _, value in taken}
+        return written, Output(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
+
+    def _run(self, images: Images, controls: Controls, seconds: NDArray[np.float64] | None) -> Output:
+        check_inputs(self.plan, images, controls)
+        count = len(images)
+        pixels: NDArray[np.uint8] | NDArray[np.float32]
+        if images.dtype == np.uint8:
+            pixels = np.ascontiguousarray(images, np.uint8)
+        else:
+            pixels = np.ascontiguousarray(images, np.float32)
+        logits = np.empty((count, self.plan.classes), np.float32)
+        kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
+        masks, views = self._masks(count) if controls.want_masks else (None, None)
+        self._program.run(
+            pixels, _rows(controls), _sets(controls), logits, kept, executed,
+            _forced(self.plan, controls), views, seconds,
+        )  # fmt: skip
+        return Output(logits, kept, executed, np.full(count, self.plan.exits, np.int64), masks)
+
+    def _masks(self, count: int) -> tuple[tuple[NDArray[np.uint8], ...], list[NDArray[np.uint8]]]:
+        """Room for every layer's masks, [N, G, H, W], and the same as [N, G, positions]."""
+        masks = tuple(
+            np.empty((count, layer.gate_groups, layer.convolution.height, layer.convolution.width), np.uint8)
+            for layer in self.shape.layers
+        )
+        return masks, [mask.reshape(*mask.shape[:2], -1) for mask in masks]
+
+
+def instruction_sets() -> list[tuple[str, str]]:
+    """What this machine can run: names and precisions, fastest first."""
+    return _native.instruction_sets()
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rows(controls: Controls) -> NDArray[np.float32]:
+    return np.ascontiguousarray(controls.thresholds, np.float32)
+
+
+def _sets(controls: Controls) -> NDArray[np.int64]:
+    return np.ascontiguousarray(controls.norm_set, np.int64)
+
+
+def _forced(plan: Plan, controls: Controls) -> list[NDArray[np.uint8]] | None:
+    if controls.forced_masks is None:
+        return None
+    masks = []
+    for step, mask in zip(plan.gated, controls.forced_masks, strict=True):
+        out = _output(plan, step)
+        assert step.gate is not None
+        expected = (len(controls), len(step.gate.weight), out.height, out.width)
+        if mask.shape != expected:
+            raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
+        masks.append(np.ascontiguousarray(mask, np.uint8).reshape(*expected[:2], -1))
+    return masks
+
+
+def _output(plan: Plan, step: steps.Convolve) -> steps.Buffer:
+    name = step.raw if step.raw is not None else step.activated.buffer if step.activated is not None else ""
+    return plan.buffer(name)
+
+
+def _fill(program: _native.Program, plan: Plan) -> dict[str, int]:
+    """Add a plan's buffers and steps to a program; returns each buffer's number."""
+    numbers = {buffer.name: program.add_buffer(buffer.channels, buffer.height, buffer.width) for buffer in plan.buffers}
+    for step in plan.steps:
+        match step:
+            case steps.Normalise():
+                program.add_normalise(_floats(step.mean), _floats(step.std), numbers[step.raw])
+            case steps.Convolve():
+                _add_convolution(program, step, numbers)
+            case steps.MaxPool():
+                program.add_max_pool(numbers[step.input], step.kernel, step.stride, numbers[step.raw])
+            case steps.GlobalAveragePool():
+                program.add_average_pool(numbers[step.input], numbers[step.raw])
+            case steps.Classify():
+                program.add_classifier(numbers[step.input], _floats(step.weight), _floats(step.bias))
+    program.finish()
+    return numbers
+
+
+def _add_convolution(program: _native.Program, step: steps.Convolve, numbers: dict[str, int]) -> None:
+    scale, shift = _affine(step.affine)
+    activated = step.activated
+    activated_scale, activated_shift = _affine(None if activated is None else activated.affine)
+    gate = None
+    if step.gate is not None:
+        gate_scale, gate_shift = _floats(step.gate.affine.scale), _floats(step.gate.affine.shift)
+        gate = (step.gate.layer, numbers[step.gate.input], _floats(step.gate.weight), gate_scale, gate_shift)
+    program.add_convolution(
+        input=numbers[step.input],
+        weight=_floats(step.weight),
+        stride=step.stride,
+        scale=scale,
+        shift=shift,
+        relu=step.relu,
+        gate=gate,
+        residual=NONE if step.residual is None else numbers[step.residual.buffer],
+        residual_stride=1 if step.residual is None else step.residual.stride,
+        raw=NONE if step.raw is None else numbers[step.raw],
+        activated=NONE if activated is None else numbers[activated.buffer],
+        activated_scale=activated_scale,
+        activated_shift=activated_shift,
+    )
+
+
+def _affine(affine: Affine | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    return (None, None) if affine is None else (_floats(affine.scale), _floats(affine.shift))
+
+
+def _floats(values: steps.Array | Sequence[float]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, np.float32)

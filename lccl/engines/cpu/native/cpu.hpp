@@ -1,0 +1,21 @@
+// Which kernels this machine can run, and how large its second-level cache is.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace lccl {
+
+// Those that can run here, fastest first; the portable and emulated ones at the end, for whoever names them.
+std::vector<const Kernels*> runnable();
+
+// The kernels of that name and precision; throws std::invalid_argument, naming what there is.
+const Kernels& choose(const std::string& instruction_set, bool bf16);
+
+// Bytes of one core's second-level cache, 1 MiB where the system does not tell.
+size_t second_level_cache();
+
+}  // namespace lccl

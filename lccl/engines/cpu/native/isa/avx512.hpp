@@ -1,0 +1,137 @@
+// AVX-512, float32: 16 lanes, tiles of 12 rows × 2 vectors (24 of 32 registers hold sums).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lccl {
+namespace {
+
+struct Avx512 {
+    using Element = float;
+    using Float = Avx512;
+    using Vector = __m512;
+    static constexpr uint32_t lanes = 16, panel = 2, rows = 12, row_quantum = 1, k_step = 1, k_block = 1;
+    static constexpr uint32_t dot_step = 16, chunk = 8;
+    static constexpr size_t packed_bytes = 0;
+
+    struct Block {
+        const float* row[rows];
+        uint32_t count;
+    };
+
+    static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
+    static Vector zero() { return _mm512_setzero_ps(); }
+    static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+    static Vector load(const float* source) { return _mm512_loadu_ps(source); }
+    static Vector load_n(const float* source, int n) { return _mm512_maskz_loadu_ps(first(n), source); }
+    static void store(float* target, Vector value) { _mm512_storeu_ps(target, value); }
+    static void store_n(float* target, Vector value, int n) {
+        n >= 16 ? store(target, value) : _mm512_mask_storeu_ps(target, first(n), value);
+    }
+    static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+    static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+    static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+    static Vector max(Vector a, Vector b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+    static Vector where_greater(Vector value, Vector threshold, Vector then) {  // −1 elsewhere
+        return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(value, threshold, _CMP_GT_OQ), _mm512_set1_ps(-1.0f), then);
+    }
+    static Vector where_not_negative(Vector value, Vector then) {  // 0 elsewhere
+        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(value, zero(), _CMP_NLT_UQ), then);
+    }
+
+    // sums[i] += row[i][offset …] · weights, lane by lane.
+    static void dots(Vector* sums, const float* const* row, size_t offset, const float* weights) {
+        const __m512 w = load(weights);
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < lanes; ++i) sums[i] = _mm512_fmadd_ps(load(row[i] + offset), w, sums[i]);
+    }
+    static Vector dot_n(Vector sum, const float* row, const float* weights, int n) {
+        return _mm512_fmadd_ps(load_n(row, n), load_n(weights, n), sum);
+    }
+    // Lane i is the sum over the lanes of sums[i].
+    static Vector sums(const Vector* s) {
+        __m512 quarter[4];  // [q]: in each 128-bit lane, partial sums of s[4q … 4q + 3]
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+            const __m512 *a = s + 4 * q, ab = pairs(a[0], a[1]), cd = pairs(a[2], a[3]);
+            quarter[q] = _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
+        }
+        return across(across(quarter[0], quarter[1]), across(quarter[2], quarter[3]));
+    }
+    static __m512 pairs(__m512 a, __m512 b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); }
+    static __m512 across(__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+
+    // Appends code + p to `kept` where values[p] > threshold, else to `skipped`; may write 15 more of each.
+    static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,
+                     uint32_t& kept_count, uint32_t* skipped, uint32_t& skipped_count) {
+        const __m512 limit = _mm512_set1_ps(threshold);
+        __m512i number = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(code)),
+                                          _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        uint32_t k = kept_count, s = skipped_count;
+        for (uint32_t p = 0; p < count; p += 16) {
+            const __mmask16 there = first(static_cast<int>(count - p > 16 ? 16 : count - p));
+            const __mmask16 keep = _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, values + p), limit,
+                                                           _CMP_GT_OQ);
+            const __mmask16 skip = static_cast<__mmask16>(there & ~keep);
+            // Compressed in a register: compressing into memory is slow on some processors.
+            _mm512_storeu_si512(kept + k, _mm512_maskz_compress_epi32(keep, number));
+            _mm512_storeu_si512(skipped + s, _mm512_maskz_compress_epi32(skip, number));
+            k += static_cast<uint32_t>(__builtin_popcount(keep));
+            s += static_cast<uint32_t>(__builtin_popcount(skip));
+            number = _mm512_add_epi32(number, _mm512_set1_epi32(16));
+        }
+        kept_count = k;
+        skipped_count = s;
+    }
+
+    static void prepare(Block& block, const float* const* row, uint32_t count, uint32_t, uint32_t, size_t, char*) {
+        for (uint32_t n = 0; n < count; ++n) block.row[n] = row[n];
+        block.count = count;
+    }
+
+    template <int Rows, int Vectors>
+    static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
+                     float* sums) {
+        __m512 total[Rows][Vectors];
+#pragma GCC unroll 16
+        for (int n = 0; n < Rows; ++n) {
+            for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_setzero_ps();
+        }
+        for (uint32_t r = 0; r < runs; ++r) {
+            // Read anew for every kernel row: held over from before they would crowd the registers.
+            __asm__ volatile("" ::: "memory");
+            const float* at[Rows];
+#pragma GCC unroll 16
+            for (int n = 0; n < Rows; ++n) at[n] = row[n] + r * pitch;
+            for (size_t e = 0; e < run; ++e, weights += 16 * Vectors) {
+                __m512 w[Vectors];
+                for (int v = 0; v < Vectors; ++v) w[v] = load(weights + 16 * v);
+#pragma GCC unroll 16
+                for (int n = 0; n < Rows; ++n) {
+                    const __m512 value = _mm512_set1_ps(at[n][e]);
+                    for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_fmadd_ps(value, w[v], total[n][v]);
+                }
+            }
+        }
+#pragma GCC unroll 16
+        for (int n = 0; n < Rows; ++n) {
+            for (int v = 0; v < Vectors; ++v) store(sums + (n * Vectors + v) * 16, total[n][v]);
+        }
+    }
+
+    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
+                         uint32_t vectors, float* sums) {
+        multiply_any<Avx512>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
+                             vectors, sums);
+    }
+};
+
+}  // namespace
+}  // namespace lccl

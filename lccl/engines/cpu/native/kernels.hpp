@@ -1,0 +1,137 @@
+// What a step needs at run time, as plain data, and the table of functions that one instruction set fills.
+//
+// Files compiled for an instruction set see only this header, their own isa/*.hpp and steps.hpp: nothing here has
+// code that a linker could pick from one of them for a machine without that instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lccl {
+
+constexpr int kNone = -1;              // no such buffer
+constexpr uint32_t kPositionBits = 24; // a listed row is image << 24 | position
+constexpr uint32_t kPositionMask = (1u << kPositionBits) - 1;
+constexpr uint32_t kGroup = 8;         // images that layers with large weights take at once
+
+// A buffer in a team's memory: NHWC with a border of `pad` zeros around every image.
+struct Map {
+    char* base;
+    size_t image_stride;  // bytes to the next image of a group; 0 where one place serves every image in turn
+    uint32_t channels, height, width, pad;
+    bool single;  // float32 whatever the precision
+
+    uint32_t pitch() const { return (width + 2 * pad) * channels; }
+};
+
+struct NormaliseStep {
+    int raw;
+    const void* table;  // [channels][256] elements: the value of each pixel
+};
+
+struct GateSpec {
+    int layer;  // column of the thresholds; kNone without a gate
+    int input;
+    uint32_t groups, kernel, runs, run;
+    bool per_cell;        // maps rule too few channels for rows to be worth leaving out: computed densely
+    const void* weights;  // rows: [groups][runs][run, padded]; cells: packed like a convolution's
+    const float *scale, *shift;  // [S, groups]
+    const uint32_t* offset;      // [positions] elements to the first tap
+};
+
+struct ConvolveStep {
+    int input, residual, raw, activated;
+    uint32_t in_channels, out_channels, positions, kernel;
+    uint32_t runs, run;      // kernel rows, and the contiguous elements of each
+    uint32_t groups;         // lists of rows: one per map of the gate
+    size_t group_weights;    // elements to the next group's weights
+    size_t vector_weights;   // elements to the next vector of output channels
+    bool heavy;              // weights that the second-level cache does not hold
+    bool relu, in_place;
+    const void* weights;
+    const float *scale, *shift;                      // [S, out_channels] or null
+    const float *activated_scale, *activated_shift;  // the same
+    const uint32_t *offset, *raw_offset, *activated_offset, *residual_offset;  // [positions], elements
+    GateSpec gate;
+};
+
+struct MaxPoolStep {
+    int input, raw;
+    uint32_t kernel, stride;
+};
+
+struct AveragePoolStep {
+    int input, raw;
+};
+
+struct ClassifyStep {
+    int input;
+    uint32_t channels, classes;
+    size_t vector_weights;
+    const float *weights, *bias;
+};
+
+// What one member of a team needs for itself.
+struct Scratch {
+    uint32_t *kept, *skipped;  // listed rows
+    char* blocks;              // packed inputs, where an instruction set packs
+    size_t block_bytes;        // of one of them
+    float* cells;              // gate values of a chunk of rows
+};
+
+class Team;
+
+// Images [first, first + count) of the batch, at places [slot, slot + count) of the team's memory.
+struct Work {
+    const Map* maps;
+    uint32_t slot, first, count;
+    uint32_t layers;
+    const void* images;
+    bool pixels;  // uint8, to be normalised
+    const float* thresholds;
+    const int64_t* norm_set;
+    const uint8_t* const* forced;  // per layer [N, G, H, W], or null
+    uint8_t* const* masks;         // the same, written; or null
+    float* logits;
+    int64_t *kept, *executed;
+    float* gates;  // [count][groups][positions], the team's
+    Scratch scratch;
+    Team* team;
+    uint32_t member;
+    uint32_t round;  // of the team's sharing; the same for all members
+
+    char* at(int buffer, uint32_t image) const {
+        return maps[buffer].base + (slot + image) * maps[buffer].image_stride;
+    }
+};
+
+// How an instruction set wants its weights, and its steps.
+struct Kernels {
+    const char* name;
+    bool bf16;
+    uint32_t lanes;        // output channels of one vector
+    uint32_t panel;        // vectors that one tile takes
+    uint32_t single_panel; // the same for the float32 classifier
+    uint32_t rows;         // rows that one tile takes
+    uint32_t k_step;       // neighbouring inputs that one instruction sums
+    uint32_t k_block;      // steps of k that weights are padded to
+    uint32_t dot_step;     // elements that one step of a gate's dot product takes
+    uint32_t chunk;        // tiles of rows that share a panel of large weights
+    size_t packed_bytes;   // per row and element of k; 0 where inputs are read in place
+    void (*normalise)(const NormaliseStep&, Work&);
+    void (*convolve)(const ConvolveStep&, Work&);
+    void (*max_pool)(const MaxPoolStep&, Work&);
+    void (*average_pool)(const AveragePoolStep&, Work&);
+    void (*classify)(const ClassifyStep&, Work&);
+};
+
+// Each is null where the compiler could not build it; whether the machine can run it is cpu.cpp's to say.
+extern const Kernels* const kPortable;
+extern const Kernels* const kPortableBf16;
+extern const Kernels* const kAvx2;
+extern const Kernels* const kAvx512;
+extern const Kernels* const kAvx512Bf16;
+extern const Kernels* const kAmx;
+extern const Kernels* const kAmxEmulated;
+
+}  // namespace lccl

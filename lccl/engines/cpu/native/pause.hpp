@@ -1,0 +1,34 @@
+// What differs between processors for a thread that waits, and for one that computes.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace lccl {
+
+static inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#endif
+}
+
+// While it lives, this thread takes numbers too small for float32's normal range as 0: they cost many cycles each.
+class FlushDenormals {
+  public:
+#if defined(__x86_64__) || defined(__i386__)
+    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(before_); }
+
+  private:
+    uint32_t before_;
+#else
+    FlushDenormals() {}
+#endif
+    FlushDenormals(const FlushDenormals&) = delete;
+    FlushDenormals& operator=(const FlushDenormals&) = delete;
+};
+
+}  // namespace lccl

@@ -1,0 +1,175 @@
+// A plan laid out for this machine: packed weights, buffers in an arena, and the threads that run it.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "pool.hpp"
+#include "team.hpp"
+
+namespace lccl {
+
+struct Affine {  // [sets, channels] each, or empty
+    std::vector<float> scale, shift;
+};
+
+struct Filter {  // [out, in, kernel, kernel]
+    const float* values;
+    uint32_t out, in, kernel;
+};
+
+struct GateLayout {
+    int layer, input;
+    Filter filter;
+    Affine affine;
+};
+
+struct ConvolutionLayout {
+    int input;
+    Filter filter;
+    uint32_t stride;
+    Affine affine;
+    bool relu;
+    const GateLayout* gate;  // or null
+    int residual;
+    uint32_t residual_stride;
+    int raw, activated;
+    Affine activation;
+};
+
+// A batch: inputs, and where the outputs go. Shapes are checked by whoever fills it.
+struct Batch {
+    uint32_t count;
+    const void* images;
+    bool pixels;
+    const float* thresholds;
+    const int64_t* norm_set;
+    const uint8_t* const* forced;
+    uint8_t* const* masks;
+    float* logits;
+    int64_t *kept, *executed;
+    double* seconds;  // per step, or null
+};
+
+class Program {
+  public:
+    Program(const Kernels& kernels, uint32_t threads, uint32_t sets, uint32_t layers, size_t cache_bytes);
+    ~Program();
+
+    int add_buffer(uint32_t channels, uint32_t height, uint32_t width);
+    void add_normalise(const std::vector<float>& mean, const std::vector<float>& std, int raw);
+    void add_convolution(const ConvolutionLayout& layout);
+    void add_max_pool(int input, uint32_t kernel, uint32_t stride, int raw);
+    void add_average_pool(int input, int raw);
+    void add_classifier(int input, const Filter& filter, const std::vector<float>& bias);
+    void finish();
+
+    void run(const Batch& batch);
+
+    // One step alone, for tests. `inputs` are float32 [count, channels, height, width] by buffer; everything the step
+    // writes is NaN before it. Returns each output with its border, [count, channels, height + 2 pad, width + 2 pad].
+    struct Taken {
+        int buffer;
+        uint32_t pad;
+        std::vector<float> values;
+    };
+    std::vector<Taken> run_step(uint32_t step, const std::vector<std::pair<int, const float*>>& inputs,
+                                const Batch& batch);
+
+    const Kernels& kernels() const { return kernels_; }
+    uint32_t threads() const { return pool_->size(); }
+    uint32_t steps() const { return static_cast<uint32_t>(steps_.size()); }
+    bool groups() const { return first_grouped_ < steps_.size(); }
+    uint32_t sets() const { return sets_; }
+    uint32_t layers() const { return layers_; }
+    uint32_t classes() const { return classes_; }
+    const Map& image() const { return maps_[image_]; }
+    // Maps and positions of each layer's gate.
+    const std::vector<std::pair<uint32_t, uint32_t>>& gates() const { return gate_shapes_; }
+    const Map& buffer(int number) const { return maps_[static_cast<size_t>(number)]; }
+    bool ready() const { return state_ == State::kReady; }
+    // What run_step() is given values of: the buffers that a convolution or a pool reads.
+    const std::vector<int>& reads(uint32_t step) const;
+
+  private:
+    using Step = std::variant<NormaliseStep, ConvolveStep, MaxPoolStep, AveragePoolStep, ClassifyStep>;
+    struct Use {  // of buffers by a step
+        std::vector<int> reads, writes;
+    };
+    struct Member {
+        Memory kept, skipped, blocks, cells;
+        Work work;
+    };
+    struct Crew {  // a team and what it needs
+        std::unique_ptr<Team> team;
+        std::vector<Member> members;
+        std::vector<Map> maps;
+        char* arena;
+        Memory gates;
+        std::vector<double> seconds;
+    };
+
+    enum class State { kOpen, kClosed, kReady };
+    struct Strides {
+        uint32_t convolution, residual, gate_kernel;
+    };
+
+    void check_buffer(int buffer) const;
+    void check_reads(std::initializer_list<int> buffers) const;
+    void check_write(int buffer) const;
+    void check_process() const;
+    void append(Step step, Use use, Strides strides);
+    void check_map(int buffer, uint32_t channels, uint32_t height, uint32_t width, const char* what) const;
+    const float* keep(std::vector<float> values);
+    const float* keep_affine(const std::vector<float>& values, uint32_t channels);
+    const void* pack(const Filter& filter, uint32_t groups, bool single, size_t& vector_size, size_t& group_size);
+    const void* pack_dots(const Filter& filter);
+    const uint32_t* offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width);
+    void set_offsets();
+    void share_places();
+    void lay_out();
+    Crew crew(uint32_t size, char* arena);
+    size_t element(const Map& map) const { return map.single || !kernels_.bf16 ? 4 : 2; }
+    size_t bytes(const Map& map) const;
+    bool never_negative(int buffer, size_t before) const;
+
+    void prepare(Crew& crew, const Batch& batch);
+    void run_images(Crew& crew, uint32_t member, uint32_t first, uint32_t count);
+    void run_one(const Step& step, Work& work) const;
+
+    const Kernels& kernels_;
+    const uint32_t sets_, layers_;
+    const size_t cache_bytes_;
+    State state_ = State::kOpen;
+    uint32_t classes_ = 0;
+    int image_ = kNone;
+    std::vector<Map> maps_;
+    std::vector<Step> steps_;
+    std::vector<Use> uses_;
+    std::vector<Strides> strides_;  // per step
+    std::vector<bool> written_;     // per buffer: by the steps so far
+    std::vector<std::pair<uint32_t, uint32_t>> gate_shapes_;
+    std::vector<std::vector<float>> floats_;
+    std::vector<std::vector<uint32_t>> tables_;
+    std::vector<Memory> packed_;
+    size_t first_grouped_ = 0;
+    std::vector<int> place_;            // of each buffer: the buffer whose memory it shares, mostly itself
+    std::vector<size_t> offset_;        // bytes, in the private or the group part of an arena
+    std::vector<bool> grouped_;         // held for every image of a group
+    size_t private_bytes_ = 0, slot_bytes_ = 0;
+    std::vector<Memory> arenas_;
+    std::vector<Crew> solo_;
+    Crew joint_;
+    std::mutex running_;
+    std::unique_ptr<Pool> pool_;
+};
+
+}  // namespace lccl

@@ -1,0 +1,70 @@
+"""The shipped model gives the labels that the reference gives, on pictures that it was not trained on."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lccl
+from lccl.controls import Controls
+from lccl.engines.cpu.engine import instruction_sets
+
+HOME = Path(__file__).parents[3]
+MODEL = HOME / "models" / "resnet20-cifar10"
+SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+pytestmark = [
+    pytest.mark.skipif(not MODEL.is_dir(), reason="the shipped model is not here"),
+    pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test pictures are not beside the project"),
+]
+FASTEST = {precision: (name, precision) for name, precision in reversed(instruction_sets())}
+# Share of equal labels. bfloat16 moves gates by 2⁻⁸ of themselves, over some thresholds.
+EQUAL = {"fp32": 0.999, "bf16": 0.99}
+EVERY = 16  # of 8,000 pictures, over all classes
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return lccl.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def unseen(shipped):
+    chosen = []
+    with tarfile.open(SHARED_DATA) as archive:
+        members = (one for one in archive if one.isfile() and one.name.startswith("test/"))
+        for number, member in enumerate(members):
+            if number % EVERY == 0:
+                picture = Image.open(io.BytesIO(archive.extractfile(member).read()))
+                chosen.append(shipped.preprocessing.apply(picture))
+    return np.stack(chosen)
+
+
+@pytest.fixture(scope="module")
+def expected(shipped, unseen):
+    """The reference's logits of each picture at the first, a middle and the last operating point."""
+    reference, points = lccl.compile(shipped, engine="reference"), shipped.table.points
+    chosen = points[0], points[len(points) // 2], points[-1]
+    parts = np.array_split(unseen, len(unseen) // 50)
+    return {
+        point: np.concatenate(
+            [reference.run(part, Controls.uniform(len(part), point.thresholds)).logits for part in parts]
+        )
+        for point in chosen
+    }
+
+
+@pytest.mark.parametrize("precision", FASTEST)
+def test_labels_are_the_references(precision, shipped, unseen, expected, make_cpu):
+    plan = lccl.compile(shipped, engine="reference").plan
+    engine = make_cpu(plan, FASTEST[precision], threads=2)
+    equal = [
+        engine.run(unseen, Controls.uniform(len(unseen), point.thresholds)).logits.argmax(1) == logits.argmax(1)
+        for point, logits in expected.items()
+    ]
+    assert len(unseen) == 500
+    assert np.mean(equal) >= EQUAL[precision]
