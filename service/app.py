@@ -25,7 +25,7 @@ from service.errors import InvalidFieldError, Problem, UnknownModelError, proble
 from service.metrics import UNKNOWN, Metrics
 from service.middleware import RequestObserver
 from service.parts import Parts, parts_of
-from service.registry import Registry, ServedModel
+from service.registry import EngineChoice, Registry, ServedModel
 from service.routes import classify, models, operations
 from service.runner import Runner, WorkBatcher
 from service.settings import Settings
@@ -87,11 +87,14 @@ def _assemble(settings: Settings) -> Parts:
 
 def _load(parts: Parts) -> None:
     settings, metrics = parts.settings, parts.metrics
-    if settings.compute_threads:
-        torch.set_num_threads(settings.compute_threads)
-    parts.registry.load_folder(
-        settings.models, engine=settings.engine, device=settings.device, precision=settings.precision
+    choice = EngineChoice(
+        settings.engine, settings.device, settings.precision, settings.compute_threads, settings.instruction_set
     )
+    parts.registry.load_folder(settings.models, choice)
+    if all(model.engine.name == "cpu" for model in parts.registry):
+        torch.set_num_threads(1)  # the engine has threads of its own; torch is done
+    elif settings.compute_threads:
+        torch.set_num_threads(settings.compute_threads)
     for model in parts.registry:
         _announce(parts, model)
     metrics.build_info.labels(version("lccl"), platform.python_version(), torch.__version__).set(1)

@@ -30,6 +30,17 @@ class ServedModel:
     engine: Engine
 
 
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What models are compiled for; the fields are :func:`lccl.compile`'s."""
+
+    engine: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    threads: int = 0
+    instruction_set: str = "auto"
+
+
 class Registry:
     """Loads bundles and finds them by name."""
 
@@ -43,7 +54,7 @@ class Registry:
     def __len__(self) -> int:
         return len(self._models)
 
-    def load_folder(self, folder: Path, *, engine: str, device: str, precision: str) -> None:
+    def load_folder(self, folder: Path, choice: EngineChoice) -> None:
         """Load every bundle in a folder, warm it up and see a canary's answer.
 
         Raises:
@@ -55,11 +66,11 @@ class Registry:
         if not homes:
             raise BundleError(f"no bundles in {folder}: each is a folder with bundle.json and model.safetensors")
         for home in homes:
-            self.load(home, engine=engine, device=device, precision=precision)
+            self.load(home, choice)
         if self._default is not None and self._default not in self._models:
             raise BundleError(f"the default model {self._default!r} is not among {', '.join(self._models)}")
 
-    def load(self, home: Path, *, engine: str, device: str, precision: str) -> ServedModel:
+    def load(self, home: Path, choice: EngineChoice) -> ServedModel:
         """Load one bundle under its folder's name."""
         from lccl.bundle import load
         from lccl.compiler import compile as make_engine
@@ -67,7 +78,15 @@ class Registry:
         if not NAME.fullmatch(home.name):
             raise BundleError(f"{home.name!r} is no model name: use letters, digits, '.', '_' and '-'")
         bundle = load(home)
-        model = ServedModel(home.name, bundle, make_engine(bundle, device, precision, engine))
+        engine = make_engine(
+            bundle,
+            choice.device,
+            choice.precision,
+            choice.engine,
+            threads=choice.threads,
+            instruction_set=choice.instruction_set,
+        )
+        model = ServedModel(home.name, bundle, engine)
         _warm_up(model)
         self._models[model.name] = model
         return model

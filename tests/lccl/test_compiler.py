@@ -1,5 +1,7 @@
 """An engine is chosen once, by name, from a bundle or a network; what is not to be had is refused, never replaced."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 
 
-@pytest.mark.parametrize("engine", ["cpu", "cuda", "triton", "Reference", ""])
+@pytest.mark.parametrize("engine", ["native", "cuda", "triton", "Reference", ""])
 def test_an_unknown_engine_is_refused(bundle, engine):
     with pytest.raises(EngineError, match="unknown engine"):
         make_engine(bundle, engine=engine)
@@ -23,20 +25,50 @@ def test_an_unknown_or_absent_device_is_refused(bundle, device):
         make_engine(bundle, device=device)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "double"])
-def test_a_precision_that_the_engine_lacks_is_refused(bundle, precision):
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [("auto", "fp16"), ("auto", "double"), ("cpu", "fp64"), ("reference", "bf16"), ("reference", "fp16")],
+)
+def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision):
     with pytest.raises(EngineError, match=precision):
-        make_engine(bundle, precision=precision)
+        make_engine(bundle, precision=precision, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("engine", "precision", "name"),
+    [
+        ("auto", "fp32", "cpu"),
+        ("cpu", "fp32", "cpu"),
+        ("auto", "fp64", "reference"),
+        ("reference", "fp32", "reference"),
+    ],
+)
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, pictures):
-    made = make_engine(bundle, device, engine=engine)
+def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, pictures):
+    made = make_engine(bundle, device, precision, engine)
     controls = Controls.uniform(2, [0.0] * 18)
-    given = make_engine(bundle.network, preprocessing=bundle.preprocessing)
-    assert (made.name, made.precision) == ("reference", "fp32")
+    given = make_engine(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
+    assert (made.name, made.precision) == (name, precision)
     assert np.array_equal(made.run(pictures(2), controls).logits, given.run(pictures(2), controls).logits)
+
+
+def test_threads_and_instruction_set_reach_the_cpu_engine(bundle):
+    made = make_engine(bundle, threads=3, instruction_set="portable")
+    assert (made.threads, made.instruction_set) == (3, "portable")
+    with pytest.raises(EngineError, match="no instruction set 'sse9'"):
+        make_engine(bundle, instruction_set="sse9")
+
+
+def test_the_cpu_engine_is_refused_on_another_device(bundle, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(EngineError, match="does not run on cuda"):
+        make_engine(bundle, "cuda", engine="cpu")
+
+
+def test_an_engine_that_was_not_built_is_named(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lccl.engines.cpu.engine", None)
+    with pytest.raises(EngineError, match="not built here"):
+        make_engine(bundle)
 
 
 def test_a_bare_network_gets_its_own_size_and_half_a_mean_and_deviation():
