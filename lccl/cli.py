@@ -1,4 +1,4 @@
-"""``lccl``: train, calibrate and evaluate models; offline."""
+"""``lccl``: train, calibrate, evaluate and measure models; offline."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def train(
 def calibrate(
     bundle: BundleFolder,
     data: Data,
-    engine: Annotated[str, typer.Option(help="auto or reference.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points, and write its model card."""
@@ -92,7 +92,7 @@ def calibrate(
         loaded = bundles.load(bundle)
         dataset = _load(data, loaded.preprocessing)
         with console.status("calibrating") as status:
-            done = run(loaded, make(loaded, engine=engine), hold_out(dataset.train), status.update)
+            done = run(loaded, make(loaded, engine=engine, threads=threads), hold_out(dataset.train), status.update)
         bundles.save(done, bundle)
         write_card(done, bundle)
         _print_points(done)
@@ -122,7 +122,7 @@ def evaluate(
     data: Data,
     part: Annotated[str, typer.Option(help="test, or the held-out measure.")] = "test",
     sparsity: Annotated[list[float] | None, typer.Option(help="Wanted skip ratio; may be given again.")] = None,
-    engine: Annotated[str, typer.Option(help="auto or reference.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
     threads: Threads = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
@@ -143,7 +143,7 @@ def evaluate(
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
         if not len(split):
             raise LcclError(f"{data} has no test pictures: use --part measure")
-        runner = make(loaded, engine=engine)
+        runner = make(loaded, engine=engine, threads=threads)
         shape = runner.shape
         wishes = [Wish(sparsity=value) for value in sparsity or []]
         wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
@@ -170,6 +170,50 @@ def evaluate(
         if out is not None:
             figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": shape.dense}
             out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A bundle's folder, or a network by name with fresh weights.")],
+    batch: Annotated[int, typer.Option(help="Pictures per run.")] = 1,
+    threads: Threads = 0,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    skip: Annotated[
+        list[float] | None, typer.Option(help="Wanted skip ratio; may be given again. Without it 0.35, 0.5 and 0.7.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often every contestant has its turn.")] = 15,
+    images: Annotated[Path | None, typer.Option(help="A data set to take pictures from; without it 1/f noise.")] = None,
+    gate: Annotated[str | None, typer.Option(help="Fresh weights: shared, pointwise, grouped:G[:1x1].")] = None,
+    form: Annotated[str | None, typer.Option(help="Fresh weights: post or pre activation.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Measure others' dense engines too.")] = True,
+    layers: Annotated[bool, typer.Option(help="Time every step too.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Measure what skipping gains on this CPU, beside the plain twin on this and on others' engines."""
+    import os
+
+    from lccl.bench import provenance
+    from lccl.bench.report import showing, tables
+    from lccl.bench.run import Options, run
+    from lccl.bench.workload import find_model, find_pictures, make_workload
+
+    with _one_sentence_errors():
+        threads = threads or os.cpu_count() or 1
+        options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
+        _use_threads(threads)
+        found = find_model(model, form, gate)
+        with console.status("choosing pictures and thresholds"):
+            workload = make_workload(found, find_pictures(found, images, batch), batch, skip)
+        with showing(console) as stages:
+            made = run(workload, options, stages)
+        for table in tables(made):
+            console.print(table, "")
+        if out is not None:
+            words = [model, "--batch", batch, "--threads", threads, "--precision", precision, "--rounds", rounds]
+            words += [word for setting in workload.settings[1:] for word in ("--skip", setting.name)]
+            chosen = {"--images": images, "--gate": gate, "--form": form}
+            words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
+            console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), made))
 
 
 def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""Own engines in the benchmark: the network or its plain twin, under settings made ready beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.compiler import compile as make_engine
+from lccl.controls import Controls
+from lccl.networks import ResNet
+from lccl.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnEngine:
+    """An engine with the batches and controls that it is measured on.
+
+    Attributes:
+        batches: each uint8 [N, H, W, 3], as the service hands them over.
+        controls: by setting.
+
+    """
+
+    engine: Any
+    batches: tuple[NDArray[np.uint8], ...]
+    controls: Mapping[str, Controls]
+
+    def runner(self, setting: str) -> Callable[[int], NDArray[np.float32]]:
+        """``run(index)`` classifies the batch of that number under a setting, logits [N, classes]."""
+        run, batches, controls = self.engine.run, self.batches, self.controls[setting]
+        return lambda index: run(batches[index], controls).logits
+
+    def count(self, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Kept cells int64 [P, L] and executed MACs int64 [P] of all pictures."""
+        outputs = [self.engine.run(batch, self.controls[setting]) for batch in self.batches]
+        return np.concatenate([output.kept for output in outputs]), np.concatenate(
+            [output.executed_macs for output in outputs]
+        )
+
+    def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:
+        """Median seconds of each of the plan's steps on one batch, float64 [steps]."""
+        found = self.engine.profile(self.batches[index], self.controls[setting], repeats)
+        return cast("NDArray[np.float64]", np.asarray(found, dtype=np.float64))
+
+
+def own_engine(
+    network: ResNet,
+    preprocessing: Preprocessing,
+    batches: tuple[NDArray[np.uint8], ...],
+    settings: Mapping[str, tuple[tuple[float, ...], int]],
+    *,
+    engine: str,
+    precision: str,
+    threads: int,
+) -> OwnEngine:
+    """Compile a network; ``settings`` gives thresholds, one per layer, and the normalisation set by name.
+
+    Raises:
+        EngineError: there is no such engine or precision here.
+
+    """
+    made = make_engine(
+        network, device="cpu", precision=precision, engine=engine, threads=threads, preprocessing=preprocessing
+    )
+    images = len(batches[0])
+    controls = {
+        name: Controls.uniform(images, thresholds, norm_set) for name, (thresholds, norm_set) in settings.items()
+    }
+    return OwnEngine(made, batches, controls)
