@@ -24,7 +24,7 @@ NETWORKS = [*GATED, *(Architecture("resnet20", form, "none") for form in ("post"
 LAYERS = {"resnet20": 18, "resnet18": 16}
 SIZES = {"resnet20": 20, "resnet18": 64}  # 20, 10 and 5: maps whose positions fill no whole number of vectors
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
-LANES = {"avx512": 16, "avx2": 8, "portable": 8}
+LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "portable": 8}
 HUGE = 1 << 40
 
 

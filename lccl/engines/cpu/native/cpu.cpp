@@ -39,11 +39,15 @@ bool has_amx() {
 #endif
 }
 
+// AMD's Zen 4 has AVX-512, and runs its instructions in two halves.
+bool has_halves() { return __builtin_cpu_is("amdfam19h") && has_avx512(); }
+
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
 bool has_avx512_bf16() { return false; }
+bool has_halves() { return false; }
 bool has_amx() { return false; }
 #endif
 
@@ -55,8 +59,10 @@ std::vector<const Kernels*> runnable() {
         if (kernels && runs) found.push_back(kernels);
     };
     add(kAmx, kAmx && has_amx());
-    add(kAvx512Bf16, has_avx512_bf16());
-    add(kAvx512, has_avx512());
+    for (const bool halves : {has_halves(), !has_halves()}) {
+        add(halves ? kAvx512Bf16Narrow : kAvx512Bf16, has_avx512_bf16());
+        add(halves ? kAvx512Narrow : kAvx512, has_avx512());
+    }
     add(kAvx2, has_avx2());
     add(kPortable, true);
     add(kPortableBf16, true);

@@ -130,7 +130,9 @@ extern const Kernels* const kPortable;
 extern const Kernels* const kPortableBf16;
 extern const Kernels* const kAvx2;
 extern const Kernels* const kAvx512;
+extern const Kernels* const kAvx512Narrow;
 extern const Kernels* const kAvx512Bf16;
+extern const Kernels* const kAvx512Bf16Narrow;
 extern const Kernels* const kAmx;
 extern const Kernels* const kAmxEmulated;
 

@@ -8,9 +8,12 @@ namespace lccl {
 
 #ifdef __AVX512F__
 static constexpr Kernels kernels = kernels_of<Avx512>("avx512", false);
+static constexpr Kernels narrow = kernels_of<Avx512Narrow>("avx512_narrow", false);
 const Kernels* const kAvx512 = &kernels;
+const Kernels* const kAvx512Narrow = &narrow;
 #else
 const Kernels* const kAvx512 = nullptr;
+const Kernels* const kAvx512Narrow = nullptr;
 #endif
 
 }  // namespace lccl

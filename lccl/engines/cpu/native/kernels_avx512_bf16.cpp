@@ -8,9 +8,12 @@ namespace lccl {
 
 #ifdef __AVX512BF16__
 static constexpr Kernels kernels = kernels_of<Avx512Bf16>("avx512_bf16", true);
+static constexpr Kernels narrow = kernels_of<Avx512Bf16Narrow>("avx512_bf16_narrow", true);
 const Kernels* const kAvx512Bf16 = &kernels;
+const Kernels* const kAvx512Bf16Narrow = &narrow;
 #else
 const Kernels* const kAvx512Bf16 = nullptr;
+const Kernels* const kAvx512Bf16Narrow = nullptr;
 #endif
 
 }  // namespace lccl

@@ -17,7 +17,7 @@ static inline uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static inline uint32_t ceil_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 static inline uint32_t tasks_for(uint32_t units, const Team& team, uint32_t least) {
     if (team.size() == 1) return 1;
-    return smaller(ceil_div(units, least), team.size() * 8);
+    return smaller(ceil_div(units, least), team.size() * 64);
 }
 static inline uint32_t cut(uint32_t units, uint32_t part, uint32_t parts) {
     return static_cast<uint32_t>(uint64_t{units} * part / parts);
@@ -57,7 +57,7 @@ struct Steps {
         const Map& map = work.maps[step.raw];
         const uint32_t row = map.width * map.channels;
         const uint32_t parts = tasks_for(map.height * work.count, *work.team, 16);
-        work.team->share(work.round, parts, [&](uint32_t part) {
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             const uint32_t units = map.height * work.count;
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / map.height, y = unit % map.height;
@@ -99,7 +99,7 @@ struct Steps {
         const GateSpec& gate = step.gate;
         const uint32_t blocks = ceil_div(step.positions, W), units = blocks * work.count;
         const uint32_t parts = tasks_for(units, *work.team, 2);
-        work.team->share(work.round, parts, [&](uint32_t part) {
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 gate_block(step, work, unit / blocks, unit % blocks * W);
             }
@@ -231,34 +231,35 @@ struct Steps {
         const uint32_t quanta = ceil_div(count, Isa::row_quantum);
         const uint32_t tiles = ceil_div(quanta, Isa::rows / Isa::row_quantum);
         const uint32_t chunk = step.heavy ? Isa::chunk : 1, chunks = ceil_div(tiles, chunk);
+        const uint32_t size = tiles ? quanta / tiles : 0, larger = tiles ? quanta % tiles : 0;
         const uint32_t vectors = ceil_div(step.out_channels / step.groups, W), panels = ceil_div(vectors, Isa::panel);
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
         const uint32_t slices = step.heavy && work.team->size() > 1 && !cells ? smaller(panels, work.team->size() * 4) : 1;
         const uint32_t parts = step.heavy ? chunks : tasks_for(chunks, *work.team, 2);
-        work.team->share(work.round, count ? parts * slices : 0, [&](uint32_t task) {
+        work.team->share(work.round, work.member, count ? parts * slices : 0, [&](uint32_t task) {
             const uint32_t part = task / slices, slice = task % slices;
             for (uint32_t c = cut(chunks, part, parts); c < cut(chunks, part + 1, parts); ++c) {
-                const uint32_t first = c * chunk, last = smaller(tiles, first + chunk);
-                one_chunk(step, work, group, Span{count, quanta, tiles, first, last},
-                          cut(panels, slice, slices), cut(panels, slice + 1, slices));
+                const Span span{count, size, larger, cut(tiles, c, chunks), cut(tiles, c + 1, chunks)};
+                one_chunk(step, work, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
             }
         });
         if (work.member) return;
         count_rows(step, work, count, vectors);
     }
 
+    // Tiles [first, last) of `count` rows: the first `larger` tiles of all have size + 1 quanta, the others size.
     struct Span {
-        uint32_t count, quanta, tiles, first, last;
-        uint32_t begin(uint32_t tile) const { return cut(quanta, tile, tiles) * Isa::row_quantum; }
-        uint32_t end(uint32_t tile) const { return smaller(count, cut(quanta, tile + 1, tiles) * Isa::row_quantum); }
+        uint32_t count, size, larger, first, last;
+        uint32_t begin(uint32_t tile) const { return (tile * size + smaller(tile, larger)) * Isa::row_quantum; }
+        uint32_t end(uint32_t tile) const { return smaller(count, begin(tile + 1)); }
     };
 
     // Where the rows of a tile go and what they are combined with.
     struct Rows {
         Element *raw[Isa::rows], *activated[Isa::rows];
-        const Element* residual[Isa::rows];
+        const Element* residual[Isa::rows];  // unless it is where the output goes
         float gate[Isa::rows];
-        uint32_t set[Isa::rows];  // first channel of the row's normalisation set
+        uint32_t set[Isa::rows];  // first channel of the row's normalisation set; the first alone if all are of one image
         uint32_t count;
         bool one_set;
     };
@@ -273,13 +274,14 @@ struct Steps {
         Rows rows[Isa::chunk];
         for (uint32_t tile = span.first; tile < span.last; ++tile) {
             const uint32_t begin = span.begin(tile), count = span.end(tile) - begin, place = tile - span.first;
-            prepare(block[place], place, step.input, step.offset, step.runs, step.run, work, begin, count);
-            find_rows(step, work, group, begin, count, rows[place]);
+            const Element* input[Isa::rows];
+            find_rows(step, work, group, begin, count, input, rows[place]);
+            Isa::prepare(block[place], input, count, step.runs, step.run, pitch, block_at(work, place));
             fetch_ahead(step, work, begin + count, smaller(span.count, begin + 2 * count));
             if (cells) gate_cells(step, work, place, begin, count);
         }
         alignas(64) float sums[Isa::rows * Isa::panel * W];
-        const Finish finish = finish_for(step);
+        const Finish finish = finish_for(step, work);
         for (uint32_t panel = first_panel; panel < last_panel; ++panel) {
             const uint32_t vector = panel * Isa::panel, taken = smaller(Isa::panel, vectors - vector);
             const Element* packed = weights + vector * step.vector_weights;
@@ -309,49 +311,49 @@ struct Steps {
     }
 
     static void find_rows(const ConvolveStep& step, const Work& work, uint32_t group, uint32_t begin, uint32_t count,
-                          Rows& rows) {
+                          const Element** input, Rows& rows) {
         rows.count = count;
         rows.one_set = true;
-        const bool by_row = step.gate.layer != kNone && !step.gate.per_cell;
         const uint32_t* codes = work.scratch.kept + begin;
-        for (uint32_t n = 0, end; n < count; n = end) {  // the rows of one image after those of another
+        for (uint32_t n = 0, last; n < count; n = last) {  // the rows of one image after those of another
             const uint32_t image = codes[n] >> kPositionBits;
-            for (end = n + 1; end < count && codes[end] >> kPositionBits == image; ++end) {}
-            const uint32_t set = static_cast<uint32_t>(work.norm_set[work.first + image]) * step.out_channels;
-            rows.one_set &= n == 0 || rows.set[0] == set;
-            for (uint32_t m = n; m < end; ++m) rows.set[m] = set;
+            last = last_of_image(codes, n, count);
+            place_rows(at(work, step.input, image), step.offset, codes, n, last, input);
             if (step.raw != kNone) {
-                place_rows(at(work, step.raw, image), step.raw_offset, codes, n, end, rows.raw);
+                place_rows(at(work, step.raw, image), step.raw_offset, codes, n, last, rows.raw);
             }
             if (step.activated != kNone) {
-                place_rows(at(work, step.activated, image), step.activated_offset, codes, n, end, rows.activated);
+                place_rows(at(work, step.activated, image), step.activated_offset, codes, n, last, rows.activated);
             }
-            if (step.residual != kNone) {
-                place_rows<const Element*>(at(work, step.residual, image), step.residual_offset, codes, n, end, rows.residual);
+            if (step.residual != kNone && !step.in_place) {
+                place_rows(at(work, step.residual, image), step.residual_offset, codes, n, last, rows.residual);
             }
-            if (!by_row) continue;
-            const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
-            for (uint32_t m = n; m < end; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
+            if (step.gate.layer != kNone && !step.gate.per_cell) {
+                const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
+                for (uint32_t m = n; m < last; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
+            }
+            const uint32_t set = static_cast<uint32_t>(work.norm_set[work.first + image]) * step.out_channels;
+            rows.one_set &= n == 0 || rows.set[0] == set;
+            for (uint32_t m = n; m < (last - n == count ? 1 : last); ++m) rows.set[m] = set;
         }
     }
 
-    template <class Pointer>
-    static void place_rows(Pointer base, const uint32_t* offset, const uint32_t* codes, uint32_t first, uint32_t last,
+    template <class Base, class Pointer>
+    static void place_rows(Base base, const uint32_t* offset, const uint32_t* codes, uint32_t first, uint32_t last,
                            Pointer* row) {
         for (uint32_t n = first; n < last; ++n) row[n] = base + offset[codes[n] & kPositionMask];
     }
 
-    static void prepare(Block& block, uint32_t place, int input, const uint32_t* offset, uint32_t runs, uint32_t run,
-                        const Work& work, uint32_t begin, uint32_t count) {
-        const Element* row[Isa::rows];
-        const uint32_t* codes = work.scratch.kept + begin;
-        for (uint32_t n = 0, end; n < count; n = end) {
-            const uint32_t image = codes[n] >> kPositionBits;
-            for (end = n + 1; end < count && codes[end] >> kPositionBits == image; ++end) {}
-            place_rows<const Element*>(at(work, input, image), offset, codes, n, end, row);
-        }
-        Isa::prepare(block, row, count, runs, run, work.maps[input].pitch(),
-                     work.scratch.blocks + place * work.scratch.block_bytes);
+    // Where the rows of the image that row n is of end.
+    static uint32_t last_of_image(const uint32_t* codes, uint32_t n, uint32_t count) {
+        const uint32_t image = codes[n] >> kPositionBits;
+        if (codes[count - 1] >> kPositionBits == image) return count;
+        while (codes[n] >> kPositionBits == image) ++n;
+        return n;
+    }
+
+    static char* block_at(const Work& work, uint32_t place) {
+        return work.scratch.blocks + place * work.scratch.block_bytes;
     }
 
     // scale, shift, ReLU, gate, residual: from a tile of sums to the step's outputs.
@@ -368,30 +370,35 @@ struct Steps {
         for (uint32_t n = 0; n < rows.count; ++n) finish(step, work, rows, n, n + 1, part, sums);
     }
 
-    static Finish finish_for(const ConvolveStep& step) {
+    static Finish finish_for(const ConvolveStep& step, const Work& work) {
         const int gate = step.gate.layer == kNone ? 0 : step.gate.per_cell ? 2 : 1;
         const int outputs = step.activated == kNone ? 0 : step.raw == kNone ? 1 : 2;
-        return finish_table(std::make_integer_sequence<int, 18>{}, (gate * 2 + (step.residual != kNone)) * 3 + outputs);
+        const bool whole = step.out_channels / step.groups % W == 0 &&
+                           (step.residual == kNone || work.maps[step.residual].channels == step.out_channels);
+        return finish_table(std::make_integer_sequence<int, 36>{},
+                            ((whole * 3 + gate) * 2 + (step.residual != kNone)) * 3 + outputs);
     }
 
     template <int... N>
     static Finish finish_table(std::integer_sequence<int, N...>, int number) {
-        static constexpr Finish table[] = {&finish<N / 6, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
+        static constexpr Finish table[] = {&finish<N / 18 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
         return table[number];
     }
 
-    // Gate: 0 none, 1 a value per row, 2 a value per cell. All rows have one normalisation set.
-    template <int Gate, bool Residual, bool Raw, bool Activated>
+    // Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell. All rows have one set.
+    template <bool Whole, int Gate, bool Residual, bool Raw, bool Activated>
     static void finish(const ConvolveStep& step, const Work& work, const Rows& rows, uint32_t first, uint32_t last,
                        const Part& part, const float* sums) {
         using Float = typename Isa::Float;
         const uint32_t set = rows.set[first];
         const Vector zero = Isa::zero(), least = step.relu ? zero : Isa::broadcast(-INFINITY);
         const uint32_t residual_channels = Residual ? work.maps[step.residual].channels : 0;
+        const Element* const* const residual = !step.in_place ? rows.residual : Raw ? rows.raw : rows.activated;
         for (uint32_t v = 0; v < part.vectors; ++v) {
             const uint32_t channel = part.channel + v * W;
-            const int valid = static_cast<int>(smaller(W, part.channels - v * W));
-            const int added = residual_channels > channel ? static_cast<int>(smaller(valid, residual_channels - channel)) : 0;
+            const int valid = Whole ? W : static_cast<int>(smaller(W, part.channels - v * W));
+            const int added =
+                Whole ? W : residual_channels > channel ? static_cast<int>(smaller(valid, residual_channels - channel)) : 0;
             const Vector scale = affine(step.scale, set + channel, valid, 1.0f);
             const Vector shift = affine(step.shift, set + channel, valid, 0.0f);
             const Vector next_scale = Activated ? affine(step.activated_scale, set + channel, valid, 1.0f) : zero;
@@ -404,7 +411,7 @@ struct Steps {
                     const Vector gate = spread(step, work, part.place * Isa::rows + n, channel, valid);
                     value = Isa::where_not_negative(gate, Isa::mul(value, gate));
                 }
-                if constexpr (Residual) value = Isa::add(value, Isa::load_n(rows.residual[n] + channel, added));
+                if constexpr (Residual) value = Isa::add(value, Isa::load_n(residual[n] + channel, added));
                 if constexpr (Raw) Isa::store_n(rows.raw[n] + channel, value, valid);
                 if constexpr (Activated) {
                     value = Isa::max(zero, Isa::fma(value, next_scale, next_shift));
@@ -514,8 +521,13 @@ struct Steps {
     }
 
     static void prepare_gate(Block& block, const ConvolveStep& step, const Work& work, uint32_t begin, uint32_t count) {
-        prepare(block, Isa::chunk, step.gate.input, step.gate.offset, step.gate.runs, step.gate.run, work, begin,
-                count);
+        const Element* row[Isa::rows];
+        const uint32_t* codes = work.scratch.kept + begin;
+        for (uint32_t n = 0; n < count; ++n) {
+            row[n] = at(work, step.gate.input, codes[n] >> kPositionBits) + step.gate.offset[codes[n] & kPositionMask];
+        }
+        Isa::prepare(block, row, count, step.gate.runs, step.gate.run, work.maps[step.gate.input].pitch(),
+                     block_at(work, Isa::chunk));
     }
 
     static void force(const ConvolveStep& step, const Work& work, float* values, uint32_t valid, uint32_t map,
@@ -566,7 +578,7 @@ struct Steps {
     static void max_pool(const MaxPoolStep& step, Work& work) {
         const Map &in = work.maps[step.input], &out = work.maps[step.raw];
         const uint32_t units = out.height * work.count, parts = tasks_for(units, *work.team, 2);
-        work.team->share(work.round, parts, [&](uint32_t part) {
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / out.height, y = unit % out.height;
                 if (!y) clear_border(work, step.raw, image);
@@ -602,7 +614,7 @@ struct Steps {
         const uint32_t vectors = ceil_div(in.channels, W), units = vectors * work.count;
         const Vector share = Isa::broadcast(1.0f / static_cast<float>(in.height * in.width));
         const uint32_t parts = tasks_for(units, *work.team, 4);
-        work.team->share(work.round, parts, [&](uint32_t part) {
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / vectors, c = unit % vectors * W;
                 const int valid = static_cast<int>(smaller(W, in.channels - c));
@@ -622,7 +634,7 @@ struct Steps {
     static void classify(const ClassifyStep& step, Work& work) {
         using Float = typename Isa::Float;
         const uint32_t vectors = ceil_div(step.classes, W), panels = ceil_div(vectors, Float::panel);
-        work.team->share(work.round, panels, [&](uint32_t panel) {
+        work.team->share(work.round, work.member, panels, [&](uint32_t panel) {
             const uint32_t vector = panel * Float::panel, taken = smaller(Float::panel, vectors - vector);
             for (uint32_t first = 0; first < work.count; first += Float::rows) {
                 const uint32_t count = smaller(Float::rows, work.count - first);

@@ -2,30 +2,40 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace lccl {
 
 class Team {
   public:
-    explicit Team(uint32_t size) : size_(size) {}
+    explicit Team(uint32_t size) : size_(size), done_(size_t{3} * size) {}
 
     uint32_t size() const { return size_; }
 
     // Waits until every member is here.
     void wait();
 
-    // Hands out [0, tasks) to the members, each number once, and waits for all of them.
+    // Does each of [0, tasks) once, shared among the members, and waits for all of them. A member starts with its own
+    // part of the range, as the same part of a map was its own in the step before and may still be in its cache, and
+    // then helps the others with theirs.
     template <class Task>
-    void share(uint32_t& round, uint32_t tasks, Task task) {
+    void share(uint32_t& round, uint32_t member, uint32_t tasks, Task task) {
         if (size_ == 1) {
             for (uint32_t number = 0; number < tasks; ++number) task(number);
             return;
         }
-        std::atomic<uint32_t>& next = next_[round % 3].value;
-        for (uint32_t number; (number = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(number);
-        // The next round's counter was last read two rounds ago, before a wait that everyone has passed.
-        next_[(round + 1) % 3].value.store(0, std::memory_order_relaxed);
+        Counter* const done = counters(round);
+        for (uint32_t n = 0; n < size_; ++n) {
+            const uint32_t owner = (member + n) % size_;
+            const uint32_t first = start(tasks, owner), last = start(tasks, owner + 1);
+            for (uint32_t number; (number = first + done[owner].value.fetch_add(1, std::memory_order_relaxed)) < last;) {
+                task(number);
+            }
+        }
+        // The next round's counters were last read two rounds ago, before a wait that everyone has passed.
+        counters(round + 1)[member].value.store(0, std::memory_order_relaxed);
         ++round;
         wait();
     }
@@ -34,8 +44,13 @@ class Team {
     struct alignas(64) Counter {
         std::atomic<uint32_t> value{0};
     };
+    Counter* counters(uint32_t round) { return &done_[round % 3 * size_]; }
+    uint32_t start(uint32_t tasks, uint32_t member) const {
+        return static_cast<uint32_t>(uint64_t{tasks} * member / size_);
+    }
+
     const uint32_t size_;
-    Counter next_[3];
+    std::vector<Counter> done_;  // [3][members]
     Counter waiting_;
     Counter generation_;
 };

@@ -6,8 +6,28 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tile.hpp"
+
 namespace lccl {
 namespace {
+
+struct Avx2Register {
+    using Element = float;
+    using Sum = __m256;
+    using Weights = __m256;
+    static constexpr uint32_t lanes = 8, step = 1;
+
+    static Sum zero() { return _mm256_setzero_ps(); }
+    static Weights weights(const float* source) { return _mm256_loadu_ps(source); }
+    static void store(float* target, Sum sum) { _mm256_storeu_ps(target, sum); }
+    template <int Vectors>
+    static void add(Sum* sum, const float* input, const Weights* w) {
+        const __m256 value = _mm256_broadcast_ss(input);
+        for (int v = 0; v < Vectors; ++v) sum[v] = _mm256_fmadd_ps(value, w[v], sum[v]);
+    }
+    template <int Vectors>
+    static void add_last(Sum*, const float*, const Weights*) {}
+};
 
 struct Avx2 {
     using Element = float;
@@ -84,31 +104,7 @@ struct Avx2 {
     template <int Rows, int Vectors>
     static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
                      float* sums) {
-        __m256 total[Rows][Vectors];
-#pragma GCC unroll 8
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) total[n][v] = _mm256_setzero_ps();
-        }
-        for (uint32_t r = 0; r < runs; ++r) {
-            // Read anew for every kernel row: held over from before they would crowd the registers.
-            __asm__ volatile("" ::: "memory");
-            const float* at[Rows];
-#pragma GCC unroll 8
-            for (int n = 0; n < Rows; ++n) at[n] = row[n] + r * pitch;
-            for (size_t e = 0; e < run; ++e, weights += 8 * Vectors) {
-                __m256 w[Vectors];
-                for (int v = 0; v < Vectors; ++v) w[v] = load(weights + 8 * v);
-#pragma GCC unroll 8
-                for (int n = 0; n < Rows; ++n) {
-                    const __m256 value = _mm256_broadcast_ss(at[n] + e);
-                    for (int v = 0; v < Vectors; ++v) total[n][v] = _mm256_fmadd_ps(value, w[v], total[n][v]);
-                }
-            }
-        }
-#pragma GCC unroll 8
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) store(sums + (n * Vectors + v) * 8, total[n][v]);
-        }
+        sum_tile<Avx2Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
     }
 
     static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,

@@ -5,9 +5,31 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+
+#include "avx2.hpp"
+#include "tile.hpp"
 
 namespace lccl {
 namespace {
+
+struct Avx512Register {
+    using Element = float;
+    using Sum = __m512;
+    using Weights = __m512;
+    static constexpr uint32_t lanes = 16, step = 1;
+
+    static Sum zero() { return _mm512_setzero_ps(); }
+    static Weights weights(const float* source) { return _mm512_loadu_ps(source); }
+    static void store(float* target, Sum sum) { _mm512_storeu_ps(target, sum); }
+    template <int Vectors>
+    static void add(Sum* sum, const float* input, const Weights* w) {
+        const __m512 value = _mm512_set1_ps(*input);
+        for (int v = 0; v < Vectors; ++v) sum[v] = _mm512_fmadd_ps(value, w[v], sum[v]);
+    }
+    template <int Vectors>
+    static void add_last(Sum*, const float*, const Weights*) {}
+};
 
 struct Avx512 {
     using Element = float;
@@ -99,37 +121,29 @@ struct Avx512 {
     template <int Rows, int Vectors>
     static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
                      float* sums) {
-        __m512 total[Rows][Vectors];
-#pragma GCC unroll 16
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_setzero_ps();
-        }
-        for (uint32_t r = 0; r < runs; ++r) {
-            // Read anew for every kernel row: held over from before they would crowd the registers.
-            __asm__ volatile("" ::: "memory");
-            const float* at[Rows];
-#pragma GCC unroll 16
-            for (int n = 0; n < Rows; ++n) at[n] = row[n] + r * pitch;
-            for (size_t e = 0; e < run; ++e, weights += 16 * Vectors) {
-                __m512 w[Vectors];
-                for (int v = 0; v < Vectors; ++v) w[v] = load(weights + 16 * v);
-#pragma GCC unroll 16
-                for (int n = 0; n < Rows; ++n) {
-                    const __m512 value = _mm512_set1_ps(at[n][e]);
-                    for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_fmadd_ps(value, w[v], total[n][v]);
-                }
-            }
-        }
-#pragma GCC unroll 16
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) store(sums + (n * Vectors + v) * 16, total[n][v]);
-        }
+        sum_tile<Avx512Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
     }
 
     static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
                          uint32_t vectors, float* sums) {
         multiply_any<Avx512>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
                              vectors, sums);
+    }
+};
+
+// For processors that run 512-bit instructions in two halves: a tile one vector wide reads a line of input for every
+// product, twice as much as they can load at full width. As two vectors of half the width each input serves two.
+struct Avx512Narrow : Avx512 {
+    template <int Rows, int Vectors>
+    static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
+                     float* sums) {
+        using Register = std::conditional_t<Vectors == 1, Avx2Register, Avx512Register>;
+        sum_tile<Register, Rows, Vectors == 1 ? 2 : Vectors>(row, runs, run, pitch, weights, sums);
+    }
+    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
+                         uint32_t vectors, float* sums) {
+        multiply_any<Avx512Narrow>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
+                                   vectors, sums);
     }
 };
 

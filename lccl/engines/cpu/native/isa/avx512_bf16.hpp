@@ -10,6 +10,63 @@ struct Brain {  // bfloat16: the upper half of a float32
     uint16_t bits;
 };
 
+static inline int pair_at(const Brain* source) {
+    int pair;
+    __builtin_memcpy(&pair, source, sizeof pair);
+    return pair;
+}
+
+struct Avx512Bf16Register {
+    using Element = Brain;
+    using Sum = __m512;
+    using Weights = __m512bh;
+    static constexpr uint32_t lanes = 16, step = 2;
+
+    static Sum zero() { return _mm512_setzero_ps(); }
+    static Weights weights(const Brain* source) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(source)); }
+    static void store(float* target, Sum sum) { _mm512_storeu_ps(target, sum); }
+    template <int Vectors>
+    static void add(Sum* sum, const Brain* input, const Weights* w) {
+        if constexpr (Vectors == 1) {  // broadcast by the instruction itself, which compilers do not find
+            struct Pair {
+                uint16_t bits[2];
+            };
+            __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(*w), "m"(*reinterpret_cast<const Pair*>(input)));
+        } else {
+            const __m512bh pair = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at(input)));
+            for (int v = 0; v < Vectors; ++v) sum[v] = _mm512_dpbf16_ps(sum[v], pair, w[v]);
+        }
+    }
+    template <int Vectors>
+    static void add_last(Sum* sum, const Brain* input, const Weights* w) {
+        const __m512bh last = reinterpret_cast<__m512bh>(_mm512_set1_epi32(input->bits));
+        for (int v = 0; v < Vectors; ++v) sum[v] = _mm512_dpbf16_ps(sum[v], last, w[v]);
+    }
+};
+
+struct Avx512Bf16HalfRegister {
+    using Element = Brain;
+    using Sum = __m256;
+    using Weights = __m256bh;
+    static constexpr uint32_t lanes = 8, step = 2;
+
+    static Sum zero() { return _mm256_setzero_ps(); }
+    static Weights weights(const Brain* source) {
+        return reinterpret_cast<__m256bh>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+    }
+    static void store(float* target, Sum sum) { _mm256_storeu_ps(target, sum); }
+    template <int Vectors>
+    static void add(Sum* sum, const Brain* input, const Weights* w) {
+        const __m256bh pair = reinterpret_cast<__m256bh>(_mm256_set1_epi32(pair_at(input)));
+        for (int v = 0; v < Vectors; ++v) sum[v] = _mm256_dpbf16_ps(sum[v], pair, w[v]);
+    }
+    template <int Vectors>
+    static void add_last(Sum* sum, const Brain* input, const Weights* w) {
+        const __m256bh last = reinterpret_cast<__m256bh>(_mm256_set1_epi32(input->bits));
+        for (int v = 0; v < Vectors; ++v) sum[v] = _mm256_dpbf16_ps(sum[v], last, w[v]);
+    }
+};
+
 struct Avx512Bf16 : Avx512 {
     using Element = Brain;
     using Float = Avx512;
@@ -54,69 +111,30 @@ struct Avx512Bf16 : Avx512 {
         block.count = count;
     }
 
-    static __m512bh broadcast_pair(const Brain* source) {
-        int pair;
-        __builtin_memcpy(&pair, source, sizeof pair);
-        return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-    }
-
-    // Broadcast by the instruction itself, which compilers do not find: one load less for each product.
-    static void add_products(__m512& sum, const Brain* pair, __m512bh weights) {
-        struct Pair {
-            uint16_t bits[2];
-        };
-        __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*reinterpret_cast<const Pair*>(pair)));
-    }
-
     template <int Rows, int Vectors>
     static void tile(const Brain* const* row, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
                      float* sums) {
-        __m512 total[Rows][Vectors];
-#pragma GCC unroll 16
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_setzero_ps();
-        }
-        const size_t whole = run & ~1u;
-        for (uint32_t r = 0; r < runs; ++r) {
-            // Read anew for every kernel row: held over from before they would crowd the registers.
-            __asm__ volatile("" ::: "memory");
-            const Brain* at[Rows];
-#pragma GCC unroll 16
-            for (int n = 0; n < Rows; ++n) at[n] = row[n] + r * pitch;
-            for (size_t e = 0; e < whole; e += 2, weights += 32 * Vectors) {
-                __m512bh w[Vectors];
-                for (int v = 0; v < Vectors; ++v) w[v] = pairs_at(weights + 32 * v);
-#pragma GCC unroll 16
-                for (int n = 0; n < Rows; ++n) {
-                    if constexpr (Vectors == 1) {
-                        add_products(total[n][0], at[n] + e, w[0]);
-                    } else {
-                        const __m512bh pair = broadcast_pair(at[n] + e);
-                        for (int v = 0; v < Vectors; ++v) total[n][v] = _mm512_dpbf16_ps(total[n][v], pair, w[v]);
-                    }
-                }
-            }
-            if (run & 1) {  // the last element alone: its neighbour belongs to no tap
-#pragma GCC unroll 16
-                for (int n = 0; n < Rows; ++n) {
-                    const __m512bh last = reinterpret_cast<__m512bh>(_mm512_set1_epi32(at[n][whole].bits));
-                    for (int v = 0; v < Vectors; ++v) {
-                        total[n][v] = _mm512_dpbf16_ps(total[n][v], last, pairs_at(weights + 32 * v));
-                    }
-                }
-                weights += 32 * Vectors;
-            }
-        }
-#pragma GCC unroll 16
-        for (int n = 0; n < Rows; ++n) {
-            for (int v = 0; v < Vectors; ++v) Avx512::store(sums + (n * Vectors + v) * 16, total[n][v]);
-        }
+        sum_tile<Avx512Bf16Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
     }
 
     static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
                          uint32_t vectors, float* sums) {
         multiply_any<Avx512Bf16>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
                                  vectors, sums);
+    }
+};
+
+struct Avx512Bf16Narrow : Avx512Bf16 {  // see Avx512Narrow
+    template <int Rows, int Vectors>
+    static void tile(const Brain* const* row, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
+                     float* sums) {
+        using Register = std::conditional_t<Vectors == 1, Avx512Bf16HalfRegister, Avx512Bf16Register>;
+        sum_tile<Register, Rows, Vectors == 1 ? 2 : Vectors>(row, runs, run, pitch, weights, sums);
+    }
+    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
+                         uint32_t vectors, float* sums) {
+        multiply_any<Avx512Bf16Narrow>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch,
+                                       weights, vectors, sums);
     }
 };
 
