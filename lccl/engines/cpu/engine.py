@@ -27,7 +27,8 @@ class CpuEngine:
     Calls from several Python threads are safe and run one after the other.
 
     Attributes:
-        instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``.
+        instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2``,
+            ``portable`` …; see :func:`instruction_sets`.
         threads: how many threads share the work.
 
     """

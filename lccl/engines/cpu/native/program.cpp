@@ -544,6 +544,7 @@ void Program::run_images(Crew& crew, uint32_t member, uint32_t first, uint32_t c
     using Clock = std::chrono::steady_clock;
     Work& work = crew.members[member].work;
     const auto one = [&](size_t number) {
+        if (!timed_) return run_one(steps_[number], work);
         const auto before = Clock::now();
         run_one(steps_[number], work);
         if (!member) crew.seconds[number] += std::chrono::duration<double>(Clock::now() - before).count();
@@ -572,6 +573,7 @@ void Program::run(const Batch& batch) {
     const uint32_t threads = pool_->size();
     std::fill(batch.kept, batch.kept + size_t{batch.count} * layers_, int64_t{0});
     std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
+    timed_ = batch.seconds;
     for (Crew& crew : solo_) prepare(crew, batch);
     prepare(joint_, batch);
     uint32_t done = 0;

@@ -169,6 +169,7 @@ class Program {
     std::vector<Crew> solo_;
     Crew joint_;
     std::mutex running_;
+    bool timed_ = false;  // whether the batch that runs asks for seconds
     std::unique_ptr<Pool> pool_;
 };
 

@@ -118,30 +118,74 @@ struct Steps {
         const size_t pitch = work.maps[gate.input].pitch();
         const Element* row[W];
         for (uint32_t i = 0; i < W; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
-        const uint32_t whole = gate.run / Isa::dot_step * Isa::dot_step, rest = gate.run - whole;
-        const Element* weights = static_cast<const Element*>(gate.weights);
+        const bool neighbours = first + W <= step.positions && are_neighbours(gate, row);
+        const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
         const size_t set = static_cast<size_t>(work.norm_set[work.first + image]) * gate.groups;
         for (uint32_t map = 0; map < gate.groups; ++map) {
-            Vector sums[W];
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < W; ++i) sums[i] = Isa::zero();
-            for (uint32_t r = 0; r < gate.runs; ++r) {
-                for (uint32_t e = 0; e < whole; e += Isa::dot_step, weights += Isa::dot_step) {
-                    Isa::dots(sums, row, r * pitch + e, weights);
-                }
-                if (rest) {
-#pragma GCC unroll 16
-                    for (uint32_t i = 0; i < W; ++i) {
-                        sums[i] = Isa::dot_n(sums[i], row[i] + r * pitch + whole, weights, static_cast<int>(rest));
-                    }
-                    weights += Isa::dot_step;
-                }
-            }
+            const Element* weights = static_cast<const Element*>(gate.weights) + map * map_weights;
+            const Vector sums = neighbours ? sums_of_neighbours(gate, row, pitch, weights)
+                                           : sums_of_windows(gate, row, pitch, weights);
             const Vector scale = Isa::broadcast(gate.scale[set + map]), shift = Isa::broadcast(gate.shift[set + map]);
-            const Vector value = Isa::max(Isa::zero(), Isa::fma(Isa::sums(sums), scale, shift));
+            const Vector value = Isa::max(Isa::zero(), Isa::fma(sums, scale, shift));
             float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
             Isa::Float::store_n(target, value, static_cast<int>(smaller(W, step.positions - first)));
         }
+    }
+
+    static Vector sums_of_windows(const GateSpec& gate, const Element* const* row, size_t pitch,
+                                  const Element* weights) {
+        const uint32_t whole = gate.run / Isa::dot_step * Isa::dot_step, rest = gate.run - whole;
+        Vector sums[W];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < W; ++i) sums[i] = Isa::zero();
+        for (uint32_t r = 0; r < gate.runs; ++r) {
+            for (uint32_t e = 0; e < whole; e += Isa::dot_step, weights += Isa::dot_step) {
+                Isa::dots(sums, row, r * pitch + e, weights);
+            }
+            if (!rest) continue;
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < W; ++i) {
+                sums[i] = Isa::dot_n(sums[i], row[i] + r * pitch + whole, weights, static_cast<int>(rest));
+            }
+            weights += Isa::dot_step;
+        }
+        return Isa::sums(sums);
+    }
+
+    // Windows of three pixels at neighbouring positions share most of them: each pixel is read once for three products.
+    static constexpr uint32_t kSpan = 8;  // positions
+
+    static bool are_neighbours(const GateSpec& gate, const Element* const* row) {
+        if (gate.kernel != 3 || Isa::dot_step != W || gate.run % (3 * W)) return false;
+        bool neighbours = true;  // from one position to the next it is a pixel or more
+        for (uint32_t i = 0; i < W; i += kSpan) neighbours &= row[i + kSpan - 1] == row[i] + (kSpan - 1) * (gate.run / 3);
+        return neighbours;
+    }
+
+    static Vector sums_of_neighbours(const GateSpec& gate, const Element* const* row, size_t pitch,
+                                     const Element* weights) {
+        const uint32_t channels = gate.run / 3;
+        Vector sums[W];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < W; ++i) sums[i] = Isa::zero();
+        for (uint32_t r = 0; r < 3; ++r, weights += 2 * channels) {
+            for (uint32_t c = 0; c < channels; c += W, weights += W) {
+                const Vector left = Isa::load(weights), middle = Isa::load(weights + channels);
+                const Vector right = Isa::load(weights + 2 * channels);
+#pragma GCC unroll 2
+                for (uint32_t span = 0; span < W; span += kSpan) {
+                    const Element* pixel = row[span] + r * pitch + c;
+#pragma GCC unroll 16
+                    for (uint32_t i = 0; i < kSpan + 2; ++i, pixel += channels) {
+                        const Vector value = Isa::load(pixel);
+                        if (i < kSpan) sums[span + i] = Isa::fma(value, left, sums[span + i]);
+                        if (i > 0 && i <= kSpan) sums[span + i - 1] = Isa::fma(value, middle, sums[span + i - 1]);
+                        if (i > 1) sums[span + i - 2] = Isa::fma(value, right, sums[span + i - 2]);
+                    }
+                }
+            }
+        }
+        return Isa::sums(sums);
     }
 
     // Lists the rows that a map keeps and those it leaves out, over all images; counts and masks on the way.
