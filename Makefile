@@ -47,13 +47,15 @@ $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 	touch $@
 
 bench: setup
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
+	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.serving
 
 e2e:
 	bash deploy/e2e.sh
 
 figures: setup
-	$(BIN)/python -m pip install -q -e ".[figures]"
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[figures]"
 	$(BIN)/python -m benchmarks.figures
 
 clean:

@@ -31,6 +31,12 @@ def shipped():
     return lccl.load(MODEL)
 
 
+def test_the_twin_on_record_had_the_same_budget(shipped):
+    twin = shipped.training["plain_twin"]
+    assert twin["recipe"] == shipped.training["recipe"]
+    assert twin["accuracy"] > shipped.table.points[0].accuracy  # what the gates cost, and docs/training.md states
+
+
 def test_the_table_offers_a_real_choice(shipped):
     table = shipped.table
     low, high = table.sparsity_range

@@ -33,8 +33,8 @@ def test_an_answer_names_classes_point_skip_ratio_and_macs(client, picture):
     assert probabilities == sorted(probabilities, reverse=True)
     macs = prediction["macs"]
     assert macs["dense"] == 40_551_040
-    assert macs["executed"] == macs["dense"] + 1_492_992  # the reference engine computes every cell, and the gates
-    assert macs["gated"] < macs["executed"]
+    assert macs["gated"] < macs["dense"]
+    assert macs["executed"] == macs["gated"] + 384  # ten classes fill up two vectors of 8, or one of 16
     assert 0 <= prediction["skip_ratio"] <= 1
     assert set(answer["timing_ms"]) == {"decode", "queue", "compute", "total"}
 

@@ -54,9 +54,10 @@ def test_a_request_is_counted_where_the_contract_says(client, picture):
     assert grown("lccl_skip_ratio_count", model="small") == 4
     assert grown("lccl_requested_sparsity_sum", model="small") == pytest.approx(3 * 0.3 + 0.1)
     assert grown("lccl_macs_total", model="small", kind="dense") == 4 * 40_551_040
-    assert grown("lccl_macs_total", model="small", kind="executed") == 4 * 42_044_032
+    gated = grown("lccl_macs_total", model="small", kind="gated")
+    assert grown("lccl_macs_total", model="small", kind="executed") == gated + 4 * 384  # the last layer's vectors
     told = sum(prediction["macs"]["gated"] for prediction in answer["predictions"])
-    assert grown("lccl_macs_total", model="small", kind="gated") > told
+    assert gated > told
     cells = {key: number for key, number in after.items() if key[0] == "lccl_layer_cells_total"}
     assert len(cells) == 18
     layer = {"model": "small", "layer": "blocks.0.conv1"}
@@ -106,7 +107,7 @@ def test_metadata_names_what_a_model_offers(client):
     assert model["sparsity_range"] == [0.1, 0.6]
     assert model["smallest_certified_drop"] == pytest.approx(2.4)
     assert [point["name"] for point in model["operating_points"]] == ["exact", "p25", "p40", "p60"]
-    assert model["engine"] == "reference"
+    assert model["engine"] == "cpu"
     assert model["input"]["max_images"] == 8
     assert listed["models"][1]["smallest_certified_drop"] is None
 
