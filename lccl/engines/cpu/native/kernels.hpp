@@ -12,7 +12,8 @@ namespace lccl {
 constexpr int kNone = -1;              // no such buffer
 constexpr uint32_t kPositionBits = 24; // a listed row is image << 24 | position
 constexpr uint32_t kPositionMask = (1u << kPositionBits) - 1;
-constexpr uint32_t kGroup = 8;         // images that layers with large weights take at once
+constexpr uint32_t kMostImages = 1u << (32 - kPositionBits);
+constexpr uint32_t kGroup = 8;         // images per thread that layers with large weights take at once
 
 // A buffer in a team's memory: NHWC with a border of `pad` zeros around every image.
 struct Map {

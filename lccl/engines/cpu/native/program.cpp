@@ -368,11 +368,13 @@ void Program::finish() {
     set_offsets();
     lay_out();
     const uint32_t threads = pool_->size();
+    slots_ = groups() ? std::min(kGroup * threads, kMostImages) : 1;
+    group_arena_ = allocate(slots_ * slot_bytes_ + 256);
     for (uint32_t thread = 0; thread < threads; ++thread) {
-        arenas_.push_back(allocate(private_bytes_ + (groups() ? kGroup : 1) * slot_bytes_ + 256));
+        arenas_.push_back(allocate(private_bytes_ + 256));
+        solo_.push_back(crew(1, arenas_[thread].get(), 1));
     }
-    for (uint32_t thread = 0; thread < threads; ++thread) solo_.push_back(crew(1, arenas_[thread].get()));
-    joint_ = crew(threads, arenas_[0].get());
+    joint_ = crew(threads, arenas_[0].get(), slots_);
     state_ = State::kReady;
 }
 
@@ -462,21 +464,20 @@ void Program::lay_out() {
     }
 }
 
-Program::Crew Program::crew(uint32_t size, char* arena) {
+Program::Crew Program::crew(uint32_t size, char* arena, uint32_t slots) {
     Crew crew;
     crew.team = std::make_unique<Team>(size);
-    crew.arena = arena;
     crew.maps = maps_;
     crew.seconds.assign(steps_.size(), 0.0);
     for (size_t number = 0; number < maps_.size(); ++number) {
-        crew.maps[number].base = arena + (grouped_[number] ? private_bytes_ : 0) + offset_[number];
+        crew.maps[number].base = (grouped_[number] ? group_arena_.get() : arena) + offset_[number];
         crew.maps[number].image_stride = grouped_[number] ? slot_bytes_ : 0;
     }
     size_t rows = 0, gates = 0, cells = 0, blocks = 0;
     for (size_t number = 0; number < steps_.size(); ++number) {
         const auto* step = std::get_if<ConvolveStep>(&steps_[number]);
         if (!step) continue;
-        const size_t images = number >= first_grouped_ ? kGroup : 1;
+        const size_t images = number >= first_grouped_ ? slots : 1;
         rows = std::max(rows, images * step->positions);
         gates = std::max(gates, images * step->positions * step->gate.groups);
         if (step->gate.layer != kNone && step->gate.per_cell) {
@@ -540,25 +541,23 @@ void Program::run_one(const Step& step, Work& work) const {
     }
 }
 
-void Program::run_images(Crew& crew, uint32_t member, uint32_t first, uint32_t count) {
+// Steps [from, to) for images [first, first + count) of the batch, at places [slot, slot + count).
+void Program::run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
+                        uint32_t count) {
     using Clock = std::chrono::steady_clock;
     Work& work = crew.members[member].work;
-    const auto one = [&](size_t number) {
-        if (!timed_) return run_one(steps_[number], work);
+    work.slot = slot;
+    work.first = first;
+    work.count = count;
+    for (size_t number = from; number < to; ++number) {
+        if (!timed_) {
+            run_one(steps_[number], work);
+            continue;
+        }
         const auto before = Clock::now();
         run_one(steps_[number], work);
         if (!member) crew.seconds[number] += std::chrono::duration<double>(Clock::now() - before).count();
-    };
-    for (uint32_t image = 0; image < count; ++image) {
-        work.slot = image;
-        work.first = first + image;
-        work.count = 1;
-        for (size_t number = 0; number < first_grouped_; ++number) one(number);
     }
-    work.slot = 0;
-    work.first = first;
-    work.count = count;
-    for (size_t number = first_grouped_; number < steps_.size(); ++number) one(number);
 }
 
 void Program::check_process() const {
@@ -576,22 +575,21 @@ void Program::run(const Batch& batch) {
     timed_ = batch.seconds;
     for (Crew& crew : solo_) prepare(crew, batch);
     prepare(joint_, batch);
-    uint32_t done = 0;
-    while (batch.count - done >= threads) {
-        const uint32_t each = (batch.count - done) / threads, group = groups() ? std::min(kGroup, each) : 1;
-        const uint32_t tasks = groups() ? threads : each * threads;
+    for (uint32_t done = 0, taken; done < batch.count; done += taken) {
+        taken = groups() ? std::min(slots_, batch.count - done) : batch.count;
+        const uint32_t alone = taken / threads * threads;  // images that each have a thread to themselves
         std::atomic<uint32_t> next{0};
         pool_->run([&](uint32_t thread) {
-            for (uint32_t task; (task = next.fetch_add(1)) < tasks;) {
-                run_images(solo_[thread], 0, done + task * group, group);
+            for (uint32_t image; (image = next.fetch_add(1)) < alone;) {
+                run_steps(solo_[thread], 0, 0, first_grouped_, image, done + image, 1);
             }
+            if (alone == taken && !groups()) return;
+            joint_.team->wait();
+            for (uint32_t image = alone; image < taken; ++image) {
+                run_steps(joint_, thread, 0, first_grouped_, image, done + image, 1);
+            }
+            run_steps(joint_, thread, first_grouped_, steps_.size(), 0, done, taken);
         });
-        done += tasks * group;
-    }
-    while (done < batch.count) {
-        const uint32_t group = groups() ? std::min(kGroup, batch.count - done) : 1;
-        pool_->run([&](uint32_t thread) { run_images(joint_, thread, done, group); });
-        done += group;
     }
     if (!batch.seconds) return;
     for (size_t number = 0; number < steps_.size(); ++number) {
@@ -620,7 +618,7 @@ std::vector<Program::Taken> Program::run_step(uint32_t number, const std::vector
         const Map& map = joint_.maps[static_cast<size_t>(output)];
         taken.push_back({output, map.pad, std::vector<float>(bytes(map) / element(map) * batch.count)});
     }
-    const uint32_t group = number >= first_grouped_ ? kGroup : 1;
+    const uint32_t group = number >= first_grouped_ ? slots_ : 1;
     for (uint32_t first = 0; first < batch.count; first += group) {
         const uint32_t count = std::min(group, batch.count - first);
         const auto each = [&](int buffer, auto use) {

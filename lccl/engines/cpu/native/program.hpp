@@ -112,7 +112,6 @@ class Program {
         std::unique_ptr<Team> team;
         std::vector<Member> members;
         std::vector<Map> maps;
-        char* arena;
         Memory gates;
         std::vector<double> seconds;
     };
@@ -136,13 +135,13 @@ class Program {
     void set_offsets();
     void share_places();
     void lay_out();
-    Crew crew(uint32_t size, char* arena);
+    Crew crew(uint32_t size, char* arena, uint32_t slots);
     size_t element(const Map& map) const { return map.single || !kernels_.bf16 ? 4 : 2; }
     size_t bytes(const Map& map) const;
     bool never_negative(int buffer, size_t before) const;
 
     void prepare(Crew& crew, const Batch& batch);
-    void run_images(Crew& crew, uint32_t member, uint32_t first, uint32_t count);
+    void run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first, uint32_t count);
     void run_one(const Step& step, Work& work) const;
 
     const Kernels& kernels_;
@@ -165,7 +164,9 @@ class Program {
     std::vector<size_t> offset_;        // bytes, in the private or the group part of an arena
     std::vector<bool> grouped_;         // held for every image of a group
     size_t private_bytes_ = 0, slot_bytes_ = 0;
-    std::vector<Memory> arenas_;
+    uint32_t slots_ = 1;  // images of a group
+    std::vector<Memory> arenas_;  // each thread's, for the image it works on
+    Memory group_arena_;          // one for all, [slots]
     std::vector<Crew> solo_;
     Crew joint_;
     std::mutex running_;

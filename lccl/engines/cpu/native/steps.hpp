@@ -249,9 +249,10 @@ struct Steps {
         }
     }
 
-    // Skipped rows of a raw output without a residual hold zeros: one sweep over the map is cheaper than many rows.
+    // Skipped rows of a raw output without a residual hold zeros. Where rows are short, one sweep over the whole map is
+    // cheaper than many of them.
     static bool fills_with_zeros(const ConvolveStep& step) {
-        return step.raw != kNone && step.residual == kNone;
+        return step.raw != kNone && step.residual == kNone && step.out_channels * sizeof(Element) <= 128;
     }
 
     // Borders, or a whole map, a share for each member. An output in its residual's place has its border already.
@@ -278,10 +279,10 @@ struct Steps {
         const uint32_t size = tiles ? quanta / tiles : 0, larger = tiles ? quanta % tiles : 0;
         const uint32_t vectors = ceil_div(step.out_channels / step.groups, W), panels = ceil_div(vectors, Isa::panel);
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
-        const uint32_t slices = step.heavy && work.team->size() > 1 && !cells ? smaller(panels, work.team->size() * 4) : 1;
+        const uint32_t slices = step.heavy && work.team->size() > 1 && !cells ? panels : 1;
         const uint32_t parts = step.heavy ? chunks : tasks_for(chunks, *work.team, 2);
         work.team->share(work.round, work.member, count ? parts * slices : 0, [&](uint32_t task) {
-            const uint32_t part = task / slices, slice = task % slices;
+            const uint32_t part = task % parts, slice = task / parts;  // a panel's weights stay with one member
             for (uint32_t c = cut(chunks, part, parts); c < cut(chunks, part + 1, parts); ++c) {
                 const Span span{count, size, larger, cut(tiles, c, chunks), cut(tiles, c + 1, chunks)};
                 one_chunk(step, work, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
@@ -469,6 +470,10 @@ struct Steps {
         return values ? Isa::Float::load_n(values + channel, valid) : Isa::broadcast(absent);
     }
 
+    static Element* raw_row(const ConvolveStep& step, const Work& work, uint32_t code) {
+        return at(work, step.raw, code >> kPositionBits) + step.raw_offset[code & kPositionMask];
+    }
+
     // What a skipped row holds: the residual, or what nothing becomes.
     static void fill(const ConvolveStep& step, const Work& work, uint32_t group, uint32_t skipped, bool zeroed) {
         using Float = typename Isa::Float;
@@ -478,7 +483,19 @@ struct Steps {
         const uint32_t share = step.out_channels / step.groups, channel = group * share;
         const uint32_t residual_channels = step.residual == kNone ? 0 : work.maps[step.residual].channels;
         const uint32_t members = work.team->size();
-        for (uint32_t n = cut(skipped, work.member, members); n < cut(skipped, work.member + 1, members); ++n) {
+        const uint32_t last = cut(skipped, work.member + 1, members);
+        if (write_raw && !write_activated && step.residual == kNone && share % W == 0) {
+            for (uint32_t n = cut(skipped, work.member, members); n < last; ++n) {
+                constexpr uint32_t kAhead = 8;  // rows
+                if (n + kAhead < last) {
+                    const char* next = reinterpret_cast<const char*>(raw_row(step, work, work.scratch.skipped[n + kAhead]) + channel);
+                    for (uint32_t line = 0; line < share * sizeof(Element); line += 64) __builtin_prefetch(next + line, 1);
+                }
+                clear(raw_row(step, work, work.scratch.skipped[n]) + channel, share);
+            }
+            return;
+        }
+        for (uint32_t n = cut(skipped, work.member, members); n < last; ++n) {
             const uint32_t code = work.scratch.skipped[n], image = code >> kPositionBits;
             const uint32_t position = code & kPositionMask;
             const size_t set = static_cast<size_t>(work.norm_set[work.first + image]) * step.out_channels;
