@@ -150,16 +150,23 @@ def _pictures(model: Model, path: Path | None, batch: int, read: dict[int, Datas
     return choose(read[preprocessing.size], path.name, preprocessing, count)
 
 
+def reached() -> list[tuple[Goal, float]]:
+    """Each goal whose result file is there, with the figure in it."""
+    found = []
+    for goal in _goals():
+        file = results.FOLDER / "cpu" / f"{goal.measurement}.json"
+        if file.exists():
+            found.append((goal, goal.read(json.loads(file.read_text(encoding="utf-8")))))
+    return found
+
+
 def _summary(console: Console) -> None:
     table = Table(title="Goals and what was reached", title_justify="left", box=None, header_style="bold")
     for column in ("measurement", "figure", "goal", "reached", ""):
         table.add_column(column, justify="right" if column in ("goal", "reached") else "left")
-    for goal in _goals():
-        file = results.FOLDER / "cpu" / f"{goal.measurement}.json"
-        if file.exists():
-            reached = goal.read(json.loads(file.read_text(encoding="utf-8")))
-            verdict = "[green]reached" if reached >= goal.least else "[red]missed"
-            table.add_row(goal.measurement, goal.what, f"≥ {goal.least:g}", f"{reached:.3f}", verdict)
+    for goal, figure in reached():
+        verdict = "[green]reached" if figure >= goal.least else "[red]missed"
+        table.add_row(goal.measurement, goal.what, f"≥ {goal.least:g}", f"{figure:.3f}", verdict)
     console.print(table)
     for network, measured in PAPER.items():
         file = results.FOLDER / "cpu" / f"paper-{network}.json"

@@ -1,4 +1,4 @@
-"""Makes what the documentation shows: the example picture, the shipped model's curve, and the README's tables.
+"""Makes what the documentation shows: the example picture, the shipped model's curve, and the tables.
 
 python -m benchmarks.figures
 """
@@ -18,27 +18,33 @@ DOCS = HOME / "docs"
 MODEL = HOME / "models" / "resnet20-cifar10"
 DENSE_MACS = 40_551_040
 REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
+CPU = Path(__file__).parent / "results" / "cpu"
+TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md"
 
 
 def main() -> None:
-    """Write ``docs/example.png``, ``docs/curve.svg`` and the tables in ``README.md``."""
+    """Write ``docs/example.png``, ``docs/curve.svg`` and the tables of ``TABLES``."""
     draw_example(DOCS / "example.png")
     draw_curve(DOCS / "curve.svg")
-    readme = HOME / "README.md"
-    readme.write_text(fill_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in TABLES:
+        file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def fill_tables(readme: str) -> str:
-    """The README with both tables written afresh from the bundle and the result file."""
+def fill_tables(page: str) -> str:
+    """A page with its tables written afresh from the bundle and the result files."""
     bundle = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
     tables = {"table": points_table(bundle)}
     if REACHED.is_file():
         tables["reached"] = reached_table(json.loads(REACHED.read_text(encoding="utf-8")))
+    measured = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(CPU.glob("*.json"))]
+    if measured:
+        tables["cpu"] = cpu_table(measured)
+        tables["goals"] = goals_table()
     for name, rows in tables.items():
         pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end of {name} -->)"
         content = "\n".join(rows)
-        readme = re.sub(pattern, lambda found, text=content: f"{found[1]}\n{text}\n\n{found[2]}", readme, flags=re.S)
-    return readme
+        page = re.sub(pattern, lambda found, text=content: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.S)
+    return page
 
 
 def points_table(bundle: dict[str, Any]) -> Iterator[str]:
@@ -69,6 +75,36 @@ def reached_table(result: dict[str, Any]) -> Iterator[str]:
             f"| {asked} | {row['skip_reached']:.3f} | {100 * row['accuracy_stated']:.1f} | "
             f"{100 * row['accuracy_reached']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | {row['z']:+.2f} |"
         )
+
+
+def cpu_table(results: list[dict[str, Any]]) -> Iterator[str]:
+    """What skipping gains on a CPU as Markdown rows: a row per result and skip ratio."""
+    yield "| network | batch, threads | best dense, ms | skip ratio | ms | speed-up (MACs allow) | realised |"
+    yield "|---|---|---|---|---|---|---|"
+    for result in results:
+        medians = {row["name"]: row["median_ms"] for row in result["contestants"] if "median_ms" in row}
+        if result["best_baseline"] is None:
+            continue  # a comparison of thread counts
+        name = Path(result["model"]).name
+        for setting in result["settings"]:
+            if setting["skip_wanted"] is None:
+                continue
+            yield (
+                f"| {name}, {result['precision']} | {result['batch']}, {result['threads']} | "
+                f"{medians[result['best_dense']]:.2f} ({result['best_dense']}) | {setting['skip_reached']:.2f} | "
+                f"{medians['LCCL ' + setting['name']]:.2f} | {setting['speed_up_against_best_dense']:.2f} "
+                f"({1 / setting['macs_share']:.2f}) | {setting['realised']:.2f} |"
+            )
+
+
+def goals_table() -> Iterator[str]:
+    """What the measurements on a CPU aim at and reach, as Markdown rows."""
+    from benchmarks.cpu import reached
+
+    yield "| measurement | figure | aim | reached |"
+    yield "|---|---|---|---|"
+    for goal, figure in reached():
+        yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {figure:.3f} |"
 
 
 def draw_example(file: Path) -> None:

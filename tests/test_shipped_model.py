@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import lccl
-from benchmarks.figures import fill_tables
+from benchmarks.figures import TABLES, fill_tables
 from benchmarks.server import served
 from lccl.controls import Controls
 from lccl.data import load_dataset
@@ -57,9 +57,11 @@ def test_the_card_is_the_bundles(shipped, tmp_path):
     assert (folder / CARD).read_text() == (MODEL / CARD).read_text()
 
 
-def test_the_readmes_tables_are_the_bundles_and_the_results():
-    readme = (HOME / "README.md").read_text()
-    assert fill_tables(readme) == readme
+@pytest.mark.parametrize("page", TABLES, ids=lambda page: page.name)
+def test_tables_are_the_bundles_and_the_results(page):
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- end of " in text
+    assert fill_tables(text) == text
 
 
 def test_the_example_picture_is_a_ship(shipped):
