@@ -121,6 +121,7 @@ struct Kernels {
     size_t packed_bytes;   // per row and element of k; 0 where inputs are read in place
     void (*normalise)(const NormaliseStep&, Work&);
     void (*convolve)(const ConvolveStep&, Work&);
+    void (*convolve_and_pool)(const ConvolveStep&, const MaxPoolStep&, uint32_t band, uint32_t ring, Work&);
     void (*max_pool)(const MaxPoolStep&, Work&);
     void (*average_pool)(const AveragePoolStep&, Work&);
     void (*classify)(const ClassifyStep&, Work&);

@@ -367,6 +367,7 @@ void Program::finish() {
     }
     set_offsets();
     lay_out();
+    find_bands();
     const uint32_t threads = pool_->size();
     slots_ = groups() ? std::min(kGroup * threads, kMostImages) : 1;
     group_arena_ = allocate(slots_ * slot_bytes_ + 256);
@@ -379,13 +380,16 @@ void Program::finish() {
 }
 
 // Elements from a map's start to the first tap of each output position's window.
-const uint32_t* Program::offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width) {
+// With a ring, row y of the map lies at y modulo `ring`.
+const uint32_t* Program::offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width,
+                                 uint32_t ring) {
     const Map& map = maps_[static_cast<size_t>(buffer)];
     std::vector<uint32_t> table(size_t{height} * width);
     const uint32_t border = map.pad - kernel / 2;
     for (uint32_t y = 0; y < height; ++y) {
         for (uint32_t x = 0; x < width; ++x) {
-            table[size_t{y} * width + x] = (border + y * stride) * map.pitch() + (border + x * stride) * map.channels;
+            const uint32_t row = border + (ring ? y % ring : y) * stride;
+            table[size_t{y} * width + x] = row * map.pitch() + (border + x * stride) * map.channels;
         }
     }
     for (const auto& other : tables_) {
@@ -461,6 +465,30 @@ void Program::lay_out() {
     for (size_t number = 0; number < count; ++number) {
         grouped_[number] = grouped_[static_cast<size_t>(place_[number])];
         offset_[number] = offset_[static_cast<size_t>(place_[number])];
+    }
+}
+
+// A large map that only a pool reads is made and pooled in bands that the second-level cache holds.
+void Program::find_bands() {
+    banded_.resize(steps_.size());
+    for (size_t number = 0; number + 1 < first_grouped_; ++number) {
+        const auto* convolve = std::get_if<ConvolveStep>(&steps_[number]);
+        const auto* pool = std::get_if<MaxPoolStep>(&steps_[number + 1]);
+        if (!convolve || !pool || convolve->raw != pool->input || convolve->activated != kNone ||
+            convolve->residual != kNone || convolve->gate.layer != kNone) {
+            continue;
+        }
+        size_t readers = 0;
+        for (const Use& use : uses_) readers += std::count(use.reads.begin(), use.reads.end(), convolve->raw);
+        const Map& map = maps_[static_cast<size_t>(convolve->raw)];
+        if (readers != 1 || map.pad || bytes(map) <= cache_bytes_ / 2) continue;
+        const size_t held = cache_bytes_ / 2 / (bytes(map) / map.height);  // rows
+        const uint32_t least = pool->kernel + 2 * pool->stride;
+        const uint32_t ring = std::max(least, static_cast<uint32_t>(std::min<size_t>(held, map.height)));
+        if (ring >= map.height) continue;
+        ConvolveStep in_ring = *convolve;
+        in_ring.raw_offset = offsets(convolve->raw, 1, 1, map.height, map.width, ring);
+        banded_[number] = Banded{in_ring, *pool, ring - pool->kernel, ring};
     }
 }
 
@@ -550,13 +578,15 @@ void Program::run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uin
     work.first = first;
     work.count = count;
     for (size_t number = from; number < to; ++number) {
-        if (!timed_) {
+        const auto before = timed_ ? Clock::now() : Clock::time_point{};
+        const size_t step = number;
+        if (const auto& both = banded_[number]) {
+            kernels_.convolve_and_pool(both->convolve, both->pool, both->band, both->ring, work);
+            ++number;
+        } else {
             run_one(steps_[number], work);
-            continue;
         }
-        const auto before = Clock::now();
-        run_one(steps_[number], work);
-        if (!member) crew.seconds[number] += std::chrono::duration<double>(Clock::now() - before).count();
+        if (timed_ && !member) crew.seconds[step] += std::chrono::duration<double>(Clock::now() - before).count();
     }
 }
 

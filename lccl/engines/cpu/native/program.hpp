@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -131,10 +132,12 @@ class Program {
     const float* keep_affine(const std::vector<float>& values, uint32_t channels);
     const void* pack(const Filter& filter, uint32_t groups, bool single, size_t& vector_size, size_t& group_size);
     const void* pack_dots(const Filter& filter);
-    const uint32_t* offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width);
+    const uint32_t* offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width,
+                            uint32_t ring = 0);
     void set_offsets();
     void share_places();
     void lay_out();
+    void find_bands();
     Crew crew(uint32_t size, char* arena, uint32_t slots);
     size_t element(const Map& map) const { return map.single || !kernels_.bf16 ? 4 : 2; }
     size_t bytes(const Map& map) const;
@@ -153,7 +156,13 @@ class Program {
     std::vector<Map> maps_;
     std::vector<Step> steps_;
     std::vector<Use> uses_;
-    std::vector<Strides> strides_;  // per step
+    struct Banded {  // a convolution that runs together with the pool after it
+        ConvolveStep convolve;
+        MaxPoolStep pool;
+        uint32_t band, ring;  // rows computed at once, and rows held
+    };
+    std::vector<std::optional<Banded>> banded_;  // per step
+    std::vector<Strides> strides_;               // per step
     std::vector<bool> written_;     // per buffer: by the steps so far
     std::vector<std::pair<uint32_t, uint32_t>> gate_shapes_;
     std::vector<std::vector<float>> floats_;

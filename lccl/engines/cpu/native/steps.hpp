@@ -636,20 +636,44 @@ struct Steps {
 
     // ---- pools and classifier
 
+    // Band by band, so that what lies between stays in the cache: the map holds `ring` rows, the last ones computed.
+    static void convolve_and_pool(const ConvolveStep& step, const MaxPoolStep& pool, uint32_t band, uint32_t ring,
+                                  Work& work) {
+        const Map &in = work.maps[pool.input], &out = work.maps[pool.raw];
+        const uint32_t half = pool.kernel / 2;
+        for (uint32_t computed = 0, pooled = 0; computed < in.height;) {
+            const uint32_t until = smaller(computed + band, in.height);
+            uint32_t count = 0;
+            for (uint32_t p = computed * in.width; p < until * in.width; ++p) work.scratch.kept[count++] = p;
+            rows(step, work, 0, count);
+            computed = until;
+            const uint32_t whole = computed > half ? (computed - 1 - half) / pool.stride + 1 : 0;  // windows
+            const uint32_t ready = computed == in.height ? out.height : smaller(whole, out.height);
+            pool_rows(pool, work, pooled, ready, ring);
+            pooled = ready;
+        }
+    }
+
     static void max_pool(const MaxPoolStep& step, Work& work) {
         const Map &in = work.maps[step.input], &out = work.maps[step.raw];
-        const uint32_t units = out.height * work.count, parts = tasks_for(units, *work.team, 2);
+        pool_rows(step, work, 0, out.height, in.height);
+    }
+
+    // Rows [first, last) of each image's output, from an input whose row y lies at y modulo `ring`.
+    static void pool_rows(const MaxPoolStep& step, Work& work, uint32_t first, uint32_t last, uint32_t ring) {
+        const Map &in = work.maps[step.input], &out = work.maps[step.raw];
+        const uint32_t height = last - first, units = height * work.count, parts = tasks_for(units, *work.team, 2);
         work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
-                const uint32_t image = unit / out.height, y = unit % out.height;
+                const uint32_t image = unit / height, y = first + unit % height;
                 if (!y) clear_border(work, step.raw, image);
-                for (uint32_t x = 0; x < out.width; ++x) pool_window(step, work, in, out, image, y, x);
+                for (uint32_t x = 0; x < out.width; ++x) pool_window(step, work, in, out, image, y, x, ring);
             }
         });
     }
 
     static void pool_window(const MaxPoolStep& step, const Work& work, const Map& in, const Map& out, uint32_t image,
-                            uint32_t y, uint32_t x) {
+                            uint32_t y, uint32_t x, uint32_t ring) {
         const int half = static_cast<int>(step.kernel / 2);
         const int top = static_cast<int>(y * step.stride) - half, left = static_cast<int>(x * step.stride) - half;
         const int bottom = top + static_cast<int>(step.kernel), right = left + static_cast<int>(step.kernel);
@@ -660,10 +684,11 @@ struct Steps {
         Element* target = at(work, step.raw, image) + (out.pad + y) * out.pitch() + (out.pad + x) * out.channels;
         for (uint32_t c = 0; c < in.channels; c += W) {
             const int valid = static_cast<int>(smaller(W, in.channels - c));
-            Vector largest = Isa::load_n(source + y0 * in.pitch() + x0 * in.channels + c, valid);
+            Vector largest = Isa::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
             for (uint32_t j = y0; j < y1; ++j) {
+                const Element* row = source + j % ring * in.pitch() + c;
                 for (uint32_t i = x0; i < x1; ++i) {
-                    largest = Isa::max(largest, Isa::load_n(source + j * in.pitch() + i * in.channels + c, valid));
+                    largest = Isa::max(largest, Isa::load_n(row + i * in.channels, valid));
                 }
             }
             Isa::store_n(target + c, largest, valid);
@@ -737,7 +762,7 @@ static constexpr Kernels kernels_of(const char* name, bool bf16) {
     using S = Steps<Isa>;
     return Kernels{name,          bf16,          Isa::lanes,        Isa::panel,        Isa::Float::panel,
                    Isa::rows,     Isa::k_step,   Isa::k_block,      Isa::dot_step,     Isa::chunk,
-                   Isa::packed_bytes, &S::normalise, &S::convolve, &S::max_pool, &S::average_pool, &S::classify};
+                   Isa::packed_bytes, &S::normalise, &S::convolve, &S::convolve_and_pool, &S::max_pool, &S::average_pool, &S::classify};
 }
 
 }  // namespace lccl
