@@ -6,7 +6,7 @@
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends cmake g++ ninja-build \
+ && apt-get install --yes --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/* \
  && python -m venv --without-pip /opt/lccl
 

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "waiting.hpp"
 
 namespace lccl {
 
@@ -28,11 +28,11 @@ class Pool {
 
   private:
     void work(uint32_t index);
-    bool started(uint64_t seen) const { return round_.load(std::memory_order_acquire) != seen; }
+    void place_workers();
 
     std::vector<std::thread> workers_;
-    std::mutex mutex_;
-    std::condition_variable wake_;
+    Waiting task_given_, all_done_;
+    int caller_ = -1;  // the processor that the workers leave to it
     const std::function<void(uint32_t)>* task_ = nullptr;
     std::atomic<uint64_t> round_{0};
     std::atomic<uint32_t> busy_{0};

@@ -60,7 +60,9 @@ Program::Program(const Kernels& kernels, uint32_t threads, uint32_t sets, uint32
 
 Program::~Program() {
     // In a forked child the threads are missing and what they wait on can be neither joined nor destroyed.
-    if (pool_->forked()) static_cast<void>(pool_.release());
+    if (!pool_->forked()) return;
+    static_cast<void>(pool_.release());
+    static_cast<void>(joint_.team.release());
 }
 
 // ---- adding buffers and steps

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "waiting.hpp"
+
 namespace lccl {
 
 class Team {
   public:
-    explicit Team(uint32_t size) : size_(size), done_(size_t{3} * size) {}
+    explicit Team(uint32_t size) : size_(size), done_(size_t{3} * size), others_(size) {}
 
     uint32_t size() const { return size_; }
 
@@ -51,8 +53,9 @@ class Team {
 
     const uint32_t size_;
     std::vector<Counter> done_;  // [3][members]
-    Counter waiting_;
+    Counter arrived_;
     Counter generation_;
+    Waiting others_;
 };
 
 }  // namespace lccl
