@@ -289,18 +289,16 @@ def test_large_networks_give_the_same_bits_too(arithmetic, small, make_cpu, rows
         assert np.array_equal(part, alone.logits)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_a_map_made_and_pooled_in_bands_gives_the_same_bits(arithmetic, small, make_cpu, rows, threads):
     reference, pixels, thresholds = small(Architecture("resnet18"))
     pool = next(number for number, step in enumerate(reference.plan.steps) if isinstance(step, steps.MaxPool))
-    expected = make_cpu(reference.plan, arithmetic, 1, HUGE).run(pixels, rows(thresholds))
-    for cache_bytes in (60_000, 100_000, 130_000):
-        engine = make_cpu(reference.plan, arithmetic, threads, cache_bytes)
-        assert engine.profile(pixels, rows(thresholds), 1)[pool] == 0  # it ran with the convolution before it
-        for count in (1, 3, len(pixels)):
-            found = engine.run(pixels[:count], rows(thresholds[:count]))
-            assert np.array_equal(found.logits, expected.logits[:count])
-            assert np.array_equal(found.kept, expected.kept[:count])
+    expected = make_cpu(reference.plan, arithmetic, 1, HUGE).run(pixels[:3], rows(thresholds[:3]))
+    engine = make_cpu(reference.plan, arithmetic, threads, 100_000)
+    assert engine.profile(pixels[:1], rows(thresholds[:1]), 1)[pool] == 0  # it ran with the convolution before it
+    found = engine.run(pixels[:3], rows(thresholds[:3]))
+    assert np.array_equal(found.logits, expected.logits)
+    assert np.array_equal(found.kept, expected.kept)
 
 
 # what is refused
