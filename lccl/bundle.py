@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -41,6 +42,7 @@ class Bundle:
         splits: sizes and digest of the two held-out parts of the training data.
         training: how it was trained, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
+        canary: what it answers to pictures drawn from a seed (:mod:`lccl.canary`); empty where not recorded.
         digest: SHA-256 over the description and the weights; empty until saved or loaded.
 
     """
@@ -53,6 +55,7 @@ class Bundle:
     splits: Mapping[str, Any]
     training: Mapping[str, Any]
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    canary: Mapping[str, Any] = field(default_factory=dict)
     version: str = "1"
     digest: str = ""
 
@@ -72,6 +75,7 @@ def save(bundle: Bundle, folder: Path) -> str:
         "splits": dict(bundle.splits),
         "training": dict(bundle.training),
         "calibration": dict(bundle.calibration),
+        "canary": dict(bundle.canary),
         "files": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
     digest = _digest(description)
@@ -98,6 +102,7 @@ def load(folder: Path) -> Bundle:
         table = OperatingPointTable.from_json(description["operating_points"])
         labels, version, files = description["labels"], description["version"], description["files"]
         splits, training, calibration = (description[name] for name in ("splits", "training", "calibration"))
+        canary = description.get("canary", {})
     except KeyError as missing:
         raise BundleError(f"{folder / DESCRIPTION} lacks {missing}") from missing
     except (ArchitectureError, InputError) as error:
@@ -108,6 +113,7 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} names {len(labels)} labels for {architecture.classes} classes")
     if not isinstance(version, str) or not all(isinstance(part, dict) for part in (splits, training, calibration)):
         raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
+    _check_canary(canary, architecture.classes, folder / DESCRIPTION)
     if not isinstance(files, dict) or set(files) != {WEIGHTS}:
         raise BundleError(f"{folder / DESCRIPTION} must list exactly {WEIGHTS} under files")
     if len(table.exact.thresholds) != len(network.skip_convs):
@@ -127,9 +133,35 @@ def load(folder: Path) -> Bundle:
         splits=splits,
         training=training,
         calibration=calibration,
+        canary=canary,
         version=version,
         digest=description["digest"],
     )
+
+
+def version_of(folder: Path) -> str:
+    """The version that a bundle gives itself.
+
+    Raises:
+        BundleError: its description is not readable.
+
+    """
+    return str(_read_description(folder).get("version", ""))
+
+
+def _check_canary(canary: object, classes: int, file: Path) -> None:
+    """A canary is empty, or a seed and finite logits [images, classes] per operating point."""
+    if canary == {}:
+        return
+    try:
+        if not isinstance(canary, dict) or not isinstance(canary["seed"], int) or not 0 <= canary["seed"] < 1 << 32:
+            raise TypeError("it needs a seed")
+        for rows in canary["logits"].values():
+            logits = np.array(rows, dtype=np.float64)
+            if logits.shape[1:] != (classes,) or not len(logits) or not np.isfinite(logits).all():
+                raise ValueError("it needs finite logits of every class")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise BundleError(f"{file} has an unreadable canary: record it anew with lccl canary") from error
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

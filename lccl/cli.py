@@ -49,6 +49,7 @@ def train(
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
     from lccl import bundle as bundles
+    from lccl.canary import record as record_canary
     from lccl.compiler import choose_device
     from lccl.data import hold_out
     from lccl.networks import Architecture, build
@@ -69,7 +70,7 @@ def train(
                 device=place, compile_network=compile_network, report=report,
             )  # fmt: skip
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
-        bundles.save(made, out)
+        bundles.save(replace(made, canary=record_canary(made)), out)
         console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
 
 
@@ -83,6 +84,7 @@ def calibrate(
     """Choose and measure a bundle's operating points, and write its model card."""
     from lccl import bundle as bundles
     from lccl.calibrate import calibrate as run
+    from lccl.canary import record as record_canary
     from lccl.compiler import compile as make
     from lccl.data import hold_out
     from lccl.model_card import write_card
@@ -93,9 +95,21 @@ def calibrate(
         dataset = _load(data, loaded.preprocessing)
         with console.status("calibrating") as status:
             done = run(loaded, make(loaded, engine=engine, threads=threads), hold_out(dataset.train), status.update)
+        done = replace(done, canary=record_canary(done))
         bundles.save(done, bundle)
         write_card(done, bundle)
         _print_points(done)
+
+
+@app.command()
+def canary(bundle: BundleFolder) -> None:
+    """Record what the model answers to pictures drawn from a seed; a server checks it before it serves the model."""
+    from lccl import bundle as bundles
+    from lccl.canary import record as record_canary
+
+    with _one_sentence_errors():
+        loaded = bundles.load(bundle)
+        bundles.save(replace(loaded, canary=record_canary(loaded)), bundle)
 
 
 @app.command()
@@ -190,15 +204,14 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Measure what skipping gains on this CPU, beside the plain twin on this and on others' engines."""
-    import os
-
     from lccl.bench import provenance
     from lccl.bench.report import showing, tables
     from lccl.bench.run import Options, run
     from lccl.bench.workload import find_model, find_pictures, make_workload
+    from lccl.engines.cpu.cores import usable_cores
 
     with _one_sentence_errors():
-        threads = threads or os.cpu_count() or 1
+        threads = threads or usable_cores()
         options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
         _use_threads(threads)
         found = find_model(model, form, gate)

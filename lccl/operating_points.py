@@ -14,6 +14,7 @@ from lccl.controls import Controls
 from lccl.errors import BundleError, WishError
 
 EXACT = "exact"
+TARGETS = ("sparsity", "operating_point", "deadline_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +55,28 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a client asks for: at most one target (sparsity or operating point) and at most one floor.
+    """What a client asks for: at most one target (sparsity, operating point or deadline) and at most one floor.
 
     Attributes:
         sparsity: wanted mean skip ratio, 0..1.
         operating_point: a point's name.
         max_accuracy_drop: the accuracy the client can spare, in percentage points against exact.
+        deadline_ms: milliseconds, from the request's first byte, after which an answer is of no use.
 
     """
 
     sparsity: float | None = None
     operating_point: str | None = None
     max_accuracy_drop: float | None = None
+    deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if self.sparsity is not None and self.operating_point is not None:
-            raise WishError("sparsity and operating_point are two targets: ask for one of them")
+        targets = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(targets) > 1:
+            count = "two" if len(targets) == 2 else "three"
+            raise WishError(f"{', '.join(targets)} are {count} targets: ask for one of them")
+        if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
+            raise WishError(f"deadline_ms must be a positive number of milliseconds, not {self.deadline_ms}")
         if self.sparsity is not None and not (math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1):
             raise WishError(f"sparsity must be a number from 0 to 1, not {self.sparsity}")
         drop = self.max_accuracy_drop
@@ -84,6 +91,7 @@ class Setting:
     Attributes:
         name: the operating point's name; None between two points.
         sparsity: expected skip ratio.
+        gated_macs: expected theoretical MACs per image.
         expected_accuracy: with its interval, 0..1; between two points the sparser one's.
         expected_accuracy_drop: percentage points against exact.
         downgraded: whether the client was given a sparser point than its target.
@@ -94,10 +102,39 @@ class Setting:
     thresholds: tuple[float, ...]
     norm_set: int
     sparsity: float
+    gated_macs: float
     expected_accuracy: float
     accuracy_interval: Interval
     expected_accuracy_drop: float
     downgraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a wish came to: the setting to serve, and those that it may be lowered to.
+
+    Attributes:
+        settings: from the one wished for to ever sparser ones; more than one only with a permission.
+        deadline_s: seconds, from the request's first byte, after which an answer is of no use; None: not given.
+        gives_way: whether the client allowed sparser settings under overload: it gave a target and a floor.
+
+    """
+
+    settings: tuple[Setting, ...]
+    deadline_s: float | None = None
+    gives_way: bool = False
+
+    @property
+    def wanted(self) -> Setting:
+        return self.settings[0]
+
+    @property
+    def sparsest(self) -> Setting:
+        return self.settings[-1]
+
+    def lowered(self, level: float) -> Setting:
+        """The setting at a share of the way from the wanted one (0) to the sparsest (1)."""
+        return self.settings[math.ceil(level * (len(self.settings) - 1))]
 
 
 def controls_for(settings: Sequence[Setting], want_masks: bool = False) -> Controls:
@@ -154,28 +191,39 @@ class OperatingPointTable:
         return max(0.0, self.points[1].drop_bound) if len(self.points) > 1 else None
 
     def resolve(self, wish: Wish) -> Setting:
-        """Turn a wish into a setting.
+        """The setting that a wish is served with where there is time and no overload; see :meth:`offer`."""
+        return self.offer(wish).wanted
+
+    def offer(self, wish: Wish) -> Offer:
+        """Turn a wish into a setting and those it may be lowered to.
+
+        A floor alone asks for the sparsest point within it. Beside a target it is a permission to serve
+        a sparser point, up to the floor. A deadline starts from exact and may go to the floor, or to the last point.
 
         Raises:
             WishError: no such point, beyond the last point, or a target past its own floor.
 
         """
+        floor = None if wish.max_accuracy_drop is None else self._sparsest_within(wish.max_accuracy_drop)
+        if wish.deadline_ms is not None:
+            last = self.points[-1] if floor is None else floor
+            settings = tuple(_setting(point) for point in self.points if point.skip_ratio <= last.skip_ratio)
+            return Offer(settings, wish.deadline_ms / 1000, gives_way=floor is not None)
         if wish.operating_point is not None:
-            setting = _setting(self._named(wish.operating_point))
+            wanted = _setting(self._named(wish.operating_point))
         elif wish.sparsity is not None:
-            setting = self._at(wish.sparsity)
-        elif wish.max_accuracy_drop is not None:
-            return _setting(self._sparsest_within(wish.max_accuracy_drop))
+            wanted = self._at(wish.sparsity)
         else:
-            return _setting(self.exact)
-        if wish.max_accuracy_drop is not None:
-            limit = self._sparsest_within(wish.max_accuracy_drop)
-            if setting.sparsity > limit.skip_ratio:
-                raise WishError(
-                    f"the target lies past its own floor: max_accuracy_drop {wish.max_accuracy_drop:g} "
-                    f"allows a sparsity of at most {limit.skip_ratio:.3f} ({limit.name})"
-                )
-        return setting
+            return Offer((_setting(floor or self.exact),))
+        if floor is None:
+            return Offer((wanted,))
+        if wanted.sparsity > floor.skip_ratio:
+            raise WishError(
+                f"the target lies past its own floor: max_accuracy_drop {wish.max_accuracy_drop:g} "
+                f"allows a sparsity of at most {floor.skip_ratio:.3f} ({floor.name})"
+            )
+        between = (point for point in self.points if wanted.sparsity < point.skip_ratio <= floor.skip_ratio)
+        return Offer((wanted, *(_setting(point, downgraded=True) for point in between)), gives_way=True)
 
     def _named(self, name: str) -> OperatingPoint:
         for point in self.points:
@@ -203,6 +251,7 @@ class OperatingPointTable:
             thresholds=tuple(old + weight * (new - old) for old, new in pairs),
             norm_set=(sparser if weight >= 0.5 else denser).norm_set,
             sparsity=sparsity,
+            gated_macs=denser.gated_macs + weight * (sparser.gated_macs - denser.gated_macs),
             expected_accuracy=sparser.accuracy,
             accuracy_interval=sparser.accuracy_interval,
             expected_accuracy_drop=sparser.drop,
@@ -243,15 +292,17 @@ class OperatingPointTable:
             raise BundleError(f"the operating points are not readable: {error}") from error
 
 
-def _setting(point: OperatingPoint) -> Setting:
+def _setting(point: OperatingPoint, downgraded: bool = False) -> Setting:
     return Setting(
         name=point.name,
         thresholds=point.thresholds,
         norm_set=point.norm_set,
         sparsity=point.skip_ratio,
+        gated_macs=point.gated_macs,
         expected_accuracy=point.accuracy,
         accuracy_interval=point.accuracy_interval,
         expected_accuracy_drop=point.drop,
+        downgraded=downgraded,
     )
 
 

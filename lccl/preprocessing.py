@@ -38,9 +38,18 @@ class Preprocessing:
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged."""
         image = to_rgb(image)
+        return np.asarray(image) if self._fits(*image.size) else self._scale(image)
+
+    def apply_to_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same for pixels that are upright RGB already, uint8 [H, W, 3]."""
+        height, width, _ = pixels.shape
+        return pixels if self._fits(width, height) else self._scale(Image.fromarray(pixels))
+
+    def _fits(self, width: int, height: int) -> bool:
+        return width == height == self.size == self.resize
+
+    def _scale(self, image: Image.Image) -> NDArray[np.uint8]:
         width, height = image.size
-        if (width, height) == (self.size, self.size) and self.resize == self.size:
-            return np.asarray(image)
         side = min(width, height) * self.size / self.resize
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)

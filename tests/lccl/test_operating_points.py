@@ -97,8 +97,9 @@ def test_a_points_own_name_and_ratio_give_the_point(table):
         by_name = table.resolve(Wish(operating_point=one.name))
         assert by_name == table.resolve(Wish(sparsity=one.skip_ratio))
         assert by_name == Setting(
-            one.name, one.thresholds, one.norm_set, one.skip_ratio, one.accuracy, one.accuracy_interval, one.drop
-        )
+            one.name, one.thresholds, one.norm_set, one.skip_ratio, one.gated_macs,
+            one.accuracy, one.accuracy_interval, one.drop,
+        )  # fmt: skip
 
 
 def test_halfway_between_two_points_thresholds_are_halfway(make_table):

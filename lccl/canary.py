@@ -1,0 +1,86 @@
+"""A model's canary: what it answers to pictures drawn from a seed, so that a server can tell that it computes right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.bundle import Bundle
+from lccl.compiler import compile as make_engine
+from lccl.controls import Controls
+from lccl.engines.base import Engine
+from lccl.errors import BundleError
+
+SEED, IMAGES = 0, 2
+COARSE = 5  # the pictures are noise of this many points a side, enlarged: as smooth as photographs are
+# Largest difference that is taken for rounding, relative to the largest logit. At a point past exact, rounding
+# moves gates across their thresholds.
+TOLERANCE = {"fp64": (1e-3, 0.1), "fp32": (1e-3, 0.1), "fp16": (0.05, 0.25), "bf16": (0.15, 0.35)}
+
+
+def draw(seed: int, images: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Pictures from a seed, uint8 [images, height, width, 3]; the same on every machine and version of NumPy."""
+    random = np.random.RandomState(seed)
+    coarse = random.randint(0, 256, (images, COARSE, COARSE, 3))
+    rows = np.linspace(0, COARSE - 1, height).round().astype(int)
+    columns = np.linspace(0, COARSE - 1, width).round().astype(int)
+    fine = random.randint(-16, 17, (images, height, width, 3))
+    pictures: NDArray[np.uint8] = np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
+    return pictures
+
+
+def pictures_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
+    """The canary's pictures for a model, uint8 [IMAGES, height, width, 3]."""
+    image = engine.plan.image
+    return draw(int(bundle.canary.get("seed", SEED)), IMAGES, image.height, image.width)
+
+
+def record(bundle: Bundle) -> dict[str, Any]:
+    """What the reference engine answers: at exact and at the last point, for the bundle's description."""
+    engine = make_engine(bundle, "cpu", engine="reference")
+    points = {point.name: _run(engine, bundle, point.name) for point in _points(bundle)}
+    return {
+        "seed": SEED,
+        "logits": {name: [[float(f"{value:.6g}") for value in row] for row in rows] for name, rows in points.items()},
+    }
+
+
+def check(engine: Engine, bundle: Bundle) -> NDArray[np.floating]:
+    """Compare an engine's answers with the recorded ones; a bundle without a record needs finite ones only.
+
+    Returns:
+        the engine's logits at exact, [IMAGES, classes].
+
+    Raises:
+        BundleError: they differ by more than rounding.
+
+    """
+    recorded: Mapping[str, Any] = bundle.canary.get("logits", {})
+    exact: NDArray[np.floating] | None = None
+    for number, point in enumerate(_points(bundle)):
+        logits = _run(engine, bundle, point.name)
+        exact = logits if exact is None else exact
+        if not np.isfinite(logits).all():
+            raise BundleError(f"the canary's logits at {point.name} are not finite")
+        if point.name in recorded:
+            wanted = np.array(recorded[point.name], dtype=np.float64)
+            if wanted.shape != logits.shape:
+                raise BundleError(f"the canary's record at {point.name} is {wanted.shape}, not {logits.shape}")
+            off = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
+            if not off <= TOLERANCE[engine.precision][min(number, 1)]:
+                raise BundleError(f"the canary's logits at {point.name} differ by {off:.2g} of their size")
+    assert exact is not None
+    return exact
+
+
+def _points(bundle: Bundle) -> tuple[Any, ...]:
+    points = bundle.table.points
+    return points if len(points) < 2 else (points[0], points[-1])
+
+
+def _run(engine: Engine, bundle: Bundle, name: str) -> NDArray[np.floating]:
+    point = next(point for point in bundle.table.points if point.name == name)
+    return engine.run(pictures_for(engine, bundle), Controls.uniform(IMAGES, point.thresholds, point.norm_set)).logits
