@@ -1,0 +1,147 @@
+"""What the server answers, as frozen dataclasses with the wire's field names; fields not known here are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lccl_client.errors import PictureError
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Macs:
+    """Multiply-accumulates: of the network without gates, of theory (gates + kept cells + the rest), and really run."""
+
+    dense: int
+    gated: int
+    executed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What kept one picture among several from its answer (RFC 9457)."""
+
+    status: int
+    code: str
+    detail: str
+    title: str = ""
+    type: str = "about:blank"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one picture got: classes, the likeliest first, and cost; or the error that kept it from them."""
+
+    classes: tuple[ClassProbability, ...] = ()
+    skip_ratio: float | None = None
+    macs: Macs | None = None
+    error: Problem | None = None
+
+    @property
+    def best(self) -> ClassProbability:
+        """The likeliest class.
+
+        Raises:
+            PictureError: this picture has an error instead.
+
+        """
+        if self.error is not None or not self.classes:
+            raise PictureError(self.error.detail if self.error else "the answer names no class")
+        return self.classes[0]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPointUsed:
+    """The setting the pictures were run with, and what to expect of it: accuracies 0..1, drop in percentage points."""
+
+    name: str | None
+    sparsity: float
+    norm_set: int
+    expected_accuracy: float
+    accuracy_interval: tuple[float, float]
+    expected_accuracy_drop: float
+    downgraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds in the server; for several pictures the longest of each stage."""
+
+    decode: float
+    queue: float
+    compute: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The predictions of one request, in the order of its pictures."""
+
+    model: str
+    version: str
+    request_id: str
+    operating_point: OperatingPointUsed
+    predictions: tuple[Prediction, ...]
+    timing_ms: Timing
+
+    @property
+    def best(self) -> ClassProbability:
+        """The likeliest class of the first picture."""
+        return self.predictions[0].best
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedPoint:
+    """One operating point of a model: accuracies 0..1, drops in percentage points against exact."""
+
+    name: str
+    skip_ratio: float
+    gated_macs: float
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_drop: float
+    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    width: int
+    height: int
+    formats: tuple[str, ...]
+    max_body_bytes: int
+    max_pixels: int
+    max_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model offers."""
+
+    name: str
+    version: str
+    digest: str
+    architecture: Mapping[str, Any]
+    engine: str
+    precision: str
+    labels: tuple[str, ...]
+    input: ModelInput
+    dense_macs: int
+    sparsity_range: tuple[float, float]
+    smallest_certified_drop: float | None
+    measured_images: int
+    operating_points: tuple[OfferedPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    default: str
+    models: tuple[ModelMetadata, ...]

@@ -1,0 +1,1 @@
+"""What ``lccl-client bench`` adds to the load generator: wishes, pictures, rates, tables."""

@@ -1,0 +1,83 @@
+"""Wishes with weights → streams of requests for the LCCL server, and the reader of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+
+from lccl_client import wire
+from lccl_client.answers import Answer
+from lccl_client.errors import PictureError, UnreadableAnswerError
+from lccl_client.load import Body, Stream
+
+WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "top_k")
+EXACT = "exact"
+# Names of what `read_answer` finds.
+SKIPPED, DOWNGRADED, CORRECT = "skip_ratio", "downgraded", "correct"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedWish:
+    """A wish's fields, and its share of the requests relative to the others'."""
+
+    name: str
+    fields: Mapping[str, str]
+    weight: float
+
+
+def parse_wish(text: str) -> WeightedWish:
+    """Read ``FIELD=VALUE&FIELD=VALUE:WEIGHT``; ``exact`` asks for nothing, and a weight left out is 1.
+
+    Raises:
+        ValueError: an unknown field, or no positive weight.
+
+    """
+    name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
+    fields = {} if name == EXACT else dict(parse_qsl(name, keep_blank_values=True, strict_parsing=True))
+    if not name:
+        raise ValueError(f"{text!r} is no wish: say exact, or FIELD=VALUE")
+    unknown = set(fields) - set(WISHES)
+    if unknown:
+        raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a wish: use {', '.join(WISHES)}")
+    if not float(weight) > 0:
+        raise ValueError(f"{text!r}: the weight must be positive")
+    return WeightedWish(name, fields, float(weight))
+
+
+def streams(
+    wishes: Sequence[WeightedWish], bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None
+) -> tuple[Stream, ...]:
+    """One stream of single pictures per wish."""
+    made = []
+    for wish in wishes:
+        call = wire.classify([b""], model=model, version=version, **wish.fields)
+        path = f"{call.path}?{urlencode(call.params)}" if call.params else call.path
+        headers = call.headers | wire.key_headers(api_key)
+        made.append(Stream(wish.name, call.method, path, headers, tuple(bodies), wish.weight))
+    return tuple(made)
+
+
+def read_answer(body: Body, content: bytes) -> dict[str, float]:
+    """What an answer says: skip ratio, whether downgraded, milliseconds in queue and compute, and whether it is right.
+
+    Raises:
+        ValueError: not an answer of this server.
+
+    """
+    try:
+        answer = wire.parse(Answer, content)
+        best = answer.best
+    except (UnreadableAnswerError, PictureError) as error:
+        raise ValueError(str(error)) from error
+    found = {
+        DOWNGRADED: float(answer.operating_point.downgraded),
+        "queue_ms": answer.timing_ms.queue,
+        "compute_ms": answer.timing_ms.compute,
+    }
+    skip_ratio = answer.predictions[0].skip_ratio
+    if skip_ratio is not None:
+        found[SKIPPED] = skip_ratio
+    if body.label is not None:
+        found[CORRECT] = float(best.label == body.label)
+    return found

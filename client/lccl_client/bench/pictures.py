@@ -1,0 +1,65 @@
+"""The pictures that a benchmark sends: a folder's, with the classes of its subfolders, or drawn here."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lccl_client.load import Body
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+DRAWN = 64
+COARSENESS = 5
+
+
+def from_folder(folder: Path, limit: int | None, seed: int) -> list[Body]:
+    """The pictures of a folder, or of its subfolders with their names as labels; at most ``limit`` drawn from the seed.
+
+    Raises:
+        ValueError: no pictures, or pictures both beside the subfolders and in them.
+
+    """
+    flat = _pictures_in(folder)
+    labelled = [
+        (file, inside.name) for inside in sorted(folder.iterdir()) if inside.is_dir() for file in _pictures_in(inside)
+    ]
+    if bool(flat) == bool(labelled):
+        where = "both in it and in its subfolders" if flat else "neither in it nor in its subfolders"
+        raise ValueError(f"{folder} has pictures {where}: give a folder of pictures or of <class>/<picture>")
+    found: list[tuple[Path, str | None]] = [(file, None) for file in flat] or [*labelled]
+    if limit is not None and limit < len(found):
+        found = random.Random(seed).sample(found, limit)
+    return [Body(file.read_bytes(), label) for file, label in found]
+
+
+def drawn(size: str, seed: int) -> list[Body]:
+    """JPEGs of soft noise, which compress about as photographs do.
+
+    Args:
+        size: ``WIDTHxHEIGHT``.
+        seed: of the noise.
+
+    Raises:
+        ValueError: not a size.
+
+    """
+    width, cross, height = size.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"{size!r} is not a size such as 32x32")
+    return [_draw(int(width), int(height), seed + number) for number in range(DRAWN)]
+
+
+def _draw(width: int, height: int, seed: int) -> Body:
+    coarse = (-(-height // COARSENESS), -(-width // COARSENESS), 3)
+    noise = np.random.default_rng(seed).integers(0, 256, coarse, dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    return Body(out.getvalue())
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())

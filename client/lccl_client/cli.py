@@ -1,0 +1,131 @@
+"""``lccl-client``: measures a server under load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lccl_client import load
+from lccl_client.bench.mix import parse_wish, read_answer, streams
+from lccl_client.bench.pictures import drawn, from_folder
+from lccl_client.bench.rates import parse_rates
+from lccl_client.bench.tables import generator_lines, table
+from lccl_client.client import Client
+from lccl_client.errors import LcclClientError
+from lccl_client.load import Arrivals, Body, Closed, Open, Plan, Report, allow_connections
+
+DEFAULT_IN_FLIGHT = 32
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(soft_wrap=True)  # a long line is the terminal's to wrap, never cut
+
+
+@app.callback()
+def main() -> None:
+    """Tools for an LCCL model server."""
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:8000.")],
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="Requests a second: 200, 50,100, 100..400; with an x, as in 0.5..3x, times the capacity."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Rates in a range.")] = 6,
+    closed: Annotated[int, typer.Option(min=0, help="Measure the capacity first, so many requests at once.")] = 0,
+    capacity: Annotated[float, typer.Option(min=0, help="Requests a second that x multiplies; 0 measures it.")] = 0,
+    duration: Annotated[float, typer.Option(help="Seconds of each run that count.")] = 10,
+    warmup: Annotated[float, typer.Option(help="Seconds of each run before them.")] = 1,
+    arrivals: Annotated[Arrivals, typer.Option(help="How requests follow each other.")] = "poisson",
+    concurrency_limit: Annotated[int, typer.Option(min=1, help="Requests under way at most.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30,
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures, or of <class>/<picture>.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Take at most so many of them; 0 takes all.")] = 0,
+    draw: Annotated[str, typer.Option(help="Without a folder, draw JPEGs of this size.")] = "32x32",
+    mix: Annotated[
+        list[str] | None, typer.Option(help="A wish and its weight: exact:1, sparsity=0.5&max_accuracy_drop=2:3.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A served model; without it the default.")] = None,
+    version: Annotated[str | None, typer.Option(help="One of its versions.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="LCCL_API_KEY", help="The server's key.")] = None,
+    slo_ms: Annotated[float | None, typer.Option(help="Answers within so many milliseconds are goodput.")] = None,
+    read_every: Annotated[int, typer.Option(min=0, help="Read one answer of so many, after the run; 0 none.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of arrivals, wishes and pictures.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the reports here.")] = None,
+) -> None:
+    """Send classification requests at given rates, whatever the server does; latencies count from when each was due."""
+    with _one_sentence_errors():
+        rates = parse_rates(rate or [], steps)
+        if not rates and not closed:
+            raise ValueError("say how much load: --rate for an open loop, --closed for the capacity")
+        bodies = from_folder(pictures, limit or None, seed) if pictures else drawn(draw, seed)
+        wishes = [parse_wish(text) for text in mix or ["exact"]]
+        plan = Plan(
+            base_url=url, streams=streams(wishes, bodies, model, version, api_key),
+            pace=Closed(closed or DEFAULT_IN_FLIGHT), duration_s=duration, warmup_s=warmup, timeout_s=timeout,
+            slo_ms=slo_ms, seed=seed, reader=read_answer if read_every else None, read_every=max(1, read_every),
+        )  # fmt: skip
+        _check_server(url, api_key, model, bodies)
+        allow_connections()
+        reports = []
+        if closed or (not capacity and any(one.of_capacity for one in rates)):
+            reports.append(_run(plan))
+            capacity = capacity or reports[0].total.successes_per_s
+        for one in rates:
+            pace = Open(one.per_second(capacity), arrivals, concurrency_limit)
+            reports.append(_run(replace(plan, pace=pace)))
+        _show(url, reports, json_file)
+
+
+def _show(url: str, reports: list[Report], json_file: Path | None) -> None:
+    console.print(table(reports))
+    for report in reports:
+        console.print(*generator_lines(report), sep="\n", highlight=False)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"url": url, "runs": [asdict(report) for report in reports]}, indent=1) + "\n")
+
+
+def _check_server(url: str, api_key: str | None, model: str | None, bodies: list[Body]) -> None:
+    """Fail before the load when the server is not there, or the pictures' classes are not the model's."""
+    with Client(url, api_key) as client:
+        served = client.models()
+        labels = client.model(model or served.default).labels
+    strange = {body.label for body in bodies if body.label is not None} - set(labels)
+    if strange:
+        raise ValueError(f"the folder {min(strange)!r} is no class of the model: it knows {', '.join(labels[:20])}")
+
+
+def _run(plan: Plan) -> Report:
+    """Run a plan with a progress bar where someone sees it."""
+    if not console.is_terminal:
+        return load.run(plan)
+    pace = plan.pace
+    name = f"{pace.rate_per_s:.4g}/s" if isinstance(pace, Open) else f"{pace.in_flight} at once"
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    # Drawn only when the run reports: a thread that draws by itself would take the interpreter from the sending.
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, auto_refresh=False) as bar:
+        task = bar.add_task(name, total=plan.warmup_s + plan.duration_s, state="")
+
+        def show(now: load.Progress) -> None:
+            state = f"{now.ended} ended, {now.in_flight} under way"
+            bar.update(task, completed=now.elapsed_s, state=state, refresh=True)
+
+        return load.run(plan, show)
+
+
+@contextmanager
+def _one_sentence_errors() -> Iterator[None]:
+    try:
+        yield
+    except (LcclClientError, ValueError, OSError) as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        raise typer.Exit(1) from error

@@ -1,0 +1,161 @@
+"""The two clients: thin transports around :mod:`lccl_client.wire`, one that blocks and one for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from lccl_client import wire
+from lccl_client.answers import Answer, ModelList, ModelMetadata
+from lccl_client.errors import ConnectionFailedError, LcclServerError
+from lccl_client.pictures import Picture, encoded
+from lccl_client.retries import Retries
+from lccl_client.wire import Call, Options
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks a model server; safe to share between threads. Use it in a ``with``, or close it.
+
+    Args:
+        base_url: where the server is, such as ``http://127.0.0.1:8000``.
+        api_key: sent as a bearer token.
+        timeout: seconds to wait for a connection, and for each part of an answer.
+        retries: how often a request refused with 429 or 503 is sent again, after the time the server names.
+        max_retry_wait_s: a server that names a longer time is not waited for.
+
+    Every method raises a :class:`~lccl_client.errors.LcclServerError` when the server answers with an error and a
+    :class:`~lccl_client.errors.ConnectionFailedError` when it does not answer.
+
+    """
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
+        max_retry_wait_s: float = 30.0,
+    ) -> None:  # fmt: skip
+        self._retries = Retries(retries, max_retry_wait_s)
+        self._http = httpx.Client(**_settings(base_url, api_key, timeout))
+
+    def classify(self, picture: Picture, **options: Unpack[Options]) -> Answer:
+        """Classify one picture: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
+        return self.classify_many([picture], **options)
+
+    def classify_many(self, pictures: Sequence[Picture], **options: Unpack[Options]) -> Answer:
+        """Classify pictures in one request; one that is no picture has its ``error`` among the predictions."""
+        return self._ask(Answer, wire.classify([encoded(picture) for picture in pictures], **options))
+
+    def models(self) -> ModelList:
+        """What is served."""
+        return self._ask(ModelList, wire.list_models())
+
+    def model(self, name: str) -> ModelMetadata:
+        """What a model offers: labels, operating points, ranges, limits."""
+        return self._ask(ModelMetadata, wire.describe_model(name))
+
+    def ready(self) -> bool:
+        """Whether the server is there and takes requests."""
+        try:
+            return self._http.request(**wire.readiness().arguments()).is_success
+        except httpx.RequestError:
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, kind: type[T], call: Call) -> T:
+        attempt = 0
+        while True:
+            try:
+                return wire.read(kind, self._http.request(**call.arguments()))
+            except httpx.RequestError as error:
+                raise _no_answer(error) from error
+            except LcclServerError as error:
+                wait_s = self._retries.wait_s(error, attempt)
+                if wait_s is None:
+                    raise
+            time.sleep(wait_s)
+            attempt += 1
+
+
+class AsyncClient:
+    """:class:`Client` for asyncio. Use it in an ``async with``, or close it with ``aclose``."""
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
+        max_retry_wait_s: float = 30.0,
+    ) -> None:  # fmt: skip
+        self._retries = Retries(retries, max_retry_wait_s)
+        self._http = httpx.AsyncClient(**_settings(base_url, api_key, timeout))
+
+    async def classify(self, picture: Picture, **options: Unpack[Options]) -> Answer:
+        """Classify one picture: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
+        return await self.classify_many([picture], **options)
+
+    async def classify_many(self, pictures: Sequence[Picture], **options: Unpack[Options]) -> Answer:
+        """Classify pictures in one request; one that is no picture has its ``error`` among the predictions."""
+        contents = [
+            picture if isinstance(picture, bytes) else await asyncio.to_thread(encoded, picture) for picture in pictures
+        ]
+        return await self._ask(Answer, wire.classify(contents, **options))
+
+    async def models(self) -> ModelList:
+        """What is served."""
+        return await self._ask(ModelList, wire.list_models())
+
+    async def model(self, name: str) -> ModelMetadata:
+        """What a model offers: labels, operating points, ranges, limits."""
+        return await self._ask(ModelMetadata, wire.describe_model(name))
+
+    async def ready(self) -> bool:
+        """Whether the server is there and takes requests."""
+        try:
+            return (await self._http.request(**wire.readiness().arguments())).is_success
+        except httpx.RequestError:
+            return False
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _ask(self, kind: type[T], call: Call) -> T:
+        attempt = 0
+        while True:
+            try:
+                return wire.read(kind, await self._http.request(**call.arguments()))
+            except httpx.RequestError as error:
+                raise _no_answer(error) from error
+            except LcclServerError as error:
+                wait_s = self._retries.wait_s(error, attempt)
+                if wait_s is None:
+                    raise
+            await asyncio.sleep(wait_s)
+            attempt += 1
+
+
+def _settings(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    return {
+        "base_url": base_url,
+        "headers": wire.key_headers(api_key),
+        # Many requests at once wait for one of the connections as long as they must.
+        "timeout": httpx.Timeout(timeout, pool=None),
+    }
+
+
+def _no_answer(error: httpx.RequestError) -> ConnectionFailedError:
+    return ConnectionFailedError(f"{error.request.url.copy_with(query=None)}: {error or type(error).__name__}")

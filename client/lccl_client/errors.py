@@ -1,0 +1,111 @@
+"""What can go wrong when a server is asked, and the single table from its statuses and codes to exceptions."""
+
+from __future__ import annotations
+
+
+class LcclClientError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConnectionFailedError(LcclClientError):
+    """No answer: the server cannot be reached, the connection broke, or the client's own timeout passed."""
+
+
+class UnreadableAnswerError(LcclClientError):
+    """An answer that is not what this server sends; something else may listen at the address."""
+
+
+class PictureError(LcclClientError):
+    """One picture of several has an error where its classes were asked for."""
+
+
+class LcclServerError(LcclClientError):
+    """The server answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        code: a short word for programs, such as ``overloaded``; empty when something before the server answered.
+        detail: a sentence that says what to do.
+        request_id: finds the request in the server's log; empty when none was sent.
+        retry_after_s: seconds after which trying again makes sense; None when the server does not say.
+
+    """
+
+    def __init__(self, status: int, code: str, detail: str, request_id: str, retry_after_s: float | None) -> None:
+        super().__init__(f"{status} {code}: {detail}" if code else f"{status}: {detail}")
+        self.status, self.code, self.detail = status, code, detail
+        self.request_id, self.retry_after_s = request_id, retry_after_s
+
+
+class MalformedRequestError(LcclServerError):
+    """400: a body, or a picture, that cannot be read as what it claims to be."""
+
+
+class UnauthorisedError(LcclServerError):
+    """401: a missing or wrong API key."""
+
+
+class ForbiddenError(LcclServerError):
+    """403: a route that this caller may not use."""
+
+
+class NotFoundError(LcclServerError):
+    """404: no such model, version or route."""
+
+
+class TooLargeError(LcclServerError):
+    """413: too many bytes, pixels or pictures."""
+
+
+class NotAnImageError(LcclServerError):
+    """415: no picture that the server reads."""
+
+
+class WishError(LcclServerError):
+    """422: a wish or field that is unknown, out of range or contradicts another."""
+
+
+class OverloadedError(LcclServerError):
+    """429: the server has more work than it can do; ``retry_after_s`` says when to come back."""
+
+
+class RateLimitedError(OverloadedError):
+    """429 with code ``rate_limited``: this caller has used up its requests for now."""
+
+
+class UnavailableError(LcclServerError):
+    """503: loading, shutting down, or holding as many connections as it may."""
+
+
+class OutOfTimeError(LcclServerError):
+    """504: the server's own time limit passed."""
+
+
+class DeadlineError(OutOfTimeError):
+    """504 with code ``deadline``: the wish's ``deadline_ms`` cannot be met, or was not."""
+
+
+_BY_STATUS: dict[int, type[LcclServerError]] = {
+    400: MalformedRequestError,
+    401: UnauthorisedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    413: TooLargeError,
+    415: NotAnImageError,
+    422: WishError,
+    429: OverloadedError,
+    503: UnavailableError,
+    504: OutOfTimeError,
+}
+_BY_CODE: dict[tuple[int, str], type[LcclServerError]] = {
+    (429, "rate_limited"): RateLimitedError,
+    (504, "deadline"): DeadlineError,
+}
+
+
+def server_error(
+    status: int, code: str, detail: str, request_id: str = "", retry_after_s: float | None = None
+) -> LcclServerError:
+    """The exception for an answer that is an error."""
+    kind = _BY_CODE.get((status, code)) or _BY_STATUS.get(status, LcclServerError)
+    return kind(status, code, detail, request_id, retry_after_s)

@@ -1,0 +1,182 @@
+"""The protocol: builds each request and reads each answer, for both clients and the load generator."""
+
+from __future__ import annotations
+
+import email.utils
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from lccl_client.errors import LcclServerError, UnreadableAnswerError, server_error
+
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What a request for classes may say beside its pictures.
+
+    Attributes:
+        model: the served model's name; without it the server's default.
+        version: one of the model's versions; without it the newest. Needs ``model``.
+        sparsity: target: share of the gated work to skip on average, 0..1.
+        operating_point: target: an operating point's name.
+        deadline_ms: target: milliseconds within which the answer is of use.
+        max_accuracy_drop: floor: accuracy that may be lost against exact, in percentage points.
+        top_k: how many classes to name.
+        request_id: finds the request in the server's log; ``[A-Za-z0-9._-]``, up to 128.
+
+    """
+
+    model: str | None
+    version: str | None
+    sparsity: float | None
+    operating_point: str | None
+    deadline_ms: float | None
+    max_accuracy_drop: float | None
+    top_k: int
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, before a transport sends it."""
+
+    method: str
+    path: str
+    params: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    files: list[tuple[str, tuple[str, bytes, str]]] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The keywords of ``httpx.Client.request``."""
+        return {
+            "method": self.method, "url": self.path, "params": self.params, "headers": self.headers,
+            "content": self.content, "files": self.files,
+        }  # fmt: skip
+
+
+BINARY = "application/octet-stream"
+
+
+def classify(
+    pictures: Sequence[bytes],
+    *,
+    model: str | None = None,
+    version: str | None = None,
+    request_id: str | None = None,
+    **fields: str | float | None,
+) -> Call:
+    """Ask for the classes of encoded pictures: one goes as the body, several as a form. A field that is None is unsaid.
+
+    Raises:
+        ValueError: no picture, or a version without a model.
+
+    """
+    if not pictures:
+        raise ValueError("there is no picture to classify")
+    params = {name: str(value) for name, value in fields.items() if value is not None}
+    headers = {"X-Request-ID": request_id} if request_id is not None else {}
+    path = f"{_model_path(model, version)}/classify"
+    if len(pictures) == 1:
+        return Call("POST", path, params, headers | {"Content-Type": BINARY}, pictures[0])
+    files = [("file", (f"{number}", picture, BINARY)) for number, picture in enumerate(pictures)]
+    return Call("POST", path, params, headers, files=files)
+
+
+def list_models() -> Call:
+    return Call("GET", "/v1/models")
+
+
+def describe_model(name: str) -> Call:
+    return Call("GET", _model_path(name, None))
+
+
+def readiness() -> Call:
+    return Call("GET", "/health/ready")
+
+
+def key_headers(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+
+
+def read(kind: type[T], response: httpx.Response) -> T:
+    """Read an answer as one of the dataclasses in :mod:`lccl_client.answers`.
+
+    Raises:
+        LcclServerError: the answer is an error; its subclass says which.
+        UnreadableAnswerError: a success that is not what was asked for.
+
+    """
+    if not response.is_success:
+        raise _problem(response)
+    return parse(kind, response.content)
+
+
+def parse(kind: type[T], content: bytes) -> T:
+    """Read a successful answer's body.
+
+    Raises:
+        UnreadableAnswerError: it does not have the fields of ``kind``.
+
+    """
+    try:
+        found: T = _adapter(kind).validate_json(content)  # type: ignore[arg-type]  # a class is hashable
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise UnreadableAnswerError(f"the answer is no {kind.__name__}: {where}: {first['msg']}") from error
+    return found
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _model_path(model: str | None, version: str | None) -> str:
+    if model is None and version is not None:
+        raise ValueError("a version needs the name of its model")
+    path = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
+    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
+
+
+def _problem(response: httpx.Response) -> LcclServerError:
+    """The exception for an error: the server's problem, or what something before it (a proxy) sent."""
+    found: dict[str, Any] = {}
+    if response.headers.get("content-type", "").partition(";")[0] == "application/problem+json":
+        try:
+            found = _adapter(dict[str, Any]).validate_json(response.content)
+        except ValidationError:
+            found = {}
+    return server_error(
+        response.status_code,
+        str(found.get("code", "")),
+        str(found.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
+        str(found.get("request_id", "")) or response.headers.get("x-request-id", ""),
+        retry_after(response.headers.get("retry-after"), time.time()),
+    )
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """Seconds to wait, from a ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3).
+
+    Args:
+        header: None where there is none.
+        now: Unix time.
+
+    """
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
+    except ValueError:
+        return None
