@@ -11,29 +11,45 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
 SANITIZED := build/sanitized
+KSERVE := build/kserve
 
-.PHONY: setup serve test check check-native bench e2e figures clean
+.PHONY: setup serve test test-kserve check audit check-native bench e2e figures clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml $(NATIVE)
+$(INSTALLED): pyproject.toml client/pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install -q cmake nanobind ninja scikit-build-core
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[service,test]"
+	$(BIN)/python -m pip install -q -e "./client[bench]"
 	touch $@
 
 serve: setup
 	$(BIN)/lccl-serve --port $(PORT) --models $(MODELS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not docker"
+	$(BIN)/python -m pytest -m "not docker and not kserve"
+
+# KServe's client asks the service, from an environment of its own: it pins versions of what the service uses.
+test-kserve: setup $(KSERVE)/.installed
+	KSERVE_PYTHON=$(KSERVE)/bin/python $(BIN)/python -m pytest -m kserve
+
+$(KSERVE)/.installed:
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/python -m pip install -q "kserve>=0.19"
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python deploy/audit.py $(AUDIT)
+
+# Known vulnerabilities in the dependencies alone; AUDIT="--ignore-vuln ID" lets one pass, here and in `check`.
+audit: setup
+	$(BIN)/python deploy/audit.py $(AUDIT)
 
 # The native engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own. CXX is GCC's.
 check-native: setup $(SANITIZED)/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import uvicorn
@@ -24,21 +25,15 @@ def main() -> None:
         raise SystemExit(2) from None
     configure(settings.log_level)
     from service.app import create_app
+    from service.server import server_config
 
     try:
         app = create_app(settings)
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
-    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again when it has drained
+        uvicorn.Server(server_config(app, settings)).run()
 
 
 if __name__ == "__main__":

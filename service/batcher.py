@@ -1,99 +1,182 @@
-"""Bounded queues → batches, without a timer: whoever is free takes all that waits, up to a limit."""
+"""Bounded, fair queues → batches, without a timer: whoever is free takes all that waits, up to a limit."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.errors import OverloadedError, UnavailableError
 
-Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# A client that already waits may fill its queue to this many times what it leaves free (dynamic thresholds,
+# Choudhury and Hahne 1998): alone to 8/9 of it, and with k others like it there is still room for one more.
+SHARE = 8
 
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[Item, Result]):
-    """One item that waits; its future is how the result, an error or a cancellation travels."""
+    """One item that waits; its future, of the event loop that put it, carries the result or a cancellation."""
 
     item: Item
+    client: str
     enqueued_at: float
-    future: Future[Result] = field(default_factory=Future)
+    future: asyncio.Future[Result]
+
+    @property
+    def abandoned(self) -> bool:
+        return self.future.cancelled()
 
 
-class Batcher(Generic[Key, Item, Result]):
-    """A bounded queue per key. Items are put in by any thread and taken, as batches of one key, by one.
+@dataclass(slots=True)
+class _Queue(Generic[Item, Result]):
+    """The jobs of one key, a line for each client; clients take turns.
+
+    Attributes:
+        served_s: device seconds that this key had; one that was idle starts where the last batch's key did
+            (start-time fair queueing, Goyal, Vin and Cheng 1996).
+
+    """
+
+    clients: OrderedDict[str, deque[Job[Item, Result]]] = field(default_factory=OrderedDict)
+    size: int = 0
+    served_s: float = 0.0
+    drained_per_s: float = 0.0
+
+    def push(self, job: Job[Item, Result]) -> None:
+        self.clients.setdefault(job.client, deque()).append(job)
+        self.size += 1
+
+    def push_back(self, job: Job[Item, Result]) -> None:
+        self.clients.setdefault(job.client, deque()).appendleft(job)
+        self.clients.move_to_end(job.client, last=False)
+        self.size += 1
+
+    def pop(self) -> Job[Item, Result]:
+        client, line = next(iter(self.clients.items()))
+        job = line.popleft()
+        if line:
+            self.clients.move_to_end(client)
+        else:
+            del self.clients[client]
+        self.size -= 1
+        return job
+
+
+class Batcher(Generic[Item, Result]):
+    """A bounded queue per key, fair to its clients and to other keys.
+
+    Items are put in on an event loop and taken, as batches of one key, by one thread.
 
     Args:
         limit: how many items of a key may wait.
-        batch_limit: largest batch of a key.
+        batch_limit: largest batch that an item may be part of.
         clock: monotone seconds.
 
     """
 
-    def __init__(self, limit: int, batch_limit: Callable[[Key], int], clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, batch_limit: Callable[[Item], int], clock: Callable[[], float]) -> None:
         self._limit, self._batch_limit, self._clock = limit, batch_limit, clock
-        self._queues: dict[Key, deque[Job[Item, Result]]] = {}
+        self._queues: dict[str, _Queue[Item, Result]] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._drained_per_s = 0.0
+        self._virtual_s = 0.0
 
-    def put(self, key: Key, items: Sequence[Item]) -> list[Job[Item, Result]]:
-        """Queue all items or none.
+    def put(self, key: str, items: Sequence[Item], client: str = "") -> list[Job[Item, Result]]:
+        """Queue all items or none. Runs on the event loop whose futures the jobs get.
 
         Raises:
-            OverloadedError: they do not fit; it says when they may.
+            OverloadedError: they do not fit, or their client has its share already; it says when they may.
             UnavailableError: closed.
 
         """
+        loop = asyncio.get_running_loop()
         with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down: send the request elsewhere")
-            queue = self._queues.setdefault(key, deque())
-            if len(queue) + len(items) > self._limit:
-                raise OverloadedError(
-                    f"{len(queue)} pictures are waiting, at most {self._limit} may: try again later",
-                    retry_after_s=len(queue) / self._drained_per_s if self._drained_per_s else 1.0,
-                )
-            jobs: list[Job[Item, Result]] = [Job(item, self._clock()) for item in items]
-            queue.extend(jobs)
+            queue = self._queues.setdefault(key, _Queue())
+            self._check_room(queue, len(items), client)
+            if not queue.size:
+                queue.served_s = max(queue.served_s, self._virtual_s)
+            now = self._clock()
+            jobs: list[Job[Item, Result]] = [Job(item, client, now, loop.create_future()) for item in items]
+            for job in jobs:
+                queue.push(job)
             self._changed.notify()
             return jobs
 
-    def take(self, timeout: float) -> tuple[Key, list[Job[Item, Result]]] | None:
-        """Wait for work and take the longest waiting key's items, abandoned ones dropped first.
+    def _check_room(self, queue: _Queue[Item, Result], count: int, client: str) -> None:
+        left = self._limit - queue.size - count
+        own = len(queue.clients.get(client, ()))
+        if left >= 0 and (not own or own + count <= SHARE * left):
+            return
+        rate = queue.drained_per_s
+        waiting, whose = (queue.size, "") if left < 0 else (own, " of this client")
+        raise OverloadedError(
+            f"{waiting} pictures{whose} are waiting, and no more may: try again later",
+            retry_after_s=waiting / rate if rate else 1.0,
+        )
 
-        None after ``timeout`` seconds without work, or when closed and empty.
+    def take(self, timeout: float) -> tuple[str, list[Job[Item, Result]]] | None:
+        """Wait for work and take items of the key that had the device least, one client after the other.
+
+        Abandoned items are dropped. None after ``timeout`` seconds without work, or when closed and empty.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or any(self._queues.values()), timeout):
+            if not self._changed.wait_for(lambda: self._closed or any(q.size for q in self._queues.values()), timeout):
                 return None
-            waiting = [key for key, queue in self._queues.items() if queue]
+            waiting = [key for key, queue in self._queues.items() if queue.size]
             if not waiting:
                 return None
-            key = min(waiting, key=lambda one: self._queues[one][0].enqueued_at)
-            queue, limit = self._queues[key], self._batch_limit(key)
+            key = min(waiting, key=lambda one: self._queues[one].served_s)
+            queue = self._queues[key]
+            self._virtual_s = queue.served_s
             batch: list[Job[Item, Result]] = []
-            while queue and len(batch) < limit:
-                job = queue.popleft()
-                if job.future.set_running_or_notify_cancel():
+            limit = 1
+            while queue.size and len(batch) < limit:
+                job = queue.pop()
+                if not job.abandoned:
+                    limit = limit if batch else self._batch_limit(job.item)
                     batch.append(job)
             return key, batch
 
-    def drained(self, items: int, seconds: float) -> None:
-        """Learn the rate at which items leave, for the advice in :class:`OverloadedError`."""
-        if seconds > 0:
-            rate = items / seconds
-            self._drained_per_s = rate if not self._drained_per_s else 0.8 * self._drained_per_s + 0.2 * rate
+    def give_back(self, key: str, jobs: Sequence[Job[Item, Result]]) -> None:
+        """Put taken jobs back to where they were, in front of what came after them."""
+        with self._changed:
+            queue = self._queues.setdefault(key, _Queue())
+            for job in reversed(jobs):
+                queue.push_back(job)
 
-    def depth(self, key: Key) -> int:
+    def drained(self, key: str, items: int, seconds: float) -> None:
+        """Learn what a batch took: for fairness between keys and for the advice in :class:`OverloadedError`."""
+        with self._changed:
+            queue = self._queues.setdefault(key, _Queue())
+            queue.served_s += seconds
+            if seconds > 0:
+                rate = items / seconds
+                queue.drained_per_s = rate if not queue.drained_per_s else 0.8 * queue.drained_per_s + 0.2 * rate
+
+    def waiting_s(self) -> float:
+        """Seconds until all that waits would have left, at the rates seen so far."""
+        with self._changed:
+            return sum(queue.size / queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s)
+
+    def depth(self, key: str) -> int:
         """Items of a key that wait."""
         with self._changed:
-            return len(self._queues.get(key, ()))
+            queue = self._queues.get(key)
+            return queue.size if queue else 0
+
+    def forget(self, key: str) -> None:
+        """Drop what was learnt of a key that will not be used again; what waits under it stays."""
+        with self._changed:
+            if key in self._queues and not self._queues[key].size:
+                del self._queues[key]
 
     @property
     def closed(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -27,6 +28,8 @@ from service.schemas import ClassifyBody, Fields
 from service.settings import Settings
 
 MAX_FIELDS = 16
+WISH_PREFIX = b"x-lccl-"
+NO_FIELDS = Fields()
 MAX_FIELD_BYTES = 1 << 10
 
 
@@ -124,21 +127,42 @@ async def parse(request: Request, body: bytes, settings: Settings) -> Content:
     return content
 
 
-def merge(query: Fields, repeated: set[str], fields: dict[str, Any]) -> Fields:
-    """Join the fields of query and body.
+def fields_of(request: Request, body: dict[str, Any]) -> Fields:
+    """Join the fields given as query, as headers and in the body.
 
     Raises:
         InvalidFieldError: a field that is unknown, out of range, or given twice.
 
     """
-    twice = repeated | (query.model_fields_set & set(fields))
-    if twice:
-        raise InvalidFieldError(f"{min(twice)} is given twice: give it once")
-    given = query.model_dump(include=query.model_fields_set) | fields
+    given: dict[str, Any] = {}
+    query = request.query_params.multi_items() if request.scope["query_string"] else ()
+    for name, value in itertools.chain(query, wish_headers(request.headers), body.items()):
+        if name in given:
+            raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
+        given[name] = value
+    if not given:
+        return NO_FIELDS
     try:
         return Fields.model_validate(given)
     except ValidationError as error:
         raise InvalidFieldError(explain(error.errors())) from error
+
+
+def wish_headers(headers: Headers) -> list[tuple[str, str]]:
+    """The fields that a wish may have as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
+
+    Raises:
+        InvalidFieldError: a header with the prefix that is none of them.
+
+    """
+    found = []
+    for raw_name, raw_value in headers.raw:
+        if raw_name.startswith(WISH_PREFIX):
+            name = raw_name[len(WISH_PREFIX) :].decode("latin-1").replace("-", "_")
+            if name not in Fields.model_fields:
+                raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(Fields.model_fields)}")
+            found.append((name, raw_value.decode("latin-1")))
+    return found
 
 
 def explain(errors: Any) -> str:

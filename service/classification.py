@@ -1,131 +1,172 @@
-"""Pictures → predictions, for one request: decode in the pool, queue, await the device, count what was spent."""
+"""Pictures → results, for one request of any protocol: decode, queue, await the device."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.operating_points import Setting
-from service.decode import decode
-from service.errors import EngineFailedError, problem
-from service.metrics import INTERPOLATED, Metrics
+from lccl.operating_points import Wish
+from service.decode import decode, decode_if_small
+from service.errors import ClientGoneError, EngineFailedError
 from service.parts import Parts
 from service.registry import ServedModel
-from service.runner import Result, Work
-from service.schemas import ClassProbability, Macs, Prediction, ProblemBody, Timing
+from service.runner import Result, Work, WorkJob
+
+Image = NDArray[np.uint8] | NDArray[np.float32]
+Receive = Callable[[], Awaitable[Any]]
+
+# Whether a client has gone is watched once its pictures wait for longer than this: to watch every short request costs
+# more than the few pictures it could spare.
+WATCH_AFTER_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a request wants its pictures classified.
+
+    Attributes:
+        client: whom fairness counts it for.
+        started: monotone seconds when its first byte was read; its deadline counts from there.
+        receive: gives the connection's next message; after the body that is the client's leaving.
+
+    """
+
+    wish: Wish
+    client: str
+    started: float
+    receive: Receive
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A request's predictions, in the order of its pictures, and what each stage took at most."""
+    """A request's results, in the order of its pictures; a picture that failed has its error in its place.
 
-    predictions: list[Prediction]
+    Attributes:
+        decode_s: the longest that a picture was decoded, waiting for a decoder included.
+
+    """
+
+    results: list[Result | Exception]
     decode_s: float
-    queue_s: float
-    compute_s: float
 
-    def timing(self, total_s: float) -> Timing:
-        stages = (self.decode_s, self.queue_s, self.compute_s, total_s)
-        decode_ms, queue_ms, compute_ms, total_ms = (round(1000 * seconds, 3) for seconds in stages)
-        return Timing(decode=decode_ms, queue=queue_ms, compute=compute_ms, total=total_ms)
+    @property
+    def done(self) -> list[Result]:
+        return [one for one in self.results if isinstance(one, Result)]
+
+    @property
+    def queue_s(self) -> float:
+        return max(result.queue_s for result in self.done)
+
+    @property
+    def compute_s(self) -> float:
+        return max(result.compute_s for result in self.done)
 
 
-async def classify(
-    parts: Parts, model: ServedModel, pictures: Sequence[bytes], setting: Setting, top_k: int
-) -> Classified:
-    """Classify pictures under one setting. A picture's own error takes its place among the predictions.
+async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Sequence[bytes | Image]) -> Classified:
+    """Classify pictures under one wish. A picture's own error takes its place among the results.
+
+    Args:
+        pictures: encoded ones, or images that fit the network: uint8, or float32 and normalised, [H, W, 3].
 
     Raises:
+        WishError: the model does not offer what is wished for.
         Exception: the first picture's error, when no picture is left; or what fails the whole request.
 
     """
-    decoded = await asyncio.gather(*(_decode(parts, model, picture) for picture in pictures), return_exceptions=True)
-    good = [one for one in decoded if not isinstance(one, BaseException)]
-    jobs = parts.batcher.put(model, [Work(image, setting) for image, _ in good]) if good else []
-    done = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
-    results = iter(done)
-    outcomes = [one if isinstance(one, BaseException) else _outcome(model, next(results), top_k) for one in decoded]
-    errors = [one for one in outcomes if isinstance(one, BaseException)]
-    if len(errors) == len(outcomes):
-        raise errors[0]
-    _count(parts.metrics, model, setting, done)
-    return Classified(
-        [_refused(parts.metrics, model, one) if isinstance(one, BaseException) else one for one in outcomes],
-        max(seconds for _, seconds in good),
-        max(result.queue_s for result in done),
-        max(result.compute_s for result in done),
-    )
+    offer = model.offer(order.wish)
+    allowed_s = parts.settings.request_timeout_s
+    if offer.deadline_s is not None:
+        allowed_s = min(allowed_s, offer.deadline_s)
+    began = time.monotonic()
+    decoded = await _decode_all(parts, model, pictures)
+    decode_s = time.monotonic() - began
+    deadline = order.started + allowed_s
+    work = [Work(model, one, offer, deadline) for one in decoded if not isinstance(one, Exception)]
+    jobs = parts.batcher.put(model.key, work, order.client) if work else []
+    await _wait(jobs, order.receive)
+    done = (_outcome(job) for job in jobs)
+    results = [one if isinstance(one, Exception) else next(done) for one in decoded]
+    if all(isinstance(one, Exception) for one in results):
+        raise next(one for one in results if isinstance(one, Exception))
+    return Classified(results, decode_s)
 
 
-def _outcome(model: ServedModel, result: Result, top_k: int) -> Prediction | EngineFailedError:
-    try:
-        return predict(model, result, top_k)
-    except EngineFailedError as error:
-        return error
-
-
-def _refused(metrics: Metrics, model: ServedModel, error: BaseException) -> Prediction:
-    """A picture's own error in its place among the predictions."""
-    if not isinstance(error, Exception):
-        raise error
-    answer = problem(error)
-    metrics.rejected.labels(model.name, answer.code).inc()
-    return Prediction(error=ProblemBody(**answer.to_json()))
-
-
-def predict(model: ServedModel, result: Result, top_k: int) -> Prediction:
-    """Name the likeliest classes and the work of one picture.
+async def _wait(jobs: Sequence[WorkJob], receive: Receive) -> None:
+    """Wait for the jobs' outcomes. Pictures that nobody waits for any more leave the queue.
 
     Raises:
-        EngineFailedError: the logits are not finite; gates multiply, and a strange picture can overflow.
+        ClientGoneError: the client closed the connection first.
 
     """
-    if not np.isfinite(result.logits).all():
-        raise EngineFailedError("the model has no finite answer for this picture: it is too unlike its training data")
-    shifted = np.exp(result.logits - result.logits.max(), dtype=np.float64)
-    probabilities = shifted / shifted.sum()
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    shape = model.engine.shape
-    return Prediction(
-        classes=[
-            ClassProbability(label=model.bundle.labels[index], index=index, probability=float(probabilities[index]))
-            for index in map(int, order)
-        ],
-        skip_ratio=float(shape.skip_ratio(result.kept[None])[0]),
-        macs=Macs(dense=shape.dense, gated=int(shape.gated(result.kept[None])[0]), executed=result.executed_macs),
-    )
+    open_ones: set[asyncio.Future[Any]] = {job.future for job in jobs}
+    gone: asyncio.Future[None] | None = None
+    try:
+        if open_ones:
+            _, open_ones = await asyncio.wait(open_ones, timeout=WATCH_AFTER_S)
+        while open_ones:
+            gone = gone or asyncio.ensure_future(_leave(receive))
+            _, open_ones = await asyncio.wait({gone, *open_ones}, return_when=asyncio.FIRST_COMPLETED)
+            if gone not in open_ones:
+                raise ClientGoneError("the client closed the connection")
+            open_ones.discard(gone)
+    finally:
+        if gone is not None:
+            gone.cancel()
+        for one in open_ones:
+            one.cancel()
 
 
-async def _decode(parts: Parts, model: ServedModel, picture: bytes) -> tuple[NDArray[np.uint8], float]:
-    """The picture as an array, and the seconds that took, waiting for a decoder included."""
-    started = time.monotonic()
-    image = await asyncio.get_running_loop().run_in_executor(
-        parts.decoders, decode, picture, model.bundle.preprocessing, parts.settings.max_pixels
-    )
-    return image, time.monotonic() - started
+async def _leave(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
-def _count(metrics: Metrics, model: ServedModel, setting: Setting, results: Sequence[Result]) -> None:
-    """Enter a request's pictures into the metrics."""
-    shape, name = model.engine.shape, model.name
-    kept = np.stack([result.kept for result in results])
-    metrics.images.labels(name, setting.name or INTERPOLATED).inc(len(results))
-    metrics.macs.labels(name, "dense").inc(shape.dense * len(results))
-    metrics.macs.labels(name, "gated").inc(int(shape.gated(kept).sum()))
-    metrics.macs.labels(name, "executed").inc(sum(result.executed_macs for result in results))
-    for ratio, result in zip(shape.skip_ratio(kept), results, strict=True):
-        metrics.skip_ratio.labels(name).observe(ratio)
-        metrics.requested_sparsity.labels(name).observe(setting.sparsity)
-        metrics.stage_duration.labels(name, "queue").observe(result.queue_s)
-        metrics.stage_duration.labels(name, "compute").observe(result.compute_s)
-    for layer, cells in zip(shape.layers, kept.sum(axis=0), strict=True):
-        whole = layer.convolution.cells * len(results)
-        metrics.layer_cells.labels(name, layer.name).inc(whole)
-        metrics.layer_cells_skipped.labels(name, layer.name).inc(whole - int(cells))
-    if setting.downgraded:
-        metrics.downgraded.labels(name).inc(len(results))
+def _outcome(job: WorkJob) -> Result | Exception:
+    error = job.future.exception()
+    if error is None:
+        return _finite(job.future.result())
+    if not isinstance(error, Exception):
+        raise error
+    return error
+
+
+def _finite(result: Result) -> Result | EngineFailedError:
+    if np.isnan(result.probabilities[0]):
+        return EngineFailedError("the model has no finite answer for this picture: it is too unlike its training data")
+    return result
+
+
+async def _decode_all(parts: Parts, model: ServedModel, pictures: Sequence[bytes | Image]) -> list[Image | Exception]:
+    """Small pictures are decoded here, in less time than a thread takes to be woken; others in the pool, together."""
+    loop, preprocessing = asyncio.get_running_loop(), model.bundle.preprocessing
+    max_pixels = parts.settings.max_pixels
+    decoded: list[Image | Exception | asyncio.Future[NDArray[np.uint8]]] = []
+    alone = len(pictures) == 1
+    for picture in pictures:
+        if not isinstance(picture, bytes):
+            decoded.append(picture)
+            continue
+        small = decode_if_small(picture, preprocessing) if alone else None
+        if small is None:
+            decoded.append(loop.run_in_executor(parts.decoders, decode, picture, preprocessing, max_pixels))
+        else:
+            decoded.append(small)
+    waiting = [one for one in decoded if isinstance(one, asyncio.Future)]
+    if waiting:
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return [_image(one) for one in decoded]
+
+
+def _image(one: Image | Exception | asyncio.Future[NDArray[np.uint8]]) -> Image | Exception:
+    if not isinstance(one, asyncio.Future):
+        return one
+    error = one.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return one.result() if error is None else error

@@ -6,6 +6,7 @@ import io
 import warnings
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -13,6 +14,8 @@ from lccl.preprocessing import Preprocessing
 from service.errors import DamagedImageError, NotAnImageError, TooLargeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+EXIF = b"Exif\0\0"
+SMALL_BYTES, SMALL_PIXELS = 1 << 14, 1 << 14  # decoded in some 0.1 ms
 
 
 def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
@@ -29,6 +32,9 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
     """
     if not content:
         raise DamagedImageError("the picture is empty: send its bytes")
+    pixels = _plain_jpeg(content, max_pixels)
+    if pixels is not None:
+        return preprocessing.apply_to_pixels(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
         try:
@@ -49,6 +55,38 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
             raise DamagedImageError(f"the picture cannot be decoded: {_brief(error)}") from error
+
+
+def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
+    """Decode a JPEG of at most 16,384 bytes and pixels for a network as small; None for all that may take longer.
+
+    Raises:
+        as :func:`decode`.
+
+    """
+    if len(content) > SMALL_BYTES or preprocessing.resize**2 > SMALL_PIXELS or not content.startswith(b"\xff\xd8"):
+        return None
+    try:
+        return decode(content, preprocessing, SMALL_PIXELS)
+    except TooLargeError:
+        return None
+
+
+def _plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The pixels of a JPEG in its usual colours that stands upright, uint8 [H, W, 3]; None for all that needs Pillow.
+
+    The same library decodes as in Pillow, to the same pixels, without the copies and the parsing in Python around it.
+    """
+    if not content.startswith(b"\xff\xd8") or EXIF in content:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in {"YCbCr", "Gray"} or width * height > max_pixels:
+            return None
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, strict=True)
+    except ValueError:  # Pillow finds the words for what is wrong with it
+        return None
+    return pixels
 
 
 def _brief(error: Exception) -> str:

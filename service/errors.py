@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from lccl.errors import InputError, LcclError, WishError
+from lccl.errors import BundleError, InputError, LcclError, WishError
 
 
 class ServiceError(LcclError):
     """Base of the service's own errors; the text is shown to the client."""
+
+
+class KeyFileError(LcclError):
+    """The file of API keys cannot be used; ends the start."""
+
+
+class TracingError(LcclError):
+    """Tracing was asked for and its packages are missing."""
 
 
 class MalformedRequestError(ServiceError):
@@ -37,6 +46,10 @@ class UnauthorisedError(ServiceError):
     """A missing or wrong API key."""
 
 
+class ForbiddenError(ServiceError):
+    """A route that this caller may not use, or that nobody may because it is switched off."""
+
+
 class UnknownModelError(ServiceError):
     """No model of that name is served."""
 
@@ -54,12 +67,32 @@ class OverloadedError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimitedError(OverloadedError):
+    """The caller has used up its requests for now."""
+
+
 class UnavailableError(ServiceError):
     """Loading or draining."""
 
 
+class TooManyConnectionsError(OverloadedError):
+    """The server holds as many connections as it may."""
+
+
+class SlowHeadError(ServiceError):
+    """A request's head did not arrive in time."""
+
+
+class HeadTooLargeError(ServiceError):
+    """A request's head, or what trails its body, has too many bytes."""
+
+
 class OutOfTimeError(ServiceError):
     """The server-side time limit passed before the answer was there."""
+
+
+class DeadlineError(ServiceError):
+    """The request's deadline cannot be met, however sparse; found before any compute was spent."""
 
 
 class ClientGoneError(ServiceError):
@@ -76,15 +109,22 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (DamagedImageError, HTTPStatus.BAD_REQUEST, "damaged_image"),
     (ClientGoneError, HTTPStatus.BAD_REQUEST, "client_gone"),
     (UnauthorisedError, HTTPStatus.UNAUTHORIZED, "unauthorised"),
+    (ForbiddenError, HTTPStatus.FORBIDDEN, "forbidden"),
     (UnknownModelError, HTTPStatus.NOT_FOUND, "unknown_model"),
+    (SlowHeadError, HTTPStatus.REQUEST_TIMEOUT, "slow_head"),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     (NotAnImageError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
     (InvalidFieldError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),
     (WishError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_wish"),
     (InputError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_input"),
+    (BundleError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_bundle"),
+    (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
+    (TooManyConnectionsError, HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections"),
     (OverloadedError, HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    (HeadTooLargeError, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (OutOfTimeError, HTTPStatus.GATEWAY_TIMEOUT, "timeout"),
+    (DeadlineError, HTTPStatus.GATEWAY_TIMEOUT, "deadline"),
     (EngineFailedError, HTTPStatus.INTERNAL_SERVER_ERROR, "engine_failed"),
 )
 
@@ -115,7 +155,7 @@ def problem(error: Exception) -> Problem:
     """The problem that an error is answered with; what is not in the table is a 500 that tells nothing."""
     for kind, status, code in STATUS:
         if isinstance(error, kind):
-            retry = max(1, round(error.retry_after_s)) if isinstance(error, OverloadedError) else None
+            retry = max(1, math.ceil(error.retry_after_s)) if isinstance(error, OverloadedError) else None
             return Problem(int(status), status.phrase, code, str(error), retry)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return Problem(int(status), status.phrase, "internal", "the server failed to answer; its log says why")

@@ -47,6 +47,10 @@ class Metrics:
         self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", "model", "layer")
         self.batch_size = histogram("batch_size", "Pictures in a batch.", SIZES, "model")
         self.queue_depth = gauge("queue_depth", "Pictures that wait.", "model")
+        self.predicted_wait = gauge("predicted_wait_seconds", "Wait of a picture that would arrive now.")
+        self.brownout_level = gauge(
+            "brownout_level", "How far pictures that may be served sparser are: 0 not at all, 1 to their floor."
+        )
         self.inflight_requests = gauge("inflight_requests", "Requests being answered.")
         self.rejected = counter("rejected_total", "Pictures or requests answered with an error.", "model", "reason")
         self.downgraded = counter("downgraded_total", "Pictures served sparser than asked for.", "model")

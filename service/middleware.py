@@ -1,28 +1,57 @@
-"""Around every request: its id, its place in metrics and log, and a few headers."""
+"""Around every request: its id, its place in metrics and log, and the headers that protect browsers."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableSequence
+from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
+from service.tracing import Tracing, stages_of, trace_id
 
 log = logging.getLogger("service.access")
-PROBES = {"/health/live", "/health/ready", "/metrics"}
+PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+NOT_STORED = (b"cache-control", b"no-store")
+NOT_FRAMED = (b"x-frame-options", b"DENY")
+
+RawHeaders = MutableSequence[tuple[bytes, bytes]]
+
+
+def content_security_policy(page: bytes = b"") -> bytes:
+    """The Content-Security-Policy of a page: scripts and styles are files of this service, or scripts within it."""
+    hashes = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(page))
+    return CONTENT_SECURITY_POLICY.format(scripts="".join(f" 'sha256-{each}'" for each in hashes)).encode()
 
 
 class RequestObserver:
-    """Gives a request its id, times it, and writes its line to the log."""
+    """Gives a request its id, times it, protects its answer, and writes its line to the log."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._metrics, self._clock = app, metrics, clock
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        policies: Mapping[str, bytes],
+        tracing: Tracing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes the policies of pages that need their own, by path."""
+        self._app, self._metrics, self._tracing, self._clock = app, metrics, tracing, clock
+        self._policies, self._strict = policies, content_security_policy()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,30 +61,55 @@ class RequestObserver:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        started, status = self._clock(), 500
+        started, status = state.setdefault("arrived", self._clock()), 500
+        if self._tracing is not None:
+            state["span"] = self._tracing.begin(Headers(scope=scope), started)
 
         async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = message["headers"] = list(message.get("headers", ()))
+                headers.append((b"x-request-id", request_id.encode()))
+                self._protect(headers, scope["path"])
             await send(message)
 
         with self._metrics.inflight_requests.track_inprogress():
             try:
                 await self._app(scope, receive, observe)
             finally:
-                seconds = self._clock() - started
-                route = getattr(scope.get("route"), "path", "unmatched")
-                model = state.get("model", "")
-                self._metrics.request_duration.labels(model, route, str(status)).observe(seconds)
-                log.log(
-                    logging.DEBUG if route in PROBES else logging.INFO,
-                    "%s %s %d", scope["method"], route, status,
-                    extra={
-                        "request_id": request_id, "route": route, "model": model, "status": status,
-                        "duration_ms": round(1000 * seconds, 3),
-                    },
-                )  # fmt: skip
+                self._record(scope, status, started, self._clock())
+
+    def _protect(self, headers: RawHeaders, path: str) -> None:
+        """Add what keeps browsers from guessing types, framing pages, running strange scripts and storing answers."""
+        headers.extend(ALWAYS)
+        names = {name.lower(): value for name, value in headers}
+        if b"cache-control" not in names and b"etag" not in names:
+            headers.append(NOT_STORED)
+        if names.get(b"content-type", b"").startswith(b"text/html"):
+            headers.append(NOT_FRAMED)
+            headers.append((b"content-security-policy", self._policies.get(path, self._strict)))
+
+    def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
+        state: dict[str, Any] = scope["state"]
+        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
+        trace = self._trace(scope, f"{scope['method']} {route}", status, started, ended)
+        self._metrics.request_duration.labels(model, route, str(status)).observe(ended - started, trace or None)
+        caller = state.get("caller")
+        log.log(
+            logging.DEBUG if route in PROBES else logging.INFO,
+            "%s %s %d", scope["method"], route, status,
+            extra={
+                "request_id": state["request_id"], "route": route, "model": model, "status": status,
+                "caller": caller.name if caller else "", "duration_ms": round(1000 * (ended - started), 3), **trace,
+            },
+        )  # fmt: skip
+
+    def _trace(self, scope: Scope, name: str, status: int, started: float, ended: float) -> dict[str, str]:
+        """End the request's span, if there is one; what it is found by."""
+        if self._tracing is None:
+            return {}
+        span, classified = scope["state"]["span"], scope["state"].get("classified")
+        stages = [] if classified is None else stages_of(classified, started, ended)
+        self._tracing.end(span, name, status, stages, ended)
+        return {"trace_id": trace_id(span)}

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from service.body import BodyMemory
+from service.canary import Canary
+from service.keys import KeyRing
 from service.metrics import Metrics
+from service.rates import RateLimits
 from service.registry import Registry
 from service.runner import Runner, WorkBatcher
 from service.settings import Settings
@@ -22,9 +25,12 @@ class Parts:
     registry: Registry
     batcher: WorkBatcher
     runner: Runner
+    canary: Canary
     metrics: Metrics
     decoders: Executor
     bodies: BodyMemory
+    keys: KeyRing
+    rates: RateLimits
 
 
 def parts_of(request: Request) -> Parts:

@@ -1,20 +1,25 @@
-"""One thread per device: batch → engine → results with their timings."""
+"""One thread per device: batch → engine → results with their times."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.operating_points import Setting, controls_for
+from lccl.operating_points import Offer, Setting, controls_for
 from service.batcher import Batcher, Job
-from service.errors import EngineFailedError
+from service.brownout import BrownOut
+from service.cost import CostModel
+from service.errors import DeadlineError, EngineFailedError
 from service.registry import ServedModel
+from service.scheduler import schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
@@ -22,40 +27,73 @@ IDLE_S = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """One picture, uint8 [H, W, 3], and the setting it is run with."""
+    """One picture for one model.
 
-    image: NDArray[np.uint8]
-    setting: Setting
+    Attributes:
+        image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
+        offer: the settings it may be run with.
+        deadline: monotone seconds after which its answer is of no use.
+
+    """
+
+    model: ServedModel
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    offer: Offer
+    deadline: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Result:
     """What one picture got.
 
     Attributes:
+        setting: what it was run with.
         logits: [classes].
+        probabilities: float64 [classes]; NaN where the logits are not finite.
         kept: int64 [L].
+        skip_ratio: of the gated convolutions' cells, weighted by MACs.
+        gated_macs: theory: gates, kept cells and the rest.
         executed_macs: what the engine ran for it.
-        queue_s: seconds it waited.
-        compute_s: seconds its batch ran.
+        enqueued_at: monotone seconds, as the next two.
+        started_at: when its batch began.
+        finished_at: when its batch ended.
 
     """
 
+    setting: Setting
     logits: NDArray[np.floating]
+    probabilities: NDArray[np.float64]
     kept: NDArray[np.int64]
+    skip_ratio: float
+    gated_macs: int
     executed_macs: int
-    queue_s: float
-    compute_s: float
+    enqueued_at: float
+    started_at: float
+    finished_at: float
+
+    @property
+    def queue_s(self) -> float:
+        return self.started_at - self.enqueued_at
+
+    @property
+    def compute_s(self) -> float:
+        return self.finished_at - self.started_at
 
 
-WorkBatcher = Batcher[ServedModel, Work, Result]
+WorkJob = Job[Work, Result]
+WorkBatcher = Batcher[Work, Result]
+Chosen = Sequence[tuple[WorkJob, Setting]]
+Settled = list[tuple[WorkJob, "Result | Exception"]]
+OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 
 
 class Runner:
-    """Takes batches until the batcher is closed and empty. A failed batch fails its pictures, never the loop.
+    """Takes batches until the batcher is closed and empty. Nothing that a batch does ends the loop.
+
+    A batch that fails is run again in halves, so that one picture's failure is not its neighbours'.
 
     Args:
-        on_batch: told the model and size of each batch that was taken.
+        on_batch: told the results of each batch, on the device thread, after they were sent off.
         clock: monotone seconds.
 
     """
@@ -63,14 +101,20 @@ class Runner:
     def __init__(
         self,
         batcher: WorkBatcher,
-        on_batch: Callable[[ServedModel, int], None],
+        cost: CostModel,
+        brownout: BrownOut,
+        on_batch: OnBatch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._batcher, self._on_batch, self._clock = batcher, on_batch, clock
+        self._batcher, self._cost, self._brownout, self._on_batch = batcher, cost, brownout, on_batch
+        self._clock = clock
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
         self._moved_at = clock()
+        self._home: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> None:
+    def start(self, home: asyncio.AbstractEventLoop) -> None:
+        """Begin; results go to the futures of that event loop."""
+        self._home = home
         self._thread.start()
 
     def join(self, timeout: float) -> None:
@@ -86,34 +130,98 @@ class Runner:
             self._moved_at = self._clock()
             taken = self._batcher.take(IDLE_S)
             if taken is not None:
-                self._run(*taken)
-            elif self._batcher.closed:
-                return
+                self._serve(*taken)
+            else:
+                self._brownout.look(0.0, self._clock())
+                if self._batcher.closed:
+                    return
 
-    def _run(self, model: ServedModel, jobs: list[Job[Work, Result]]) -> None:
+    def _serve(self, key: str, jobs: list[WorkJob]) -> None:
+        """Schedule what was taken and run it; whatever goes wrong here fails these jobs alone."""
         if not jobs:
             return
-        started = self._clock()
-        self._on_batch(model, len(jobs))
         try:
-            images = np.stack([job.item.image for job in jobs])
-            output = model.engine.run(images, controls_for([job.item.setting for job in jobs]))
+            now = self._clock()
+            level = self._brownout.look(self._batcher.waiting_s(), now)
+            plan = schedule(jobs, level, now, lambda count, macs: self._cost.predict(key, count, macs, safe=True))
+            self._batcher.give_back(key, plan.later)
+            self._settle([(job, _too_late()) for job in plan.late])
+            for chosen in _of_one_type(plan.run):
+                self._run(key, chosen)
         except Exception as error:
-            log.exception("a batch of %d failed on %s", len(jobs), model.name)
-            for job in jobs:
-                failure = EngineFailedError("the engine failed on the batch that held this picture: try again")
-                failure.__cause__ = error
-                job.future.set_exception(failure)
+            log.exception("the device thread failed on %d pictures", len(jobs))
+            self._settle([(job, _failure(error)) for job in jobs])
+
+    def _run(self, key: str, chosen: Chosen) -> None:
+        model = chosen[0][0].item.model
+        started = self._clock()
+        try:
+            images: Any = np.stack([job.item.image for job, _ in chosen])
+            output = model.engine.run(images, controls_for([setting for _, setting in chosen]))
+        except Exception as error:
+            if len(chosen) == 1:
+                log.exception("a picture failed on %s", model.name)
+                self._settle([(chosen[0][0], _failure(error))])
+                return
+            log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
+            for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]):
+                self._run(key, half)
             return
-        seconds = self._clock() - started
-        self._batcher.drained(len(jobs), seconds)
-        for row, job in enumerate(jobs):
-            job.future.set_result(
-                Result(
-                    logits=output.logits[row],
-                    kept=output.kept[row],
-                    executed_macs=int(output.executed_macs[row]),
-                    queue_s=started - job.enqueued_at,
-                    compute_s=seconds,
-                )
+        finished = self._clock()
+        shape, probabilities = model.engine.shape, _softmax(output.logits)
+        ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept).tolist()
+        executed = output.executed_macs.tolist()
+        results = [
+            Result(
+                setting, output.logits[row], probabilities[row], output.kept[row], ratios[row], gated[row],
+                executed[row], job.enqueued_at, started, finished,
             )
+            for row, (job, setting) in enumerate(chosen)
+        ]  # fmt: skip
+        self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
+        seconds = finished - started
+        self._cost.learn(key, len(chosen), sum(setting.gated_macs for _, setting in chosen), seconds)
+        self._batcher.drained(key, len(chosen), seconds)
+        self._on_batch(model, results)
+
+    def _settle(self, outcomes: Settled) -> None:
+        if outcomes and self._home is not None:
+            self._home.call_soon_threadsafe(_deliver, outcomes)
+
+
+def _deliver(outcomes: Settled) -> None:
+    """Hand results to those who still wait; runs on the event loop."""
+    for job, outcome in outcomes:
+        if job.future.done():
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
+
+
+def _of_one_type(chosen: Chosen) -> list[Chosen]:
+    """An engine's images are all uint8 or all normalised."""
+    raw = [one for one in chosen if one[0].item.image.dtype == np.uint8]
+    if len(raw) in {0, len(chosen)}:
+        return [chosen] if chosen else []
+    return [raw, [one for one in chosen if one[0].item.image.dtype != np.uint8]]
+
+
+def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[N, classes] → [N, classes], float64; rows that are not finite become NaN."""
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64))
+        probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
+    return probabilities
+
+
+def _too_late() -> DeadlineError:
+    return DeadlineError("the answer would come after its deadline: allow more time, or a larger max_accuracy_drop")
+
+
+def _failure(error: Exception) -> EngineFailedError:
+    failure = EngineFailedError("the engine failed on this picture: try again")
+    failure.__cause__ = error
+    return failure

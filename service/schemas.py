@@ -29,6 +29,9 @@ class Fields(BaseModel):
     max_accuracy_drop: Number | None = Field(
         None, description="floor: accuracy that may be lost against exact, in percentage points"
     )
+    deadline_ms: Number | None = Field(
+        None, gt=0, description="target: milliseconds after which an answer is of no use; sets how sparse it must be"
+    )
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.rates import RateText
+
+
+def _networks(text: str) -> str:
+    for network in filter(None, (part.strip() for part in text.split(","))):
+        ip_network(network)
+    return text
+
+
+Networks = Annotated[str, AfterValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -26,15 +38,27 @@ class Settings(BaseSettings):
     precision: Literal["fp32", "bf16", "fp64"] = Field("fp32", description="arithmetic of the engine")
     instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, portable, …")
     api_key: SecretStr | None = Field(None, description="when set, /v1 asks for it (Bearer or X-API-Key)")
+    api_keys: Path | None = Field(None, description="file of several keys, hashed: see docs/security.md")
+    rate_limit: RateText = Field("", description="requests of one caller, such as 100/second; empty is no limit")
+    trusted_proxies: Networks = Field("", description="addresses of proxies whose X-Forwarded-For is believed")
+    docs: bool = Field(True, description="serve /docs and /openapi.json")
     decode_threads: int = Field(2, ge=1, le=256, description="threads that decode pictures")
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
+    brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
+    queue_target_ms: float = Field(50.0, gt=0, le=3_600_000, description="predicted wait that is thought too long")
+    canary_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's canaries")
+    watch_models_s: float = Field(0.0, ge=0, le=3600, description="seconds between looks at the folder; 0 never looks")
     queue_limit: int = Field(256, ge=1, le=100_000, description="pictures of a model that may wait")
     max_body_bytes: int = Field(16 << 20, ge=1 << 10, le=1 << 30, description="largest request body")
     max_inflight_bytes: int = Field(256 << 20, ge=1 << 10, description="request bodies held in memory at once")
     max_pixels: int = Field(25_000_000, ge=1, le=1_000_000_000, description="largest picture, width × height")
     max_images: int = Field(64, ge=1, le=10_000, description="pictures in one request")
+    max_connections: int = Field(8192, ge=1, le=1_000_000, description="connections held at once")
+    header_timeout_s: float = Field(10.0, gt=0, le=3600, description="seconds that the head of a request may take")
+    idle_timeout_s: int = Field(60, ge=1, le=3600, description="seconds after which an unused connection is closed")
     request_timeout_s: float = Field(10.0, gt=0, le=3600, description="seconds after which a request is answered 504")
     drain_timeout_s: float = Field(30.0, gt=0, le=3600, description="seconds that accepted requests get after SIGTERM")
+    tracing: bool = Field(False, description="export OpenTelemetry spans, to where the OTEL_ variables say")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
 
     @model_validator(mode="after")

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
 
-from lccl.operating_points import Setting, Wish
-from service.body import merge, parse
-from service.classification import Classified, classify
-from service.errors import ClientGoneError, OutOfTimeError
+from lccl.operating_points import Wish
+from service.body import fields_of, parse
+from service.classification import Classified, Order, classify
+from service.errors import OutOfTimeError, problem
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
-from service.routes.access import require_key
-from service.schemas import ClassifyAnswer, Fields, OperatingPointUsed, ProblemBody
+from service.routes.access import client_of, require_key
+from service.routes.direct import DirectRoute
+from service.runner import Result
+from service.schemas import ClassifyAnswer, Fields, ProblemBody
 
-router = APIRouter(prefix="/v1", tags=["classify"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1", tags=["classify"], route_class=DirectRoute)
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
-_WISH: dict[str, Any] = {name: {"type": kind} for name, kind in (
-    ("sparsity", "number"), ("operating_point", "string"), ("max_accuracy_drop", "number"), ("top_k", "integer"),
-)}  # fmt: skip
+_FIELDS: dict[str, Any] = Fields.model_json_schema()["properties"]
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -34,7 +35,7 @@ _BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "array", "items": _PICTURE["schema"]}, **_WISH},
+                "properties": {"file": {"type": "array", "items": _PICTURE["schema"]}, **_FIELDS},
             }
         },
         "application/json": {
@@ -43,7 +44,7 @@ _BODY: dict[str, Any] = {
                 "properties": {
                     "image": {"type": "string", "format": "byte"},
                     "images": {"type": "array", "items": {"type": "string", "format": "byte"}},
-                    **_WISH,
+                    **_FIELDS,
                 },
             }
         },
@@ -53,85 +54,106 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemBody, "content": {"application/problem+json": {}}}
     for status in (400, 401, 404, 413, 415, 422, 429, 503, 504)
 }
-_DOCUMENTED: dict[str, Any] = {
-    "response_model": ClassifyAnswer,
-    "responses": _ERRORS,
-    "openapi_extra": {"requestBody": _BODY},
-}
 
 
-@router.post("/classify", summary="Classify pictures with the default model", **_DOCUMENTED)
-async def classify_default(request: Request, fields: Annotated[Fields, Query()]) -> Response:
-    return await _answer(request, None, fields)
+def _documented(*path: str) -> dict[str, Any]:
+    names = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
+    query = [{"name": name, "in": "query", "schema": schema} for name, schema in _FIELDS.items()]
+    return {
+        "response_model": ClassifyAnswer,
+        "responses": _ERRORS,
+        "openapi_extra": {"requestBody": _BODY, "parameters": names + query},
+    }
 
 
-@router.post("/models/{model}/classify", summary="Classify pictures with a model", **_DOCUMENTED)
-async def classify_with(request: Request, model: str, fields: Annotated[Fields, Query()]) -> Response:
-    return await _answer(request, model, fields)
+@router.post("/classify", summary="Classify pictures with the default model", **_documented())
+async def classify_default(request: Request) -> Response:
+    return await _answer(request, None, None)
 
 
-async def _answer(request: Request, name: str | None, query: Fields) -> Response:
-    parts, started = parts_of(request), time.monotonic()
-    model = parts.registry.find(name)
+@router.post("/models/{model}/classify", summary="Classify pictures with a model", **_documented("model"))
+async def classify_with(request: Request) -> Response:
+    return await _answer(request, request.path_params["model"], None)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/classify",
+    summary="Classify pictures with one version of a model",
+    **_documented("model", "version"),
+)
+async def classify_with_version(request: Request) -> Response:
+    return await _answer(request, request.path_params["model"], request.path_params["version"])
+
+
+async def _answer(request: Request, name: str | None, version: str | None) -> Response:
+    parts, started = parts_of(request), request.state.arrived
+    require_key(request)
+    model = parts.registry.find(name, version)
     request.state.model = model.name
-    times = Counter(key for key, _ in request.query_params.multi_items())
-    repeated = {key for key, count in times.items() if count > 1}
+    limit_s = parts.settings.request_timeout_s
     try:
-        async with asyncio.timeout(parts.settings.request_timeout_s):
+        async with asyncio.timeout(limit_s):
             with parts.bodies.lease() as lease:
                 content = await parse(request, await lease.read(request), parts.settings)
-                fields = merge(query, repeated, content.fields)
-                wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop)
-                setting = model.bundle.table.resolve(wish)
-                work = classify(parts, model, content.pictures, setting, fields.top_k)
-                classified = await _while_connected(request, work)
+                fields = fields_of(request, content.fields)
+                wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
+                order = Order(wish, client_of(request), started, request.receive)
+                classified = await classify(parts, model, order, content.pictures)
     except TimeoutError as error:
-        limit = parts.settings.request_timeout_s
-        raise OutOfTimeError(f"no answer within {limit:g} s: the server is busy, or the upload was slow") from error
-    return _encode(parts, request, model, setting, classified, started)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Classified]) -> Classified:
-    """Await the work, but give it up, queued pictures too, as soon as the client has gone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError("the client closed the connection")
-        return task.result()
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
+    return _encode(parts, request, model, classified, fields.top_k, started)
 
 
 def _encode(
-    parts: Parts, request: Request, model: ServedModel, setting: Setting, classified: Classified, started: float
+    parts: Parts, request: Request, model: ServedModel, classified: Classified, top_k: int, started: float
 ) -> Response:
+    """Write a :class:`ClassifyAnswer`, without making one: that takes several times as long."""
     encoding = time.monotonic()
-    answer = ClassifyAnswer(
-        model=model.name,
-        version=model.bundle.version,
-        request_id=request.state.request_id,
-        operating_point=OperatingPointUsed(
-            name=setting.name,
-            sparsity=setting.sparsity,
-            norm_set=setting.norm_set,
-            expected_accuracy=setting.expected_accuracy,
-            accuracy_interval=(setting.accuracy_interval.low, setting.accuracy_interval.high),
-            expected_accuracy_drop=setting.expected_accuracy_drop,
-            downgraded=setting.downgraded,
-        ),
-        predictions=classified.predictions,
-        timing_ms=classified.timing(encoding - started),
+    request.state.classified = classified
+    stages = (classified.decode_s, classified.queue_s, classified.compute_s, encoding - started)
+    decode_ms, queue_ms, compute_ms, total_ms = (round(1000 * seconds, 3) for seconds in stages)
+    content = orjson.dumps(
+        {
+            "model": model.name,
+            "version": model.version,
+            "request_id": request.state.request_id,
+            "operating_point": _operating_point(classified.done),
+            "predictions": [_prediction(parts, model, result, top_k) for result in classified.results],
+            "timing_ms": {"decode": decode_ms, "queue": queue_ms, "compute": compute_ms, "total": total_ms},
+        }
     )
-    content = answer.model_dump_json(exclude_unset=True)
-    stages = parts.metrics.stage_duration
-    stages.labels(model.name, "decode").observe(classified.decode_s)
-    stages.labels(model.name, "encode").observe(time.monotonic() - encoding)
+    durations = parts.metrics.stage_duration
+    durations.labels(model.name, "decode").observe(classified.decode_s)
+    durations.labels(model.name, "encode").observe(time.monotonic() - encoding)
     return Response(content, media_type="application/json")
+
+
+def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
+    """The setting of the pictures; where brown-out came between them, the sparsest, which promises least."""
+    setting = results[0].setting
+    if len(results) > 1:
+        setting = max((result.setting for result in results), key=lambda one: one.sparsity)
+    return {
+        "name": setting.name,
+        "sparsity": setting.sparsity,
+        "norm_set": setting.norm_set,
+        "expected_accuracy": setting.expected_accuracy,
+        "accuracy_interval": (setting.accuracy_interval.low, setting.accuracy_interval.high),
+        "expected_accuracy_drop": setting.expected_accuracy_drop,
+        "downgraded": setting.downgraded,
+    }
+
+
+def _prediction(parts: Parts, model: ServedModel, result: Result | Exception, top_k: int) -> dict[str, Any]:
+    """The likeliest classes and the work of one picture, or its own error."""
+    if isinstance(result, Exception):
+        answer = problem(result)
+        parts.metrics.rejected.labels(model.name, answer.code).inc()
+        return {"error": answer.to_json()}
+    order = np.argsort(-result.probabilities, kind="stable")[:top_k].tolist()
+    labels, probabilities = model.bundle.labels, result.probabilities.tolist()
+    return {
+        "classes": [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in order],
+        "skip_ratio": result.skip_ratio,
+        "macs": {"dense": model.dense_macs, "gated": result.gated_macs, "executed": result.executed_macs},
+    }

@@ -33,7 +33,7 @@ def _metadata(model: ServedModel, settings: Settings) -> ModelMetadata:
     bundle, table = model.bundle, model.bundle.table
     return ModelMetadata(
         name=model.name,
-        version=bundle.version,
+        version=model.version,
         digest=bundle.digest,
         architecture=bundle.architecture.to_json(),
         engine=model.engine.name,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from service.errors import UnavailableError
-from service.parts import parts_of
+from service.parts import Parts, parts_of
 
 router = APIRouter(tags=["operations"])
 LONGEST_BATCH_S = 60.0
@@ -19,14 +19,23 @@ async def live(request: Request) -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/health/ready", summary="Whether models are warm and the queue accepts")
+@router.get("/health/ready", summary="Whether models answered their canary lately and the queue accepts")
 async def ready(request: Request) -> dict[str, str]:
-    parts = parts_of(request)
-    if not len(parts.registry) or parts.batcher.closed or not parts.runner.moves(LONGEST_BATCH_S):
-        raise UnavailableError("not ready: models are loading, or the server is shutting down")
+    check_ready(parts_of(request))
     return {"status": "ready"}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    return Response(generate_latest(parts_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(parts_of(request).metrics.registry), media_type=kind)
+
+
+def check_ready(parts: Parts) -> None:
+    """Raises UnavailableError while requests should go elsewhere."""
+    if not len(parts.registry):
+        raise UnavailableError("not ready: no model is loaded")
+    if parts.batcher.closed or not parts.runner.moves(LONGEST_BATCH_S):
+        raise UnavailableError("not ready: the server is shutting down, or its device thread does not move")
+    if not parts.canary.sings():
+        raise UnavailableError("not ready: a model did not answer its canary lately; the log says more")

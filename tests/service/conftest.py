@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.server import server_config
 from service.settings import Settings
 
 Serve = Callable[..., "Iterator[httpx.Client]"]
@@ -21,8 +22,9 @@ Serve = Callable[..., "Iterator[httpx.Client]"]
 @contextmanager
 def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
-    app: FastAPI = create_app(Settings(port=0, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    chosen = Settings(port=0, **settings)
+    app: FastAPI = create_app(chosen)
+    server = uvicorn.Server(server_config(app, chosen))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

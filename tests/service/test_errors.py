@@ -6,8 +6,6 @@ import base64
 import io
 import socket
 import struct
-import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from lccl.errors import InputError, WishError
 from service import errors
+from tests.service.engines import Gated, wait_for
 
 PNG = {"Content-Type": "image/png"}
 JSON = {"Content-Type": "application/json"}
@@ -190,25 +189,6 @@ def test_the_api_key_is_asked_for_when_set(serve, picture):
         assert client.get("/metrics").status_code == 200
 
 
-class Gated:
-    """An engine that waits for a signal before it runs, or fails; stands in for a slow or broken device."""
-
-    def __init__(self, engine):
-        self._engine, self.go, self.fail = engine, threading.Event(), False
-        self.entered, self.ran = 0, []
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
-
-    def run(self, images, controls):
-        self.entered += 1
-        self.go.wait(20)
-        if self.fail:
-            raise RuntimeError("out of memory")
-        self.ran.append(len(images))
-        return self._engine.run(images, controls)
-
-
 @pytest.fixture
 def gated(serve):
     """A server whose engine stands still, with room for four waiting pictures."""
@@ -216,17 +196,9 @@ def gated(serve):
         registry = client.app.state.parts.registry
         model = registry.find("small")
         engine = Gated(model.engine)
-        object.__setattr__(model, "engine", engine)
+        model.engine = engine
         yield client, engine
         engine.go.set()
-
-
-def wait_for(condition):
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_a_full_queue_is_429_with_advice(gated, picture):
@@ -241,7 +213,7 @@ def test_a_full_queue_is_429_with_advice(gated, picture):
         first = pool.submit(send, 1)
         wait_for(lambda: engine.entered)
         second = pool.submit(send, 3)
-        wait_for(lambda: parts.batcher.depth(model) == 3)
+        wait_for(lambda: parts.batcher.depth(model.key) == 3)
         full = send(2)
         refused(full, 429, "overloaded")
         assert int(full.headers["Retry-After"]) >= 1
@@ -342,20 +314,25 @@ def test_uploads_together_stay_under_their_limit(serve, picture):
 def test_each_row_of_the_table_has_its_status():
     made = {
         errors.OverloadedError: errors.OverloadedError("full", 2.6),
+        errors.RateLimitedError: errors.RateLimitedError("often", 2.1),
+        errors.TooManyConnectionsError: errors.TooManyConnectionsError("many", 1.0),
         InputError: InputError("images"),
         WishError: WishError("wish"),
     }
     expected = {
         400: {"malformed", "damaged_image", "client_gone"},
         401: {"unauthorised"},
+        403: {"forbidden"},
         404: {"unknown_model"},
+        408: {"slow_head"},
         413: {"too_large"},
         415: {"not_an_image"},
-        422: {"invalid_field", "bad_wish", "bad_input"},
-        429: {"overloaded"},
+        422: {"invalid_field", "bad_wish", "bad_input", "bad_bundle"},
+        429: {"overloaded", "rate_limited"},
+        431: {"head_too_large"},
         500: {"engine_failed"},
-        503: {"unavailable"},
-        504: {"timeout"},
+        503: {"unavailable", "too_many_connections"},
+        504: {"timeout", "deadline"},
     }
     found: dict[int, set[str]] = {}
     for kind, _, code in errors.STATUS:
@@ -364,6 +341,7 @@ def test_each_row_of_the_table_has_its_status():
         assert answer.code == code
     assert found == expected
     assert errors.problem(made[errors.OverloadedError]).retry_after == 3
+    assert errors.problem(made[errors.RateLimitedError]).retry_after == 3  # never too early
 
 
 def test_an_unforeseen_error_tells_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -45,12 +46,33 @@ def test_settings_are_frozen():
         {"api_key": ""},
         {"precision": "int8"},
         {"request_timeout_s": 0},
+        {"rate_limit": "often"},
+        {"rate_limit": "1/second;9/minute"},
+        {"trusted_proxies": "proxy.example"},
+        {"trusted_proxies": "10.0.0.0/33"},
+        {"trusted_proxies": "*"},
+        {"header_timeout_s": 0},
+        {"idle_timeout_s": 0},
+        {"max_connections": 0},
         {"unknown": 1},
     ],
 )
 def test_inconsistent_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         Settings(**wrong)
+
+
+def test_limits_of_callers_and_connections_from_the_environment(monkeypatch):
+    given = {
+        "RATE_LIMIT": "100/second", "TRUSTED_PROXIES": "10.0.0.0/8, ::1", "MAX_CONNECTIONS": "5", "DOCS": "false",
+        "HEADER_TIMEOUT_S": "2.5", "IDLE_TIMEOUT_S": "7", "API_KEYS": "/run/keys.toml",
+    }  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(f"LCCL_{name}", value)
+    settings = Settings()
+    assert (settings.rate_limit, settings.trusted_proxies) == ("100/second", "10.0.0.0/8, ::1")
+    assert (settings.max_connections, settings.header_timeout_s, settings.idle_timeout_s) == (5, 2.5, 7)
+    assert (settings.docs, settings.api_keys) == (False, Path("/run/keys.toml"))
 
 
 def test_the_key_is_not_shown():

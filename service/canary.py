@@ -1,0 +1,97 @@
+"""The canary: each model's own pictures, asked through the queue now and then, and before it serves at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from lccl.controls import Controls
+from lccl.operating_points import Wish
+from service.cost import CostModel
+from service.errors import OverloadedError, ServiceError
+from service.registry import Registry, ServedModel
+from service.runner import Work, WorkBatcher
+
+log = logging.getLogger(__name__)
+PATIENCE = 3  # intervals without a right answer after which a model is not ready
+
+
+class Canary:
+    """Knows whether every model has answered its canary lately.
+
+    Args:
+        interval_s: seconds between two rounds.
+        clock: monotone seconds.
+
+    """
+
+    def __init__(
+        self, registry: Registry, batcher: WorkBatcher, interval_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry, self._batcher, self._interval_s, self._clock = registry, batcher, interval_s, clock
+        self._passed_at: dict[str, float] = {}
+
+    def passed(self, model: ServedModel) -> None:
+        """A model has just shown that it answers right."""
+        self._passed_at[model.key] = self._clock()
+
+    def forget(self, model: ServedModel) -> None:
+        """A model is gone."""
+        self._passed_at.pop(model.key, None)
+
+    def sings(self) -> bool:
+        """Whether every model passed within the last three intervals."""
+        oldest = min((self._passed_at.get(model.key, -math.inf) for model in self._registry), default=-math.inf)
+        return self._clock() - oldest < PATIENCE * self._interval_s
+
+    async def watch(self) -> None:
+        """Ask every model once an interval, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            for model in self._registry:
+                await self._ask(model)
+
+    async def _ask(self, model: ServedModel) -> None:
+        from lccl.canary import pictures_for  # brings torch, which routes do without
+
+        deadline = self._clock() + PATIENCE * self._interval_s
+        work = Work(model, pictures_for(model.engine, model.bundle)[0], model.offer(Wish()), deadline)
+        try:
+            (job,) = self._batcher.put(model.key, [work], "canary")
+            async with asyncio.timeout(PATIENCE * self._interval_s):
+                result = await job.future
+        except OverloadedError:
+            self.passed(model)  # a full queue is news of the clients, not of the model
+        except (ServiceError, TimeoutError) as error:
+            log.error("%s did not answer its canary: %s", model.name, error)
+        else:
+            if np.allclose(result.logits, model.canary[0], rtol=1e-3, atol=1e-3 * np.abs(model.canary).max()):
+                self.passed(model)
+            else:
+                log.error("%s answered its canary wrongly", model.name)
+
+
+def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = time.monotonic) -> None:
+    """Run batches of several sizes, dense and sparse, and enter what they took as first costs."""
+    from lccl.canary import pictures_for
+
+    limit = model.engine.batch_limit
+    for size in sorted({1, min(4, limit), min(16, limit), limit}):
+        pictures = np.resize(pictures_for(model.engine, model.bundle), (size, *_shape(model)))
+        for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
+            seconds = math.inf
+            for _ in range(2):  # the first run of a size allocates
+                began = clock()
+                model.engine.run(pictures, Controls.uniform(size, point.thresholds, point.norm_set))
+                seconds = min(seconds, clock() - began)
+            cost.learn(model.key, size, size * point.gated_macs, seconds)
+
+
+def _shape(model: ServedModel) -> tuple[int, int, int]:
+    image = model.engine.plan.image
+    return image.height, image.width, image.channels

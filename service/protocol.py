@@ -1,0 +1,263 @@
+"""HTTP/1.1 on a connection: uvicorn's httptools protocol, with bounds on what a connection may cost.
+
+Left to itself it waits for ever for a head, a head and the trailers of a body may have any size, and of pipelined
+requests it takes more from the socket for every one that it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.errors import (
+    HeadTooLargeError,
+    MalformedRequestError,
+    Problem,
+    ServiceError,
+    SlowHeadError,
+    TooManyConnectionsError,
+    problem,
+)
+from service.watch import Phase, Watch
+
+if TYPE_CHECKING:
+    from uvicorn import Config
+    from uvicorn._types import ASGI3Application
+    from uvicorn.server import ServerState
+
+BETWEEN_FIELDS = 4  # bytes: the colon, a space and the line's end
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What connections may cost.
+
+    Attributes:
+        connections: how many there may be; more are answered 503.
+        head_s: seconds for a head, from the connection or its first byte; as many for the rest of a body that was
+            answered before it was there.
+        idle_s: seconds between two requests; as many in which an answer may make no way to its reader.
+        spare: connections that are held beyond the limit to be answered; what comes on top is cut.
+        head_bytes: largest head, the trailers of its body included.
+        pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
+        linger_s: seconds that a client has to read why it was refused.
+
+    """
+
+    connections: int
+    head_s: float
+    idle_s: float
+    spare: int = 64
+    head_bytes: int = 32 << 10
+    pipelined: int = 8
+    linger_s: float = 1.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        limits: what it may cost.
+        report: called with the code of each refusal that no application sees.
+
+    """
+
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        report: Callable[[str], None],
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits, self._report = limits, report
+        self._in_head, self._whole, self._upgrade = False, True, False
+        self._chunk, self._head_size, self._unused = 0, 0, 0  # bytes; unused: read since the last that were body
+        self._refused = False
+        self._fault: ServiceError = MalformedRequestError("this is no HTTP request")
+        self._running: RequestResponseCycle | None = None
+        self._watch: Watch | None = None
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        excess = len(self.connections) - self._limits.connections
+        if excess > self._limits.spare:
+            transport.abort()
+            return
+        shortest_s = min(self._limits.head_s, self._limits.idle_s)
+        self._watch = Watch(self.loop, transport, shortest_s, self._limits.idle_s, self._over)
+        self._wait()
+        if excess > 0:
+            self._refuse(TooManyConnectionsError("the server has as many connections as it may: try again later", 1.0))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # of pipelined requests, uvicorn tells only the last
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._chunk = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_with_http_1(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(self._fault)
+            return
+        if not self._whole:
+            self._unused += self._chunk
+            if self._unused > self._limits.head_bytes:
+                self._refuse(self._too_large())
+        self._wait()
+
+    def resume_writing(self) -> None:
+        if self._watch is not None:
+            self._watch.moved()
+        super().resume_writing()
+
+    # What the parser finds
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._whole, self._upgrade = True, False, False
+        self._head_size, self._unused = 0, -self._chunk  # where in this chunk it begins is not known
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + BETWEEN_FIELDS)
+        if self._in_head:  # a trailer is no header: it comes after the head was judged
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._fail(MalformedRequestError("CONNECT is not answered: this is no proxy"))
+        if len(self.pipeline) >= self._limits.pipelined:
+            self._fail(MalformedRequestError("too many requests at once on one connection"))
+        self._in_head = False
+        self.scope["state"]["arrived"] = time.monotonic()
+        self._upgrade = self.parser.should_upgrade()
+        if not self._upgrade:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unused = -self._chunk
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._upgrade:
+            self._whole = True
+            super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._limits.head_bytes:
+            self._fail(self._too_large())
+
+    def _fail(self, error: ServiceError) -> None:
+        """End the parsing: the parser turns what a callback raises into an error of its own."""
+        self._fault = error
+        raise error
+
+    def _too_large(self) -> ServiceError:
+        return HeadTooLargeError(f"the request's head has more than {self._limits.head_bytes:,} bytes")
+
+    def _stay_with_http_1(self, rest: bytes) -> None:
+        """Parse a head again without its wish for another protocol, for whose bytes the parser would take the body."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*head, b"\r\n", rest]))
+
+    # The answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer what no application will see, take nothing more, and close.
+
+        Requests that came before it on the connection get their answers first, and it gets none.
+        """
+        self._refused = True
+        answer, newest = problem(error), self.cycle
+        self._report(answer.code)
+        if newest is not None and not newest.response_complete:
+            if self.pipeline or not newest.more_body:
+                newest.keep_alive = False
+                return
+            newest.disconnected = True
+            newest.message_event.set()
+        if newest is None or newest.response_complete or not newest.response_started:
+            self.transport.write(_encode(answer, self.server_state.default_headers))
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._wait()
+
+    # The time
+
+    def _wait(self) -> None:
+        """See what the connection waits for now."""
+        if self._watch is None:
+            return
+        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
+            self._watch.expect(Phase.ANSWER, math.inf)
+        elif self._refused:
+            self._watch.expect(Phase.LINGER, self._limits.linger_s)
+        elif self.cycle is None or self._in_head:
+            self._watch.expect(Phase.HEAD, self._limits.head_s)
+        elif not self._whole:
+            self._watch.expect(Phase.REST, self._limits.head_s)
+        else:
+            self._watch.expect(Phase.IDLE, self._limits.idle_s)
+
+    def _over(self, phase: Phase) -> None:
+        if phase is Phase.HEAD and self._in_head:
+            self._refuse(SlowHeadError(f"the request's head was not there within {self._limits.head_s:g} s"))
+        else:
+            self.transport.close()
+
+
+def _encode(answer: Problem, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An error as a whole response that ends its connection."""
+    body = json.dumps(answer.to_json()).encode()
+    headers = [
+        *default_headers,
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"connection", b"close"),
+    ]
+    if answer.retry_after is not None:
+        headers.append((b"retry-after", str(answer.retry_after).encode()))
+    lines = [name + b": " + value + b"\r\n" for name, value in headers]
+    return b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", body])
