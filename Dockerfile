@@ -3,6 +3,7 @@
 #   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
 #     --build-arg CUDA=cu130                  torch for CUDA 13.0
 #     --build-arg TORCH_INDEX=https://…       torch from another index
+#     --build-arg EXTRAS="service tracing"    with OpenTelemetry's packages
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
 RUN apt-get update \
@@ -23,10 +24,12 @@ RUN index=${TORCH_INDEX:-https://download.pytorch.org/whl/${CUDA:-cpu}} \
  && find lib -name '*.a' -delete
 
 # The rest of what pyproject.toml asks for, so that a change of source installs the two packages alone.
+ARG EXTRAS=service
 WORKDIR /src
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['service'], sep='\n')" > requirements.txt \
+print(*p['dependencies'], *(one for extra in '$EXTRAS'.split() for one in p['optional-dependencies'][extra]), \
+sep='\n')" > requirements.txt \
  && pip install --no-compile -r requirements.txt
 
 COPY CMakeLists.txt README.md LICENSE ./

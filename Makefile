@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml client/pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install -q cmake nanobind ninja scikit-build-core
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[service,test]"
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[service,test,tracing]"
 	$(BIN)/python -m pip install -q -e "./client[bench]"
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from fastapi import Request
 
@@ -59,7 +60,11 @@ def client_of(request: Request) -> str:
 
 def address_of(request: Request) -> str:
     """The address a request came from; of an IPv6 address the network, or it would have 2⁶⁴ names."""
-    host = request.client.host if request.client else ""
+    return _home(request.client.host if request.client else "")
+
+
+@lru_cache(maxsize=4096)
+def _home(host: str) -> str:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

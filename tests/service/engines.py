@@ -59,7 +59,7 @@ class Poisoned(Around):
     def run(self, images, controls):
         self.batches.append(len(images))
         if (images == 0).all(axis=(1, 2, 3)).any():
-            raise self._error
+            raise self._error("device lost")
         return self._engine.run(images, controls)
 
 

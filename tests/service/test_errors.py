@@ -324,7 +324,7 @@ def test_each_row_of_the_table_has_its_status():
         401: {"unauthorised"},
         403: {"forbidden"},
         404: {"unknown_model"},
-        408: {"slow_head"},
+        408: {"too_slow"},
         413: {"too_large"},
         415: {"not_an_image"},
         422: {"invalid_field", "bad_wish", "bad_input", "bad_bundle"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -20,7 +21,7 @@ from service.protocol import BoundedProtocol, ConnectionLimits
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /read HTTP/1.1\r\nHost: x\r\n"
 LARGE = 8 << 20
-HEAD_S, IDLE_S, LINGER_S = 0.5, 1.0, 0.3
+HEAD_S, BODY_S, IDLE_S, LINGER_S = 0.5, 0.8, 1.0, 0.3
 SOON = 5.0  # seconds that a busy machine may be late
 
 
@@ -49,6 +50,8 @@ def application(seen):
                 pass
             seen.append("gone")
             return
+        elif scope["path"] == "/late":
+            await asyncio.sleep(2 * IDLE_S)
         elif scope["path"] == "/large":
             content = bytes(LARGE)
         seen.append(scope["path"])
@@ -62,7 +65,7 @@ def application(seen):
 @contextmanager
 def running(loop="uvloop", **limits):
     """A server of the small application above; gives its port, and lists of what it saw and refused."""
-    chosen = {"connections": 100, "head_s": HEAD_S, "idle_s": IDLE_S, "linger_s": LINGER_S} | limits
+    chosen = {"connections": 100, "head_s": HEAD_S, "body_s": BODY_S, "idle_s": IDLE_S, "linger_s": LINGER_S} | limits
     seen, refused = [], []
     protocol = partial(BoundedProtocol, ConnectionLimits(**chosen), refused.append)
     config = uvicorn.Config(
@@ -171,7 +174,7 @@ def is_problem(answer, status, code):
 
 def test_a_head_that_trickles_in_is_answered_408(server):
     started = time.monotonic()
-    is_problem(exchange(server.port, b"GET / HTTP/1.1\r\nA: b"), 408, "slow_head")
+    is_problem(exchange(server.port, b"GET / HTTP/1.1\r\nA: b"), 408, "too_slow")
     with connect(server.port) as connection:
         connection.sendall(GET[:5])
         for byte in GET[5:20]:
@@ -180,9 +183,9 @@ def test_a_head_that_trickles_in_is_answered_408(server):
                 connection.sendall(bytes([byte]))
             except (BrokenPipeError, ConnectionResetError):
                 break
-        is_problem(everything(connection), 408, "slow_head")
+        is_problem(everything(connection), 408, "too_slow")
     assert time.monotonic() - started < 2 * HEAD_S + SOON
-    assert server.refused == ["slow_head"] * 2
+    assert server.refused == ["too_slow"] * 2
 
 
 def test_a_connection_that_says_nothing_is_closed_without_a_word(server):
@@ -248,7 +251,7 @@ def test_the_next_head_has_its_own_time(server):
         connection.sendall(GET)
         assert answer_on(connection).startswith(b"HTTP/1.1 200")
         connection.sendall(GET[:10])
-        is_problem(everything(connection), 408, "slow_head")
+        is_problem(everything(connection), 408, "too_slow")
 
 
 def test_the_rest_of_a_body_that_was_answered_early_has_its_time_too(server):
@@ -260,6 +263,28 @@ def test_the_rest_of_a_body_that_was_answered_early_has_its_time_too(server):
         connection.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabc")
         assert answer_on(connection).startswith(b"HTTP/1.1 200")
         connection.sendall(b"d" + GET)
+        assert answer_on(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_trickles_in_is_answered_408_and_its_application_told(server):
+    with connect(server.port) as connection:
+        connection.sendall(POST + b"Content-Length: 1000\r\n\r\n")
+        send_until_cut(connection, b"a", BODY_S + LINGER_S)
+    wait_for(lambda: server.seen == ["gone"])
+    is_problem(exchange(server.port, POST + b"Content-Length: 1000\r\n\r\nabc"), 408, "too_slow")
+    assert server.refused == ["too_slow"] * 2
+
+
+def test_a_body_that_trickles_in_behind_another_request_ends_the_connection(server):
+    with connect(server.port) as connection:
+        connection.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + POST + b"Content-Length: 1000\r\n\r\nabc")
+        assert everything(connection) == b""
+    wait_for(lambda: server.seen == ["waiting", "gone"])
+
+
+def test_an_application_may_take_longer_than_any_client(server):
+    with connect(server.port) as connection:
+        connection.sendall(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer_on(connection).startswith(b"HTTP/1.1 200")
 
 
@@ -275,13 +300,13 @@ def test_an_answer_that_nobody_takes_is_dropped(server):
         assert len(everything(connection)) < LARGE
 
 
-def test_an_answer_that_is_taken_slowly_arrives_whole(server):
-    with connect(server.port) as connection:
+def test_an_answer_that_is_taken_slowly_arrives_whole():
+    with running(idle_s=2.0) as server, connect(server.port) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        received, end = 0, time.monotonic() + 2 * IDLE_S
+        received, end = 0, time.monotonic() + 3.0
         while time.monotonic() < end:
             received += len(connection.recv(65536))
-            time.sleep(0.02)
+            time.sleep(0.03)
         assert 0 < received < LARGE
         assert received + len(everything(connection)) > LARGE
 

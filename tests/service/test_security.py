@@ -197,12 +197,15 @@ def test_connections_are_limited_as_the_settings_say(serve, picture):
         wait_for(lambda: client.get("/health/live").status_code == 200)
         assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
         told = client.get("/metrics").text
-        for reason in ("slow_head", "too_many_connections"):
+        for reason in ("too_slow", "too_many_connections"):
             assert f'lccl_rejected_total{{model="",reason="{reason}"}}' in told
 
 
-@pytest.mark.parametrize("target", [b"/v1/classify", b"/v2/models/small/infer", b"/nothing"])
-def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, picture, target):
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"/v1/classify", 504), (b"/v2/models/small/infer", 504), (b"/v2/repository/index", 408), (b"/nothing", 404)],
+)
+def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, picture, target, status):
     with serve(header_timeout_s=0.5, request_timeout_s=1.0) as client:
         with connect(client) as connection:
             connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" % target)
@@ -219,7 +222,7 @@ def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, picture,
                     continue
                 except OSError:
                     ended = True
-        assert answer.startswith(b"HTTP/1.1 404 " if target == b"/nothing" else b"HTTP/1.1 504 ")
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
 
 

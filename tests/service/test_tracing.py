@@ -1,0 +1,88 @@
+"""Tracing: spans of a request over a real exporter, their parents, ids in logs and exemplars; nothing when off."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+PNG = {"Content-Type": "image/png"}
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def collector(monkeypatch):
+    """A collector on a socket; gives the spans it was sent."""
+    spans = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+            spans.extend(
+                span for resource in sent.resource_spans for scope in resource.scope_spans for span in scope.spans
+            )
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield spans
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def attributes(span):
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
+
+
+def test_a_request_is_a_span_with_its_stages(serve, collector, picture, caplog):
+    caplog.set_level(logging.INFO, "service.access")
+    with serve(tracing=True) as client:
+        headers = PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        answer = client.post("/v1/classify?sparsity=0.3", content=picture(), headers=headers).json()
+        assert client.post("/v1/classify", content=b"no picture", headers=PNG).status_code == 415
+        exemplars = client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
+    served = [span for span in collector if span.trace_id.hex() == TRACE]
+    assert [span.name for span in served] == ["read", "decode", "queue", "compute", "encode", "POST /v1/classify"]
+    *stages, whole = served
+    assert whole.parent_span_id.hex() == PARENT
+    assert all(stage.parent_span_id == whole.span_id for stage in stages)
+    ends = [stages[0].start_time_unix_nano, *(stage.end_time_unix_nano for stage in stages)]
+    assert ends == sorted(ends)
+    assert whole.start_time_unix_nano == stages[0].start_time_unix_nano
+    work = attributes(stages[3])
+    assert work["lccl.skip_ratio"] == pytest.approx(answer["predictions"][0]["skip_ratio"])
+    assert work["lccl.operating_point"] == "interpolated"
+    assert work["lccl.images"] == 1
+    refused = next(span for span in collector if attributes(span).get("http.response.status_code") == 415)
+    assert refused.name == "POST /v1/classify"
+    logged = next(one for one in caplog.records if one.name == "service.access" and one.status == 200)
+    assert logged.trace_id == TRACE
+    assert f'trace_id="{TRACE}"' in exemplars
+
+
+def test_off_there_are_no_spans_ids_or_exemplars(serve, collector, picture, caplog):
+    caplog.set_level(logging.INFO, "service.access")
+    with serve() as client:
+        client.post("/v1/classify", content=picture(), headers=PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        assert "trace_id" not in client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
+    assert not collector
+    assert not hasattr(caplog.records[-1], "trace_id")
+
+
+def test_a_collector_that_is_not_there_harms_nobody(serve, monkeypatch, picture):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    with serve(tracing=True) as client:
+        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+
