@@ -79,8 +79,8 @@ class TooManyConnectionsError(OverloadedError):
     """The server holds as many connections as it may."""
 
 
-class SlowHeadError(ServiceError):
-    """A request's head did not arrive in time."""
+class TooSlowError(ServiceError):
+    """A request's head, or its body, did not arrive in time."""
 
 
 class HeadTooLargeError(ServiceError):
@@ -111,7 +111,7 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (UnauthorisedError, HTTPStatus.UNAUTHORIZED, "unauthorised"),
     (ForbiddenError, HTTPStatus.FORBIDDEN, "forbidden"),
     (UnknownModelError, HTTPStatus.NOT_FOUND, "unknown_model"),
-    (SlowHeadError, HTTPStatus.REQUEST_TIMEOUT, "slow_head"),
+    (TooSlowError, HTTPStatus.REQUEST_TIMEOUT, "too_slow"),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     (NotAnImageError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
     (InvalidFieldError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),

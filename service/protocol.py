@@ -22,8 +22,8 @@ from service.errors import (
     MalformedRequestError,
     Problem,
     ServiceError,
-    SlowHeadError,
     TooManyConnectionsError,
+    TooSlowError,
     problem,
 )
 from service.watch import Phase, Watch
@@ -44,6 +44,7 @@ class ConnectionLimits:
         connections: how many there may be; more are answered 503.
         head_s: seconds for a head, from the connection or its first byte; as many for the rest of a body that was
             answered before it was there.
+        body_s: seconds for a body; longer than any route waits for one.
         idle_s: seconds between two requests; as many in which an answer may make no way to its reader.
         spare: connections that are held beyond the limit to be answered; what comes on top is cut.
         head_bytes: largest head, the trailers of its body included.
@@ -54,6 +55,7 @@ class ConnectionLimits:
 
     connections: int
     head_s: float
+    body_s: float
     idle_s: float
     spare: int = 64
     head_bytes: int = 32 << 10
@@ -96,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if excess > self._limits.spare:
             transport.abort()
             return
-        shortest_s = min(self._limits.head_s, self._limits.idle_s)
+        shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
         self._watch = Watch(self.loop, transport, shortest_s, self._limits.idle_s, self._over)
         self._wait()
         if excess > 0:
@@ -213,6 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if newest is not None and not newest.response_complete:
             if self.pipeline or not newest.more_body:
                 newest.keep_alive = False
+                self._wait()
                 return
             newest.disconnected = True
             newest.message_event.set()
@@ -230,7 +233,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._watch is None:
             return
         if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
-            self._watch.expect(Phase.ANSWER, math.inf)
+            if self._whole or self._refused:
+                self._watch.expect(Phase.ANSWER, math.inf)
+            else:
+                self._watch.expect(Phase.BODY, self._limits.body_s)
         elif self._refused:
             self._watch.expect(Phase.LINGER, self._limits.linger_s)
         elif self.cycle is None or self._in_head:
@@ -242,7 +248,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _over(self, phase: Phase) -> None:
         if phase is Phase.HEAD and self._in_head:
-            self._refuse(SlowHeadError(f"the request's head was not there within {self._limits.head_s:g} s"))
+            self._refuse(TooSlowError(f"the request's head was not there within {self._limits.head_s:g} s"))
+        elif phase is Phase.BODY and not self.pipeline:
+            self._refuse(TooSlowError(f"the request's body was not there within {self._limits.body_s:g} s"))
         else:
             self.transport.close()
 

@@ -26,6 +26,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,
+        body_s=settings.request_timeout_s + settings.header_timeout_s,
         idle_s=settings.idle_timeout_s,
     )
     protocol = partial(BoundedProtocol, limits, lambda code: parts.metrics.rejected.labels("", code).inc())

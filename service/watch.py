@@ -12,6 +12,7 @@ class Phase(Enum):
     """What a connection waits for."""
 
     HEAD = auto()  # the head of a request
+    BODY = auto()  # the body of a request
     ANSWER = auto()  # the application
     REST = auto()  # the rest of a body that was answered before it was there
     IDLE = auto()  # another request
