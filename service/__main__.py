@@ -25,7 +25,7 @@ def main() -> None:
         raise SystemExit(2) from None
     configure(settings.log_level)
     from service.app import create_app
-    from service.server import server_config
+    from service.transport.server import server_config
 
     try:
         app = create_app(settings)

@@ -27,9 +27,7 @@ from lccl.errors import LcclError
 from service.accounting import Accounting
 from service.batcher import Batcher
 from service.body import BodyMemory, explain
-from service.brownout import BrownOut
 from service.canary import Canary, warm_up
-from service.cost import CostModel
 from service.errors import InvalidFieldError, Problem, UnknownModelError, problem
 from service.keys import KeyRing
 from service.metrics import UNKNOWN, Metrics
@@ -40,6 +38,8 @@ from service.registry import EngineChoice, Registry, ServedModel
 from service.routes import classify, models, open_inference, operations, repository
 from service.routes.direct import DirectRoute
 from service.runner import Runner, WorkBatcher
+from service.scheduling.brownout import BrownOut
+from service.scheduling.cost import CostModel
 from service.settings import Settings
 from service.shortcut import Shortcut
 from service.tracing import Tracing

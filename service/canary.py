@@ -12,10 +12,10 @@ import numpy as np
 
 from lccl.controls import Controls
 from lccl.operating_points import Wish
-from service.cost import CostModel
 from service.errors import OverloadedError, ServiceError
 from service.registry import Registry, ServedModel
 from service.runner import Work, WorkBatcher
+from service.scheduling.cost import CostModel
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # intervals without a right answer after which a model is not ready

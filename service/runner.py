@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from lccl.operating_points import Offer, Setting, controls_for
 from service.batcher import Batcher, Job
-from service.brownout import BrownOut
-from service.cost import CostModel
 from service.errors import DeadlineError, EngineFailedError
 from service.registry import ServedModel
-from service.scheduler import schedule
+from service.scheduling.brownout import BrownOut
+from service.scheduling.cost import CostModel
+from service.scheduling.scheduler import schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5

@@ -22,9 +22,9 @@ from service.errors import (
     TooLargeError,
     UnavailableError,
 )
-from service.model_description import configuration, interface_of, metadata
-from service.open_inference import JSON_SIZE, InferRequest, json_size, read_request, write_answer
-from service.outputs import Answers, point_parameters, tensors
+from service.open_inference.description import configuration, interface_of, metadata
+from service.open_inference.outputs import Answers, point_parameters, tensors
+from service.open_inference.requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
 from service.routes.access import client_of, require_key

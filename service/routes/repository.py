@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.errors import InvalidFieldError, MalformedRequestError, TooLargeError
-from service.open_inference import load_json, sentence
+from service.open_inference.requests import load_json, sentence
 from service.parts import parts_of
 from service.routes.access import require_admin, require_key
 from service.routes.open_inference import PREFIX

@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.server import server_config
 from service.settings import Settings
+from service.transport.server import server_config
 
 Serve = Callable[..., "Iterator[httpx.Client]"]
 

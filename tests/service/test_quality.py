@@ -18,7 +18,7 @@ from PIL import Image
 
 from lccl.bundle import save
 from service.canary import warm_up
-from service.cost import CostModel
+from service.scheduling.cost import CostModel
 from tests.conftest import random_bundle
 from tests.service.engines import Gated, Poisoned, Slow, Wrong, wait_for
 

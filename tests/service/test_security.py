@@ -10,7 +10,7 @@ import time
 import pytest
 
 from service.middleware import content_security_policy
-from service.server import OTHER_FILES, connections_that_fit
+from service.transport.server import OTHER_FILES, connections_that_fit
 
 PNG = {"Content-Type": "image/png"}
 HOSTILE = [

@@ -85,4 +85,3 @@ def test_a_collector_that_is_not_there_harms_nobody(serve, monkeypatch, picture)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with serve(tracing=True) as client:
         assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
-

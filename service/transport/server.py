@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.parts import Parts
-from service.protocol import BoundedProtocol, ConnectionLimits
 from service.settings import Settings
+from service.transport.protocol import BoundedProtocol, ConnectionLimits
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from service.open_inference.tensors import BYTES, Interface, Signature
 from service.registry import ServedModel
-from service.tensors import BYTES, Interface, Signature
 
 
 def interface_of(model: ServedModel) -> Interface:

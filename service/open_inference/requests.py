@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidFieldError, MalformedRequestError, TooLargeError
-from service.outputs import CLASSIFIED, RequestedOutput
-from service.tensors import Interface, Parameters, Tensor, read_binary, read_json
+from service.open_inference.outputs import CLASSIFIED, RequestedOutput
+from service.open_inference.tensors import Interface, Parameters, Tensor, read_binary, read_json
 
 JSON_SIZE = "Inference-Header-Content-Length"
 WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms")

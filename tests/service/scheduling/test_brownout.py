@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from service.brownout import FALL_S, RISE_S, BrownOut
+from service.scheduling.brownout import FALL_S, RISE_S, BrownOut
 
 
 def follow(brownout, wait_s, seconds, start, step=0.01):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.cost import CostModel
+from service.scheduling.cost import CostModel
 
 
 def learnt(line, sizes=(8,), rounds=60, noise=0.0, seed=0):

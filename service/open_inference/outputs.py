@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lccl.operating_points import Setting
-from service.tensors import BYTES, Parameters, Tensor
+from service.open_inference.tensors import BYTES, Parameters, Tensor
 
 CLASSIFIED = ("logits", "probabilities")
 

@@ -26,7 +26,7 @@ from service.errors import (
     TooSlowError,
     problem,
 )
-from service.watch import Phase, Watch
+from service.transport.watch import Phase, Watch
 
 if TYPE_CHECKING:
     from uvicorn import Config

@@ -14,9 +14,9 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 
 from lccl.errors import InputError
 from service.errors import InvalidFieldError, MalformedRequestError, TooLargeError
-from service.open_inference import InferRequest, json_size, read_request, write_answer
-from service.outputs import Answers, RequestedOutput, tensors
-from service.tensors import Interface
+from service.open_inference.outputs import Answers, RequestedOutput, tensors
+from service.open_inference.requests import InferRequest, json_size, read_request, write_answer
+from service.open_inference.tensors import Interface
 
 INTERFACE = Interface.of(4, 5, 3)
 LABELS = ("cat", "sea lion", "ship 🚢")

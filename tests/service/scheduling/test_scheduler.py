@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lccl.operating_points import Offer, Wish
-from service.scheduler import ANSWER_S, schedule
+from service.scheduling.scheduler import ANSWER_S, schedule
 from tests.conftest import make_table
 
 TABLE = make_table(3, (0.1, 0.25, 0.4, 0.6))  # drops 0, 2, 8, 18 and bounds 0.4 more

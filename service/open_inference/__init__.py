@@ -1,0 +1,1 @@
+"""The Open Inference Protocol's bytes: requests → tensors → answers, without a web framework."""

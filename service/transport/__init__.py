@@ -1,0 +1,1 @@
+"""The socket: how uvicorn is run, and what a connection may cost."""
