@@ -33,7 +33,7 @@ class Accounting:
         metrics.macs.labels(name, "gated").inc(sum(result.gated_macs for result in results))
         metrics.macs.labels(name, "executed").inc(sum(result.executed_macs for result in results))
         ratios, requested = metrics.skip_ratio.labels(name), metrics.requested_sparsity.labels(name)
-        queued, computed = (metrics.stage_duration.labels(name, stage) for stage in ("queue", "compute"))
+        queued, computed = (metrics.stage_timer(name, stage) for stage in ("queue", "compute"))
         for result in results:
             ratios.observe(result.skip_ratio)
             requested.observe(result.setting.sparsity)

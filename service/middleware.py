@@ -94,7 +94,7 @@ class RequestObserver:
         state: dict[str, Any] = scope["state"]
         route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
         trace = self._trace(scope, f"{scope['method']} {route}", status, started, ended)
-        self._metrics.request_duration.labels(model, route, str(status)).observe(ended - started, trace or None)
+        self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         caller = state.get("caller")
         log.log(
             logging.DEBUG if route in PROBES else logging.INFO,

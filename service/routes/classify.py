@@ -122,9 +122,8 @@ def _encode(
             "timing_ms": {"decode": decode_ms, "queue": queue_ms, "compute": compute_ms, "total": total_ms},
         }
     )
-    durations = parts.metrics.stage_duration
-    durations.labels(model.name, "decode").observe(classified.decode_s)
-    durations.labels(model.name, "encode").observe(time.monotonic() - encoding)
+    parts.metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
+    parts.metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding)
     return Response(content, media_type="application/json")
 
 

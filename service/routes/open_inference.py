@@ -169,9 +169,8 @@ async def _encode(parts: Parts, model: ServedModel, asked: InferRequest, classif
     encoding = time.monotonic()
     numbers = len(classified.results) * len(model.bundle.labels)
     content, size = await _beside(parts, numbers > INLINE_NUMBERS, _answer, model, asked, classified)
-    durations = parts.metrics.stage_duration
-    durations.labels(model.name, "decode").observe(classified.decode_s)
-    durations.labels(model.name, "encode").observe(time.monotonic() - encoding)
+    parts.metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
+    parts.metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding)
     if size is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={JSON_SIZE: str(size)}, media_type="application/octet-stream")
