@@ -19,13 +19,18 @@ MODEL = HOME / "models" / "resnet20-cifar10"
 DENSE_MACS = 40_551_040
 REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
 CPU = Path(__file__).parent / "results" / "cpu"
-TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md"
+SERVING = Path(__file__).parent / "results" / "serving"
+OVERLOAD = Path(__file__).parent / "results" / "overload.json"
+FAULTS = Path(__file__).parent / "results" / "faults.json"
+TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md", HOME / "docs" / "serving.md"
 
 
 def main() -> None:
-    """Write ``docs/example.png``, ``docs/curve.svg`` and the tables of ``TABLES``."""
+    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``TABLES``."""
     draw_example(DOCS / "example.png")
     draw_curve(DOCS / "curve.svg")
+    if OVERLOAD.is_file():
+        draw_overload(DOCS / "overload.svg", json.loads(OVERLOAD.read_text(encoding="utf-8")))
     for file in TABLES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -40,6 +45,11 @@ def fill_tables(page: str) -> str:
     if measured:
         tables["cpu"] = cpu_table(measured)
         tables["goals"] = goals_table()
+    served = [json.loads((SERVING / f"{name}.json").read_text(encoding="utf-8")) for name in _served()]
+    if served:
+        tables["serving"] = serving_table(served)
+    if FAULTS.is_file():
+        tables["faults"] = faults_table(json.loads(FAULTS.read_text(encoding="utf-8")))
     for name, rows in tables.items():
         pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end of {name} -->)"
         content = "\n".join(rows)
@@ -107,6 +117,43 @@ def goals_table() -> Iterator[str]:
         yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {figure:.3f} |"
 
 
+def _served() -> list[str]:
+    return [name for name in ("resnet20", "resnet18") if (SERVING / f"{name}.json").is_file()]
+
+
+def serving_table(results: list[dict[str, Any]]) -> Iterator[str]:
+    """How this service and its peers compare, the best peer first, as Markdown rows."""
+    yield "| network | server | answers a second | against the best peer | p99 ms at 70 % | outside the engine, ms |"
+    yield "|---|---|---|---|---|---|"
+    for result in results:
+        rows = sorted(result["contestants"], key=lambda row: (row["kind"] == "own", -row["saturated_per_s"]))
+        for row in rows:
+            if row["kind"] == "native":
+                continue
+            times = result["ratios"]["dense"].get(row["name"])
+            yield (
+                f"| {result['network']} | {row['name']} | {row['saturated_per_s']:.0f} | "
+                f"{'–' if times is None else f'{times:.2f} ×'} | {_milliseconds(row['tail_p99_ms'])} | "
+                f"{_milliseconds(row['outside_engine_ms'])} |"
+            )
+
+
+def faults_table(result: dict[str, Any]) -> Iterator[str]:
+    """What was tried, and how many requests were sent and answered, as Markdown rows."""
+    yield "| tried | seconds | sent | answered | connection failed | left by the client | wrong | lost |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in (row for row in result.values() if isinstance(row, dict) and "abandoned" in row):
+        answered = ", ".join(f"{count:,} × {status}" for status, count in row["answered"].items())
+        yield (
+            f"| {row['what']} | {row['seconds']:.0f} | {row['sent']:,} | {answered} | {row['connections_failed']:,} | "
+            f"{row['abandoned']:,} | {row['wrong']} | {row['lost']} |"
+        )
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
 def draw_example(file: Path) -> None:
     """A ship on the sea, 256 × 256."""
     image = Image.new("RGB", (256, 256), (176, 205, 228))
@@ -162,6 +209,33 @@ def draw_curve(file: Path) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def draw_overload(file: Path, result: dict[str, Any]) -> None:
+    """Goodput and p99 over offered load, with and without brown-out."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "lccl"
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
+    for name, colour in (("with", "#1f5fa8"), ("without", "#c4501b")):
+        rows = [row for row in result["rows"] if row["brownout"] == name]
+        loads = [row["load"] for row in rows]
+        left.plot(loads, [row["goodput_per_s"] for row in rows], marker="o", color=colour, label=f"{name} brown-out")
+        right.plot(loads, [row["p99_ms"] for row in rows], marker="o", color=colour, label=f"{name} brown-out")
+    left.set_ylabel(f"answers within {result['deadline_ms']:.0f} ms, a second")
+    right.set_ylabel("p99 of answers, ms")
+    right.axhline(result["deadline_ms"], color="#777777", linestyle="--", linewidth=1, label="deadline")
+    for axes in (left, right):
+        axes.set_xlabel("offered load, times capacity")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 

@@ -65,7 +65,7 @@ class CostModel:
             if not lines:
                 return 0.0
             size = images.bit_length()
-            line = lines[min(lines, key=lambda one: abs(one - size))]
+            line = lines.get(size) or lines[min(lines, key=lambda one: abs(one - size))]
             return line.predict(macs) + (MARGIN * line.error if safe else 0.0)
 
     def forget(self, model: str) -> None:

@@ -70,24 +70,38 @@ def schedule(jobs: Sequence[J], brownout: float, now: float, predict: Predict) -
 
     """
     plan: Schedule[J] = Schedule()
-    batch: list[J] = []
-    for job in jobs:
-        in_time = now + predict(1, job.item.offer.sparsest.gated_macs) + ANSWER_S <= job.item.deadline
-        (batch if in_time else plan.late).append(job)
-    while batch:
-        left = min(job.item.deadline for job in batch) - now - ANSWER_S
-        for hurry in LEVELS:
-            settings = [_setting(job.item.offer, brownout, hurry) for job in batch]
-            if predict(len(batch), sum(setting.gated_macs for setting in settings)) <= left:
-                plan.run = list(zip(batch, settings, strict=True))
-                return plan
-        if len(batch) == 1:  # the check above and this one differ by rounding at most
-            plan.run = [(batch[0], batch[0].item.offer.sparsest)]
-            return plan
-        ordered = sorted(batch, key=lambda job: job.item.deadline)
-        half = len(batch) // 2
-        batch, plan.later = ordered[:half], ordered[half:] + plan.later
+    batch = list(jobs)
+    settings = _in_time(batch, brownout, now, predict, LEVELS[:1])
+    if settings is None:
+        plan.late = [job for job in batch if _is_late(job.item, now, predict)]
+        batch = [job for job in batch if job not in plan.late]
+    while batch and settings is None:
+        settings = _in_time(batch, brownout, now, predict, LEVELS)
+        if settings is None and len(batch) > 1:
+            batch.sort(key=lambda job: job.item.deadline)
+            half = len(batch) // 2
+            batch, plan.later = batch[:half], batch[half:] + plan.later
+        elif settings is None:  # not late alone, and yet not in time alone: the two sums differ by rounding
+            settings = [batch[0].item.offer.sparsest]
+    plan.run = list(zip(batch, settings or (), strict=True))
     return plan
+
+
+def _in_time(
+    batch: Sequence[Waiting], brownout: float, now: float, predict: Predict, hurries: Sequence[float]
+) -> list[Setting] | None:
+    """The first settings with which a batch meets its tightest deadline, in rising hurry; None if there are none."""
+    left = min(job.item.deadline for job in batch) - now - ANSWER_S
+    for hurry in hurries:
+        settings = [_setting(job.item.offer, brownout, hurry) for job in batch]
+        if predict(len(batch), sum(setting.gated_macs for setting in settings)) <= left:
+            return settings
+    return None
+
+
+def _is_late(order: Order, now: float, predict: Predict) -> bool:
+    """Whether a deadline cannot be met even alone and as sparse as allowed."""
+    return now + predict(1, order.offer.sparsest.gated_macs) + ANSWER_S > order.deadline
 
 
 def _setting(offer: Offer, brownout: float, hurry: float) -> Setting:

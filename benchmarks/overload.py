@@ -1,0 +1,122 @@
+"""Offered load from half to three times capacity, with and without brown-out: goodput, p99, and what it cost.
+
+    python -m benchmarks.overload [--seconds S] [--rounds N]
+
+The shipped model, JPEGs of 32 × 32 pixels, every request ``operating_point=exact&max_accuracy_drop=2``: exact, or up to
+two percentage points less under overload. An answer counts as goodput within the server's time limit, which is the
+request's deadline. The generator is held to one of the cores that the server uses too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import results
+from benchmarks.serving.measure import awake
+from benchmarks.serving.servers import Ask, Server, ask_service, start_service
+from benchmarks.serving.workload import DATA, Served, serve_all
+from lccl_client.load import Body, Closed, Open, Plan, Report, Stream, run_apart
+
+WISH = "operating_point=exact&max_accuracy_drop=2"
+DEADLINE_MS = 250.0
+LOADS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+IN_FLIGHT = 64
+
+
+def main() -> None:
+    """Measure both servers in turn at every load, print a table, write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    (served,) = serve_all(["resnet20"], DATA if DATA.exists() else None)
+    ask = ask_service(WISH, served)
+    servers = {name: _start(served, name) for name in ("with", "without")}
+    try:
+        for server in servers.values():
+            server.wait(ask)
+            server.freeze()
+        figures = measure(servers, ask, options.seconds, options.rounds)
+    finally:
+        for server in servers.values():
+            server.close()
+    _print(figures)
+    command = f"python -m benchmarks.overload --seconds {options.seconds:g} --rounds {options.rounds}"
+    print(results.write("overload", command, figures | {"pictures": served.source}))
+
+
+def _start(served: Served, name: str) -> Server:
+    limit_s = f"{DEADLINE_MS / 1000:g}"
+    return start_service(served, "--brownout", str(name == "with").lower(), "--request-timeout-s", limit_s)
+
+
+def measure(servers: dict[str, Server], ask: Ask, seconds: float, rounds: int) -> dict[str, Any]:
+    """Capacity without brown-out, then rows of load and server; each figure is the median over the rounds."""
+    with awake(servers["without"]):
+        closed = [_run(servers["without"], ask, Closed(IN_FLIGHT), seconds) for _ in range(rounds)]
+    capacity = float(np.median([one.total.successes_per_s for one in closed]))
+    taken: dict[tuple[float, str], list[dict[str, float]]] = {}
+    for number in range(rounds):
+        for times in LOADS:
+            for name, server in servers.items():
+                with awake(server):
+                    report = _run(server, ask, Open(times * capacity), seconds, number)
+                taken.setdefault((times, name), []).append(_figures(report))
+    rows = [
+        {"load": times, "brownout": name}
+        | {key: round(float(np.median([one[key] for one in found])), 4) for key in found[0]}
+        for (times, name), found in taken.items()
+    ]
+    return {"wish": WISH, "deadline_ms": DEADLINE_MS, "capacity_per_s": round(capacity, 1), "rows": rows}
+
+
+def _run(server: Server, ask: Ask, pace: Open | Closed, seconds: float, seed: int = 0) -> Report:
+    stream = Stream("all", "POST", ask.path, {"Content-Type": ask.content_type}, tuple(map(Body, ask.bodies)))
+    plan = Plan(server.base, (stream,), pace, seconds, 2.0, slo_ms=DEADLINE_MS, seed=seed, reader=_read, read_every=3)
+    return run_apart(plan, {1})
+
+
+def _read(_: Body, content: bytes) -> dict[str, float]:
+    answer = json.loads(content)
+    point = answer["operating_point"]
+    return {
+        "downgraded": float(point["downgraded"]),
+        "accuracy_drop": point["expected_accuracy_drop"],
+        "skip_ratio": answer["predictions"][0]["skip_ratio"],
+        "server_ms": answer["timing_ms"]["total"],
+    }
+
+
+def _figures(report: Report) -> dict[str, float]:
+    total, seconds = report.total, report.duration_s
+    latency = total.latency_ms
+    mean = {name: total.means[name].value if name in total.means else 0.0 for name in ("downgraded", "accuracy_drop")}
+    return {
+        "offered_per_s": total.requests / seconds,
+        "answered_per_s": total.statuses.get("200", 0) / seconds,
+        "goodput_per_s": total.goodput_per_s or 0.0,
+        "p50_ms": latency.p50 if latency else 0.0,
+        "p99_ms": latency.p99 if latency else 0.0,
+        "max_ms": latency.max if latency else 0.0,
+        "refused_429": total.statuses.get("429", 0) / max(1, total.requests),
+        "too_late_504": total.statuses.get("504", 0) / max(1, total.requests),
+        "generator_share": report.generator.cpu_share,
+        **mean,
+    }
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table(*figures["rows"][0], box=None, header_style="bold", title=f"capacity {figures['capacity_per_s']}/s")
+    for row in figures["rows"]:
+        table.add_row(*(value if isinstance(value, str) else f"{value:g}" for value in row.values()))
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()
