@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.data import HeldOut, Split
 from lccl.networks import build
 from lccl.preprocessing import Preprocessing
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

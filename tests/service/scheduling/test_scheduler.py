@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lccl.operating_points import Offer, Wish
@@ -96,7 +96,6 @@ def test_brown_out_goes_to_the_floor_of_those_who_allow_it(level, name):
     assert names(schedule(jobs, level, 0.0, cost)) == [name, "exact", "p25", "p40", "exact"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
