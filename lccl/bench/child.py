@@ -34,7 +34,6 @@ class Task:
     contestant: str
     threads: int
     precision: str
-    engine: str = "cpu"
 
 
 class AbsentError(LcclError):
@@ -157,8 +156,8 @@ def _answers(task: Task) -> dict[str, Callable[..., Any]]:
     images = np.load(folder / "images.npy")
     batches = tuple(np.split(images, len(images) // description["batch"]))
     own = task.contestant in WEIGHTS
-    # The cpu engine has threads of its own; others take torch's.
-    torch.set_num_threads(1 if own and task.engine == "cpu" else task.threads)
+    # Own engines have threads of their own; others take torch's.
+    torch.set_num_threads(1 if own else task.threads)
     torch.set_num_interop_threads(1)
     answers: dict[str, Callable[..., Any]]
     if own:
@@ -187,7 +186,6 @@ def _own(task: Task, description: dict[str, Any], batches: tuple[NDArray[np.uint
         Preprocessing.from_json(description["preprocessing"]),
         batches,
         {name: (tuple(thresholds), norm_set) for name, (thresholds, norm_set) in settings.items()},
-        engine=task.engine,
         precision=task.precision,
         threads=task.threads,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.networks import ResNet
 from lccl.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from lccl.engines.cpu.engine import CpuEngine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +28,7 @@ class OwnEngine:
 
     """
 
-    engine: Any
+    engine: CpuEngine
     batches: tuple[NDArray[np.uint8], ...]
     controls: Mapping[str, Controls]
 
@@ -43,8 +46,7 @@ class OwnEngine:
 
     def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:
         """Median seconds of each of the plan's steps on one batch, float64 [steps]."""
-        found = self.engine.profile(self.batches[index], self.controls[setting], repeats)
-        return cast("NDArray[np.float64]", np.asarray(found, dtype=np.float64))
+        return self.engine.profile(self.batches[index], self.controls[setting], repeats)
 
 
 def own_engine(
@@ -53,21 +55,21 @@ def own_engine(
     batches: tuple[NDArray[np.uint8], ...],
     settings: Mapping[str, tuple[tuple[float, ...], int]],
     *,
-    engine: str,
     precision: str,
     threads: int,
 ) -> OwnEngine:
     """Compile a network; ``settings`` gives thresholds, one per layer, and the normalisation set by name.
 
     Raises:
-        EngineError: there is no such engine or precision here.
+        EngineError: the cpu engine is not built here, or has no such precision.
 
     """
     made = make_engine(
-        network, device="cpu", precision=precision, engine=engine, threads=threads, preprocessing=preprocessing
+        network, device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=preprocessing
     )
+    engine = cast("CpuEngine", made)
     images = len(batches[0])
     controls = {
         name: Controls.uniform(images, thresholds, norm_set) for name, (thresholds, norm_set) in settings.items()
     }
-    return OwnEngine(made, batches, controls)
+    return OwnEngine(engine, batches, controls)

@@ -31,7 +31,6 @@ class Options:
         scaling: further numbers of threads that own engines are measured with, in the same rounds.
         baselines: whether others' engines take part.
         layers: whether each step is timed too.
-        engine: the own engine.
 
     """
 
@@ -41,7 +40,6 @@ class Options:
     scaling: tuple[int, ...] = ()
     baselines: bool = True
     layers: bool = True
-    engine: str = "cpu"
 
     def __post_init__(self) -> None:
         if min(self.threads, self.rounds, *self.scaling) < 1:
@@ -90,7 +88,7 @@ def _contestants(
     entries: list[Entry] = []
 
     def start(contestant: str, count: int) -> Child:
-        child = Child(Task(str(folder), contestant, count, options.precision, options.engine))
+        child = Child(Task(str(folder), contestant, count, options.precision))
         stack.callback(child.close)
         return child
 

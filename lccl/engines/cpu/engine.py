@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from lccl import plan as steps
 from lccl.controls import Controls, Output
 from lccl.engines.base import Images, check_inputs
 from lccl.engines.cpu import _native
+from lccl.engines.cpu.cores import usable_cores
 from lccl.errors import EngineError, InputError
 from lccl.flops import NetworkShape
 from lccl.plan import Affine, Plan
@@ -66,7 +66,7 @@ class CpuEngine:
             self._program = _native.Program(
                 instruction_set=instruction_set,
                 bf16=precision == "bf16",
-                threads=threads or _cores(),
+                threads=threads or usable_cores(),
                 sets=plan.norm_sets,
                 layers=len(plan.layers),
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
@@ -135,11 +135,6 @@ class CpuEngine:
 def instruction_sets() -> list[tuple[str, str]]:
     """What this machine can run: names and precisions, fastest first."""
     return _native.instruction_sets()
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rows(controls: Controls) -> NDArray[np.float32]:

@@ -6,6 +6,9 @@ import pytest
 
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.lowering import shape_of
+from tests.lccl.cpu.networks import SIZES, called, layers_of, mixed
+
+pytest.register_assert_rewrite("tests.lccl.cpu.comparison")
 
 
 @pytest.fixture(scope="session", params=instruction_sets(), ids="-".join)
@@ -23,5 +26,22 @@ def make_cpu():
         return CpuEngine(
             plan, shape_of(plan), precision, threads=threads, instruction_set=instruction_set, cache_bytes=cache_bytes
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(gated_network, make_reference, pictures):
+    """``small(Architecture(...), size)``: its reference engine in float64, made once, 5 pictures and thresholds."""
+    made = {}
+
+    def make(architecture, size=None):
+        size = size or SIZES[architecture.name]
+        key = called(architecture), size
+        if key not in made:
+            pixels, thresholds = pictures(5, size), mixed(5, layers_of(architecture))
+            network = gated_network(architecture, pixels, thresholds)
+            made[key] = make_reference(network, size=size), pixels, thresholds
+        return made[key]
 
     return make

@@ -1,4 +1,4 @@
-"""Whole networks agree with the reference, and an image's result depends on nothing but the image and its controls."""
+"""Whole networks agree with the reference, and counts, masks and executed MACs add up."""
 
 from __future__ import annotations
 
@@ -10,55 +10,14 @@ import pytest
 import torch
 
 from lccl import plan as steps
-from lccl.controls import Controls
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
-from lccl.errors import EngineError, InputError
-from lccl.networks import Architecture
+from tests.lccl.cpu.comparison import without_border
+from tests.lccl.cpu.convolutions import reads
+from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE, called, layers_of
 
-GATES = ("shared", "pointwise", "grouped:4", "grouped:4:1x1")
-GATED = [Architecture("resnet20", form, gate) for form in ("post", "pre") for gate in GATES] + [
-    Architecture("resnet18")
-]
-NETWORKS = [*GATED, *(Architecture("resnet20", form, "none") for form in ("post", "pre"))]
-LAYERS = {"resnet20": 18, "resnet18": 16}
-SIZES = {"resnet20": 20, "resnet18": 64}  # 20, 10 and 5: maps whose positions fill no whole number of vectors
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
 LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "portable": 8}
-HUGE = 1 << 40
-
-
-def called(architecture):
-    return "-".join((architecture.name, architecture.form, architecture.gate))
-
-
-def mixed(images, layers, seed=0):
-    """Rows −∞, 0 and +∞, then rows whose layers have thresholds of their own."""
-    levels = np.array([-np.inf, 0, 0.1, 0.2, 0.3, 0.4, np.inf])
-    chosen = np.random.default_rng(seed).choice(levels, (images, layers), p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05])
-    chosen[:3] = np.array([-np.inf, 0, np.inf])[: min(3, images), None]
-    return chosen.astype(np.float32)
-
-
-def layers_of(architecture):
-    return 0 if architecture.gate == "none" else LAYERS[architecture.name]
-
-
-@pytest.fixture(scope="session")
-def small(gated_network, make_reference, pictures):
-    """``small(Architecture(...), size)``: its reference engine in float64, made once, 5 pictures and thresholds."""
-    made = {}
-
-    def make(architecture, size=None):
-        size = size or SIZES[architecture.name]
-        key = called(architecture), size
-        if key not in made:
-            pixels, thresholds = pictures(5, size), mixed(5, layers_of(architecture))
-            network = gated_network(architecture, pixels, thresholds)
-            made[key] = make_reference(network, size=size), pixels, thresholds
-        return made[key]
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +73,7 @@ def test_a_run_is_its_steps_one_after_the_other(architecture, arithmetic, small,
     executed = np.zeros_like(whole.executed_macs)
     for number, step in enumerate(plan.steps[1:-1], start=1):
         written, out = engine.run_step(number, {name: values[name] for name in reads(step)}, controls)
-        values |= {name: inside(value, plan.buffer(name)) for name, value in written.items()}
+        values |= {name: without_border(value, plan.buffer(name)) for name, value in written.items()}
         kept, executed = kept + out.kept, executed + out.executed_macs
         if getattr(step, "gate", None) is not None:
             assert np.array_equal(out.masks[step.gate.layer], whole.masks[step.gate.layer])
@@ -123,16 +82,6 @@ def test_a_run_is_its_steps_one_after_the_other(architecture, arithmetic, small,
     logits = values[last.input][:, :, 0, 0] @ last.weight.T + last.bias
     np.testing.assert_allclose(whole.logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
     assert (whole.executed_macs >= executed + last.weight.size).all()
-
-
-def reads(step):
-    gate, residual = getattr(step, "gate", None), getattr(step, "residual", None)
-    return {step.input, *((gate.input,) if gate else ()), *((residual.buffer,) if residual else ())}
-
-
-def inside(value, buffer):
-    pad = (value.shape[2] - buffer.height) // 2
-    return value[:, :, pad : pad + buffer.height, pad : pad + buffer.width]
 
 
 def normalised(plan, pixels):
@@ -147,8 +96,6 @@ def rounded(array):
 
 
 # images, masks and counts
-
-POST, PRE = Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1")
 
 
 def test_pixels_give_what_their_normalised_values_give(arithmetic, small, make_cpu, rows):
@@ -255,118 +202,6 @@ def test_executed_macs_lie_between_the_gated_ones_and_all(architecture, arithmet
     assert all(later <= before for before, later in pairwise(executed))
     if architecture.gate == "shared":
         assert executed[-1] < 0.3 * executed[0]
-
-
-# bitwise
-
-
-@pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
-def test_an_image_gives_the_same_bits_in_any_company(architecture, arithmetic, small, make_cpu, rows, pictures):
-    """Alone, at any place of any batch, on any number of threads, with small weights and with large."""
-    reference, _, _ = small(architecture, 9)
-    pixels, thresholds = pictures(17, 9, seed=1), mixed(17, 18, seed=1)
-    first = make_cpu(reference.plan, arithmetic)
-    alone = [first.run(pixels[i : i + 1], rows(thresholds[i : i + 1], want_masks=True)) for i in range(17)]
-    random = np.random.default_rng(0)
-    for threads, cache_bytes in ((1, 0), (1, HUGE), (2, None), (2, 0), (3, 0), (3, HUGE), (5, 0), (5, None)):
-        engine = make_cpu(reference.plan, arithmetic, threads, cache_bytes)
-        for count in (1, 2, 3, 5, 9, 17, 17):
-            chosen = random.permutation(17)[:count]
-            out = engine.run(pixels[chosen], rows(thresholds[chosen], want_masks=True))
-            for place, image in enumerate(chosen):
-                assert np.array_equal(out.logits[place], alone[image].logits[0])
-                assert np.array_equal(out.kept[place], alone[image].kept[0])
-                masks = zip(out.masks, alone[image].masks, strict=True)
-                assert all(np.array_equal(mask[place], wanted[0]) for mask, wanted in masks)
-
-
-def test_large_networks_give_the_same_bits_too(arithmetic, small, make_cpu, rows):
-    reference, pixels, thresholds = small(Architecture("resnet18"))
-    one, other = make_cpu(reference.plan, arithmetic), make_cpu(reference.plan, arithmetic, 3, 0)
-    together = other.run(np.concatenate([pixels[::-1], pixels]), rows(np.concatenate([thresholds[::-1], thresholds])))
-    alone = one.run(pixels[1:4], rows(thresholds[1:4]))
-    for part in (together.logits[3:0:-1], together.logits[6:9]):
-        assert np.array_equal(part, alone.logits)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_map_made_and_pooled_in_bands_gives_the_same_bits(arithmetic, small, make_cpu, rows, threads):
-    reference, pixels, thresholds = small(Architecture("resnet18"))
-    pool = next(number for number, step in enumerate(reference.plan.steps) if isinstance(step, steps.MaxPool))
-    expected = make_cpu(reference.plan, arithmetic, 1, HUGE).run(pixels[:3], rows(thresholds[:3]))
-    engine = make_cpu(reference.plan, arithmetic, threads, 100_000)
-    assert engine.profile(pixels[:1], rows(thresholds[:1]), 1)[pool] == 0  # it ran with the convolution before it
-    found = engine.run(pixels[:3], rows(thresholds[:3]))
-    assert np.array_equal(found.logits, expected.logits)
-    assert np.array_equal(found.kept, expected.kept)
-
-
-# what is refused
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"precision": "fp64"}, "no precision 'fp64'"),
-        ({"precision": ""}, "no precision"),
-        ({"instruction_set": "sse2"}, "no instruction set 'sse2'"),
-        ({"instruction_set": "avx2", "precision": "bf16"}, "no instruction set 'avx2' for bf16"),
-        ({"instruction_set": ""}, "no instruction set"),
-        ({"threads": -1}, "cannot run"),
-        ({"threads": 1025}, "threads"),
-        ({"threads": 1 << 40}, "cannot run"),
-        ({"cache_bytes": -1}, "cannot run"),
-    ],
-)
-def test_engines_that_cannot_be_are_refused(options, match, small):
-    reference, _, _ = small(POST, 13)
-    with pytest.raises(EngineError, match=match):
-        CpuEngine(reference.plan, reference.shape, **{"precision": "fp32"} | options)
-
-
-def test_a_plan_that_does_not_fit_is_refused(small):
-    plan = small(POST, 13)[0].plan
-    narrower = replace(plan, buffers=tuple(replace(one, channels=max(1, one.channels // 2)) for one in plan.buffers))
-    for wrong in (narrower, replace(plan, steps=plan.steps[1:]), replace(plan, steps=plan.steps[:-1])):
-        with pytest.raises(EngineError, match="cannot run"):
-            CpuEngine(wrong, small(POST, 13)[0].shape)
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda pixels: pixels[:, :12], "images must be"),
-        (lambda pixels: pixels[:0], "images must be"),
-        (lambda pixels: pixels.astype(np.int64), "uint8 or floating"),
-        (lambda pixels: np.full(pixels.shape, np.nan), "finite"),
-    ],
-)
-def test_images_that_do_not_fit_are_refused(change, match, small, make_cpu, rows):
-    reference, pixels, _ = small(POST, 13)
-    engine, images = make_cpu(reference.plan, ("portable", "fp32")), change(pixels[:2])
-    with pytest.raises(InputError, match=match):
-        engine.run(images, rows(np.zeros((len(images), 18))))
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"thresholds": np.zeros((3, 18), np.float32)}, "thresholds must be"),
-        ({"thresholds": np.zeros((2, 17), np.float32)}, "thresholds must be"),
-        ({"thresholds": np.full((2, 18), np.nan, np.float32)}, "NaN"),
-        ({"norm_set": np.array([0, 1])}, "norm_set"),
-        ({"norm_set": np.array([0, -1])}, "norm_set"),
-        ({"norm_set": np.array([0])}, "norm_set"),
-        ({"exit_confidence": np.zeros((2, 1), np.float32)}, "exit_confidence"),
-        ({"forced_masks": (np.ones((2, 1, 13, 13), np.uint8),) * 17}, "18 masks"),
-        ({"forced_masks": (np.ones((2, 1, 13, 13), np.uint8),) * 18}, "a forced mask must be"),
-    ],
-)
-def test_controls_that_do_not_fit_are_refused(changes, match, small, make_cpu):
-    reference, pixels, _ = small(POST, 13)
-    engine = make_cpu(reference.plan, ("portable", "fp32"))
-    with pytest.raises(InputError, match=match):
-        engine.run(pixels[:2], replace(Controls.uniform(2, [0.0] * 18), **changes))
 
 
 def test_an_engine_says_what_it_runs_on_and_where_its_time_goes(small, rows):

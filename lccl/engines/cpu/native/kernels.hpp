@@ -1,6 +1,6 @@
 // What a step needs at run time, as plain data, and the table of functions that one instruction set fills.
 //
-// Files compiled for an instruction set see only this header, their own isa/*.hpp and steps.hpp: nothing here has
+// Files compiled for an instruction set see only this header, their own isa/*.hpp and steps/*.hpp: nothing here has
 // code that a linker could pick from one of them for a machine without that instruction set.
 #pragma once
 
@@ -125,6 +125,8 @@ struct Kernels {
     void (*max_pool)(const MaxPoolStep&, Work&);
     void (*average_pool)(const AveragePoolStep&, Work&);
     void (*classify)(const ClassifyStep&, Work&);
+
+    size_t element() const { return bf16 ? 2 : 4; }  // bytes
 };
 
 // Each is null where the compiler could not build it; whether the machine can run it is cpu.cpp's to say.

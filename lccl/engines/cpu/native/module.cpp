@@ -205,9 +205,8 @@ std::vector<std::tuple<int, uint32_t, Taken>> run_step(
         const Map& map = program.buffer(taken.buffer);
         auto* held = new std::vector<float>(std::move(taken.values));
         const nb::capsule owner(held, [](void* pointer) noexcept { delete static_cast<std::vector<float>*>(pointer); });
-        out.emplace_back(taken.buffer, taken.pad,
-                         Taken(held->data(), {count, map.channels, map.height + 2 * taken.pad, map.width + 2 * taken.pad},
-                               owner));
+        const size_t height = map.height + 2 * taken.pad, width = map.width + 2 * taken.pad;
+        out.emplace_back(taken.buffer, taken.pad, Taken(held->data(), {count, map.channels, height, width}, owner));
     }
     return out;
 }

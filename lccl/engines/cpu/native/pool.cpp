@@ -38,9 +38,9 @@ void Pool::run(const std::function<void(uint32_t)>& task) {
     all_done_.until([&] { return busy_.load(std::memory_order_acquire) == 0; });
 }
 
-// Keeps workers off the caller's processor. Schedulers may wake a thread where the one that wakes it runs, though another
-// processor idles, and every barrier is a switch of threads then. With as many threads as processors each worker gets
-// one to itself; with fewer the system chooses among the others, as it knows what else runs there.
+// Keeps workers off the caller's processor. Schedulers may wake a thread where the one that wakes it runs, though
+// another processor idles, and every barrier is a switch of threads then. With as many threads as processors each
+// worker gets one to itself; with fewer the system chooses among the others, as it knows what else runs there.
 void Pool::place_workers() {
 #ifdef __linux__
     const int here = sched_getcpu();

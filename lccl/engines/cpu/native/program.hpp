@@ -1,4 +1,7 @@
 // A plan laid out for this machine: packed weights, buffers in an arena, and the threads that run it.
+//
+// program.cpp takes buffers and steps, layout.cpp gives them their places, running.cpp runs batches and
+// single_step.cpp, for tests, one step.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +16,7 @@
 
 #include "kernels.hpp"
 #include "memory.hpp"
+#include "packing.hpp"
 #include "pool.hpp"
 #include "team.hpp"
 
@@ -20,11 +24,6 @@ namespace lccl {
 
 struct Affine {  // [sets, channels] each, or empty
     std::vector<float> scale, shift;
-};
-
-struct Filter {  // [out, in, kernel, kernel]
-    const float* values;
-    uint32_t out, in, kernel;
 };
 
 struct GateLayout {
@@ -92,7 +91,7 @@ class Program {
     uint32_t sets() const { return sets_; }
     uint32_t layers() const { return layers_; }
     uint32_t classes() const { return classes_; }
-    const Map& image() const { return maps_[image_]; }
+    const Map& image() const { return buffer(image_); }
     // Maps and positions of each layer's gate.
     const std::vector<std::pair<uint32_t, uint32_t>>& gates() const { return gate_shapes_; }
     const Map& buffer(int number) const { return maps_[static_cast<size_t>(number)]; }
@@ -102,8 +101,24 @@ class Program {
 
   private:
     using Step = std::variant<NormaliseStep, ConvolveStep, MaxPoolStep, AveragePoolStep, ClassifyStep>;
+    enum class State { kOpen, kClosed, kReady };
     struct Use {  // of buffers by a step
         std::vector<int> reads, writes;
+    };
+    struct Strides {
+        uint32_t convolution, residual, gate_kernel;
+    };
+    struct Banded {  // a convolution that runs together with the pool after it
+        ConvolveStep convolve;
+        MaxPoolStep pool;
+        uint32_t band, ring;  // rows computed at once, and rows held
+    };
+    struct Lifetime {  // steps
+        size_t first, last;
+        bool overlaps(const Lifetime& other) const { return first <= other.last && other.first <= last; }
+    };
+    struct Needs {  // of a crew: the most that any step takes
+        size_t rows, gates, cells, blocks;
     };
     struct Member {
         Memory kept, skipped, blocks, cells;
@@ -117,35 +132,45 @@ class Program {
         std::vector<double> seconds;
     };
 
-    enum class State { kOpen, kClosed, kReady };
-    struct Strides {
-        uint32_t convolution, residual, gate_kernel;
-    };
-
     void check_buffer(int buffer) const;
     void check_reads(std::initializer_list<int> buffers) const;
     void check_write(int buffer) const;
-    void check_process() const;
-    void append(Step step, Use use, Strides strides);
     void check_map(int buffer, uint32_t channels, uint32_t height, uint32_t width, const char* what) const;
+    void check_residual(const ConvolutionLayout& layout, uint32_t height, uint32_t width) const;
+    void check_gate(const GateLayout& gate, const ConvolutionLayout& layout) const;
+    ConvolveStep make_convolution(const ConvolutionLayout& layout, uint32_t positions);
+    GateSpec make_gate(const GateLayout& gate, uint32_t out_channels);
+    void append(Step step, Use use, Strides strides);
+    const void* keep(Memory memory);
     const float* keep(std::vector<float> values);
     const float* keep_affine(const std::vector<float>& values, uint32_t channels);
-    const void* pack(const Filter& filter, uint32_t groups, bool single, size_t& vector_size, size_t& group_size);
-    const void* pack_dots(const Filter& filter);
+
+    void share_places();
+    bool never_negative(int buffer, size_t before) const;
+    void set_borders();
+    void set_offsets();
     const uint32_t* offsets(int buffer, uint32_t kernel, uint32_t stride, uint32_t height, uint32_t width,
                             uint32_t ring = 0);
-    void set_offsets();
-    void share_places();
+    void find_first_grouped();
+    std::vector<Lifetime> find_lifetimes();
     void lay_out();
     void find_bands();
-    Crew crew(uint32_t size, char* arena, uint32_t slots);
-    size_t element(const Map& map) const { return map.single || !kernels_.bf16 ? 4 : 2; }
+    bool pools_alone(const ConvolveStep& convolve, const MaxPoolStep& pool) const;
+    size_t place_of(int buffer) const { return static_cast<size_t>(place_[static_cast<size_t>(buffer)]); }
+    size_t element(const Map& map) const { return map.single ? sizeof(float) : kernels_.element(); }
     size_t bytes(const Map& map) const;
-    bool never_negative(int buffer, size_t before) const;
 
+    Crew crew(uint32_t size, char* arena, uint32_t slots);
+    Needs needs(uint32_t slots) const;
+    Member member(const Needs& needs) const;
+    void check_process() const;
+    void clear_counts(const Batch& batch) const;
     void prepare(Crew& crew, const Batch& batch);
     void run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first, uint32_t count);
     void run_one(const Step& step, Work& work) const;
+    void write_nan(const Map& map, uint32_t image) const;
+    void write_values(const Map& map, uint32_t image, const float* values) const;
+    void read_values(const Map& map, uint32_t image, float* values) const;
 
     const Kernels& kernels_;
     const uint32_t sets_, layers_;
@@ -154,26 +179,23 @@ class Program {
     uint32_t classes_ = 0;
     int image_ = kNone;
     std::vector<Map> maps_;
+    std::vector<bool> written_;  // per buffer: by the steps so far
     std::vector<Step> steps_;
-    std::vector<Use> uses_;
-    struct Banded {  // a convolution that runs together with the pool after it
-        ConvolveStep convolve;
-        MaxPoolStep pool;
-        uint32_t band, ring;  // rows computed at once, and rows held
-    };
-    std::vector<std::optional<Banded>> banded_;  // per step
-    std::vector<Strides> strides_;               // per step
-    std::vector<bool> written_;     // per buffer: by the steps so far
+    std::vector<Use> uses_;         // per step
+    std::vector<Strides> strides_;  // per step
     std::vector<std::pair<uint32_t, uint32_t>> gate_shapes_;
     std::vector<std::vector<float>> floats_;
     std::vector<std::vector<uint32_t>> tables_;
     std::vector<Memory> packed_;
+
+    std::vector<std::optional<Banded>> banded_;  // per step
     size_t first_grouped_ = 0;
-    std::vector<int> place_;            // of each buffer: the buffer whose memory it shares, mostly itself
-    std::vector<size_t> offset_;        // bytes, in the private or the group part of an arena
-    std::vector<bool> grouped_;         // held for every image of a group
+    std::vector<int> place_;      // of each buffer: the buffer whose memory it shares, mostly itself
+    std::vector<size_t> offset_;  // bytes, in the private or the group part of an arena
+    std::vector<bool> grouped_;   // held for every image of a group
     size_t private_bytes_ = 0, slot_bytes_ = 0;
-    uint32_t slots_ = 1;  // images of a group
+
+    uint32_t slots_ = 1;          // images of a group
     std::vector<Memory> arenas_;  // each thread's, for the image it works on
     Memory group_arena_;          // one for all, [slots]
     std::vector<Crew> solo_;
@@ -182,5 +204,7 @@ class Program {
     bool timed_ = false;  // whether the batch that runs asks for seconds
     std::unique_ptr<Pool> pool_;
 };
+
+[[noreturn]] void refuse(const std::string& what);
 
 }  // namespace lccl

@@ -32,7 +32,8 @@ class Team {
         for (uint32_t n = 0; n < size_; ++n) {
             const uint32_t owner = (member + n) % size_;
             const uint32_t first = start(tasks, owner), last = start(tasks, owner + 1);
-            for (uint32_t number; (number = first + done[owner].value.fetch_add(1, std::memory_order_relaxed)) < last;) {
+            std::atomic<uint32_t>& taken = done[owner].value;
+            for (uint32_t number; (number = first + taken.fetch_add(1, std::memory_order_relaxed)) < last;) {
                 task(number);
             }
         }

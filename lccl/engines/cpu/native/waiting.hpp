@@ -14,8 +14,8 @@ namespace lccl {
 
 class Waiting {
   public:
-    // For one of so many threads. Longer than it takes to wake a thread on another processor, some hundred microseconds,
-    // unless there are more threads than processors: then somebody waits for this one's.
+    // For one of so many threads. Longer than it takes to wake a thread on another processor, some hundred
+    // microseconds, unless there are more threads than processors: then somebody waits for this one's.
     explicit Waiting(uint32_t threads) : spins_(threads <= std::thread::hardware_concurrency() ? 8000 : 200) {}
 
     // Returns when ready() holds. Whoever makes it hold calls notify() afterwards.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common.hpp"
 #include "tile.hpp"
 
 namespace lccl {
@@ -29,18 +30,11 @@ struct Avx2Register {
     static void add_last(Sum*, const float*, const Weights*) {}
 };
 
-struct Avx2 {
+struct Avx2 : Common {
     using Element = float;
     using Float = Avx2;
     using Vector = __m256;
-    static constexpr uint32_t lanes = 8, panel = 2, rows = 6, row_quantum = 1, k_step = 1, k_block = 1, dot_step = 8;
-    static constexpr uint32_t chunk = 16;
-    static constexpr size_t packed_bytes = 0;
-
-    struct Block {
-        const float* row[rows];
-        uint32_t count;
-    };
+    static constexpr uint32_t lanes = 8, panel = 2, rows = 6, dot_step = 8, chunk = 16;
 
     static __m256i first(int n) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -82,35 +76,10 @@ struct Avx2 {
         return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
     }
 
-    // Appends code + p to `kept` where values[p] > threshold, else to `skipped`.
-    static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,
-                     uint32_t& kept_count, uint32_t* skipped, uint32_t& skipped_count) {
-        uint32_t k = kept_count, s = skipped_count;
-        for (uint32_t p = 0; p < count; ++p) {
-            const bool keep = values[p] > threshold;
-            kept[k] = skipped[s] = code | p;
-            k += keep;
-            s += !keep;
-        }
-        kept_count = k;
-        skipped_count = s;
-    }
-
-    static void prepare(Block& block, const float* const* row, uint32_t count, uint32_t, uint32_t, size_t, char*) {
-        for (uint32_t n = 0; n < count; ++n) block.row[n] = row[n];
-        block.count = count;
-    }
-
     template <int Rows, int Vectors>
     static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
                      float* sums) {
         sum_tile<Avx2Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
-    }
-
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
-                         uint32_t vectors, float* sums) {
-        multiply_any<Avx2>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights, vectors,
-                           sums);
     }
 };
 

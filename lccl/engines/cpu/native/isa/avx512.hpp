@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "avx2.hpp"
+#include "common.hpp"
 #include "tile.hpp"
 
 namespace lccl {
@@ -31,18 +32,12 @@ struct Avx512Register {
     static void add_last(Sum*, const float*, const Weights*) {}
 };
 
-struct Avx512 {
+struct Avx512 : Common {
     using Element = float;
     using Float = Avx512;
+    using Register = Avx512Register;
     using Vector = __m512;
-    static constexpr uint32_t lanes = 16, panel = 2, rows = 12, row_quantum = 1, k_step = 1, k_block = 1;
-    static constexpr uint32_t dot_step = 16, chunk = 8;
-    static constexpr size_t packed_bytes = 0;
-
-    struct Block {
-        const float* row[rows];
-        uint32_t count;
-    };
+    static constexpr uint32_t lanes = 16, panel = 2, rows = 12, dot_step = 16, chunk = 8;
 
     static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
     static Vector zero() { return _mm512_setzero_ps(); }
@@ -85,7 +80,9 @@ struct Avx512 {
         }
         return across(across(quarter[0], quarter[1]), across(quarter[2], quarter[3]));
     }
-    static __m512 pairs(__m512 a, __m512 b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); }
+    static __m512 pairs(__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
     static __m512 across(__m512 a, __m512 b) {
         return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
     }
@@ -113,39 +110,27 @@ struct Avx512 {
         skipped_count = s;
     }
 
-    static void prepare(Block& block, const float* const* row, uint32_t count, uint32_t, uint32_t, size_t, char*) {
-        for (uint32_t n = 0; n < count; ++n) block.row[n] = row[n];
-        block.count = count;
-    }
-
     template <int Rows, int Vectors>
     static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
                      float* sums) {
-        sum_tile<Avx512Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
-    }
-
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
-                         uint32_t vectors, float* sums) {
-        multiply_any<Avx512>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
-                             vectors, sums);
+        sum_tile<Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
     }
 };
 
 // For processors that run 512-bit instructions in two halves: a tile one vector wide reads a line of input for every
 // product, twice as much as they can load at full width. As two vectors of half the width each input serves two.
-struct Avx512Narrow : Avx512 {
+template <class Whole, class Half>
+struct NarrowOf : Whole {
+    using Element = typename Whole::Element;
     template <int Rows, int Vectors>
-    static void tile(const float* const* row, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
+    static void tile(const Element* const* row, uint32_t runs, uint32_t run, size_t pitch, const Element* weights,
                      float* sums) {
-        using Register = std::conditional_t<Vectors == 1, Avx2Register, Avx512Register>;
+        using Register = std::conditional_t<Vectors == 1, Half, typename Whole::Register>;
         sum_tile<Register, Rows, Vectors == 1 ? 2 : Vectors>(row, runs, run, pitch, weights, sums);
     }
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const float* weights,
-                         uint32_t vectors, float* sums) {
-        multiply_any<Avx512Narrow>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
-                                   vectors, sums);
-    }
 };
+
+using Avx512Narrow = NarrowOf<Avx512, Avx2Register>;
 
 }  // namespace
 }  // namespace lccl

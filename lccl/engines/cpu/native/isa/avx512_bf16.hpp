@@ -1,14 +1,11 @@
 // AVX-512 BF16: pairs of bfloat16 inputs summed into float32, 12 rows × 2 vectors.
 #pragma once
 
+#include "../brain.hpp"
 #include "avx512.hpp"
 
 namespace lccl {
 namespace {
-
-struct Brain {  // bfloat16: the upper half of a float32
-    uint16_t bits;
-};
 
 static inline int pair_at(const Brain* source) {
     int pair;
@@ -70,12 +67,8 @@ struct Avx512Bf16HalfRegister {
 struct Avx512Bf16 : Avx512 {
     using Element = Brain;
     using Float = Avx512;
+    using Register = Avx512Bf16Register;
     static constexpr uint32_t k_step = 2, dot_step = 32;
-
-    struct Block {
-        const Brain* row[rows];
-        uint32_t count;
-    };
 
     static Vector widen(__m256i bits) {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -106,37 +99,14 @@ struct Avx512Bf16 : Avx512 {
                                 pairs_at(weights));
     }
 
-    static void prepare(Block& block, const Brain* const* row, uint32_t count, uint32_t, uint32_t, size_t, char*) {
-        for (uint32_t n = 0; n < count; ++n) block.row[n] = row[n];
-        block.count = count;
-    }
-
     template <int Rows, int Vectors>
     static void tile(const Brain* const* row, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
                      float* sums) {
-        sum_tile<Avx512Bf16Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
-    }
-
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
-                         uint32_t vectors, float* sums) {
-        multiply_any<Avx512Bf16>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch, weights,
-                                 vectors, sums);
+        sum_tile<Register, Rows, Vectors>(row, runs, run, pitch, weights, sums);
     }
 };
 
-struct Avx512Bf16Narrow : Avx512Bf16 {  // see Avx512Narrow
-    template <int Rows, int Vectors>
-    static void tile(const Brain* const* row, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
-                     float* sums) {
-        using Register = std::conditional_t<Vectors == 1, Avx512Bf16HalfRegister, Avx512Bf16Register>;
-        sum_tile<Register, Rows, Vectors == 1 ? 2 : Vectors>(row, runs, run, pitch, weights, sums);
-    }
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Brain* weights,
-                         uint32_t vectors, float* sums) {
-        multiply_any<Avx512Bf16Narrow>(std::make_integer_sequence<int, rows * panel>{}, block, runs, run, pitch,
-                                       weights, vectors, sums);
-    }
-};
+using Avx512Bf16Narrow = NarrowOf<Avx512Bf16, Avx512Bf16HalfRegister>;
 
 }  // namespace
 }  // namespace lccl

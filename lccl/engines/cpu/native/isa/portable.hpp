@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../brain.hpp"
+#include "common.hpp"
+
 namespace lccl {
 namespace {
 
@@ -13,43 +16,16 @@ struct Lanes {
     float lane[Count];
 };
 
-struct Brain {  // bfloat16: the upper half of a float32
-    uint16_t bits;
-};
-
 inline float widen(float value) { return value; }
-inline float widen(Brain value) {
-    const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-    float out;
-    std::memcpy(&out, &bits, sizeof out);
-    return out;
-}
-
 inline void narrow(float value, float& out) { out = value; }
-inline void narrow(float value, Brain& out) {  // to the nearest, ties to even; NaN stays NaN
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (value != value) {
-        out.bits = static_cast<uint16_t>(bits >> 16 | 0x40);
-    } else {
-        out.bits = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
-}
+inline void narrow(float value, Brain& out) { out = to_brain(value); }
 
 template <class Stored, int Count>
-struct PortableOf {
+struct PortableOf : Common {
     using Element = Stored;
     using Float = PortableOf<float, Count>;
     using Vector = Lanes<Count>;
-    static constexpr uint32_t lanes = Count, panel = 1, rows = 4, row_quantum = 1, k_step = 1, k_block = 1;
-    static constexpr uint32_t dot_step = Count;
-    static constexpr uint32_t chunk = 16;
-    static constexpr size_t packed_bytes = 0;
-
-    struct Block {
-        const Element* row[rows];
-        uint32_t count;
-    };
+    static constexpr uint32_t lanes = Count, panel = 1, rows = 4, dot_step = Count, chunk = 16;
 
     template <class Function>
     static Vector each(Function function) {
@@ -111,25 +87,6 @@ struct PortableOf {
         });
     }
 
-    // Appends code + p to `kept` where values[p] > threshold, else to `skipped`.
-    static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,
-                     uint32_t& kept_count, uint32_t* skipped, uint32_t& skipped_count) {
-        uint32_t k = kept_count, s = skipped_count;
-        for (uint32_t p = 0; p < count; ++p) {
-            const bool keep = values[p] > threshold;
-            kept[k] = skipped[s] = code | p;
-            k += keep;
-            s += !keep;
-        }
-        kept_count = k;
-        skipped_count = s;
-    }
-
-    static void prepare(Block& block, const Element* const* row, uint32_t count, uint32_t, uint32_t, size_t, char*) {
-        for (uint32_t n = 0; n < count; ++n) block.row[n] = row[n];
-        block.count = count;
-    }
-
     template <int Rows, int Vectors>
     static void tile(const Element* const* row, uint32_t runs, uint32_t run, size_t pitch, const Element* weights,
                      float* sums) {
@@ -143,16 +100,6 @@ struct PortableOf {
             }
         }
         std::memcpy(sums, total, sizeof total);
-    }
-
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Element* weights,
-                         uint32_t, float* sums) {
-        switch (block.count) {
-            case 1: return tile<1, 1>(block.row, runs, run, pitch, weights, sums);
-            case 2: return tile<2, 1>(block.row, runs, run, pitch, weights, sums);
-            case 3: return tile<3, 1>(block.row, runs, run, pitch, weights, sums);
-            default: return tile<4, 1>(block.row, runs, run, pitch, weights, sums);
-        }
     }
 };
 

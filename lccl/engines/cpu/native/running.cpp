@@ -1,0 +1,170 @@
+// Runs batches: what each thread needs for itself, and who works on which images.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+
+#include "program.hpp"
+#include "rounding.hpp"
+
+namespace lccl {
+
+// ---- crews
+
+Program::Needs Program::needs(uint32_t slots) const {
+    Needs needs{};
+    for (size_t number = 0; number < steps_.size(); ++number) {
+        const auto* step = std::get_if<ConvolveStep>(&steps_[number]);
+        if (!step) continue;
+        const GateSpec& gate = step->gate;
+        const size_t images = number >= first_grouped_ ? slots : 1;
+        needs.rows = std::max(needs.rows, images * step->positions);
+        needs.gates = std::max(needs.gates, images * step->positions * gate.groups);
+        if (gate.layer != kNone && gate.per_cell) {
+            needs.cells = std::max(needs.cells, round_up(gate.groups, kernels_.lanes));
+        }
+        if (!kernels_.packed_bytes) continue;
+        const size_t k = round_up(size_t{step->runs} * round_up(step->run, kernels_.k_step), 64);
+        const size_t gate_k = round_up(size_t{gate.runs} * round_up(gate.run, kernels_.k_step), 64);
+        needs.blocks = std::max(needs.blocks, (std::max(k, gate_k) * kernels_.packed_bytes + 64) * kernels_.rows);
+    }
+    return needs;
+}
+
+Program::Member Program::member(const Needs& needs) const {
+    Member member;
+    member.kept = allocate((needs.rows + 16) * sizeof(uint32_t));
+    member.skipped = allocate((needs.rows + 16) * sizeof(uint32_t));
+    member.blocks = allocate(needs.blocks * (kernels_.chunk + 1));
+    member.cells = allocate(kernels_.chunk * kernels_.rows * needs.cells * sizeof(float) + 64);
+    member.work = Work{};
+    member.work.layers = layers_;
+    Scratch& scratch = member.work.scratch;
+    scratch.kept = reinterpret_cast<uint32_t*>(member.kept.get());
+    scratch.skipped = reinterpret_cast<uint32_t*>(member.skipped.get());
+    scratch.blocks = member.blocks.get();
+    scratch.block_bytes = needs.blocks;
+    scratch.cells = reinterpret_cast<float*>(member.cells.get());
+    return member;
+}
+
+Program::Crew Program::crew(uint32_t size, char* arena, uint32_t slots) {
+    Crew crew;
+    crew.team = std::make_unique<Team>(size);
+    crew.maps = maps_;
+    crew.seconds.assign(steps_.size(), 0.0);
+    for (size_t number = 0; number < maps_.size(); ++number) {
+        crew.maps[number].base = (grouped_[number] ? group_arena_.get() : arena) + offset_[number];
+        crew.maps[number].image_stride = grouped_[number] ? slot_bytes_ : 0;
+    }
+    const Needs most = needs(slots);
+    crew.gates = allocate(most.gates * sizeof(float) + 64);
+    for (uint32_t index = 0; index < size; ++index) {
+        crew.members.push_back(member(most));
+        Work& work = crew.members.back().work;
+        work.gates = reinterpret_cast<float*>(crew.gates.get());
+        work.team = crew.team.get();
+        work.member = index;
+    }
+    return crew;
+}
+
+void Program::prepare(Crew& crew, const Batch& batch) {
+    std::fill(crew.seconds.begin(), crew.seconds.end(), 0.0);
+    for (Member& member : crew.members) {
+        Work& work = member.work;
+        work.maps = crew.maps.data();
+        work.images = batch.images;
+        work.pixels = batch.pixels;
+        work.thresholds = batch.thresholds;
+        work.norm_set = batch.norm_set;
+        work.forced = batch.forced;
+        work.masks = batch.masks;
+        work.logits = batch.logits;
+        work.kept = batch.kept;
+        work.executed = batch.executed;
+    }
+}
+
+// ---- steps
+
+void Program::run_one(const Step& step, Work& work) const {
+    if (const auto* convolve = std::get_if<ConvolveStep>(&step)) {
+        kernels_.convolve(*convolve, work);
+    } else if (const auto* normalise = std::get_if<NormaliseStep>(&step)) {
+        kernels_.normalise(*normalise, work);
+    } else if (const auto* max_pool = std::get_if<MaxPoolStep>(&step)) {
+        kernels_.max_pool(*max_pool, work);
+    } else if (const auto* average_pool = std::get_if<AveragePoolStep>(&step)) {
+        kernels_.average_pool(*average_pool, work);
+    } else if (const auto* classify = std::get_if<ClassifyStep>(&step)) {
+        kernels_.classify(*classify, work);
+    }
+}
+
+// Steps [from, to) for images [first, first + count) of the batch, at places [slot, slot + count).
+void Program::run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
+                        uint32_t count) {
+    using Clock = std::chrono::steady_clock;
+    Work& work = crew.members[member].work;
+    work.slot = slot;
+    work.first = first;
+    work.count = count;
+    for (size_t number = from; number < to; ++number) {
+        const auto before = timed_ ? Clock::now() : Clock::time_point{};
+        const size_t step = number;
+        if (const auto& both = banded_[number]) {
+            kernels_.convolve_and_pool(both->convolve, both->pool, both->band, both->ring, work);
+            ++number;
+        } else {
+            run_one(steps_[number], work);
+        }
+        if (timed_ && !member) crew.seconds[step] += std::chrono::duration<double>(Clock::now() - before).count();
+    }
+}
+
+// ---- batches
+
+void Program::check_process() const {
+    if (pool_->forked()) {
+        throw std::runtime_error("this engine's threads stayed in the process that made it: make one after forking");
+    }
+}
+
+void Program::clear_counts(const Batch& batch) const {
+    std::fill(batch.kept, batch.kept + size_t{batch.count} * layers_, int64_t{0});
+    std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
+}
+
+void Program::run(const Batch& batch) {
+    check_process();  // before the lock, which another thread may have held at the fork
+    const std::lock_guard<std::mutex> lock(running_);
+    const uint32_t threads = pool_->size();
+    clear_counts(batch);
+    timed_ = batch.seconds;
+    for (Crew& crew : solo_) prepare(crew, batch);
+    prepare(joint_, batch);
+    for (uint32_t done = 0, taken; done < batch.count; done += taken) {
+        taken = groups() ? std::min(slots_, batch.count - done) : batch.count;
+        const uint32_t alone = taken / threads * threads;  // images that each have a thread to themselves
+        std::atomic<uint32_t> next{0};
+        pool_->run([&](uint32_t thread) {
+            for (uint32_t image; (image = next.fetch_add(1)) < alone;) {
+                run_steps(solo_[thread], 0, 0, first_grouped_, image, done + image, 1);
+            }
+            if (alone == taken && !groups()) return;
+            joint_.team->wait();
+            for (uint32_t image = alone; image < taken; ++image) {
+                run_steps(joint_, thread, 0, first_grouped_, image, done + image, 1);
+            }
+            run_steps(joint_, thread, first_grouped_, steps_.size(), 0, done, taken);
+        });
+    }
+    if (!batch.seconds) return;
+    for (size_t number = 0; number < steps_.size(); ++number) {
+        batch.seconds[number] = joint_.seconds[number];
+        for (const Crew& crew : solo_) batch.seconds[number] += crew.seconds[number] / threads;
+    }
+}
+
+}  // namespace lccl

@@ -1,0 +1,112 @@
+// Gates of single cells: a map per channel or few, computed for every position beside the convolution.
+#pragma once
+
+#include "../kernels.hpp"
+#include "maps.hpp"
+#include "parts.hpp"
+#include "tiles.hpp"
+
+namespace lccl {
+
+template <class Isa>
+struct Cells {
+    using Element = typename Isa::Element;
+    using Vector = typename Isa::Vector;
+    using Float = typename Isa::Float;
+    using Block = typename Tiles<Isa>::Block;
+    static constexpr uint32_t lanes = Isa::lanes;
+
+    static uint32_t pitch_of(const GateSpec& gate) { return ceil_div(gate.groups, lanes) * lanes; }
+
+    // Gate values of a tile of rows; −1 stands for a cell that is not kept.
+    static void find(const ConvolveStep& step, Work& work, uint32_t place, uint32_t begin, uint32_t count) {
+        const GateSpec& gate = step.gate;
+        Block block;
+        prepare(block, step, work, begin, count);
+        const uint32_t vectors = ceil_div(gate.groups, lanes), pitch = pitch_of(gate);
+        alignas(64) float sums[Isa::rows * Isa::panel * lanes];
+        for (uint32_t vector = 0; vector < vectors; vector += Isa::panel) {
+            const uint32_t taken = smaller(Isa::panel, vectors - vector);
+            const size_t vector_weights = size_t{lanes} * packed_k(gate.runs, gate.run);
+            Tiles<Isa>::multiply(block, gate.runs, gate.run, work.maps[gate.input].pitch(),
+                                 static_cast<const Element*>(gate.weights) + vector * vector_weights, taken, sums);
+            for (uint32_t n = 0; n < count; ++n) {
+                const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
+                const size_t global = work.first + image;
+                const size_t set = static_cast<size_t>(work.norm_set[global]) * gate.groups;
+                const Vector threshold = Isa::broadcast(work.thresholds[global * work.layers + gate.layer]);
+                for (uint32_t v = 0; v < taken; ++v) {
+                    const uint32_t map = (vector + v) * lanes;
+                    const int valid = static_cast<int>(smaller(lanes, gate.groups - map));
+                    Vector value = Isa::max(Isa::zero(), Isa::fma(Float::load(sums + (n * taken + v) * lanes),
+                                                                  Float::load_n(gate.scale + set + map, valid),
+                                                                  Float::load_n(gate.shift + set + map, valid)));
+                    float* target = work.scratch.cells + (place * Isa::rows + n) * size_t{pitch} + map;
+                    if (work.forced) {
+                        Float::store(target, value);
+                        force(step, work, target, static_cast<uint32_t>(valid), map, code);
+                    } else {
+                        Float::store(target, Isa::where_greater(value, threshold, value));
+                    }
+                }
+            }
+        }
+        tally(step, work, place, begin, count);
+    }
+
+    static void prepare(Block& block, const ConvolveStep& step, const Work& work, uint32_t begin, uint32_t count) {
+        const Element* row[Isa::rows];
+        const uint32_t* codes = work.scratch.kept + begin;
+        for (uint32_t n = 0; n < count; ++n) {
+            row[n] =
+                at<Isa>(work, step.gate.input, codes[n] >> kPositionBits) + step.gate.offset[codes[n] & kPositionMask];
+        }
+        Tiles<Isa>::prepare(block, row, count, step.gate.runs, step.gate.run, work.maps[step.gate.input].pitch(),
+                            packed_at(work, Isa::chunk));
+    }
+
+    static void force(const ConvolveStep& step, const Work& work, float* values, uint32_t valid, uint32_t map,
+                      uint32_t code) {
+        const size_t image = work.first + (code >> kPositionBits);
+        const uint8_t* forced = work.forced[step.gate.layer] + (image * step.gate.groups + map) * step.positions;
+        for (uint32_t v = 0; v < valid; ++v) {
+            if (!forced[size_t{v} * step.positions + (code & kPositionMask)]) values[v] = -1.0f;
+        }
+    }
+
+    // Kept counts and masks of a tile of rows. Tiles of one image may be with several members.
+    static void tally(const ConvolveStep& step, Work& work, uint32_t place, uint32_t begin, uint32_t count) {
+        const GateSpec& gate = step.gate;
+        const uint32_t share = step.out_channels / gate.groups, pitch = pitch_of(gate);
+        for (uint32_t n = 0; n < count; ++n) {
+            const uint32_t code = work.scratch.kept[begin + n];
+            const size_t image = work.first + (code >> kPositionBits);
+            const float* values = work.scratch.cells + (place * Isa::rows + n) * size_t{pitch};
+            int64_t kept = 0;
+            for (uint32_t map = 0; map < gate.groups; ++map) kept += !(values[map] < 0.0f);
+            int64_t* total = work.kept + image * work.layers + gate.layer;
+            __atomic_fetch_add(total, kept * share, __ATOMIC_RELAXED);
+            if (!work.masks) continue;
+            uint8_t* mask = work.masks[gate.layer] + image * gate.groups * step.positions + (code & kPositionMask);
+            for (uint32_t map = 0; map < gate.groups; ++map) {
+                mask[size_t{map} * step.positions] = !(values[map] < 0.0f);
+            }
+        }
+    }
+
+    // The gate values of a vector of channels: each map's value for all channels it rules.
+    static Vector spread(const ConvolveStep& step, const Work& work, uint32_t row, uint32_t channel, int valid) {
+        const uint32_t share = step.out_channels / step.gate.groups;
+        const float* values = work.scratch.cells + size_t{row} * pitch_of(step.gate);
+        if (share == 1) return Float::load_n(values + channel, valid);
+        alignas(64) float cells[lanes] = {};
+        for (int c = 0; c < valid; ++c) cells[c] = values[(channel + c) / share];
+        return Float::load(cells);
+    }
+
+    static size_t packed_k(uint32_t runs, uint32_t run) {
+        return size_t{ceil_div(runs * ceil_div(run, Isa::k_step), Isa::k_block)} * Isa::k_block * Isa::k_step;
+    }
+};
+
+}  // namespace lccl

@@ -1,0 +1,103 @@
+// Scale, shift, ReLU, gate, residual: from a tile of sums to the step's outputs.
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include "../kernels.hpp"
+#include "cells.hpp"
+#include "parts.hpp"
+
+namespace lccl {
+
+template <class Isa>
+struct Finish {
+    using Element = typename Isa::Element;
+    using Vector = typename Isa::Vector;
+    using Float = typename Isa::Float;
+    static constexpr uint32_t lanes = Isa::lanes;
+
+    // Where the rows of a tile go and what they are combined with.
+    struct Rows {
+        Element *raw[Isa::rows], *activated[Isa::rows];
+        const Element* residual[Isa::rows];  // unless it is where the output goes
+        float gate[Isa::rows];
+        uint32_t set[Isa::rows];  // first channel of the row's normalisation set; where there is one, the first alone
+        uint32_t count;
+        bool one_set;  // all rows have the same
+    };
+
+    struct Part {  // of the output channels
+        uint32_t channel, channels, vectors, place;
+    };
+
+    using Function = void (*)(const ConvolveStep&, const Work&, const Rows&, uint32_t, uint32_t, const Part&,
+                              const float*);
+
+    static void run(const ConvolveStep& step, const Work& work, Function finish, const Rows& rows, const Part& part,
+                    const float* sums) {
+        if (rows.one_set) return finish(step, work, rows, 0, rows.count, part, sums);
+        for (uint32_t n = 0; n < rows.count; ++n) finish(step, work, rows, n, n + 1, part, sums);
+    }
+
+    static Function chosen(const ConvolveStep& step, const Work& work) {
+        const int gate = step.gate.layer == kNone ? 0 : step.gate.per_cell ? 2 : 1;
+        const int outputs = step.activated == kNone ? 0 : step.raw == kNone ? 1 : 2;
+        const bool whole = step.out_channels / step.groups % lanes == 0 &&
+                           (step.residual == kNone || work.maps[step.residual].channels == step.out_channels);
+        return from_table(std::make_integer_sequence<int, 36>{},
+                          ((whole * 3 + gate) * 2 + (step.residual != kNone)) * 3 + outputs);
+    }
+
+    template <int... N>
+    static Function from_table(std::integer_sequence<int, N...>, int number) {
+        static constexpr Function table[] = {
+            &one_set<N / 18 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
+        return table[number];
+    }
+
+    // Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell. All rows have one set.
+    template <bool Whole, int Gate, bool Residual, bool Raw, bool Activated>
+    static void one_set(const ConvolveStep& step, const Work& work, const Rows& rows, uint32_t first, uint32_t last,
+                        const Part& part, const float* sums) {
+        const uint32_t set = rows.set[first];
+        const Vector zero = Isa::zero(), least = step.relu ? zero : Isa::broadcast(-INFINITY);
+        const uint32_t residual_channels = Residual ? work.maps[step.residual].channels : 0;
+        const Element* const* const residual = !step.in_place ? rows.residual : Raw ? rows.raw : rows.activated;
+        for (uint32_t v = 0; v < part.vectors; ++v) {
+            const uint32_t channel = part.channel + v * lanes;
+            const int valid = Whole ? lanes : static_cast<int>(smaller(lanes, part.channels - v * lanes));
+            const int added = Whole ? lanes : channels_of(residual_channels, channel, valid);
+            const Vector scale = affine(step.scale, set + channel, valid, 1.0f);
+            const Vector shift = affine(step.shift, set + channel, valid, 0.0f);
+            const Vector next_scale = Activated ? affine(step.activated_scale, set + channel, valid, 1.0f) : zero;
+            const Vector next_shift = Activated ? affine(step.activated_shift, set + channel, valid, 0.0f) : zero;
+            for (uint32_t n = first; n < last; ++n) {
+                Vector value = Isa::fma(Float::load(sums + (n * part.vectors + v) * lanes), scale, shift);
+                value = Isa::max(least, value);
+                if constexpr (Gate == 1) value = Isa::mul(value, Isa::broadcast(rows.gate[n]));
+                if constexpr (Gate == 2) {
+                    const Vector gate = Cells<Isa>::spread(step, work, part.place * Isa::rows + n, channel, valid);
+                    value = Isa::where_not_negative(gate, Isa::mul(value, gate));
+                }
+                if constexpr (Residual) value = Isa::add(value, Isa::load_n(residual[n] + channel, added));
+                if constexpr (Raw) Isa::store_n(rows.raw[n] + channel, value, valid);
+                if constexpr (Activated) {
+                    value = Isa::max(zero, Isa::fma(value, next_scale, next_shift));
+                    Isa::store_n(rows.activated[n] + channel, value, valid);
+                }
+            }
+        }
+    }
+
+    // How many of a vector's channels a narrower residual has.
+    static int channels_of(uint32_t residual_channels, uint32_t channel, int valid) {
+        return residual_channels > channel ? static_cast<int>(smaller(valid, residual_channels - channel)) : 0;
+    }
+
+    static Vector affine(const float* values, size_t channel, int valid, float absent) {
+        return values ? Float::load_n(values + channel, valid) : Isa::broadcast(absent);
+    }
+};
+
+}  // namespace lccl

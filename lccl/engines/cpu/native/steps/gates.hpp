@@ -1,0 +1,113 @@
+// Gates of whole rows: each position's dot product with a map's window, a vector of positions at a time.
+#pragma once
+
+#include "../kernels.hpp"
+#include "maps.hpp"
+#include "parts.hpp"
+
+namespace lccl {
+
+template <class Isa>
+struct Gates {
+    using Element = typename Isa::Element;
+    using Vector = typename Isa::Vector;
+    static constexpr uint32_t lanes = Isa::lanes;
+
+    // gates[image][map][position] = ReLU(affine(dot product)).
+    static void find(const ConvolveStep& step, Work& work) {
+        const GateSpec& gate = step.gate;
+        const uint32_t blocks = ceil_div(step.positions, lanes), units = blocks * work.count;
+        const uint32_t parts = tasks_for(units, *work.team, 2);
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+            for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
+                block(step, work, unit / blocks, unit % blocks * lanes);
+            }
+        });
+        if (work.member) return;
+        // Positions beyond the last fill up the last vector, and elements beyond a run its last step: both are run.
+        const int64_t run = int64_t{ceil_div(gate.run, Isa::dot_step)} * Isa::dot_step;
+        for (uint32_t image = 0; image < work.count; ++image) {
+            work.executed[work.first + image] += int64_t{blocks} * lanes * gate.groups * gate.runs * run;
+        }
+    }
+
+    static void block(const ConvolveStep& step, Work& work, uint32_t image, uint32_t first) {
+        const GateSpec& gate = step.gate;
+        const Element* base = at<Isa>(work, gate.input, image);
+        const size_t pitch = work.maps[gate.input].pitch();
+        const Element* row[lanes];
+        for (uint32_t i = 0; i < lanes; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
+        const bool neighbours = first + lanes <= step.positions && are_neighbours(gate, row);
+        const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
+        const size_t set = static_cast<size_t>(work.norm_set[work.first + image]) * gate.groups;
+        for (uint32_t map = 0; map < gate.groups; ++map) {
+            const Element* weights = static_cast<const Element*>(gate.weights) + map * map_weights;
+            const Vector sums =
+                neighbours ? sums_of_neighbours(gate, row, pitch, weights) : sums_of_windows(gate, row, pitch, weights);
+            const Vector scale = Isa::broadcast(gate.scale[set + map]), shift = Isa::broadcast(gate.shift[set + map]);
+            const Vector value = Isa::max(Isa::zero(), Isa::fma(sums, scale, shift));
+            float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
+            Isa::Float::store_n(target, value, static_cast<int>(smaller(lanes, step.positions - first)));
+        }
+    }
+
+    static Vector sums_of_windows(const GateSpec& gate, const Element* const* row, size_t pitch,
+                                  const Element* weights) {
+        const uint32_t whole = gate.run / Isa::dot_step * Isa::dot_step, rest = gate.run - whole;
+        Vector sums[lanes];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < lanes; ++i) sums[i] = Isa::zero();
+        for (uint32_t r = 0; r < gate.runs; ++r) {
+            for (uint32_t e = 0; e < whole; e += Isa::dot_step, weights += Isa::dot_step) {
+                Isa::dots(sums, row, r * pitch + e, weights);
+            }
+            if (!rest) continue;
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < lanes; ++i) {
+                sums[i] = Isa::dot_n(sums[i], row[i] + r * pitch + whole, weights, static_cast<int>(rest));
+            }
+            weights += Isa::dot_step;
+        }
+        return Isa::sums(sums);
+    }
+
+    // Windows of three pixels at neighbouring positions share most of them: each pixel is read once for three products.
+    static constexpr uint32_t kSpan = 8;  // positions
+
+    static bool are_neighbours(const GateSpec& gate, const Element* const* row) {
+        if (gate.kernel != 3 || Isa::dot_step != lanes || gate.run % (3 * lanes)) return false;
+        bool neighbours = true;  // from one position to the next it is a pixel or more
+        for (uint32_t i = 0; i < lanes; i += kSpan) {
+            neighbours &= row[i + kSpan - 1] == row[i] + (kSpan - 1) * (gate.run / 3);
+        }
+        return neighbours;
+    }
+
+    static Vector sums_of_neighbours(const GateSpec& gate, const Element* const* row, size_t pitch,
+                                     const Element* weights) {
+        const uint32_t channels = gate.run / 3;
+        Vector sums[lanes];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < lanes; ++i) sums[i] = Isa::zero();
+        for (uint32_t r = 0; r < 3; ++r, weights += 2 * channels) {
+            for (uint32_t c = 0; c < channels; c += lanes, weights += lanes) {
+                const Vector left = Isa::load(weights), middle = Isa::load(weights + channels);
+                const Vector right = Isa::load(weights + 2 * channels);
+#pragma GCC unroll 2
+                for (uint32_t span = 0; span < lanes; span += kSpan) {
+                    const Element* pixel = row[span] + r * pitch + c;
+#pragma GCC unroll 16
+                    for (uint32_t i = 0; i < kSpan + 2; ++i, pixel += channels) {
+                        const Vector value = Isa::load(pixel);
+                        if (i < kSpan) sums[span + i] = Isa::fma(value, left, sums[span + i]);
+                        if (i > 0 && i <= kSpan) sums[span + i - 1] = Isa::fma(value, middle, sums[span + i - 1]);
+                        if (i > 1) sums[span + i - 2] = Isa::fma(value, right, sums[span + i - 2]);
+                    }
+                }
+            }
+        }
+        return Isa::sums(sums);
+    }
+};
+
+}  // namespace lccl

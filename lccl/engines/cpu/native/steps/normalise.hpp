@@ -1,0 +1,54 @@
+// From pixels or float32 values to the first map.
+#pragma once
+
+#include "../kernels.hpp"
+#include "maps.hpp"
+#include "parts.hpp"
+
+namespace lccl {
+
+template <class Isa>
+struct Normalise {
+    using Element = typename Isa::Element;
+    using Float = typename Isa::Float;
+
+    static void run(const NormaliseStep& step, Work& work) {
+        const Map& map = work.maps[step.raw];
+        const uint32_t row = map.width * map.channels;
+        const uint32_t parts = tasks_for(map.height * work.count, *work.team, 16);
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+            const uint32_t units = map.height * work.count;
+            for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
+                const uint32_t image = unit / map.height, y = unit % map.height;
+                if (!y) clear_border<Isa>(work, step.raw, image);
+                Element* target =
+                    at<Isa>(work, step.raw, image) + (map.pad + y) * map.pitch() + size_t{map.pad} * map.channels;
+                const size_t source = (size_t{work.first + image} * map.height + y) * row;
+                if (work.pixels) {
+                    look_up(static_cast<const uint8_t*>(work.images) + source, map, step, target);
+                } else {
+                    copy_floats(static_cast<const float*>(work.images) + source, row, target);
+                }
+            }
+        });
+    }
+
+    static void look_up(const uint8_t* pixels, const Map& map, const NormaliseStep& step, Element* target) {
+        const Element* table = static_cast<const Element*>(step.table);
+        const uint32_t channels = map.channels;
+        for (uint32_t x = 0; x < map.width; ++x) {
+            for (uint32_t c = 0; c < channels; ++c) target[c] = table[c * 256 + pixels[c]];
+            target += channels;
+            pixels += channels;
+        }
+    }
+
+    static void copy_floats(const float* source, uint32_t count, Element* target) {
+        for (uint32_t i = 0; i < count; i += Isa::lanes) {
+            const int n = static_cast<int>(smaller(Isa::lanes, count - i));
+            Isa::store_n(target + i, Float::load_n(source + i, n), n);
+        }
+    }
+};
+
+}  // namespace lccl

@@ -1,0 +1,24 @@
+// How a step's work is cut into parts for a team to share.
+#pragma once
+
+#include <cstdint>
+
+#include "../rounding.hpp"
+#include "../team.hpp"
+
+namespace lccl {
+
+static inline uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// How many parts so many units make with at least `least` in each. A member alone has nobody to share them with.
+static inline uint32_t tasks_for(uint32_t units, const Team& team, uint32_t least) {
+    if (team.size() == 1) return 1;
+    return smaller(ceil_div(units, least), team.size() * 64);
+}
+
+// The first unit of a part.
+static inline uint32_t cut(uint32_t units, uint32_t part, uint32_t parts) {
+    return static_cast<uint32_t>(uint64_t{units} * part / parts);
+}
+
+}  // namespace lccl

@@ -1,0 +1,80 @@
+// Max pools and the average pool.
+#pragma once
+
+#include "../kernels.hpp"
+#include "maps.hpp"
+#include "parts.hpp"
+
+namespace lccl {
+
+template <class Isa>
+struct Pools {
+    using Element = typename Isa::Element;
+    using Vector = typename Isa::Vector;
+    static constexpr uint32_t lanes = Isa::lanes;
+
+    static void max(const MaxPoolStep& step, Work& work) {
+        const Map &in = work.maps[step.input], &out = work.maps[step.raw];
+        rows(step, work, 0, out.height, in.height);
+    }
+
+    // Rows [first, last) of each image's output, from an input whose row y lies at y modulo `ring`.
+    static void rows(const MaxPoolStep& step, Work& work, uint32_t first, uint32_t last, uint32_t ring) {
+        const Map &in = work.maps[step.input], &out = work.maps[step.raw];
+        const uint32_t height = last - first, units = height * work.count, parts = tasks_for(units, *work.team, 2);
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+            for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
+                const uint32_t image = unit / height, y = first + unit % height;
+                if (!y) clear_border<Isa>(work, step.raw, image);
+                for (uint32_t x = 0; x < out.width; ++x) window(step, work, in, out, image, y, x, ring);
+            }
+        });
+    }
+
+    static void window(const MaxPoolStep& step, const Work& work, const Map& in, const Map& out, uint32_t image,
+                       uint32_t y, uint32_t x, uint32_t ring) {
+        const int half = static_cast<int>(step.kernel / 2);
+        const int top = static_cast<int>(y * step.stride) - half, left = static_cast<int>(x * step.stride) - half;
+        const int bottom = top + static_cast<int>(step.kernel), right = left + static_cast<int>(step.kernel);
+        const uint32_t y0 = top < 0 ? 0 : top, x0 = left < 0 ? 0 : left;
+        const uint32_t y1 = smaller(static_cast<uint32_t>(bottom), in.height);
+        const uint32_t x1 = smaller(static_cast<uint32_t>(right), in.width);
+        const Element* source = at<Isa>(work, step.input, image) + (in.pad * (in.pitch() + in.channels));
+        Element* target = at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + (out.pad + x) * out.channels;
+        for (uint32_t c = 0; c < in.channels; c += lanes) {
+            const int valid = static_cast<int>(smaller(lanes, in.channels - c));
+            Vector largest = Isa::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
+            for (uint32_t j = y0; j < y1; ++j) {
+                const Element* row = source + j % ring * in.pitch() + c;
+                for (uint32_t i = x0; i < x1; ++i) {
+                    largest = Isa::max(largest, Isa::load_n(row + i * in.channels, valid));
+                }
+            }
+            Isa::store_n(target + c, largest, valid);
+        }
+    }
+
+    static void average(const AveragePoolStep& step, Work& work) {
+        const Map& in = work.maps[step.input];
+        const uint32_t vectors = ceil_div(in.channels, lanes), units = vectors * work.count;
+        const Vector share = Isa::broadcast(1.0f / static_cast<float>(in.height * in.width));
+        const uint32_t parts = tasks_for(units, *work.team, 4);
+        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+            for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
+                const uint32_t image = unit / vectors, c = unit % vectors * lanes;
+                const int valid = static_cast<int>(smaller(lanes, in.channels - c));
+                const Element* source = at<Isa>(work, step.input, image) + in.pad * (in.pitch() + in.channels) + c;
+                Vector sum = Isa::zero();
+                for (uint32_t y = 0; y < in.height; ++y) {
+                    for (uint32_t x = 0; x < in.width; ++x) {
+                        sum = Isa::add(sum, Isa::load_n(source + y * in.pitch() + x * in.channels, valid));
+                    }
+                }
+                float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + c;
+                Isa::Float::store_n(target, Isa::mul(sum, share), valid);
+            }
+        });
+    }
+};
+
+}  // namespace lccl

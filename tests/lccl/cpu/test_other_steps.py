@@ -1,0 +1,99 @@
+"""Normalisation, pools and the classifier agree with the reference in float64, whatever their shape."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lccl import plan as steps
+from lccl.controls import Controls
+from tests.lccl.cpu.comparison import TOLERANCES, each_array_of, interpret, rounded, without_border
+from tests.lccl.cpu.convolutions import LARGE, weights
+
+SIDES = st.sampled_from((1, 2, 3, 5, 7, 13))
+CHANNELS = st.sampled_from((1, 3, 5, 8, 16, 17, 48))
+
+
+def small_plan(channels, height, width, *between, buffers=(), classes=2, weight=None, bias=None, last="image"):
+    """Normalise, ``between``, an average pool of ``last`` and a classifier."""
+    wide = next((one.channels for one in buffers if one.name == last), channels)
+    return steps.Plan(
+        buffers=(steps.Buffer("image", channels, height, width), *buffers, steps.Buffer("features", wide, 1, 1)),
+        steps=(
+            steps.Normalise(np.linspace(0.4, 0.6, channels), np.linspace(0.2, 0.3, channels), "image"),
+            *between,
+            steps.GlobalAveragePool(last, "features"),
+            steps.Classify(
+                "features",
+                np.zeros((classes, wide), np.float32) if weight is None else weight,
+                np.zeros(classes, np.float32) if bias is None else bias,
+            ),
+        ),
+        layers=(),
+        classes=classes,
+    )
+
+
+def test_pixels_are_normalised(arithmetic, make_cpu):
+    plan = small_plan(3, 1, 1, classes=3, weight=np.eye(3, dtype=np.float32))
+    pixels = np.stack([np.random.default_rng(seed).permutation(256) for seed in range(3)], 1).astype(np.uint8)
+    images = pixels[:, None, None, :]
+    out = make_cpu(plan, arithmetic, threads=2).run(images, Controls.uniform(256, []))
+    expected = (pixels / 255 - plan.steps[0].mean) / plan.steps[0].std
+    np.testing.assert_allclose(out.logits, expected, rtol=max(1e-6, TOLERANCES[arithmetic[1]]["stored"]), atol=1e-6)
+
+
+@settings(max_examples=20)
+@given(
+    channels=st.sampled_from((1, 3, 5, 8, 16, 17, 48, 64)),
+    classes=st.sampled_from((1, 2, 10, 16, 17, 100)),
+    images=st.sampled_from((1, 2, 5, 13)),
+    threads=st.sampled_from((1, 2, 3)),
+)
+def test_classifiers(channels, classes, images, threads, arithmetic, make_cpu):
+    random = np.random.default_rng(channels)
+    weight, bias = weights(random, classes, channels), weights(random, classes)
+    values = rounded(random.normal(0, 1, (images, channels)).astype(np.float32))
+    plan = small_plan(channels, 1, 1, classes=classes, weight=weight, bias=bias)
+    out = make_cpu(plan, arithmetic, threads).run(values[:, None, None, :], Controls.uniform(images, []))
+    size = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
+    expected = values.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    assert (np.abs(out.logits - expected) <= TOLERANCES[arithmetic[1]]["sums"] * size).all()
+    assert (out.executed_macs >= weight.size).all()
+
+
+@settings(max_examples=20)
+@given(
+    height=SIDES, width=SIDES, channels=CHANNELS, kernel=st.sampled_from((1, 3, 5)), stride=st.sampled_from((1, 2, 3)),
+    images=st.sampled_from((1, 2, 9)), threads=st.sampled_from((1, 2, 3)), cache_bytes=st.sampled_from((0, LARGE)),
+)  # fmt: skip
+def test_max_pools(height, width, channels, kernel, stride, images, threads, cache_bytes, arithmetic, make_cpu):
+    out_size = -(-height // stride), -(-width // stride)
+    between = (
+        steps.MaxPool("image", kernel, stride, "pooled"),
+        steps.Convolve("", "pooled", np.zeros((1, channels, 3, 3)), 1, None, False, raw="after"),
+    )
+    buffers = (steps.Buffer("pooled", channels, *out_size), steps.Buffer("after", 1, *out_size))
+    plan = small_plan(channels, height, width, *between, buffers=buffers, last="after")
+    values = rounded(np.random.default_rng(0).normal(-1, 1, (images, channels, height, width)).astype(np.float32))
+    controls = Controls.uniform(images, [])
+    written, _ = make_cpu(plan, arithmetic, threads, cache_bytes).run_step(1, {"image": values}, controls)
+    expected = interpret(plan, between[0], {"image": values}, controls).values["pooled"].numpy()
+    assert np.array_equal(without_border(written["pooled"], buffers[0]), expected)
+
+
+@settings(max_examples=20)
+@given(
+    height=SIDES, width=SIDES, channels=CHANNELS, images=st.sampled_from((1, 2, 9)), threads=st.sampled_from((1, 2, 3))
+)  # fmt: skip
+def test_average_pools(height, width, channels, images, threads, arithmetic, make_cpu):
+    plan = small_plan(channels, height, width)
+    values = {
+        "image": rounded(np.random.default_rng(0).normal(0, 1, (images, channels, height, width)).astype(np.float32))
+    }
+    controls = Controls.uniform(images, [])
+    written, _ = make_cpu(plan, arithmetic, threads).run_step(1, values, controls)
+    expected = interpret(plan, plan.steps[1], values, controls).values["features"].numpy()
+    size = interpret(plan, plan.steps[1], each_array_of(values, np.abs), controls).values["features"].numpy()
+    assert (np.abs(written["features"] - expected) <= TOLERANCES[arithmetic[1]]["sums"] * size).all()
