@@ -12,8 +12,9 @@ INSTALLED := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
 SANITIZED := build/sanitized
 KSERVE := build/kserve
+SCHEMATHESIS := build/schemathesis
 
-.PHONY: setup serve test test-kserve check audit check-native bench e2e figures clean
+.PHONY: setup serve test test-kserve check audit check-native bench faults e2e figures clean
 
 setup: $(INSTALLED)
 
@@ -66,6 +67,16 @@ bench: setup
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.serving
+
+# Half an hour of faults on a running service; FAULTS="--quick", or names of trials. Schemathesis has an environment of
+# its own: it pins versions of what the service uses.
+faults: setup $(SCHEMATHESIS)/.installed
+	$(BIN)/python -m benchmarks.faults $(FAULTS)
+
+$(SCHEMATHESIS)/.installed:
+	$(PYTHON) -m venv $(SCHEMATHESIS)
+	$(SCHEMATHESIS)/bin/python -m pip install -q "schemathesis>=4.32,<5"
+	touch $@
 
 e2e:
 	bash deploy/e2e.sh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 
 import uvicorn
@@ -32,7 +33,8 @@ def main() -> None:
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again when it has drained
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
         uvicorn.Server(server_config(app, settings)).run()
 
 

@@ -32,9 +32,16 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
     """
     if not content:
         raise DamagedImageError("the picture is empty: send its bytes")
-    pixels = _plain_jpeg(content, max_pixels)
-    if pixels is not None:
-        return preprocessing.apply_to_pixels(pixels)
+    try:
+        pixels = _plain_jpeg(content, max_pixels)
+        if pixels is not None:
+            return preprocessing.apply_to_pixels(pixels)
+        return _with_pillow(content, preprocessing, max_pixels)
+    except MemoryError as error:
+        raise TooLargeError("the picture needs more memory than there is") from error
+
+
+def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
         try:
@@ -49,9 +56,7 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
             raise NotAnImageError(f"not a picture this service reads ({', '.join(FORMATS)})") from error
         except Image.DecompressionBombError as error:
             raise TooLargeError(f"the picture has too many pixels; at most {max_pixels:,} are taken") from error
-        except MemoryError as error:
-            raise TooLargeError("the picture needs more memory than there is") from error
-        except (TooLargeError, DamagedImageError):
+        except (TooLargeError, DamagedImageError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
             raise DamagedImageError(f"the picture cannot be decoded: {_brief(error)}") from error

@@ -51,7 +51,8 @@ class BackgroundHandler(logging.Handler):
         super().__init__()
         self._file, self._limit = file, limit
         self._lines: deque[bytes] = deque()
-        self._lost, self._torn = 0, False
+        self._refused = 0  # lines; counted by those who log
+        self._failed, self._told, self._torn = 0, 0, False  # the thread's own
         self._waiting, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="log", daemon=True)
         self._thread.start()
@@ -65,7 +66,7 @@ class BackgroundHandler(logging.Handler):
         if len(self._lines) < self._limit:
             self._lines.append(line)
         else:
-            self._lost += 1
+            self._refused += 1
         self._waiting.set()
 
     def close(self) -> None:
@@ -82,18 +83,19 @@ class BackgroundHandler(logging.Handler):
             self._waiting.clear()
             self._write(b"".join(self._lines.popleft() for _ in range(len(self._lines))))
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, lines: bytes) -> None:
         """Write lines, all or as many as it goes."""
-        lost, self._lost = self._lost, 0
-        notes = (b"\n" if self._torn else b"") + (self._note(lost) if lost else b"")
-        left = memoryview(notes + content)
+        lost = self._refused + self._failed
+        notes = (b"\n" if self._torn else b"") + (self._note(lost - self._told) if lost > self._told else b"")
+        left = memoryview(notes + lines)
+        size = len(left)
         try:
             while left:
                 left = left[os.write(self._file, left) :]
-            self._torn = False
+            self._told, self._torn = lost, False
         except OSError:
-            self._torn = self._torn or 0 < len(left) < len(notes) + len(content)
-            self._lost += lost + content.count(b"\n", max(0, len(content) - len(left)))
+            self._torn = self._torn or len(left) < size
+            self._failed += lines.count(b"\n", max(0, len(lines) - len(left)))
 
     def _note(self, lost: int) -> bytes:
         text = "%d lines of this log were lost: they could not be written"

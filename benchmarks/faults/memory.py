@@ -1,0 +1,117 @@
+"""Memory over 200,000 requests of all kinds: it must not grow with their number."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.faults.cases import CLASSIFY, JPEG, Case, bad_cases, good_cases, shuffled
+from benchmarks.faults.outcome import Counts, Outcome
+from benchmarks.faults.pictures import SEED, pictures
+from benchmarks.faults.raw import ENDED, Connection, request
+from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.scale import Scale
+from benchmarks.faults.server import Server
+
+CONNECTIONS = 16
+KEPT_FOR = 200  # requests on one connection; then another address of this machine asks
+PER_REQUEST_BYTES = 20.0  # what may be left of each; of 200,000 requests 4 MB
+NOISE_BYTES = 1 << 20
+SMALL_BYTES = 20_000  # cases with larger bodies are left out: they would only take time
+EXCLUDED = ("deep JSON", "too many pixels", "too many pictures", "many", "openapi")
+WISHES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
+
+
+def flat_memory(scale: Scale) -> Outcome:
+    """Every route, wishes and request ids that never come twice, 254 addresses, bad requests."""
+    outcome = Outcome("requests of all kinds with ever new wishes and ids from many addresses: memory stays flat")
+    count, every = (20_000, 2_000) if scale.quick else (200_000, 5_000)
+    flags = ("--log-level", "info", "--rate-limit", "1000000/second")
+    with open(os.devnull, "wb") as nowhere, Server("memory", *flags, stdout=nowhere) as server:
+        cases = [*good_cases(), *bad_cases(5)]
+        cases = [one for one in cases if one.name not in EXCLUDED and max(map(len, one.bodies)) < SMALL_BYTES]
+        rest = at_rest(server.base, cases)
+        files = server.open_files()
+        samples: list[tuple[int, int]] = []
+        began = time.monotonic()
+        asyncio.run(_send(server, rest, cases, count, every, outcome.counts, samples))
+        seconds = time.monotonic() - began
+        outcome.faults += rest.surprises + rest.differences + server.settled(files)
+        _judge(outcome, samples, seconds)
+    return outcome
+
+
+def _judge(outcome: Outcome, samples: list[tuple[int, int]], seconds: float) -> None:
+    """Memory over requests, the first tenth left out: caches fill, and the allocator finds its size."""
+    first = samples[-1][0] // 10
+    requests, memory = np.array([one for one in samples if one[0] >= first], dtype=np.float64).T
+    slope = float(np.polyfit(requests, memory, 1)[0])
+    late = requests >= requests[-1] / 2
+    late_slope = float(np.polyfit(requests[late], memory[late], 1)[0])
+    outcome.figures |= {
+        "memory_mib_by_requests": {str(number): round(size / 2**20, 1) for number, size in samples},
+        "bytes_per_request": round(slope, 1),
+        "bytes_per_request_second_half": round(late_slope, 1),
+        "requests_per_s": round(outcome.counts.sent / seconds),
+    }
+    grown = late_slope * (requests[-1] - requests[late][0])
+    allowed = late_slope < PER_REQUEST_BYTES or grown < NOISE_BYTES
+    outcome.require(allowed, f"memory grows by {late_slope:.0f} bytes with every request")
+    strange = [status for status in outcome.counts.answered if status.startswith("5") and status != "504"]
+    outcome.require(not strange, f"requests were answered {', '.join(strange)}")
+    outcome.require(not outcome.counts.failed, f"{outcome.counts.failed} connections failed")
+
+
+async def _send(
+    server: Server,
+    rest: Rest,
+    cases: list[Case],
+    count: int,
+    every: int,
+    counts: Counts,
+    samples: list[tuple[int, int]],
+) -> None:
+    order, chance = itertools.cycle(shuffled(cases)), random.Random(SEED)
+    picture, numbers = pictures(1, 32)[0], itertools.count()
+    addresses = (f"127.0.0.{one}" for one in itertools.cycle(range(1, 255)))
+
+    async def ask(connection: Connection, number: int) -> None:
+        case, index = next(order)
+        label = f"{case.name} {index}"
+        if number % 3 == 0:
+            wish = chance.choice(WISHES).format(chance.uniform(0.1, 0.6))
+            case, index, label = Case("ever new", CLASSIFY + wish, (picture,), JPEG), 0, ""
+        headers = {"X-Request-ID": f"{chance.getrandbits(128):032x}", **case.headers}
+        await connection.send(request(case.path, case.bodies[index], headers, case.method))
+        status, content = await asyncio.wait_for(connection.answer(), 30)
+        counts.answered[str(status)] += 1
+        counts.wrong += bool(label) and status == 200 and not rest.right(label, content)
+
+    async def client() -> None:
+        while counts.sent < count:
+            connection = await Connection.open(server.base, next(addresses))
+            for _ in range(KEPT_FOR):
+                if counts.sent >= count:
+                    break
+                counts.sent += 1
+                if counts.sent % every == 0:
+                    samples.append((counts.sent, server.memory_bytes()))
+                try:
+                    await ask(connection, next(numbers))
+                except TimeoutError:
+                    break
+                except ENDED:
+                    counts.failed += 1
+                    break
+            connection.close()
+
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+
+
+TRIALS: dict[str, Callable[[Scale], Outcome]] = {"memory": flat_memory}

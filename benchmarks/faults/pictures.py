@@ -1,0 +1,67 @@
+"""The pictures that are sent: always the same, of several sizes and formats, and some that are none."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from lccl.bench.pictures import noise_pictures
+
+SEED = 7
+
+
+def pictures(count: int, size: int, kind: str = "JPEG") -> tuple[bytes, ...]:
+    """Encoded pictures of noise, ``size`` pixels square."""
+    return tuple(_encode(Image.fromarray(pixels), kind) for pixels in noise_pictures(count, size, SEED).images)
+
+
+def blank(shade: int, kind: str = "PNG") -> bytes:
+    """A picture of one shade."""
+    return _encode(Image.fromarray(np.full((32, 32, 3), shade, np.uint8)), kind)
+
+
+def large(side: int) -> bytes:
+    """A picture that is small as a file and large in memory."""
+    return _encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG")
+
+
+def huge() -> bytes:
+    """A picture of 65,000 × 65,000 pixels, it says."""
+    content = bytearray(blank(1, "BMP"))
+    content[18:26] = (65_000).to_bytes(4, "little") * 2
+    return bytes(content)
+
+
+def damaged(contents: Sequence[bytes], count: int) -> tuple[bytes, ...]:
+    """Copies with bytes changed, cut out, doubled, exchanged for another's, or cut off."""
+    chance = random.Random(SEED)
+    return tuple(_damage(chance, chance.choice(contents), chance.choice(contents)) for _ in range(count))
+
+
+def _damage(chance: random.Random, content: bytes, other: bytes) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        start = chance.randrange(len(damaged) + 1)
+        end = min(len(damaged), start + chance.choice((1, 1, 4, 64)))
+        match chance.randrange(5):
+            case 0:
+                damaged[start:end] = chance.randbytes(end - start)
+            case 1:
+                del damaged[start:end]
+            case 2:
+                damaged[start:start] = damaged[start:end]
+            case 3:
+                damaged[start:end] = other[start:end]
+            case _:
+                del damaged[max(1, start) :]
+    return bytes(damaged)
+
+
+def _encode(image: Image.Image, kind: str) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind)
+    return content.getvalue()

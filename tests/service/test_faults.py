@@ -1,0 +1,116 @@
+"""Faults that are cheap to try: clients that leave at every stage, a clock that jumps, memory that is not there."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import time
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageFile
+
+from tests.service.engines import Gated, wait_for
+
+PNG = {"Content-Type": "image/png"}
+RESET = struct.pack("ii", 1, 0)
+DAY_S = 86_400
+
+
+def whole_request(picture):
+    body = picture()
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode(), body
+
+
+def nothing(head, body):
+    return b""
+
+
+def part_of_head(head, body):
+    return head[:30]
+
+
+def head_alone(head, body):
+    return head
+
+
+def part_of_body(head, body):
+    return head + body[:-10]
+
+
+def everything(head, body):
+    return head + body
+
+
+def several_ahead(head, body):
+    return (head + body) * 5
+
+
+def one_and_a_part(head, body):
+    return head + body + head[:30]
+
+
+STAGES = [nothing, part_of_head, head_alone, part_of_body, everything, several_ahead, one_and_a_part]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, picture, reset):
+    with serve() as client:
+        parts = client.app.state.parts
+        model = parts.registry.find("small")
+        right = client.post("/v1/classify", content=picture(), headers=PNG).json()["predictions"]
+        model.engine = Gated(model.engine)
+        for stage in STAGES:
+            model.engine.go.clear()
+            for _ in range(5):
+                leave(client, stage(*whole_request(picture)), reset)
+            model.engine.go.set()
+            wait_for(lambda: "lccl_inflight_requests 1.0" in client.get("/metrics").text)
+            assert parts.batcher.depth(model.key) == 0, stage
+            assert parts.bodies._held == 0, stage
+            answer = client.post("/v1/classify", content=picture(), headers=PNG)
+            assert answer.json()["predictions"] == right, stage
+
+
+def leave(client, data, reset):
+    connection = socket.create_connection((client.base_url.host, client.base_url.port))
+    connection.sendall(data)
+    time.sleep(0.02)
+    if reset:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    connection.close()
+
+
+def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, picture, monkeypatch):
+    ahead, calendar = {"s": 0}, time.time
+    monkeypatch.setattr(time, "time", lambda: calendar() + ahead["s"])
+    with serve(rate_limit="12/hour", canary_interval_s=0.05) as client:
+        statuses = []
+        for ahead["s"] in (0, DAY_S, -DAY_S, 400 * DAY_S, -400 * DAY_S, 0):
+            for wish in ({}, {"deadline_ms": 5000}):
+                answer = client.post("/v1/classify", content=picture(), headers=PNG, params=wish)
+                statuses.append(answer.status_code)
+            time.sleep(0.2)  # more than the canary may be silent
+            assert client.get("/health/ready").status_code == 200
+            assert client.get("/health/live").status_code == 200
+        assert statuses == [200] * 12
+        for ahead["s"] in (0, 2 * DAY_S, -2 * DAY_S):
+            refused = client.post("/v1/classify", content=picture(), headers=PNG)
+            assert refused.status_code == 429
+            assert 3500 < int(refused.headers["Retry-After"]) <= 3600
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_that_memory_has_no_room_for_is_too_large(client, monkeypatch, kind):
+    def none(*_, **__):
+        raise MemoryError
+
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(content, kind)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", none)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", none)
+    answer = client.post("/v1/classify", content=content.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
