@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -26,7 +25,7 @@ def main() -> None:
         raise SystemExit(2) from None
     configure(settings.log_level)
     from service.app import create_app
-    from service.transport.server import server_config
+    from service.transport.server import Server, server_config
 
     try:
         app = create_app(settings)
@@ -35,7 +34,7 @@ def main() -> None:
         raise SystemExit(1) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
-        uvicorn.Server(server_config(app, settings)).run()
+        Server(server_config(app, settings)).run()
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(LcclError, _on_error)
     direct = [route for route in classify.router.routes if isinstance(route, DirectRoute)]
-    stack = Shortcut(app.build_middleware_stack(), direct, _on_error, settings.queue_limit, parts.batcher.waiting_s)
+    stack = Shortcut(app.build_middleware_stack(), direct, _on_error)
     app.middleware_stack = RequestObserver(stack, parts.metrics, _policies(app) if settings.docs else {}, tracing)
     return app
 

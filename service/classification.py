@@ -33,6 +33,7 @@ class Order:
     Attributes:
         client: whom fairness counts it for.
         started: monotone seconds when its first byte was read; its deadline counts from there.
+        held_s: seconds from then until something was done for it: what the event loop was late.
         receive: gives the connection's next message; after the body that is the client's leaving.
 
     """
@@ -40,6 +41,7 @@ class Order:
     wish: Wish
     client: str
     started: float
+    held_s: float
     receive: Receive
 
 
@@ -87,7 +89,7 @@ async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Seq
     decoded = await _decode_all(parts, model, pictures)
     decode_s = time.monotonic() - began
     deadline = order.started + allowed_s
-    work = [Work(model, one, offer, deadline) for one in decoded if not isinstance(one, Exception)]
+    work = [Work(model, one, offer, deadline, order.held_s) for one in decoded if not isinstance(one, Exception)]
     jobs = parts.batcher.put(model.key, work, order.client) if work else []
     await _wait(jobs, order.receive)
     done = (_outcome(job) for job in jobs)

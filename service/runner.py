@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Work:
         image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
         offer: the settings it may be run with.
         deadline: monotone seconds after which its answer is of no use.
+        held_s: seconds that its request waited for the event loop before anything was done for it.
 
     """
 
@@ -40,6 +42,7 @@ class Work:
     image: NDArray[np.uint8] | NDArray[np.float32]
     offer: Offer
     deadline: float
+    held_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +145,8 @@ class Runner:
             return
         try:
             now = self._clock()
-            level = self._brownout.look(self._batcher.waiting_s(), now)
+            seen_s = median(now - job.enqueued_at + job.item.held_s for job in jobs)
+            level = self._brownout.look(max(seen_s, self._batcher.waiting_s()), now)
             plan = schedule(jobs, level, now, lambda count, macs: self._cost.predict(key, count, macs, safe=True))
             self._batcher.give_back(key, plan.later)
             self._settle([(job, _too_late()) for job in plan.late])

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 from pydantic_settings import CliApp
 
@@ -15,7 +14,7 @@ from lccl.controls import Controls, Output
 from service.app import create_app
 from service.logs import configure
 from service.settings import Settings
-from service.transport.server import server_config
+from service.transport.server import Server, server_config
 
 RAISES, NO_MEMORY, NOT_FINITE, STALLS = 11, 22, 33, 44  # shades
 STALL_S = 0.5
@@ -53,7 +52,7 @@ def main() -> None:
     for model in app.state.parts.registry:
         model.engine = Faulty(model.engine)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(server_config(app, settings)).run()
+        Server(server_config(app, settings)).run()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ async def classify_with_version(request: Request) -> Response:
 
 async def _answer(request: Request, name: str | None, version: str | None) -> Response:
     parts, started = parts_of(request), request.state.arrived
+    held_s = time.monotonic() - started
     require_key(request)
     model = parts.registry.find(name, version)
     request.state.model = model.name
@@ -97,7 +98,7 @@ async def _answer(request: Request, name: str | None, version: str | None) -> Re
                 content = await parse(request, await lease.read(request), parts.settings)
                 fields = fields_of(request, content.fields)
                 wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
-                order = Order(wish, client_of(request), started, request.receive)
+                order = Order(wish, client_of(request), started, held_s, request.receive)
                 classified = await classify(parts, model, order, content.pictures)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error

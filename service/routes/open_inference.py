@@ -102,6 +102,7 @@ async def model_configuration(request: Request, model: str) -> dict[str, Any]:
 @direct.post("/models/{model}/versions/{version}/infer", summary="Run one version on tensors", **_INFER_VERSIONED)
 async def infer(request: Request) -> Response:
     parts, started = parts_of(request), request.state.arrived
+    held_s = time.monotonic() - started
     require_key(request)
     model = _find(request, request.path_params["model"])
     limit_s = parts.settings.request_timeout_s
@@ -109,7 +110,7 @@ async def infer(request: Request) -> Response:
         async with asyncio.timeout(limit_s):
             with parts.bodies.lease() as lease:
                 asked = await _read(request, await lease.read(request), model)
-                order = Order(_wish(request, asked), client_of(request), started, request.receive)
+                order = Order(_wish(request, asked), client_of(request), started, held_s, request.receive)
                 classified = request.state.classified = await _classify(parts, model, order, asked)
             return await _encode(parts, model, asked, classified)
     except TimeoutError as error:

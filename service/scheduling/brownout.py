@@ -26,7 +26,7 @@ class BrownOut:
         return self._level
 
     def look(self, wait_s: float, now: float) -> float:
-        """Follow the predicted wait of a picture that would arrive now; returns the level."""
+        """Follow the wait of pictures, seen or predicted; returns the level."""
         elapsed = now - self._looked_at
         self._looked_at = now
         if wait_s > self._target_s:

@@ -26,6 +26,7 @@ from service.errors import (
     TooSlowError,
     problem,
 )
+from service.transport.gate import Gate
 from service.transport.watch import Phase, Watch
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ConnectionLimits:
         head_bytes: largest head, the trailers of its body included.
         pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
         linger_s: seconds that a client has to read why it was refused.
+        gate: refuses work under overload; None lets everything in.
 
     """
 
@@ -61,6 +63,7 @@ class ConnectionLimits:
     head_bytes: int = 32 << 10
     pipelined: int = 8
     linger_s: float = 1.0
+    gate: Gate | None = None
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -107,6 +110,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.stop()
+        if self._limits.gate is not None:
+            for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
+                self._limits.gate.leave(cycle)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True  # of pipelined requests, uvicorn tells only the last
             self._running.message_event.set()
@@ -171,6 +177,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._upgrade:
             self._whole = True
             super().on_message_complete()
+            if self._limits.gate is not None and not self.cycle.response_complete:
+                self._limits.gate.enter(self.cycle)
 
     def _count(self, size: int) -> None:
         self._head_size += size
@@ -198,9 +206,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        gate = self._limits.gate
+        super()._start_asgi_task(cycle, gate.refuse if gate is not None and gate.shuts_out(cycle.scope) else app)
 
     def on_response_complete(self) -> None:
+        if self._limits.gate is not None:
+            self._limits.gate.leave(self._running)
         super().on_response_complete()
         self._wait()
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
-from service.transport.server import server_config
+from service.transport.server import Server, server_config
 
 Serve = Callable[..., "Iterator[httpx.Client]"]
 
@@ -24,7 +23,7 @@ def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
     chosen = Settings(port=0, **settings)
     app: FastAPI = create_app(chosen)
-    server = uvicorn.Server(server_config(app, chosen))
+    server = Server(server_config(app, chosen))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

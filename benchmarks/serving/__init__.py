@@ -1,0 +1,27 @@
+"""The service against the servers people know, each tuned, on two cores and over real sockets; Linux only.
+
+    python -m benchmarks.serving [--quick] [--rounds N] [--networks NAME …] [--images DATA]
+    python -m benchmarks.serving tune [--networks NAME …]
+
+What is compared. LitServe, BentoML, Ray Serve and a FastAPI service written with care (``peers/``) host the *plain
+twin*: the same network without gates. This service hosts the network with gates and is asked for ``exact`` and for
+``sparsity=0.5``. Each peer runs twice: with the faster of ONNX Runtime and OpenVINO behind it, and with this project's
+own engine, so that what the server gains and what the kernel gains show apart. All decode with the same library, scale
+with the same code, answer with five classes as JSON, and share two cores with the load generator, which is held to one
+of them and whose share of it is in the results.
+
+What is asked. ``resnet20``: the shipped model, with JPEGs of 32 × 32 pixels. ``resnet18``: fresh weights for 1,000
+classes, thresholds under which every layer skips the wanted share, with JPEGs of 500 × 375 pixels.
+
+What is measured, interleaved: in every round each contestant has its turn, the others are frozen (SIGSTOP).
+
+- saturated: answers a second, the higher of 64 requests always under way, and an open load of 1.15 times that.
+- p99 at 70 % of the best peer's saturated throughput, an open load with Poisson arrivals.
+- alone: one request at a time; what the client waits for, less what the answer says the engine took.
+- mixed: three wishes in one stream against one wish for all at the same mean sparsity.
+
+How the peers are tuned. ``tune`` measures the settings of :mod:`benchmarks.serving.tune`, keeps all figures in
+``results/serving/tuning.json``, and the runs take the best of each peer, network and runtime from there.
+
+Bundles, twins and pictures are made once, into ``build/serving``; ``make clean`` removes them.
+"""

@@ -1,0 +1,132 @@
+"""From samples to figures, and from figures to tables; all arithmetic of the comparison is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.serving.measure import Alone, Loaded
+from benchmarks.serving.servers import Setup
+
+Rounds = Sequence[tuple[Loaded, Loaded]]
+
+
+def highest(rounds: Rounds) -> list[float]:
+    """Saturated throughput of each round: the higher of the closed and the open load's answers a second."""
+    return [max(closed.answers_per_s, opened.answers_per_s) for closed, opened in rounds]
+
+
+def best(saturated: Mapping[str, Rounds], names: Sequence[str]) -> str | None:
+    """The name with the highest median; None of none."""
+    return max(names, key=lambda name: median(highest(saturated[name])), default=None)
+
+
+def ratio(saturated: Mapping[str, Rounds], name: str, against: str) -> float:
+    """The median over the rounds of one's throughput over the other's in the same round."""
+    pairs = zip(highest(saturated[name]), highest(saturated[against]), strict=True)
+    return median(own / other for own, other in pairs)
+
+
+def figures(
+    kinds: Mapping[str, str],
+    setups: Mapping[str, Setup],
+    alone: Mapping[str, Alone],
+    saturated: Mapping[str, Rounds],
+    tails: Mapping[str, Sequence[Loaded]],
+) -> dict[str, Any]:
+    """Everything measured by contestant, and the ratios that the comparison is for."""
+    own = [name for name, kind in kinds.items() if kind == "own"]
+    ratios: dict[str, Any] = {}
+    for kind in ("dense", "native"):
+        rival = best(saturated, [name for name, known in kinds.items() if known == kind])
+        if rival is not None:
+            ratios[kind] = {"best_peer": rival, **{name: ratio(saturated, name, rival) for name in own}}
+    rows = [
+        _row(name, kinds[name], setups.get(name), alone.get(name), saturated[name], tails.get(name, ()))
+        for name in kinds
+    ]
+    mixed, even = own[-1], own[-2]
+    return {"contestants": rows, "ratios": ratios, "mixed_over_even": ratio(saturated, mixed, even)}
+
+
+def _row(
+    name: str, kind: str, setup: Setup | None, alone: Alone | None, rounds: Rounds, tails: Sequence[Loaded]
+) -> dict[str, Any]:
+    """One contestant's figures: medians over the rounds, and the rounds themselves."""
+    reached = highest(rounds)
+    skipped = [closed.skip_ratio for closed, _ in rounds if closed.skip_ratio is not None]
+    waits = [tail.p99_ms for tail in tails if tail.p99_ms is not None]
+    return {
+        "name": name,
+        "kind": kind,
+        "setup": None if setup is None else asdict(setup),
+        "saturated_per_s": median(reached),
+        "least_per_s": min(reached),
+        "most_per_s": max(reached),
+        "cpu_ms_per_answer": median(closed.cpu_ms_per_answer for closed, _ in rounds),
+        "generator_share": median(closed.generator_share for closed, _ in rounds),
+        "others_cores": max(load.others_cores for load in (*chain(*rounds), *tails)),
+        "skip_ratio": median(skipped) if skipped else None,
+        "alone_ms": None if alone is None else alone.total_ms,
+        "outside_engine_ms": None if alone is None else alone.outside_ms,
+        "tail_p99_ms": median(waits) if waits else None,
+        "tail_answered": median(tail.answered for tail in tails) if tails else None,
+        "rounds": [{"closed": asdict(closed), "open": asdict(opened)} for closed, opened in rounds],
+        "tails": [asdict(tail) for tail in tails],
+    }
+
+
+def tables(made: Mapping[str, Any]) -> list[Table]:
+    """The figures as tables for people."""
+    return [_contestants(made), _ratios(made), _settings(made)]
+
+
+def _contestants(made: Mapping[str, Any]) -> Table:
+    rate = made["tail_rate_per_s"]
+    table = _table(
+        f"{made['network']}, {made['pictures']}, {made['bytes_per_picture'] / 1000:.1f} kB a picture",
+        "contestant", "answers a second", "least – most", "server's CPU ms", "generator's core", "alone ms",
+        "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms", "others' cores",
+    )  # fmt: skip
+    for row in made["contestants"]:
+        table.add_row(
+            row["name"], f"{row['saturated_per_s']:.1f}", f"{row['least_per_s']:.0f} – {row['most_per_s']:.0f}",
+            f"{row['cpu_ms_per_answer']:.2f}", f"{row['generator_share']:.0%}", _or_dash(row["alone_ms"]),
+            _or_dash(row["outside_engine_ms"]), _or_dash(row["tail_p99_ms"]),
+            f"{row['others_cores']:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _ratios(made: Mapping[str, Any]) -> Table:
+    table = _table("Saturated throughput, ratios", "", "over", "")
+    for ratios in made["ratios"].values():
+        for name, value in ratios.items():
+            if name != "best_peer":
+                table.add_row(name, ratios["best_peer"], f"{value:.2f}")
+    table.add_row("mixed wishes", "one wish for all", f"{made['mixed_over_even']:.2f}")
+    return table
+
+
+def _settings(made: Mapping[str, Any]) -> Table:
+    table = _table("Settings of the peers", "", "")
+    for row in made["contestants"]:
+        if row["setup"] is not None:
+            table.add_row(row["name"], str(Setup(**row["setup"])))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number and len(columns) > 2 else "left")
+    return table
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,148 @@
+"""The serving benchmark's own arithmetic, and the processes it starts."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.serving import processes, report, tune
+from benchmarks.serving.check import differs
+from benchmarks.serving.measure import Loaded, engine_ms, read_answer
+from benchmarks.serving.servers import Setup
+from benchmarks.serving.tune import PEERS, Tried
+from lccl_client.load import Body
+
+SETUP = Setup("openvino", workers=2)
+
+
+def loaded(answers_per_s: float) -> Loaded:
+    return Loaded(answers_per_s, 1.0, 2.0, 9.0, 1.0, 0.1, 0.0, None)
+
+
+def rounds(*pairs: tuple[float, float]) -> list[tuple[Loaded, Loaded]]:
+    return [(loaded(closed), loaded(opened)) for closed, opened in pairs]
+
+
+def test_throughput_is_the_higher_of_both_loads_and_ratios_are_paired_by_round():
+    saturated = {"own": rounds((10, 20), (60, 30), (90, 1)), "peer": rounds((10, 5), (20, 20), (30, 15))}
+    assert report.highest(saturated["own"]) == [20, 60, 90]
+    assert report.ratio(saturated, "own", "peer") == 3.0
+    assert report.best(saturated, ["own", "peer"]) == "own"
+    assert report.best(saturated, []) is None
+
+
+def test_figures_name_the_best_peer_of_each_kind():
+    kinds = {"a": "dense", "b": "dense", "a, engine": "native", "exact": "own", "half": "own", "mixed": "own"}
+    rates = {"a": 10, "b": 20, "a, engine": 40, "exact": 30, "half": 60, "mixed": 54}
+    saturated = {name: rounds((rate, 0)) for name, rate in rates.items()}
+    made = report.figures(kinds, {"a": SETUP}, {}, saturated, {"b": [loaded(14)]})
+    assert made["ratios"]["dense"] == {"best_peer": "b", "exact": 1.5, "half": 3.0, "mixed": 2.7}
+    assert made["ratios"]["native"]["best_peer"] == "a, engine"
+    assert made["mixed_over_even"] == 0.9
+    tails = {row["name"]: row["tail_p99_ms"] for row in made["contestants"]}
+    assert tails == {**dict.fromkeys(rates), "b": 9.0}
+
+
+def speed(tried: Tried) -> float:
+    return tried.quiet_per_s
+
+
+def test_tuning_tries_the_best_settings_with_every_runtime_and_keeps_each_ones_best_round():
+    speeds = iter(range(1000))
+
+    def attempt(peer: str, setup: Setup) -> Tried:
+        return Tried("resnet20", peer, setup, 1.0, next(speeds), 1.0)
+
+    tried = tune.tune("resnet20", "FastAPI", attempt, rounds=2)
+    first = tune.candidates("FastAPI", "resnet20")
+    assert [one.setup for one in tried[: len(first)]] == first
+    assert tried[0].quiet_per_s == len(first)
+    fastest = {
+        max((one for one in tried[: len(first)] if one.setup.workers == workers), key=speed) for workers in (1, 2)
+    }
+    finalists = {replace(one.setup, backend="any") for one in tried[len(first) :]}
+    assert finalists == {replace(one.setup, backend="any") for one in fastest}
+    assert tune.choose(tried, "resnet20", "FastAPI", tune.DENSE).backend == "onnxruntime"
+    assert tune.choose(tried, "resnet20", "FastAPI", [tune.NATIVE]).backend == tune.NATIVE
+    with pytest.raises(LookupError, match="tune"):
+        tune.choose(tried, "resnet18", "FastAPI", tune.DENSE)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("network", ["resnet18", "resnet20"])
+def test_candidates_differ(peer: str, network: str):
+    found = tune.candidates(peer, network)
+    assert len(set(found)) == len(found)
+    assert {setup.workers for setup in found} == {1, 2}
+
+
+def test_of_settings_as_fast_the_ones_that_wait_least_are_chosen():
+    tried = [
+        Tried("resnet20", "FastAPI", replace(SETUP, window_ms=window), 1.0, quiet, 1.0)
+        for window, quiet in ((5, 100.0), (2, 98.0), (0, 96.0))
+    ]
+    assert tune.choose(tried, "resnet20", "FastAPI", tune.DENSE).window_ms == 2
+
+
+def test_fresh_rows_replace_those_of_the_same_network_and_peer():
+    old, other = Tried("resnet20", "FastAPI", SETUP, 1, 1, 0), Tried("resnet18", "FastAPI", SETUP, 1, 1, 0)
+    fresh = Tried("resnet20", "FastAPI", SETUP, 2, 1, 0)
+    assert tune.merge([old, other], [fresh]) == [other, fresh]
+
+
+def test_a_peer_is_held_against_the_expected_probabilities():
+    expected = np.array([0.1, 0.6, 0.05, 0.25], dtype=np.float32)
+
+    def shown(*classes: tuple[int, float]) -> list[dict[str, object]]:
+        return [{"label": str(index), "index": index, "probability": value} for index, value in classes]
+
+    assert differs(shown((1, 0.6), (3, 0.25)), expected) == ""
+    assert "is right" in differs(shown((1, 0.61), (3, 0.25)), expected)
+    assert "not the best" in differs(shown((1, 0.6), (0, 0.1)), expected)
+    assert "not the best" in differs(shown((1, 0.6), (1, 0.6)), expected)
+
+
+def test_answers_of_all_servers_are_read():
+    own = b'{"predictions": [{"skip_ratio": 0.5}], "timing_ms": {"compute": 3}}'
+    assert (engine_ms(own), read_answer(Body(b""), own)) == (3, {"skip_ratio": 0.5})
+    for peer in (b'{"classes": [], "compute_ms": 2}', b'[{"classes": [], "compute_ms": 2}]'):
+        assert (engine_ms(peer), read_answer(Body(b""), peer)) == (2, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_orphans_stay_below_their_server_and_end_with_it():
+    daemon = "import subprocess, sys; subprocess.Popen(['sleep', '100'], start_new_session=True)"
+    server = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {daemon!r}]); time.sleep(100)"
+    command = [sys.executable, str(Path(processes.__file__)), sys.executable, "-c", server]
+    with subprocess.Popen(command) as process:
+        wait_for(lambda: any("sleep" in name_of(one) for one in processes.below(process.pid)))
+        started = processes.below(process.pid)
+        assert processes.cpu_seconds(process.pid) > 0
+        processes.signal_all(process.pid, signal.SIGSTOP)
+        wait_for(lambda: {state_of(one) for one in started} == {"T"})
+        processes.signal_all(process.pid, signal.SIGCONT)
+        process.terminate()
+    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in started))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def name_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text()
+    except OSError:
+        return ""
+
+
+def state_of(process: int) -> str:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
