@@ -20,7 +20,7 @@ DENSE_MACS = 40_551_040
 REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
 CPU = Path(__file__).parent / "results" / "cpu"
 SERVING = Path(__file__).parent / "results" / "serving"
-OVERLOAD = Path(__file__).parent / "results" / "overload.json"
+OVERLOAD = Path(__file__).parent / "results" / "overload-resnet20.json"
 FAULTS = Path(__file__).parent / "results" / "faults.json"
 TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md", HOME / "docs" / "serving.md"
 

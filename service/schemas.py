@@ -68,6 +68,11 @@ class ProblemBody(BaseModel):
     detail: str
 
 
+def problems(*statuses: int, media_type: str = "application/problem+json") -> dict[int | str, dict[str, Any]]:
+    """How a route's errors are documented."""
+    return {status: {"model": ProblemBody, "content": {media_type: {}}} for status in statuses}
+
+
 class Prediction(BaseModel):
     """What one picture got: classes and cost, or the error that kept it from them."""
 

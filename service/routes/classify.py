@@ -20,7 +20,7 @@ from service.registry import ServedModel
 from service.routes.access import client_of, require_key
 from service.routes.direct import DirectRoute
 from service.runner import Result
-from service.schemas import ClassifyAnswer, Fields, ProblemBody
+from service.schemas import ClassifyAnswer, Fields, problems
 
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=DirectRoute)
 
@@ -50,10 +50,7 @@ _BODY: dict[str, Any] = {
         },
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemBody, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 404, 413, 415, 422, 429, 503, 504)
-}
+_ERRORS = problems(400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 def _documented(*path: str) -> dict[str, Any]:

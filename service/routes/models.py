@@ -8,10 +8,12 @@ from service.decode import FORMATS
 from service.parts import parts_of
 from service.registry import ServedModel
 from service.routes.access import require_key
-from service.schemas import ModelInput, ModelList, ModelMetadata, OfferedPoint
+from service.schemas import ModelInput, ModelList, ModelMetadata, OfferedPoint, problems
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require_key)])
+router = APIRouter(
+    prefix="/v1", tags=["models"], dependencies=[Depends(require_key)], responses=problems(401, 404, 429)
+)
 
 
 @router.get("/models", summary="List the models")

@@ -30,17 +30,23 @@ from service.registry import ServedModel
 from service.routes.access import client_of, require_key
 from service.routes.direct import DirectRoute
 from service.routes.operations import LONGEST_BATCH_S, check_ready
+from service.schemas import problems
 
-PREFIX = "/v2"
+PREFIX, JSON = "/v2", "application/json"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
 # What is longer is read and written beside the event loop.
 INLINE_BYTES = 1 << 16
 INLINE_NUMBERS = 1 << 13
 
 router = APIRouter(tags=["open inference protocol"])
-probes = APIRouter(prefix=PREFIX)
-keyed = APIRouter(prefix=PREFIX, dependencies=[Depends(require_key)])
-direct = APIRouter(prefix=PREFIX, route_class=DirectRoute)
+probes = APIRouter(prefix=PREFIX, responses=problems(503, media_type=JSON))
+keyed = APIRouter(
+    prefix=PREFIX, dependencies=[Depends(require_key)], responses=problems(401, 404, 429, 503, media_type=JSON)
+)
+direct = APIRouter(
+    prefix=PREFIX, route_class=DirectRoute,
+    responses=problems(400, 401, 404, 413, 415, 422, 429, 500, 503, 504, media_type=JSON),
+)  # fmt: skip
 
 # Documentation of what the endpoints take from the request themselves.
 _MODEL, _VERSION = (

@@ -7,8 +7,9 @@ from prometheus_client.exposition import choose_encoder
 
 from service.errors import UnavailableError
 from service.parts import Parts, parts_of
+from service.schemas import problems
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=problems(503))
 LONGEST_BATCH_S = 60.0
 
 

@@ -13,11 +13,15 @@ from service.errors import InvalidFieldError, MalformedRequestError, TooLargeErr
 from service.open_inference.requests import load_json, sentence
 from service.parts import parts_of
 from service.routes.access import require_admin, require_key
-from service.routes.open_inference import PREFIX
+from service.routes.open_inference import JSON, PREFIX
+from service.schemas import problems
 
 MAX_BYTES = 1 << 12
 
-router = APIRouter(prefix=f"{PREFIX}/repository", tags=["model repository"])
+router = APIRouter(
+    prefix=f"{PREFIX}/repository", tags=["model repository"],
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, media_type=JSON),
+)  # fmt: skip
 
 
 class _Parameters(BaseModel):

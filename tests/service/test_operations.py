@@ -120,3 +120,11 @@ def test_every_metric_has_help_and_the_prefix():
     for family in own:
         assert family.name.startswith("lccl_")
         assert family.documentation.endswith(".")
+
+
+def test_every_route_documents_how_it_may_fail(client):
+    described = client.get("/openapi.json").json()["paths"]
+    for path, methods in described.items():
+        for method, route in methods.items():
+            if path.startswith(("/v1", "/v2/models", "/v2/repository")):
+                assert {"401", "404", "429"} <= set(route["responses"]), (method, path)

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import io
 import re
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -218,3 +219,28 @@ def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path,
         gc.collect()
         wait_for(lambda: engine() is None)
         assert "second" not in re.findall(r'lccl_model_info{.*model="(.*?)"', client.get("/metrics").text)
+
+
+def test_versions_come_go_and_are_swapped_under_traffic_and_no_request_fails(serve, tmp_path, picture):
+    save(random_bundle(), tmp_path / "many" / "1")
+    with serve(models=tmp_path) as client, ThreadPoolExecutor(4) as pool:
+        registry, stop = client.app.state.parts.registry, threading.Event()
+
+        def ask_on(seed):
+            answers = []
+            with httpx.Client(base_url=client.base_url, timeout=30) as own:
+                while not stop.is_set():
+                    answer = own.post("/v1/classify?sparsity=0.3", content=picture(seed=seed), headers=PNG)
+                    answers.append((answer.status_code, answer.json().get("version")))
+            return answers
+
+        askers = [pool.submit(ask_on, seed) for seed in range(4)]
+        save(random_bundle(), tmp_path / "many" / "2")
+        for _ in range(3):
+            registry.load("many", "2")
+            registry.load("many", "1")
+            registry.unload("many", "2")
+        stop.set()
+        answers = [answer for asker in askers for answer in asker.result()]
+    assert {status for status, _ in answers} == {200}
+    assert {version for _, version in answers} == {"1", "2"}
