@@ -3,12 +3,12 @@
     python -m benchmarks.overload [--network resnet20|resnet18] [--seconds S] [--rounds N]
 
 ``resnet20``: the shipped model, JPEGs of 32 × 32 pixels, every request ``operating_point=exact&max_accuracy_drop=2``:
-exact, or up to two percentage points less under overload. Around so small a network most of the time goes into HTTP.
-``resnet18``: fresh weights, whose accuracies say nothing, 500 × 375 pixels, and as far as its last point: what brown-out
-can give where computing is what takes the time.
+exact, or up to two percentage points less under overload. Most of the time goes into HTTP. ``resnet18``: fresh weights,
+whose accuracies say nothing, 500 × 375 pixels, and down to its last point: what brown-out gives where computing is what
+takes the time.
 
-An answer counts as goodput within the server's time limit, which is the request's deadline. The generator is held to one
-of the cores that the server uses too.
+An answer counts as goodput within the server's time limit, which is the request's deadline. The generator is held to
+one of the cores that the server uses too.
 """
 
 from __future__ import annotations
