@@ -168,7 +168,8 @@ class Batcher(Generic[Item, Result]):
 
     def drained_per_s(self) -> float:
         """Items that leave in a second while there are any, at the slowest key's rate; 0 when nothing has left yet."""
-        return min((queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s), default=0.0)
+        with self._changed:
+            return min((queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s), default=0.0)
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""
