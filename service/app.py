@@ -125,7 +125,8 @@ def _assemble(settings: Settings) -> Parts:
             forget(model.key)
         accounting.forget(model)
         canary.forget(model)
-        metrics.model_info.remove(*_info(model))
+        if _info(model) not in map(_info, registry):  # read anew, it may be the same
+            metrics.model_info.remove(*_info(model))
 
     choice = EngineChoice(
         settings.engine, settings.device, settings.precision, settings.compute_threads, settings.instruction_set

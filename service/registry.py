@@ -99,7 +99,7 @@ class Registry:
 
     Args:
         default: the model found without a name; without it the first by name.
-        on_load: told of each model that begins to be served, from the loading thread.
+        on_load: told of each model just before it is served, from the loading thread.
         on_unload: told of each that no longer is.
 
     """
@@ -222,6 +222,7 @@ class Registry:
                 self._states[key] = IndexEntry(name, version, "LOADING")
             try:
                 model = self._make(name, version, home)
+                self._on_load(model)
             except LcclError as error:
                 reason = f"cannot be loaded: {error}"
                 state: State = "UNAVAILABLE" if old is None else "READY"
@@ -231,7 +232,6 @@ class Registry:
             self._states[key] = IndexEntry(name, version, "READY")
             if old is not None:
                 self._on_unload(old)
-            self._on_load(model)
             return model
 
     def _make(self, name: str, version: str, home: Path) -> ServedModel:

@@ -112,7 +112,7 @@ def test_a_swap_is_one_step_and_tells_both(registry, seen):
     (new,) = registry.load("flat")
     assert registry.find("flat") is new is not old
     assert new.key != old.key
-    assert seen == [("unload", "flat", "1"), ("load", "flat", "1")]
+    assert seen == [("load", "flat", "1"), ("unload", "flat", "1")]
 
 
 def test_a_corrupt_bundle_leaves_the_old_version_serving(registry, folder, seen):
