@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +16,7 @@ from benchmarks import faults, results
 from benchmarks.faults import bundles, clients, crowd, device, ends, host, memory, mixed
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.scale import Scale
+from lccl.bench import provenance
 from lccl_client.load import allow_connections
 
 FAMILIES = (mixed, clients, crowd, ends, device, bundles, host, memory)
@@ -38,11 +41,19 @@ def main() -> None:
     allow_connections()
     found = {name: _try(name, scale, console) for name in options.names or TRIALS}
     console.print(_table(found))
-    if not options.quick and not options.names:
-        trials = {name: outcome.to_json() for name, outcome in found.items()}
-        console.print(results.write("faults", " ".join(["python -m benchmarks.faults", *sys.argv[1:]]), trials))
+    if not options.quick:
+        command = " ".join(["python -m benchmarks.faults", *sys.argv[1:]])
+        made = {"command": command, "commit": provenance.commit()}
+        known = _known() | {name: outcome.to_json() | made for name, outcome in found.items()}
+        console.print(results.write("faults", command, {name: known[name] for name in TRIALS if name in known}))
     if not all(outcome.passed for outcome in found.values()):
         raise SystemExit(1)
+
+
+def _known() -> dict[str, Any]:
+    """The trials of earlier runs: those that are run again take their places."""
+    file = results.FOLDER / "faults.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _try(name: str, scale: Scale, console: Console) -> Outcome:

@@ -15,7 +15,10 @@ from benchmarks.faults.scale import Scale
 from benchmarks.faults.server import BUILD, HOME, Server
 
 SCHEMATHESIS = HOME / "build" / "schemathesis" / "bin" / "st"
-CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,response_headers_conformance"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
+    "response_headers_conformance"
+)
 RATES_PER_S = (100, 300, 1000)  # the last is more than a small machine can do
 MALFORMED = 0.3
 ENDS_AFTER_S = 60.0

@@ -55,22 +55,24 @@ class Gate:
         if cycle is not None:
             self._inside.discard(cycle)
 
-    async def refuse(self, _: Scope, __: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def refuse(self, scope: Scope, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """The application of those who are refused."""
-        start, body = _refusal(max(1, math.ceil(self._waiting_s())))
+        open_inference = scope["type"] == "http" and scope["path"].startswith("/v2/")
+        start, body = _refusal(max(1, math.ceil(self._waiting_s())), open_inference)
         self._report(OVERLOADED)
         await send(start)
         await send(body)
 
 
 @lru_cache(maxsize=64)
-def _refusal(retry_after_s: int) -> tuple[HTTPResponseStartEvent, HTTPResponseBodyEvent]:
-    """The answer to a request that is refused, as an application's two messages."""
+def _refusal(retry_after_s: int, open_inference: bool) -> tuple[HTTPResponseStartEvent, HTTPResponseBodyEvent]:
+    """The answer to a request that is refused, as an application's two messages, in its protocol's form."""
     text = "more requests arrive than can be answered: try again later"
     answer = problem(OverloadedError(text, retry_after_s))
-    content = json.dumps(answer.to_json()).encode()
+    form = {"error": text} if open_inference else {}
+    content = json.dumps(form | answer.to_json()).encode()
     headers = [
-        (b"content-type", b"application/problem+json"),
+        (b"content-type", b"application/json" if open_inference else b"application/problem+json"),
         (b"content-length", str(len(content)).encode()),
         (b"retry-after", str(answer.retry_after).encode()),
         (b"x-content-type-options", b"nosniff"),

@@ -38,7 +38,9 @@ def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, pict
         assert answer.status_code == 429
         assert answer.json()["code"] == "overloaded"
         assert int(answer.headers["Retry-After"]) >= 1
-        assert answer.headers["content-type"] == "application/problem+json"
+        form = "json" if path.startswith("/v2") else "problem+json"
+        assert answer.headers["content-type"] == f"application/{form}"
+        assert ("error" in answer.json()) == (form == "json")
     for path in ("/health/live", "/health/ready", "/metrics", "/v1/models", "/v2/models/small"):
         assert client.get(path).status_code == 200
     assert time.monotonic() - started < 10
