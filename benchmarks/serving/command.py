@@ -54,7 +54,12 @@ def main() -> None:
     if options.rounds is not None:
         length = replace(length, rounds=options.rounds)
     for served in networks:
-        figures = compare(served, options.peers, tune.read(), length, console)
+        peers = [peer for peer in options.peers if tune.is_tuned(tune.read(), served.name, peer)]
+        for missing in sorted(set(options.peers) - set(peers)):
+            console.print(f"{missing} is left out: never tuned on {served.name}, see python -m benchmarks.serving tune")
+        if not peers:
+            continue
+        figures = compare(served, peers, tune.read(), length, console)
         for table in report.tables(figures):
             console.print(table, "")
         name = f"serving/{served.name}" + ("-quick" if options.quick else "")

@@ -72,6 +72,12 @@ def tune(network: str, peer: str, attempt: Try, rounds: int) -> list[Tried]:
     return first + _best_of(peer, others, attempt, rounds)
 
 
+def is_tuned(tried: Iterable[Tried], network: str, peer: str) -> bool:
+    """Whether settings of a peer were tried on a network, with a runtime people use and with this project's engine."""
+    native = {one.setup.backend == NATIVE for one in tried if (one.network, one.peer) == (network, peer)}
+    return native == {True, False}
+
+
 def choose(tried: Iterable[Tried], network: str, peer: str, backends: Sequence[str]) -> Setup:
     """The fastest settings of a peer with one of these runtimes; of several as fast the ones that wait least.
 
