@@ -87,13 +87,12 @@ def leave(client, data, reset):
 def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, picture, monkeypatch):
     ahead, calendar = {"s": 0}, time.time
     monkeypatch.setattr(time, "time", lambda: calendar() + ahead["s"])
-    with serve(rate_limit="12/hour", canary_interval_s=0.05) as client:
+    with serve(rate_limit="12/hour") as client:
         statuses = []
         for ahead["s"] in (0, DAY_S, -DAY_S, 400 * DAY_S, -400 * DAY_S, 0):
             for wish in ({}, {"deadline_ms": 5000}):
                 answer = client.post("/v1/classify", content=picture(), headers=PNG, params=wish)
                 statuses.append(answer.status_code)
-            time.sleep(0.2)  # more than the canary may be silent
             assert client.get("/health/ready").status_code == 200
             assert client.get("/health/live").status_code == 200
         assert statuses == [200] * 12
