@@ -21,6 +21,7 @@ def compile(
     preprocessing: Preprocessing | None = None,
     *,
     threads: int = 0,
+    streams: int = 1,
     instruction_set: str = "auto",
 ) -> Engine:
     """Lower a bundle or a network and make the engine that runs it.
@@ -32,6 +33,7 @@ def compile(
         engine: ``cpu``, ``reference`` or ``auto``: cpu for fp32 and bf16 on a CPU, else reference.
         preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
         threads: of the cpu engine; 0 takes one per core.
+        streams: of the cpu engine: how many calls run at once when they share its threads.
         instruction_set: of the cpu engine; ``auto`` takes the fastest that runs here.
 
     Raises:
@@ -47,7 +49,7 @@ def compile(
     chosen = _choose_engine(engine, place, precision)
     plan = lower(network, preprocessing)
     if chosen == "cpu":
-        return _cpu_engine(plan, precision, threads, instruction_set)
+        return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
 
     return ReferenceEngine(plan, shape_of(plan), place, precision)
@@ -63,14 +65,14 @@ def _choose_engine(engine: str, device: torch.device, precision: str) -> str:
     return engine
 
 
-def _cpu_engine(plan: Plan, precision: str, threads: int, instruction_set: str) -> Engine:
+def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruction_set: str) -> Engine:
     try:
         from lccl.engines.cpu.engine import CpuEngine
     except ImportError as error:
         raise EngineError(
             "the cpu engine is not built here: install the package with pip, or use engine reference"
         ) from error
-    return CpuEngine(plan, shape_of(plan), precision, threads=threads, instruction_set=instruction_set)
+    return CpuEngine(plan, shape_of(plan), precision, threads=threads, streams=streams, instruction_set=instruction_set)
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 
@@ -32,9 +33,16 @@ def main() -> None:
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    _rest_garbage_collector()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
         Server(server_config(app, settings)).run()
+
+
+def _rest_garbage_collector() -> None:
+    """Take what is loaded by now, torch above all, out of every later collection: each would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from service.rates import RateLimits
 from service.registry import EngineChoice, Registry, ServedModel
 from service.routes import classify, models, open_inference, operations, repository
 from service.routes.direct import DirectRoute
-from service.runner import Runner, WorkBatcher
+from service.runner import Runner, Work, WorkBatcher
 from service.scheduling.brownout import BrownOut
 from service.scheduling.cost import CostModel
 from service.settings import Settings
@@ -63,7 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        parts.runner.start(asyncio.get_running_loop())
+        streams = max(model.engine.streams for model in parts.registry)
+        parts.runner.start(asyncio.get_running_loop(), streams)
         chores = [asyncio.create_task(chore) for chore in _chores(parts)]
         yield
         for chore in chores:
@@ -113,7 +114,7 @@ def _assemble(settings: Settings) -> Parts:
     metrics = Metrics(CollectorRegistry())
     cost, accounting = CostModel(), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(settings.queue_limit, lambda work: work.model.engine.batch_limit, time.monotonic)
+    batcher: WorkBatcher = Batcher(settings.queue_limit, _batch_limit, time.monotonic)
 
     def begin(model: ServedModel) -> None:
         warm_up(model, cost)
@@ -129,8 +130,9 @@ def _assemble(settings: Settings) -> Parts:
             metrics.model_info.remove(*_info(model))
 
     choice = EngineChoice(
-        settings.engine, settings.device, settings.precision, settings.compute_threads, settings.instruction_set
-    )
+        settings.engine, settings.device, settings.precision,
+        settings.compute_threads, settings.compute_streams, settings.instruction_set,
+    )  # fmt: skip
     registry = Registry(settings.models, choice, settings.default_model, begin, end)
     canary = Canary(registry, batcher, settings.canary_interval_s)
     metrics.predicted_wait.set_function(batcher.waiting_s)
@@ -147,6 +149,11 @@ def _assemble(settings: Settings) -> Parts:
         keys=KeyRing.load(settings.api_keys, settings.api_key.get_secret_value() if settings.api_key else None),
         rates=RateLimits(settings.rate_limit),
     )
+
+
+def _batch_limit(work: Work) -> int:
+    engine = work.model.engine
+    return max(1, engine.batch_limit // engine.streams)
 
 
 def _load(parts: Parts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ Result = TypeVar("Result")
 # A client that already waits may fill its queue to this many times what it leaves free (dynamic thresholds,
 # Choudhury and Hahne 1998): alone to 8/9 of it, and with k others like it there is still room for one more.
 SHARE = 8
+MEMORY = 0.8  # what a batch still weighs in the rate of leaving when the next one ends
 
 
 @dataclass(slots=True, eq=False)
@@ -40,13 +42,18 @@ class _Queue(Generic[Item, Result]):
     Attributes:
         served_s: device seconds that this key had; one that was idle starts where the last batch's key did
             (start-time fair queueing, Goyal, Vin and Cheng 1996).
+        left: jobs whose batch has run, earlier ones forgotten by and by.
+        left_in_s: seconds in which any of those batches ran.
+        last_left_at: monotone seconds.
 
     """
 
     clients: OrderedDict[str, deque[Job[Item, Result]]] = field(default_factory=OrderedDict)
     size: int = 0
     served_s: float = 0.0
-    drained_per_s: float = 0.0
+    left: float = 0.0
+    left_in_s: float = 0.0
+    last_left_at: float = -math.inf
 
     def push(self, job: Job[Item, Result]) -> None:
         self.clients.setdefault(job.client, deque()).append(job)
@@ -56,6 +63,18 @@ class _Queue(Generic[Item, Result]):
         self.clients.setdefault(job.client, deque()).appendleft(job)
         self.clients.move_to_end(job.client, last=False)
         self.size += 1
+
+    @property
+    def drained_per_s(self) -> float:
+        """Jobs that leave in a second while any run; 0 when none has left yet."""
+        return self.left / self.left_in_s if self.left_in_s else 0.0
+
+    def drained(self, jobs: int, seconds: float, now: float) -> None:
+        """Jobs have left after a batch of so many seconds, a part of which others may have run too."""
+        self.served_s += seconds
+        self.left = MEMORY * self.left + jobs
+        self.left_in_s = MEMORY * self.left_in_s + now - max(now - seconds, self.last_left_at)
+        self.last_left_at = now
 
     def pop(self) -> Job[Item, Result]:
         client, line = next(iter(self.clients.items()))
@@ -71,7 +90,7 @@ class _Queue(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """A bounded queue per key, fair to its clients and to other keys.
 
-    Items are put in on an event loop and taken, as batches of one key, by one thread.
+    Items are put in on an event loop and taken, as batches of one key, by any threads.
 
     Args:
         limit: how many items of a key may wait.
@@ -153,13 +172,9 @@ class Batcher(Generic[Item, Result]):
                 queue.push_back(job)
 
     def drained(self, key: str, items: int, seconds: float) -> None:
-        """Learn what a batch took: for fairness between keys and for the advice in :class:`OverloadedError`."""
+        """Learn what a batch took that has just ended: for fairness between keys and for advice to the refused."""
         with self._changed:
-            queue = self._queues.setdefault(key, _Queue())
-            queue.served_s += seconds
-            if seconds > 0:
-                rate = items / seconds
-                queue.drained_per_s = rate if not queue.drained_per_s else 0.8 * queue.drained_per_s + 0.2 * rate
+            self._queues.setdefault(key, _Queue()).drained(items, seconds, self._clock())
 
     def waiting_s(self) -> float:
         """Seconds until all that waits would have left, at the rates seen so far."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from service.errors import (
     ClientGoneError,
@@ -24,6 +23,7 @@ from service.errors import (
     OverloadedError,
     TooLargeError,
 )
+from service.headers import header
 from service.schemas import ClassifyBody, Fields
 from service.settings import Settings
 
@@ -47,17 +47,12 @@ class BodyMemory:
     def __init__(self, per_body: int, together: int) -> None:
         self._per_body, self._together, self._held = per_body, together, 0
 
-    @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """A lease gives its bytes back when it ends."""
-        lease = Lease(self)
-        try:
-            yield lease
-        finally:
-            self._held -= lease.size
+    def lease(self) -> Lease:
+        """A lease, entered as a context, gives its bytes back at the end."""
+        return Lease(self)
 
-    def grow(self, lease: Lease, size: int) -> None:
-        """Count ``size`` more bytes for a lease.
+    def check(self, lease: Lease, size: int) -> None:
+        """See whether a lease may have ``size`` more bytes.
 
         Raises:
             TooLargeError: more than one body may have.
@@ -68,8 +63,17 @@ class BodyMemory:
             raise TooLargeError(f"the body has more than {self._per_body:,} bytes")
         if self._held + size > self._together:
             raise OverloadedError("too many uploads are in progress: try again later", retry_after_s=1.0)
+
+    def grow(self, lease: Lease, size: int) -> None:
+        """Count ``size`` more bytes for a lease; raises as :meth:`check`."""
+        self.check(lease, size)
         self._held += size
         lease.size += size
+
+    def release(self, lease: Lease) -> None:
+        """Take all bytes of a lease back."""
+        self._held -= lease.size
+        lease.size = 0
 
 
 class Lease:
@@ -78,19 +82,25 @@ class Lease:
     def __init__(self, memory: BodyMemory) -> None:
         self._memory, self.size = memory, 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.release(self)
+
     async def read(self, request: Request) -> bytes:
         """Read the whole body; one that declares itself too large is refused unread."""
-        declared = request.headers.get("content-length", "")
+        declared = header(request.scope, b"content-length")
         if declared.isascii() and declared.isdigit():
-            with self._memory.lease() as probe:
-                self._memory.grow(probe, int(declared))
-        chunks = []
-        try:
-            async for chunk in request.stream():
-                self._memory.grow(self, len(chunk))
-                chunks.append(chunk)
-        except ClientDisconnect as error:
-            raise ClientGoneError("the client closed the connection during its upload") from error
+            self._memory.check(self, int(declared))
+        chunks, more = [], True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError("the client closed the connection during its upload")
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            self._memory.grow(self, len(chunk))
+            chunks.append(chunk)
         return b"".join(chunks)
 
 
@@ -104,9 +114,9 @@ async def parse(request: Request, body: bytes, settings: Settings) -> Content:
         InvalidFieldError: a field of an unknown name or given twice.
 
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if header(request.scope, b"content-encoding", "identity").lower() != "identity":
         raise NotAnImageError("compressed bodies are not taken: send the picture as it is")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if not body:
         raise MalformedRequestError("the body is empty: send a picture")
     if kind == "application/json":
@@ -136,7 +146,7 @@ def fields_of(request: Request, body: dict[str, Any]) -> Fields:
     """
     given: dict[str, Any] = {}
     query = request.query_params.multi_items() if request.scope["query_string"] else ()
-    for name, value in itertools.chain(query, wish_headers(request.headers), body.items()):
+    for name, value in itertools.chain(query, wish_headers(request.scope), body.items()):
         if name in given:
             raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
         given[name] = value
@@ -148,7 +158,7 @@ def fields_of(request: Request, body: dict[str, Any]) -> Fields:
         raise InvalidFieldError(explain(error.errors())) from error
 
 
-def wish_headers(headers: Headers) -> list[tuple[str, str]]:
+def wish_headers(scope: Scope) -> list[tuple[str, str]]:
     """The fields that a wish may have as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
 
     Raises:
@@ -156,7 +166,7 @@ def wish_headers(headers: Headers) -> list[tuple[str, str]]:
 
     """
     found = []
-    for raw_name, raw_value in headers.raw:
+    for raw_name, raw_value in scope["headers"]:
         if raw_name.startswith(WISH_PREFIX):
             name = raw_name[len(WISH_PREFIX) :].decode("latin-1").replace("-", "_")
             if name not in Fields.model_fields:

@@ -80,16 +80,18 @@ def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = ti
     """Run batches of several sizes, dense and sparse, and enter what they took as first costs."""
     from lccl.canary import pictures_for
 
-    limit = model.engine.batch_limit
+    engine, limit = model.engine, model.engine.batch_limit
     for size in sorted({1, min(4, limit), min(16, limit), limit}):
-        pictures = np.resize(pictures_for(model.engine, model.bundle), (size, *_shape(model)))
+        pictures = np.resize(pictures_for(engine, model.bundle), (size, *_shape(model)))
         for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
-            seconds = math.inf
-            for _ in range(2):  # the first run of a size allocates
-                began = clock()
-                model.engine.run(pictures, Controls.uniform(size, point.thresholds, point.norm_set))
-                seconds = min(seconds, clock() - began)
-            cost.learn(model.key, size, size * point.gated_macs, seconds)
+            controls = Controls.uniform(size, point.thresholds, point.norm_set)
+            for sharing in (False, True) if engine.streams > 1 else (False,):
+                seconds = math.inf
+                for _ in range(2):  # the first run of a size allocates
+                    began = clock()
+                    engine.run(pictures, controls, sharing=sharing)
+                    seconds = min(seconds, clock() - began)
+                cost.learn(model.key, size, size * point.gated_macs, seconds, sharing=sharing)
 
 
 def _shape(model: ServedModel) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Receive = Callable[[], Awaitable[Any]]
 # Whether a client has gone is watched once its pictures wait for longer than this: to watch every short request costs
 # more than the few pictures it could spare.
 WATCH_AFTER_S = 0.05
+NOT_FINITE = "the model has no finite answer for this picture: it is too unlike its training data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,8 @@ class Classified:
 
     @property
     def done(self) -> list[Result]:
+        """Those that did not fail."""
         return [one for one in self.results if isinstance(one, Result)]
-
-    @property
-    def queue_s(self) -> float:
-        return max(result.queue_s for result in self.done)
-
-    @property
-    def compute_s(self) -> float:
-        return max(result.compute_s for result in self.done)
 
 
 async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Sequence[bytes | Image]) -> Classified:
@@ -106,42 +101,55 @@ async def _wait(jobs: Sequence[WorkJob], receive: Receive) -> None:
         ClientGoneError: the client closed the connection first.
 
     """
-    open_ones: set[asyncio.Future[Any]] = {job.future for job in jobs}
-    gone: asyncio.Future[None] | None = None
+    watch = _Watch(receive, jobs)
     try:
-        if open_ones:
-            _, open_ones = await asyncio.wait(open_ones, timeout=WATCH_AFTER_S)
-        while open_ones:
-            gone = gone or asyncio.ensure_future(_leave(receive))
-            _, open_ones = await asyncio.wait({gone, *open_ones}, return_when=asyncio.FIRST_COMPLETED)
-            if gone not in open_ones:
-                raise ClientGoneError("the client closed the connection")
-            open_ones.discard(gone)
+        for job in jobs:
+            with contextlib.suppress(Exception):  # it takes the picture's place among the results
+                await job.future
+    except asyncio.CancelledError:
+        if watch.client_gone:
+            raise ClientGoneError("the client closed the connection") from None
+        raise
     finally:
-        if gone is not None:
-            gone.cancel()
-        for one in open_ones:
-            one.cancel()
+        watch.end()
+        for job in jobs:
+            job.future.cancel()
 
 
-async def _leave(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Cancels jobs when their client goes away."""
+
+    def __init__(self, receive: Receive, jobs: Sequence[WorkJob]) -> None:
+        self.client_gone = False
+        self._receive, self._jobs = receive, jobs
+        self._looking: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(WATCH_AFTER_S, self._begin)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _begin(self) -> None:
+        self._looking = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        for job in self._jobs:
+            job.future.cancel()
 
 
 def _outcome(job: WorkJob) -> Result | Exception:
     error = job.future.exception()
     if error is None:
-        return _finite(job.future.result())
+        result = job.future.result()
+        return result if result.finite else EngineFailedError(NOT_FINITE)
     if not isinstance(error, Exception):
         raise error
     return error
-
-
-def _finite(result: Result) -> Result | EngineFailedError:
-    if np.isnan(result.probabilities[0]):
-        return EngineFailedError("the model has no finite answer for this picture: it is too unlike its training data")
-    return result
 
 
 async def _decode_all(parts: Parts, model: ServedModel, pictures: Sequence[bytes | Image]) -> list[Image | Exception]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.headers import header
 from service.metrics import Metrics
 from service.tracing import Tracing, stages_of, trace_id
 
@@ -25,6 +26,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'{scripts}; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+CACHED = {b"cache-control", b"etag"}
 ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 NOT_STORED = (b"cache-control", b"no-store")
 NOT_FRAMED = (b"x-frame-options", b"DENY")
@@ -52,13 +54,15 @@ class RequestObserver:
         """Takes the policies of pages that need their own, by path."""
         self._app, self._metrics, self._tracing, self._clock = app, metrics, tracing, clock
         self._policies, self._strict = policies, content_security_policy()
+        self._inside = 0
+        metrics.inflight_requests.set_function(lambda: self._inside)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = header(scope, b"x-request-id")
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         started, status = state.setdefault("arrived", self._clock()), 500
@@ -74,30 +78,37 @@ class RequestObserver:
                 self._protect(headers, scope["path"])
             await send(message)
 
-        with self._metrics.inflight_requests.track_inprogress():
-            try:
-                await self._app(scope, receive, observe)
-            finally:
-                self._record(scope, status, started, self._clock())
+        self._inside += 1
+        try:
+            await self._app(scope, receive, observe)
+        finally:
+            self._inside -= 1
+            self._record(scope, status, started, self._clock())
 
     def _protect(self, headers: RawHeaders, path: str) -> None:
         """Add what keeps browsers from guessing types, framing pages, running strange scripts and storing answers."""
+        may_be_stored, is_page = False, False
+        for name, value in headers:
+            may_be_stored = may_be_stored or name.lower() in CACHED
+            is_page = is_page or (name.lower() == b"content-type" and value.startswith(b"text/html"))
         headers.extend(ALWAYS)
-        names = {name.lower(): value for name, value in headers}
-        if b"cache-control" not in names and b"etag" not in names:
+        if not may_be_stored:
             headers.append(NOT_STORED)
-        if names.get(b"content-type", b"").startswith(b"text/html"):
+        if is_page:
             headers.append(NOT_FRAMED)
             headers.append((b"content-security-policy", self._policies.get(path, self._strict)))
 
     def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
         route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
-        trace = self._trace(scope, f"{scope['method']} {route}", status, started, ended)
+        trace = {} if self._tracing is None else self._trace(self._tracing, scope, route, status, started, ended)
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
+        level = logging.DEBUG if route in PROBES else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         caller = state.get("caller")
         log.log(
-            logging.DEBUG if route in PROBES else logging.INFO,
+            level,
             "%s %s %d", scope["method"], route, status,
             extra={
                 "request_id": state["request_id"], "route": route, "model": model, "status": status,
@@ -105,11 +116,11 @@ class RequestObserver:
             },
         )  # fmt: skip
 
-    def _trace(self, scope: Scope, name: str, status: int, started: float, ended: float) -> dict[str, str]:
-        """End the request's span, if there is one; what it is found by."""
-        if self._tracing is None:
-            return {}
+    def _trace(
+        self, tracing: Tracing, scope: Scope, route: str, status: int, started: float, ended: float
+    ) -> dict[str, str]:
+        """End the request's span; what it is found by."""
         span, classified = scope["state"]["span"], scope["state"].get("classified")
         stages = [] if classified is None else stages_of(classified, started, ended)
-        self._tracing.end(span, name, status, stages, ended)
+        tracing.end(span, f"{scope['method']} {route}", status, stages, ended)
         return {"trace_id": trace_id(span)}

@@ -75,6 +75,7 @@ class EngineChoice:
     device: str = "auto"
     precision: str = "fp32"
     threads: int = 0
+    streams: int = 1
     instruction_set: str = "auto"
 
 
@@ -109,7 +110,7 @@ class Registry:
     ) -> None:
         self._folder, self._choice, self._default = folder, choice, default
         self._on_load, self._on_unload = on_load, on_unload
-        self._served: dict[str, dict[str, ServedModel]] = {}
+        self._served: dict[str, dict[str, ServedModel]] = {}  # by name, then by version, ascending
         self._states: dict[Key, IndexEntry] = {}
         self._stamps: dict[Key, int] = {}
         self._serial = itertools.count(1)
@@ -117,7 +118,7 @@ class Registry:
 
     def __iter__(self) -> Iterator[ServedModel]:
         served = self._served
-        return iter([served[name][version] for name in sorted(served) for version in sorted(served[name], key=_order)])
+        return iter([model for name in sorted(served) for model in served[name].values()])
 
     def __len__(self) -> int:
         return len(self._served)
@@ -145,15 +146,16 @@ class Registry:
             UnknownModelError: it is not loaded.
 
         """
-        wanted = name if name is not None else self._default or min(self._served, default="")
-        versions = self._served.get(wanted)
+        served = self._served
+        wanted = name if name is not None else self._default or min(served, default="")
+        versions = served.get(wanted)
         if not versions:
-            known = ", ".join(sorted(self._served)) or "none"
+            known = ", ".join(sorted(served)) or "none"
             raise UnknownModelError(f"no model {wanted[:64]!r} is served here; there is {known}")
         if version is None:
-            return versions[max(versions, key=_order)]
+            return next(reversed(versions.values()))
         if version not in versions:
-            known = ", ".join(sorted(versions, key=_order))
+            known = ", ".join(versions)
             raise UnknownModelError(f"{wanted} has no version {version[:64]!r}; there is {known}")
         return versions[version]
 
@@ -228,7 +230,8 @@ class Registry:
                 state: State = "UNAVAILABLE" if old is None else "READY"
                 self._states[key] = IndexEntry(name, version, state, reason)
                 raise
-            self._served = self._served | {name: self._served.get(name, {}) | {version: model}}
+            versions = self._served.get(name, {}) | {version: model}
+            self._served = self._served | {name: {one: versions[one] for one in sorted(versions, key=_order)}}
             self._states[key] = IndexEntry(name, version, "READY")
             if old is not None:
                 self._on_unload(old)
@@ -249,6 +252,7 @@ class Registry:
             choice.precision,
             choice.engine,
             threads=choice.threads,
+            streams=choice.streams,
             instruction_set=choice.instruction_set,
         )
         canary = check(engine, bundle)

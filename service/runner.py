@@ -1,4 +1,4 @@
-"""One thread per device: batch → engine → results with their times."""
+"""A thread for each of the device's streams: batch → engine → results with their times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.errors import DeadlineError, EngineFailedError
 from service.registry import ServedModel
 from service.scheduling.brownout import BrownOut
 from service.scheduling.cost import CostModel
-from service.scheduling.scheduler import schedule
+from service.scheduling.scheduler import Schedule, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
@@ -53,6 +53,8 @@ class Result:
         setting: what it was run with.
         logits: [classes].
         probabilities: float64 [classes]; NaN where the logits are not finite.
+        ranking: int64 [classes], the likeliest first.
+        finite: whether the logits are.
         kept: int64 [L].
         skip_ratio: of the gated convolutions' cells, weighted by MACs.
         gated_macs: theory: gates, kept cells and the rest.
@@ -66,6 +68,8 @@ class Result:
     setting: Setting
     logits: NDArray[np.floating]
     probabilities: NDArray[np.float64]
+    ranking: NDArray[np.int64]
+    finite: bool
     kept: NDArray[np.int64]
     skip_ratio: float
     gated_macs: int
@@ -91,12 +95,14 @@ OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 
 
 class Runner:
-    """Takes batches until the batcher is closed and empty. Nothing that a batch does ends the loop.
+    """Takes batches until the batcher is closed and empty. Nothing that a batch does ends a loop.
 
+    A batch that finds the device idle has all of it; one that finds another there shares it. So a single picture is
+    answered soonest, and under load no thread waits for another's.
     A batch that fails is run again in halves, so that one picture's failure is not its neighbours'.
 
     Args:
-        on_batch: told the results of each batch, on the device thread, after they were sent off.
+        on_batch: told the results of each batch, on its device thread, after they were sent off.
         clock: monotone seconds.
 
     """
@@ -111,57 +117,83 @@ class Runner:
     ) -> None:
         self._batcher, self._cost, self._brownout, self._on_batch = batcher, cost, brownout, on_batch
         self._clock = clock
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
-        self._moved_at = clock()
+        self._threads: list[threading.Thread] = []
+        self._moved_at: list[float] = []  # of each thread
+        self._deciding = threading.Lock()
+        self._running = 0  # batches in the engine
         self._home: asyncio.AbstractEventLoop | None = None
 
-    def start(self, home: asyncio.AbstractEventLoop) -> None:
+    def start(self, home: asyncio.AbstractEventLoop, streams: int = 1) -> None:
         """Begin; results go to the futures of that event loop."""
         self._home = home
-        self._thread.start()
+        self._moved_at = [self._clock()] * streams
+        for number in range(streams):
+            thread = threading.Thread(target=self._loop, args=(number,), name=f"device-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def join(self, timeout: float) -> None:
         """Wait until the closed batcher is empty, at most ``timeout`` seconds."""
-        self._thread.join(timeout)
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def moves(self, within_s: float) -> bool:
-        """Whether the thread lives and has come round its loop lately."""
-        return self._thread.is_alive() and self._clock() - self._moved_at < within_s
+        """Whether every thread lives and has come round its loop lately."""
+        alive = bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+        return alive and self._clock() - min(self._moved_at) < within_s
 
-    def _loop(self) -> None:
+    def _loop(self, number: int) -> None:
         while True:
-            self._moved_at = self._clock()
+            self._moved_at[number] = self._clock()
             taken = self._batcher.take(IDLE_S)
             if taken is not None:
                 self._serve(*taken)
-            else:
-                self._brownout.look(0.0, self._clock())
-                if self._batcher.closed:
-                    return
+                continue
+            with self._deciding:
+                self._brownout.look(self._batcher.waiting_s(), self._clock())
+            if self._batcher.closed:
+                return
 
     def _serve(self, key: str, jobs: list[WorkJob]) -> None:
         """Schedule what was taken and run it; whatever goes wrong here fails these jobs alone."""
         if not jobs:
             return
         try:
-            now = self._clock()
-            seen_s = median(now - job.enqueued_at + job.item.held_s for job in jobs)
-            level = self._brownout.look(max(seen_s, self._batcher.waiting_s()), now)
-            plan = schedule(jobs, level, now, lambda count, macs: self._cost.predict(key, count, macs, safe=True))
-            self._batcher.give_back(key, plan.later)
-            self._settle([(job, _too_late()) for job in plan.late])
-            for chosen in _of_one_type(plan.run):
-                self._run(key, chosen)
+            with self._deciding:
+                sharing = self._running > 0
+                plan = self._schedule(key, jobs, sharing)
+                self._running += 1
+            try:
+                self._settle([(job, _too_late()) for job in plan.late])
+                for chosen in _of_one_type(plan.run):
+                    self._run(key, chosen, sharing)
+            finally:
+                with self._deciding:
+                    self._running -= 1
         except Exception as error:
-            log.exception("the device thread failed on %d pictures", len(jobs))
+            log.exception("a device thread failed on %d pictures", len(jobs))
             self._settle([(job, _failure(error)) for job in jobs])
 
-    def _run(self, key: str, chosen: Chosen) -> None:
+    def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule[WorkJob]:
+        """Look at the wait, choose the settings, and put back what waits for the next batch."""
+        now = self._clock()
+        seen_s = median(now - job.enqueued_at + job.item.held_s for job in jobs)
+        level = self._brownout.look(max(seen_s, self._batcher.waiting_s()), now)
+
+        def predict(count: int, macs: float) -> float:
+            return self._cost.predict(key, count, macs, safe=True, sharing=sharing)
+
+        plan = schedule(jobs, level, now, predict)
+        self._batcher.give_back(key, plan.later)
+        return plan
+
+    def _run(self, key: str, chosen: Chosen, sharing: bool) -> None:
         model = chosen[0][0].item.model
         started = self._clock()
         try:
             images: Any = np.stack([job.item.image for job, _ in chosen])
-            output = model.engine.run(images, controls_for([setting for _, setting in chosen]))
+            output = model.engine.run(images, controls_for([setting for _, setting in chosen]), sharing=sharing)
         except Exception as error:
             if len(chosen) == 1:
                 log.exception("a picture failed on %s", model.name)
@@ -169,22 +201,24 @@ class Runner:
                 return
             log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
             for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]):
-                self._run(key, half)
+                self._run(key, half, sharing)
             return
         finished = self._clock()
         shape, probabilities = model.engine.shape, _softmax(output.logits)
         ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept).tolist()
-        executed = output.executed_macs.tolist()
+        executed, finite = output.executed_macs.tolist(), np.isfinite(output.logits).all(axis=1).tolist()
+        ranking = np.argsort(-probabilities, axis=1, kind="stable")
         results = [
             Result(
-                setting, output.logits[row], probabilities[row], output.kept[row], ratios[row], gated[row],
-                executed[row], job.enqueued_at, started, finished,
+                setting, output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
+                ratios[row], gated[row], executed[row], job.enqueued_at, started, finished,
             )
             for row, (job, setting) in enumerate(chosen)
         ]  # fmt: skip
         self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
         seconds = finished - started
-        self._cost.learn(key, len(chosen), sum(setting.gated_macs for _, setting in chosen), seconds)
+        macs = sum(setting.gated_macs for _, setting in chosen)
+        self._cost.learn(key, len(chosen), macs, seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
         self._on_batch(model, results)
 

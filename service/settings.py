@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     docs: bool = Field(True, description="serve /docs and /openapi.json")
     decode_threads: int = Field(2, ge=1, le=256, description="threads that decode pictures")
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
+    compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
     brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
     queue_target_ms: float = Field(50.0, gt=0, le=3_600_000, description="predicted wait that is thought too long")
     canary_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's canaries")

@@ -25,16 +25,27 @@ class Shortcut:
 
     def __init__(self, app: ASGIApp, routes: Sequence[APIRoute], on_error: OnError) -> None:
         self._app, self._routes, self._on_error = app, routes, on_error
+        self._fixed = {route.path: route for route in routes if "{" not in route.path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            for route in self._routes:
-                match, found = route.matches(scope)
-                if match is Match.FULL:
-                    scope.update(found)
-                    await self._answer(route, scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        route = self._find(scope) if scope["type"] == "http" else None
+        if route is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(route, scope, receive, send)
+
+    def _find(self, scope: Scope) -> APIRoute | None:
+        """The route that a request is for, entered into its scope."""
+        fixed = self._fixed.get(scope["path"])
+        if fixed is not None and scope["method"] in (fixed.methods or ()):
+            scope["route"], scope["path_params"] = fixed, {}
+            return fixed
+        for route in self._routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                return route
+        return None
 
     async def _answer(self, route: APIRoute, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -22,6 +22,7 @@ class Engine(Protocol):
         name: ``reference``, ``cpu`` or ``cuda``, as model metadata shows it.
         precision: the arithmetic of the convolutions.
         batch_limit: the batch beyond which throughput no longer rises.
+        streams: how many calls that share the device run at once; further ones wait.
         plan: what it runs.
         shape: the plan's geometry, which turns kept cells into MACs.
 
@@ -30,15 +31,17 @@ class Engine(Protocol):
     name: str
     precision: str
     batch_limit: int
+    streams: int
     plan: Plan
     shape: NetworkShape
 
-    def run(self, images: Images, controls: Controls) -> Output:
+    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
         """Run a batch.
 
         Args:
             images: uint8 [N, H, W, 3], or floating [N, H, W, 3], already normalised and finite.
             controls: one row per image.
+            sharing: take a stream's part of the device, since other calls use it too, and not all of it.
 
         Raises:
             InputError: shapes, types or values do not fit the plan.

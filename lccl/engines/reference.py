@@ -44,6 +44,7 @@ class ReferenceEngine:
 
     name = "reference"
     batch_limit = 32
+    streams = 1
 
     def __init__(self, plan: Plan, shape: NetworkShape, device: torch.device, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
@@ -52,7 +53,7 @@ class ReferenceEngine:
         self._device, self._dtype = device, PRECISIONS[precision]
 
     @torch.inference_mode()
-    def run(self, images: Images, controls: Controls) -> Output:
+    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
         """See :meth:`lccl.engines.base.Engine.run`."""
         state = self.begin(images, controls)
         for step in self.plan.steps:

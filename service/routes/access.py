@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
+from typing import Any
 
 from fastapi import Request
 
@@ -24,7 +25,8 @@ def require_key(request: Request) -> Caller:
         RateLimitedError: the caller has used up its requests for now.
 
     """
-    known: Caller | None = getattr(request.state, "caller", None)
+    state: dict[str, Any] = request.scope["state"]
+    known: Caller | None = state.get("caller")
     if known is not None:
         return known
     parts, address = parts_of(request), address_of(request)
@@ -33,7 +35,7 @@ def require_key(request: Request) -> Caller:
     except UnauthorisedError:
         parts.rates.count(address)
         raise
-    request.state.caller = caller
+    state["caller"] = caller
     parts.rates.count(f"key {caller.name}" if parts.keys.asked else address, caller.rate)
     return caller
 
@@ -53,14 +55,10 @@ def require_admin(request: Request) -> Caller:
     return caller
 
 
-def client_of(request: Request) -> str:
-    """Whom fairness counts a request for: the caller's key or, without keys, its address."""
-    return require_key(request).name
-
-
 def address_of(request: Request) -> str:
     """The address a request came from; of an IPv6 address the network, or it would have 2⁶⁴ names."""
-    return _home(request.client.host if request.client else "")
+    client = request.scope.get("client")
+    return _home(client[0] if client else "")
 
 
 @lru_cache(maxsize=4096)

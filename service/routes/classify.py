@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -17,8 +16,8 @@ from service.classification import Classified, Order, classify
 from service.errors import OutOfTimeError, problem
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
-from service.routes.access import client_of, require_key
-from service.routes.direct import DirectRoute
+from service.routes.access import require_key
+from service.routes.direct import DirectRoute, JsonAnswer
 from service.runner import Result
 from service.schemas import ClassifyAnswer, Fields, problems
 
@@ -85,7 +84,7 @@ async def classify_with_version(request: Request) -> Response:
 async def _answer(request: Request, name: str | None, version: str | None) -> Response:
     parts, started = parts_of(request), request.state.arrived
     held_s = time.monotonic() - started
-    require_key(request)
+    caller = require_key(request)
     model = parts.registry.find(name, version)
     request.state.model = model.name
     limit_s = parts.settings.request_timeout_s
@@ -95,7 +94,7 @@ async def _answer(request: Request, name: str | None, version: str | None) -> Re
                 content = await parse(request, await lease.read(request), parts.settings)
                 fields = fields_of(request, content.fields)
                 wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
-                order = Order(wish, client_of(request), started, held_s, request.receive)
+                order = Order(wish, caller.name, started, held_s, request.receive)
                 classified = await classify(parts, model, order, content.pictures)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
@@ -107,22 +106,27 @@ def _encode(
 ) -> Response:
     """Write a :class:`ClassifyAnswer`, without making one: that takes several times as long."""
     encoding = time.monotonic()
-    request.state.classified = classified
-    stages = (classified.decode_s, classified.queue_s, classified.compute_s, encoding - started)
-    decode_ms, queue_ms, compute_ms, total_ms = (round(1000 * seconds, 3) for seconds in stages)
+    state: dict[str, Any] = request.scope["state"]
+    state["classified"] = classified
+    done = classified.done
     content = orjson.dumps(
         {
             "model": model.name,
             "version": model.version,
-            "request_id": request.state.request_id,
-            "operating_point": _operating_point(classified.done),
+            "request_id": state["request_id"],
+            "operating_point": _operating_point(done),
             "predictions": [_prediction(parts, model, result, top_k) for result in classified.results],
-            "timing_ms": {"decode": decode_ms, "queue": queue_ms, "compute": compute_ms, "total": total_ms},
+            "timing_ms": {
+                "decode": round(1000 * classified.decode_s, 3),
+                "queue": round(1000 * max(result.queue_s for result in done), 3),
+                "compute": round(1000 * max(result.compute_s for result in done), 3),
+                "total": round(1000 * (encoding - started), 3),
+            },
         }
     )
     parts.metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
     parts.metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding)
-    return Response(content, media_type="application/json")
+    return JsonAnswer(content)
 
 
 def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
@@ -147,10 +151,10 @@ def _prediction(parts: Parts, model: ServedModel, result: Result | Exception, to
         answer = problem(result)
         parts.metrics.rejected.labels(model.name, answer.code).inc()
         return {"error": answer.to_json()}
-    order = np.argsort(-result.probabilities, kind="stable")[:top_k].tolist()
-    labels, probabilities = model.bundle.labels, result.probabilities.tolist()
+    best, labels = result.ranking[:top_k], model.bundle.labels
+    likeliest = zip(best.tolist(), result.probabilities[best].tolist(), strict=True)
     return {
-        "classes": [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in order],
+        "classes": [{"label": labels[index], "index": index, "probability": share} for index, share in likeliest],
         "skip_ratio": result.skip_ratio,
         "macs": {"dense": model.dense_macs, "gated": result.gated_macs, "executed": result.executed_macs},
     }

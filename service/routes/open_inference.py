@@ -27,7 +27,7 @@ from service.open_inference.outputs import Answers, point_parameters, tensors
 from service.open_inference.requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
-from service.routes.access import client_of, require_key
+from service.routes.access import require_key
 from service.routes.direct import DirectRoute
 from service.routes.operations import LONGEST_BATCH_S, check_ready
 from service.schemas import problems
@@ -109,14 +109,14 @@ async def model_configuration(request: Request, model: str) -> dict[str, Any]:
 async def infer(request: Request) -> Response:
     parts, started = parts_of(request), request.state.arrived
     held_s = time.monotonic() - started
-    require_key(request)
+    caller = require_key(request)
     model = _find(request, request.path_params["model"])
     limit_s = parts.settings.request_timeout_s
     try:
         async with asyncio.timeout(limit_s):
             with parts.bodies.lease() as lease:
                 asked = await _read(request, await lease.read(request), model)
-                order = Order(_wish(request, asked), client_of(request), started, held_s, request.receive)
+                order = Order(_wish(request, asked), caller.name, started, held_s, request.receive)
                 classified = request.state.classified = await _classify(parts, model, order, asked)
             return await _encode(parts, model, asked, classified)
     except TimeoutError as error:

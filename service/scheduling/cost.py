@@ -1,4 +1,4 @@
-"""How long a batch will take: learnt from the batches that ran, per model and batch size, linear in their MACs."""
+"""How long a batch will take: learnt from the batches that ran, linear in their MACs."""
 
 from __future__ import annotations
 
@@ -44,28 +44,33 @@ class _Line:
 class CostModel:
     """Predicts the seconds of a batch from its number of images and the MACs it is expected to run.
 
-    Sizes are told apart by powers of two; a size never seen is taken to cost per MAC what the nearest one does.
+    Learnt per model, per size (powers of two), and apart for batches that share the device with others. A size never
+    seen is taken to cost per MAC what the nearest one does.
+
     Any thread may predict while one learns.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, dict[int, _Line]] = {}
+        self._lines: dict[str, dict[tuple[bool, int], _Line]] = {}
         self._lock = threading.Lock()
 
-    def learn(self, model: str, images: int, macs: float, seconds: float) -> None:
+    def learn(self, model: str, images: int, macs: float, seconds: float, *, sharing: bool = False) -> None:
         """Enter a batch that ran."""
         with self._lock:
             lines = self._lines.setdefault(model, {})
-            lines.setdefault(images.bit_length(), _Line()).learn(macs, seconds)
+            lines.setdefault((sharing, images.bit_length()), _Line()).learn(macs, seconds)
 
-    def predict(self, model: str, images: int, macs: float, safe: bool = False) -> float:
+    def predict(self, model: str, images: int, macs: float, *, safe: bool = False, sharing: bool = False) -> float:
         """Seconds for a batch; 0 for a model never seen. A safe prediction adds twice the mean error so far."""
         with self._lock:
             lines = self._lines.get(model)
             if not lines:
                 return 0.0
             size = images.bit_length()
-            line = lines.get(size) or lines[min(lines, key=lambda one: abs(one - size))]
+            line = (
+                lines.get((sharing, size))
+                or lines[min(lines, key=lambda one: (one[0] is not sharing, abs(one[1] - size)))]
+            )
             return line.predict(macs) + (MARGIN * line.error if safe else 0.0)
 
     def forget(self, model: str) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.parts import Parts
 from service.settings import Settings
@@ -65,7 +66,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(
-        app,
+        _entrance(app),
         host=settings.host,
         port=settings.port,
         http=cast(type[asyncio.Protocol], protocol),
@@ -81,6 +82,17 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
+
+
+def _entrance(app: FastAPI) -> ASGIApp:
+    """The application's own stack, without FastAPI's question before each request whether to trace it."""
+    stack = app.middleware_stack or app.build_middleware_stack()
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app
+        await stack(scope, receive, send)
+
+    return enter
 
 
 def connections_that_fit(wanted: int) -> int:

@@ -30,8 +30,8 @@ def _loop():
     loop.close()
 
 
-def make(limit=8, batch=4):
-    return Batcher(limit, lambda item: batch, Clock())
+def make(limit=8, batch=4, clock=None):
+    return Batcher(limit, lambda item: batch, clock or Clock())
 
 
 def items(taken):
@@ -113,6 +113,17 @@ def test_advice_follows_the_drain_rate():
     with pytest.raises(OverloadedError) as full:
         batcher.put("a", [5])
     assert full.value.retry_after_s == pytest.approx(2.0)
+
+
+def test_batches_that_ran_at_once_count_their_time_once():
+    clock = [10.0]
+    batcher = make(clock=lambda: clock[0])
+    batcher.drained("a", 4, 2.0)  # from 8 to 10
+    clock[0] = 11.0
+    batcher.drained("a", 4, 2.0)  # from 9 to 11
+    batcher.put("a", [1, 2, 3, 4])
+    left, seconds = 0.8 * 4 + 4, 0.8 * 2 + 1
+    assert batcher.waiting_s() == pytest.approx(4 * seconds / left)
 
 
 def test_the_key_that_had_the_device_least_goes_first():

@@ -192,7 +192,7 @@ def test_the_api_key_is_asked_for_when_set(serve, picture):
 @pytest.fixture
 def gated(serve):
     """A server whose engine stands still, with room for four waiting pictures."""
-    with serve(queue_limit=4, max_images=4, request_timeout_s=2.5) as client:
+    with serve(queue_limit=4, max_images=4, request_timeout_s=2.5, compute_streams=1) as client:
         registry = client.app.state.parts.registry
         model = registry.find("small")
         engine = Gated(model.engine)
@@ -248,7 +248,7 @@ def test_a_client_that_leaves_takes_its_pictures_along(gated, picture):
         wait_for(lambda: engine.entered)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{client.base_url}/v1/classify", content=picture(), headers=PNG, timeout=0.3)
-        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 1)
+        wait_for(lambda: parts.metrics.registry.get_sample_value("lccl_inflight_requests") == 1)
         engine.go.set()
         assert under_way.result().status_code == 200
     still_serves(client, picture)
@@ -272,8 +272,8 @@ def test_a_picture_without_a_finite_answer_gets_its_own_error(gated, picture):
     engine.go.set()
     run = engine.run
 
-    def overflow(images, controls):
-        output = run(images, controls)
+    def overflow(images, controls, **how):
+        output = run(images, controls, **how)
         output.logits[0] = np.inf
         return output
 

@@ -30,7 +30,7 @@ PERMISSION = {"operating_point": "exact", "max_accuracy_drop": 9}  # up to p40 i
 @contextmanager
 def slowed(serve, seconds, **settings):
     """A server on a device that takes so long for an exact picture, and knows it."""
-    with serve(decode_threads=4, canary_interval_s=600, **settings) as client:
+    with serve(decode_threads=4, compute_streams=1, canary_interval_s=600, **settings) as client:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         model.engine = Slow(model.engine, seconds)
@@ -135,7 +135,7 @@ def test_one_client_cannot_fill_the_queue(serve, picture, tmp_path):
         headers = {"X-API-Key": name}
         return client.post("/v1/classify", files=[("file", picture())] * count, headers=headers).status_code
 
-    with serve(api_keys=keys, queue_limit=9, max_images=4) as client, ThreadPoolExecutor(16) as pool:
+    with serve(api_keys=keys, queue_limit=9, max_images=4, compute_streams=1) as client, ThreadPoolExecutor(16) as pool:
         model = client.app.state.parts.registry.find("small")
         model.engine = Gated(model.engine)
         pool.submit(send, "hog")

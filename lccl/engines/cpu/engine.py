@@ -24,12 +24,14 @@ Values = dict[str, NDArray[np.float32]]
 class CpuEngine:
     """Runs a plan on threads of its own; see docs/cpu-engine.md.
 
-    Calls from several Python threads are safe and run one after the other.
+    Calls from several Python threads are safe. Those that share the threads run at once, up to ``streams`` of them;
+    the others run one after the other.
 
     Attributes:
         instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2``,
             ``portable`` …; see :func:`instruction_sets`.
         threads: how many threads share the work.
+        streams: how many calls that share the threads run at once.
 
     """
 
@@ -42,6 +44,7 @@ class CpuEngine:
         precision: str = "fp32",
         *,
         threads: int = 0,
+        streams: int = 1,
         instruction_set: str = "auto",
         cache_bytes: int | None = None,
     ) -> None:
@@ -52,6 +55,7 @@ class CpuEngine:
             shape: its geometry.
             precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates and the classifier stay float32).
             threads: how many; 0 takes one per core that this process may use.
+            streams: how many calls are to run at once; 1 needs no memory for others. At most as many as threads.
             instruction_set: ``auto`` takes the fastest that runs here.
             cache_bytes: weights above this are run over a group of images; by default the second-level cache.
 
@@ -62,11 +66,13 @@ class CpuEngine:
         if precision not in PRECISIONS:
             raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32 or bf16")
         self.plan, self.shape, self.precision = plan, shape, precision
+        threads = threads or usable_cores()
         try:
             self._program = _native.Program(
                 instruction_set=instruction_set,
                 bf16=precision == "bf16",
-                threads=threads or usable_cores(),
+                threads=threads,
+                streams=min(streams, threads),
                 sets=plan.norm_sets,
                 layers=len(plan.layers),
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
@@ -74,13 +80,14 @@ class CpuEngine:
             self._buffers = _fill(self._program, plan)
         except (ValueError, TypeError) as error:
             raise EngineError(f"the cpu engine cannot run this: {error}") from error
-        self.instruction_set, self.threads = self._program.instruction_set, self._program.threads
+        self.instruction_set = self._program.instruction_set
+        self.threads, self.streams = self._program.threads, self._program.streams
         # Groups of eight images share large weights; small networks only spread the cost of a call.
         self.batch_limit = self.threads * (8 if self._program.groups else 16)
 
-    def run(self, images: Images, controls: Controls) -> Output:
+    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        return self._run(images, controls, None)
+        return self._run(images, controls, None, sharing)
 
     def profile(self, images: Images, controls: Controls, repeats: int = 10) -> NDArray[np.float64]:
         """Median seconds that each step of the plan takes, [steps]; summed over the images, shared by the threads."""
@@ -106,7 +113,9 @@ class CpuEngine:
         written = {names[buffer]: value for buffer, _, value in taken}
         return written, Output(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
 
-    def _run(self, images: Images, controls: Controls, seconds: NDArray[np.float64] | None) -> Output:
+    def _run(
+        self, images: Images, controls: Controls, seconds: NDArray[np.float64] | None, sharing: bool = False
+    ) -> Output:
         check_inputs(self.plan, images, controls)
         count = len(images)
         pixels: NDArray[np.uint8] | NDArray[np.float32]
@@ -119,7 +128,7 @@ class CpuEngine:
         masks, views = self._masks(count) if controls.want_masks else (None, None)
         self._program.run(
             pixels, _rows(controls), _sets(controls), logits, kept, executed,
-            _forced(self.plan, controls), views, seconds,
+            _forced(self.plan, controls), views, seconds, sharing,
         )  # fmt: skip
         return Output(logits, kept, executed, np.full(count, self.plan.exits, np.int64), masks)
 

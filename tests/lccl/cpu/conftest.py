@@ -21,10 +21,16 @@ def arithmetic(request):
 def make_cpu():
     """``make_cpu(plan, arithmetic, threads=1, cache_bytes=None)``: an engine; by default on one thread."""
 
-    def make(plan, arithmetic, threads=1, cache_bytes=None):
+    def make(plan, arithmetic, threads=1, cache_bytes=None, streams=1):
         instruction_set, precision = arithmetic
         return CpuEngine(
-            plan, shape_of(plan), precision, threads=threads, instruction_set=instruction_set, cache_bytes=cache_bytes
+            plan,
+            shape_of(plan),
+            precision,
+            threads=threads,
+            streams=streams,
+            instruction_set=instruction_set,
+            cache_bytes=cache_bytes,
         )
 
     return make

@@ -30,6 +30,7 @@ def program(**options):
         "instruction_set": "portable",
         "bf16": False,
         "threads": 2,
+        "streams": 1,
         "sets": 1,
         "layers": 1,
         "cache_bytes": 1 << 20,

@@ -32,19 +32,57 @@ def batches(pictures, rows):
     return [(pictures(count, 13, seed=count), rows(random.uniform(0, 0.4, (count, 18)))) for count in range(1, 7)]
 
 
+@pytest.mark.parametrize("sharing", [False, True])
 @pytest.mark.parametrize("engines", [1, 2])
-def test_python_threads_get_what_they_would_get_alone(engines, plan, make_cpu, batches):
-    made = [make_cpu(plan, ARITHMETIC, threads=2, cache_bytes=0) for _ in range(engines)]
+def test_python_threads_get_what_they_would_get_alone(engines, sharing, plan, make_cpu, batches):
+    made = [make_cpu(plan, ARITHMETIC, threads=3, cache_bytes=0, streams=2) for _ in range(engines)]
     alone = [made[0].run(*batch).logits for batch in batches]
     start = threading.Barrier(4)
 
     def run(number):
         start.wait(timeout=10)
         chosen = [(number + turn) % len(batches) for turn in range(12)]
-        return [np.array_equal(made[number % engines].run(*batches[one]).logits, alone[one]) for one in chosen]
+        return [
+            np.array_equal(made[number % engines].run(*batches[one], sharing=sharing and number < 3).logits, alone[one])
+            for one in chosen
+        ]
 
     with ThreadPoolExecutor(4) as pool:
         assert all(all(equal) for equal in pool.map(run, range(4)))
+
+
+@pytest.mark.parametrize("cache_bytes", [None, 0])
+def test_streams_run_at_once_and_one_by_one_with_the_same_bits(cache_bytes, plan, make_cpu, batches):
+    whole = make_cpu(plan, ARITHMETIC, threads=4, cache_bytes=cache_bytes)
+    engine = make_cpu(plan, ARITHMETIC, threads=4, cache_bytes=cache_bytes, streams=2)
+    assert (whole.streams, engine.streams) == (1, 2)
+    for batch in batches:
+        expected = whole.run(*batch)
+        for output in (engine.run(*batch), engine.run(*batch, sharing=True), whole.run(*batch, sharing=True)):
+            assert np.array_equal(output.logits, expected.logits)
+            assert np.array_equal(output.kept, expected.kept)
+
+
+def test_a_short_call_that_shares_does_not_wait_for_a_long_one(plan, make_cpu, pictures, rows):
+    engine, order = make_cpu(plan, ARITHMETIC, threads=2, streams=2), []
+    begun = threading.Event()
+
+    def run(count):
+        images, controls = pictures(count, 13), rows(np.zeros((count, 18)))
+        begun.set()
+        engine.run(images, controls, sharing=True)
+        order.append(count)
+
+    long = threading.Thread(target=run, args=(200,))
+    long.start()
+    begun.wait(10)
+    run(1)
+    long.join()
+    assert order == [1, 200]
+
+
+def test_there_are_no_more_streams_than_threads(plan, make_cpu):
+    assert make_cpu(plan, ARITHMETIC, threads=2, streams=8).streams == 2
 
 
 def test_a_long_run_lets_other_python_threads_work(plan, make_cpu, pictures, rows):
@@ -66,7 +104,7 @@ def test_engines_end_without_a_sound(plan, make_cpu, batches):
     gc.collect()
     before = threads()
     for turn in range(25):
-        engine = make_cpu(plan, ARITHMETIC, threads=1 + turn % 4)
+        engine = make_cpu(plan, ARITHMETIC, threads=1 + turn % 4, streams=1 + turn % 3)
         if turn % 2:
             engine.run(*batches[turn % 6])
         del engine

@@ -40,6 +40,15 @@ def test_sizes_have_lines_of_their_own():
     assert model.predict("m", 32, 20.0) == pytest.approx(0.2, rel=0.05)
 
 
+def test_batches_that_share_the_device_have_lines_of_their_own():
+    model = CostModel()
+    model.learn("m", 8, 100.0, 2.0)
+    assert model.predict("m", 8, 100.0, sharing=True) == pytest.approx(2.0)  # nothing better is known yet
+    model.learn("m", 8, 100.0, 4.0, sharing=True)
+    assert model.predict("m", 8, 100.0) == pytest.approx(2.0)
+    assert model.predict("m", 8, 100.0, sharing=True) == pytest.approx(4.0)
+
+
 def test_a_size_never_seen_costs_what_the_nearest_does():
     model = learnt(lambda size, macs: 0.01 * macs, sizes=(8,))
     assert model.predict("m", 2, 1.5) == pytest.approx(0.015, rel=0.2)

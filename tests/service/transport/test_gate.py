@@ -25,7 +25,7 @@ def full(serve, picture):
         model.engine = Gated(model.engine)
         parts.batcher.drained(model.key, 1, 1.0)
         under_way = [pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG) for _ in range(32)]
-        wait_for(lambda: parts.metrics.inflight_requests._value.get() == 32)
+        wait_for(lambda: parts.metrics.registry.get_sample_value("lccl_inflight_requests") == 32)
         yield client, model.engine, under_way
         model.engine.go.set()
 
@@ -57,7 +57,8 @@ def test_uploads_that_are_not_whole_shut_nobody_out(serve, picture):
         slow = [socket.create_connection((host, port)) for _ in range(40)]
         for connection in slow:
             connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
-        wait_for(lambda: client.app.state.parts.metrics.inflight_requests._value.get() == 40)
+        registry = client.app.state.parts.metrics.registry
+        wait_for(lambda: registry.get_sample_value("lccl_inflight_requests") == 40)
         assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
         for connection in slow:
             connection.close()

@@ -19,14 +19,7 @@ void Program::finish() {
     find_first_grouped();
     lay_out();
     find_bands();
-    const uint32_t threads = pool_->size();
-    slots_ = groups() ? std::min(kGroup * threads, kMostImages) : 1;
-    group_arena_ = allocate(slots_ * slot_bytes_ + 256);
-    for (uint32_t thread = 0; thread < threads; ++thread) {
-        arenas_.push_back(allocate(private_bytes_ + 256));
-        solo_.push_back(crew(1, arenas_[thread].get(), 1));
-    }
-    joint_ = crew(threads, arenas_[0].get(), slots_);
+    for (const auto& stream : streams_) furnish(*stream);
     state_ = State::kReady;
 }
 

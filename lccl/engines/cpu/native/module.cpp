@@ -157,7 +157,8 @@ void check_controls(const Program& program, Checked& checked, size_t count, cons
 void run(Program& program, const Images& images, const Input<float, 2>& thresholds, const Input<int64_t, 1>& norm_set,
          const Result<float, 2>& logits, const Result<int64_t, 2>& kept, const Result<int64_t, 1>& executed,
          const std::optional<std::vector<Input<uint8_t, 3>>>& forced,
-         const std::optional<std::vector<Result<uint8_t, 3>>>& masks, const std::optional<Result<double, 1>>& seconds) {
+         const std::optional<std::vector<Result<uint8_t, 3>>>& masks, const std::optional<Result<double, 1>>& seconds,
+         bool sharing) {
     if (!program.ready()) throw std::invalid_argument("the plan is not finished");
     Checked checked;
     check_there(images, "images");
@@ -174,7 +175,7 @@ void run(Program& program, const Images& images, const Input<float, 2>& threshol
     checked.batch.logits = logits.data();
     checked.batch.seconds = seconds ? seconds->data() : nullptr;
     const nb::gil_scoped_release released;
-    program.run(checked.batch);
+    program.run(checked.batch, sharing);
 }
 
 using Values = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
@@ -227,13 +228,13 @@ NB_MODULE(_native, module) {
     module.def("second_level_cache", &second_level_cache, "Bytes of one core's second-level cache.");
     nb::class_<Program>(module, "Program")
         .def("__init__",
-             [](Program* self, const std::string& instruction_set, bool bf16, uint32_t threads, uint32_t sets,
-                uint32_t layers, size_t cache_bytes) {
+             [](Program* self, const std::string& instruction_set, bool bf16, uint32_t threads, uint32_t streams,
+                uint32_t sets, uint32_t layers, size_t cache_bytes) {
                  if (!threads || threads > 1024) throw std::invalid_argument("threads must lie in 1..1024");
                  if (layers > (1u << 16)) throw std::invalid_argument("too many layers");
-                 new (self) Program(choose(instruction_set, bf16), threads, sets, layers, cache_bytes);
+                 new (self) Program(choose(instruction_set, bf16), threads, streams, sets, layers, cache_bytes);
              },
-             "instruction_set"_a, "bf16"_a, "threads"_a, "sets"_a, "layers"_a, "cache_bytes"_a)
+             "instruction_set"_a, "bf16"_a, "threads"_a, "streams"_a, "sets"_a, "layers"_a, "cache_bytes"_a)
         .def("add_buffer", &Program::add_buffer, "channels"_a, "height"_a, "width"_a)
         .def("add_normalise",
              [](Program& self, const Input<float, 1>& mean, const Input<float, 1>& std, int raw) {
@@ -251,11 +252,12 @@ NB_MODULE(_native, module) {
         .def("run", &run, nb::arg("images").noconvert(), nb::arg("thresholds").noconvert(),
              nb::arg("norm_set").noconvert(), nb::arg("logits").noconvert(), nb::arg("kept").noconvert(),
              nb::arg("executed").noconvert(), nb::arg("forced").noconvert().none(), nb::arg("masks").noconvert().none(),
-             nb::arg("seconds").noconvert().none())
+             nb::arg("seconds").noconvert().none(), "sharing"_a = false)
         .def("run_step", &run_step, "step"_a, nb::arg("inputs").noconvert(), nb::arg("thresholds").noconvert(),
              nb::arg("norm_set").noconvert(), nb::arg("kept").noconvert(), nb::arg("executed").noconvert(),
              nb::arg("forced").noconvert().none(), nb::arg("masks").noconvert().none())
         .def_prop_ro("instruction_set", [](const Program& self) { return std::string(self.kernels().name); })
         .def_prop_ro("threads", &Program::threads)
+        .def_prop_ro("streams", &Program::streams)
         .def_prop_ro("groups", &Program::groups);
 }

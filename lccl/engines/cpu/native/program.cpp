@@ -10,17 +10,24 @@ namespace lccl {
 
 void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
-Program::Program(const Kernels& kernels, uint32_t threads, uint32_t sets, uint32_t layers, size_t cache_bytes)
-    : kernels_(kernels), sets_(sets), layers_(layers), cache_bytes_(cache_bytes),
-      gate_shapes_(layers, {0, 0}), pool_(std::make_unique<Pool>(threads)) {
+Program::Program(const Kernels& kernels, uint32_t threads, uint32_t streams, uint32_t sets, uint32_t layers,
+                 size_t cache_bytes)
+    : kernels_(kernels), sets_(sets), layers_(layers), cache_bytes_(cache_bytes), gate_shapes_(layers, {0, 0}) {
     if (!sets) refuse("a plan has at least one normalisation set");
+    if (!streams || streams > threads) refuse("there is at least one stream, and a thread for each");
+    streams_.push_back(std::make_unique<Stream>(threads));
+    for (uint32_t number = 0; streams > 1 && number < streams; ++number) {
+        streams_.push_back(std::make_unique<Stream>(threads / streams));
+    }
 }
 
 Program::~Program() {
     // In a forked child the threads are missing and what they wait on can be neither joined nor destroyed.
-    if (!pool_->forked()) return;
-    static_cast<void>(pool_.release());
-    static_cast<void>(joint_.team.release());
+    if (streams_.empty() || !whole().pool->forked()) return;
+    for (const auto& stream : streams_) {
+        static_cast<void>(stream->pool.release());
+        static_cast<void>(stream->joint.team.release());
+    }
 }
 
 // ---- what a step may read and write: whatever breaks these rules could read memory that nothing wrote, or write what

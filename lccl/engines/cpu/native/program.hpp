@@ -4,6 +4,7 @@
 // single_step.cpp, for tests, one step.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -61,8 +62,12 @@ struct Batch {
 
 class Program {
   public:
-    Program(const Kernels& kernels, uint32_t threads, uint32_t sets, uint32_t layers, size_t cache_bytes);
+    // `streams` is how many batches may run at once while they share the threads; 1 for one with all of them.
+    Program(const Kernels& kernels, uint32_t threads, uint32_t streams, uint32_t sets, uint32_t layers,
+            size_t cache_bytes);
     ~Program();
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
 
     int add_buffer(uint32_t channels, uint32_t height, uint32_t width);
     void add_normalise(const std::vector<float>& mean, const std::vector<float>& std, int raw);
@@ -72,7 +77,8 @@ class Program {
     void add_classifier(int input, const Filter& filter, const std::vector<float>& bias);
     void finish();
 
-    void run(const Batch& batch);
+    // With all threads, or, where others run batches too, `sharing` them.
+    void run(const Batch& batch, bool sharing);
 
     // One step alone, for tests. `inputs` are float32 [count, channels, height, width] by buffer; everything the step
     // writes is NaN before it. Returns each output with its border, [count, channels, height + 2 pad, width + 2 pad].
@@ -85,7 +91,8 @@ class Program {
                                 const Batch& batch);
 
     const Kernels& kernels() const { return kernels_; }
-    uint32_t threads() const { return pool_->size(); }
+    uint32_t threads() const { return whole().pool->size(); }
+    uint32_t streams() const { return std::max<uint32_t>(1, static_cast<uint32_t>(streams_.size()) - 1); }
     uint32_t steps() const { return static_cast<uint32_t>(steps_.size()); }
     bool groups() const { return first_grouped_ < steps_.size(); }
     uint32_t sets() const { return sets_; }
@@ -131,6 +138,17 @@ class Program {
         Memory gates;
         std::vector<double> seconds;
     };
+    struct Stream {  // threads, and the memory that they run a batch in
+        explicit Stream(uint32_t threads) : pool(std::make_unique<Pool>(threads)) {}
+        std::unique_ptr<Pool> pool;
+        uint32_t slots = 1;          // images of a group
+        std::vector<Memory> arenas;  // each thread's, for the image it works on
+        Memory group_arena;          // one for all, [slots]
+        std::vector<Crew> solo;
+        Crew joint;
+        std::mutex running;
+        bool timed = false;  // whether the batch that runs asks for seconds
+    };
 
     void check_buffer(int buffer) const;
     void check_reads(std::initializer_list<int> buffers) const;
@@ -160,13 +178,18 @@ class Program {
     size_t element(const Map& map) const { return map.single ? sizeof(float) : kernels_.element(); }
     size_t bytes(const Map& map) const;
 
-    Crew crew(uint32_t size, char* arena, uint32_t slots);
+    void furnish(Stream& stream) const;
+    Crew crew(const Stream& stream, uint32_t size, char* arena, uint32_t slots) const;
     Needs needs(uint32_t slots) const;
     Member member(const Needs& needs) const;
     void check_process() const;
     void clear_counts(const Batch& batch) const;
-    void prepare(Crew& crew, const Batch& batch);
-    void run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first, uint32_t count);
+    void prepare(Crew& crew, const Batch& batch) const;
+    Stream& whole() const { return *streams_.front(); }
+    std::pair<Stream*, std::unique_lock<std::mutex>> take_stream(bool sharing) const;
+    void run_in(Stream& stream, const Batch& batch) const;
+    void run_steps(Crew& crew, bool timed, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
+                   uint32_t count) const;
     void run_one(const Step& step, Work& work) const;
     void write_nan(const Map& map, uint32_t image) const;
     void write_values(const Map& map, uint32_t image, const float* values) const;
@@ -195,14 +218,8 @@ class Program {
     std::vector<bool> grouped_;   // held for every image of a group
     size_t private_bytes_ = 0, slot_bytes_ = 0;
 
-    uint32_t slots_ = 1;          // images of a group
-    std::vector<Memory> arenas_;  // each thread's, for the image it works on
-    Memory group_arena_;          // one for all, [slots]
-    std::vector<Crew> solo_;
-    Crew joint_;
-    std::mutex running_;
-    bool timed_ = false;  // whether the batch that runs asks for seconds
-    std::unique_ptr<Pool> pool_;
+    // The first has all threads. The others, if there are any, have a part of as many each, for batches that share.
+    std::vector<std::unique_ptr<Stream>> streams_;
 };
 
 [[noreturn]] void refuse(const std::string& what);

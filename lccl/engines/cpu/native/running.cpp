@@ -48,13 +48,13 @@ Program::Member Program::member(const Needs& needs) const {
     return member;
 }
 
-Program::Crew Program::crew(uint32_t size, char* arena, uint32_t slots) {
+Program::Crew Program::crew(const Stream& stream, uint32_t size, char* arena, uint32_t slots) const {
     Crew crew;
     crew.team = std::make_unique<Team>(size);
     crew.maps = maps_;
     crew.seconds.assign(steps_.size(), 0.0);
     for (size_t number = 0; number < maps_.size(); ++number) {
-        crew.maps[number].base = (grouped_[number] ? group_arena_.get() : arena) + offset_[number];
+        crew.maps[number].base = (grouped_[number] ? stream.group_arena.get() : arena) + offset_[number];
         crew.maps[number].image_stride = grouped_[number] ? slot_bytes_ : 0;
     }
     const Needs most = needs(slots);
@@ -69,7 +69,18 @@ Program::Crew Program::crew(uint32_t size, char* arena, uint32_t slots) {
     return crew;
 }
 
-void Program::prepare(Crew& crew, const Batch& batch) {
+void Program::furnish(Stream& stream) const {
+    const uint32_t threads = stream.pool->size();
+    stream.slots = groups() ? std::min(kGroup * threads, kMostImages) : 1;
+    stream.group_arena = allocate(stream.slots * slot_bytes_ + 256);
+    for (uint32_t thread = 0; thread < threads; ++thread) {
+        stream.arenas.push_back(allocate(private_bytes_ + 256));
+        stream.solo.push_back(crew(stream, 1, stream.arenas[thread].get(), 1));
+    }
+    stream.joint = crew(stream, threads, stream.arenas[0].get(), stream.slots);
+}
+
+void Program::prepare(Crew& crew, const Batch& batch) const {
     std::fill(crew.seconds.begin(), crew.seconds.end(), 0.0);
     for (Member& member : crew.members) {
         Work& work = member.work;
@@ -103,15 +114,15 @@ void Program::run_one(const Step& step, Work& work) const {
 }
 
 // Steps [from, to) for images [first, first + count) of the batch, at places [slot, slot + count).
-void Program::run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
-                        uint32_t count) {
+void Program::run_steps(Crew& crew, bool timed, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
+                        uint32_t count) const {
     using Clock = std::chrono::steady_clock;
     Work& work = crew.members[member].work;
     work.slot = slot;
     work.first = first;
     work.count = count;
     for (size_t number = from; number < to; ++number) {
-        const auto before = timed_ ? Clock::now() : Clock::time_point{};
+        const auto before = timed ? Clock::now() : Clock::time_point{};
         const size_t step = number;
         if (const auto& both = banded_[number]) {
             kernels_.convolve_and_pool(both->convolve, both->pool, both->band, both->ring, work);
@@ -119,14 +130,14 @@ void Program::run_steps(Crew& crew, uint32_t member, size_t from, size_t to, uin
         } else {
             run_one(steps_[number], work);
         }
-        if (timed_ && !member) crew.seconds[step] += std::chrono::duration<double>(Clock::now() - before).count();
+        if (timed && !member) crew.seconds[step] += std::chrono::duration<double>(Clock::now() - before).count();
     }
 }
 
 // ---- batches
 
 void Program::check_process() const {
-    if (pool_->forked()) {
+    if (whole().pool->forked()) {
         throw std::runtime_error("this engine's threads stayed in the process that made it: make one after forking");
     }
 }
@@ -136,34 +147,48 @@ void Program::clear_counts(const Batch& batch) const {
     std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
 }
 
-void Program::run(const Batch& batch) {
+void Program::run(const Batch& batch, bool sharing) {
     check_process();  // before the lock, which another thread may have held at the fork
-    const std::lock_guard<std::mutex> lock(running_);
-    const uint32_t threads = pool_->size();
+    const auto [stream, held] = take_stream(sharing);
+    run_in(*stream, batch);
+}
+
+// A stream that nobody runs in, once there is one.
+std::pair<Program::Stream*, std::unique_lock<std::mutex>> Program::take_stream(bool sharing) const {
+    if (!sharing || streams_.size() == 1) return {&whole(), std::unique_lock(whole().running)};
+    for (size_t number = 1; number < streams_.size(); ++number) {
+        std::unique_lock held(streams_[number]->running, std::try_to_lock);
+        if (held) return {streams_[number].get(), std::move(held)};
+    }
+    return {streams_.back().get(), std::unique_lock(streams_.back()->running)};
+}
+
+void Program::run_in(Stream& stream, const Batch& batch) const {
+    const uint32_t threads = stream.pool->size();
+    const bool timed = batch.seconds;
     clear_counts(batch);
-    timed_ = batch.seconds;
-    for (Crew& crew : solo_) prepare(crew, batch);
-    prepare(joint_, batch);
+    for (Crew& crew : stream.solo) prepare(crew, batch);
+    prepare(stream.joint, batch);
     for (uint32_t done = 0, taken; done < batch.count; done += taken) {
-        taken = groups() ? std::min(slots_, batch.count - done) : batch.count;
+        taken = groups() ? std::min(stream.slots, batch.count - done) : batch.count;
         const uint32_t alone = taken / threads * threads;  // images that each have a thread to themselves
         std::atomic<uint32_t> next{0};
-        pool_->run([&](uint32_t thread) {
+        stream.pool->run([&](uint32_t thread) {
             for (uint32_t image; (image = next.fetch_add(1)) < alone;) {
-                run_steps(solo_[thread], 0, 0, first_grouped_, image, done + image, 1);
+                run_steps(stream.solo[thread], timed, 0, 0, first_grouped_, image, done + image, 1);
             }
             if (alone == taken && !groups()) return;
-            joint_.team->wait();
+            stream.joint.team->wait();
             for (uint32_t image = alone; image < taken; ++image) {
-                run_steps(joint_, thread, 0, first_grouped_, image, done + image, 1);
+                run_steps(stream.joint, timed, thread, 0, first_grouped_, image, done + image, 1);
             }
-            run_steps(joint_, thread, first_grouped_, steps_.size(), 0, done, taken);
+            run_steps(stream.joint, timed, thread, first_grouped_, steps_.size(), 0, done, taken);
         });
     }
-    if (!batch.seconds) return;
+    if (!timed) return;
     for (size_t number = 0; number < steps_.size(); ++number) {
-        batch.seconds[number] = joint_.seconds[number];
-        for (const Crew& crew : solo_) batch.seconds[number] += crew.seconds[number] / threads;
+        batch.seconds[number] = stream.joint.seconds[number];
+        for (const Crew& crew : stream.solo) batch.seconds[number] += crew.seconds[number] / threads;
     }
 }
 

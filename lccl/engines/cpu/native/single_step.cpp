@@ -60,16 +60,17 @@ const std::vector<int>& Program::reads(uint32_t number) const {
 std::vector<Program::Taken> Program::run_step(uint32_t number, const std::vector<std::pair<int, const float*>>& inputs,
                                               const Batch& batch) {
     check_process();
-    const std::lock_guard<std::mutex> lock(running_);
+    Stream& stream = whole();
+    const std::lock_guard<std::mutex> lock(stream.running);
     clear_counts(batch);
-    prepare(joint_, batch);
-    const auto map_of = [&](int buffer) -> const Map& { return joint_.maps[static_cast<size_t>(buffer)]; };
+    prepare(stream.joint, batch);
+    const auto map_of = [&](int buffer) -> const Map& { return stream.joint.maps[static_cast<size_t>(buffer)]; };
     std::vector<Taken> taken;
     for (const int output : uses_[number].writes) {
         const Map& map = map_of(output);
         taken.push_back({output, map.pad, std::vector<float>(elements_of(map) * batch.count)});
     }
-    const uint32_t group = number >= first_grouped_ ? slots_ : 1;
+    const uint32_t group = number >= first_grouped_ ? stream.slots : 1;
     for (uint32_t first = 0; first < batch.count; first += group) {
         const uint32_t count = std::min(group, batch.count - first);
         for (uint32_t image = 0; image < count; ++image) {
@@ -80,8 +81,8 @@ std::vector<Program::Taken> Program::run_step(uint32_t number, const std::vector
                 write_values(map, image, values + (first + image) * size);
             }
         }
-        pool_->run([&](uint32_t thread) {
-            Work& work = joint_.members[thread].work;
+        stream.pool->run([&](uint32_t thread) {
+            Work& work = stream.joint.members[thread].work;
             work.slot = 0;
             work.first = first;
             work.count = count;
