@@ -14,6 +14,8 @@ from lccl.errors import LcclError
 from service.logs import configure
 from service.settings import Settings
 
+YOUNG_OBJECTS = 10_000  # made before the collector looks at them; a request makes some hundred, and frees them
+
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted."""
@@ -43,6 +45,7 @@ def _rest_garbage_collector() -> None:
     """Take what is loaded by now, torch above all, out of every later collection: each would look at all of it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 if __name__ == "__main__":
