@@ -7,13 +7,14 @@ import binascii
 import itertools
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.types import Scope
 
 from service.errors import (
     ClientGoneError,
@@ -29,8 +30,10 @@ from service.settings import Settings
 
 MAX_FIELDS = 16
 WISH_PREFIX = b"x-lccl-"
-NO_FIELDS = Fields()
+REMEMBERED_BYTES = 256  # of a request's query and wish headers, at most
 MAX_FIELD_BYTES = 1 << 10
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +147,33 @@ def fields_of(request: Request, body: dict[str, Any]) -> Fields:
         InvalidFieldError: a field that is unknown, out of range, or given twice.
 
     """
+    query: bytes = request.scope["query_string"]
+    headers = tuple(one for one in request.scope["headers"] if one[0].startswith(WISH_PREFIX))
+    if not body and len(query) + sum(len(value) for _, value in headers) <= REMEMBERED_BYTES:
+        return _usual_fields(query, headers)
+    return _join(query, headers, body)
+
+
+@lru_cache(maxsize=4096)
+def _usual_fields(query: bytes, headers: Headers) -> Fields:
+    """Clients repeat their wishes: what was read once is remembered."""
+    return _join(query, headers, {})
+
+
+def _join(query: bytes, headers: Headers, body: dict[str, Any]) -> Fields:
     given: dict[str, Any] = {}
-    query = request.query_params.multi_items() if request.scope["query_string"] else ()
-    for name, value in itertools.chain(query, wish_headers(request.scope), body.items()):
+    asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name, value in itertools.chain(asked, _named(headers), body.items()):
         if name in given:
             raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
         given[name] = value
-    if not given:
-        return NO_FIELDS
     try:
         return Fields.model_validate(given)
     except ValidationError as error:
         raise InvalidFieldError(explain(error.errors())) from error
 
 
-def wish_headers(scope: Scope) -> list[tuple[str, str]]:
+def _named(headers: Headers) -> list[tuple[str, str]]:
     """The fields that a wish may have as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
 
     Raises:
@@ -166,12 +181,11 @@ def wish_headers(scope: Scope) -> list[tuple[str, str]]:
 
     """
     found = []
-    for raw_name, raw_value in scope["headers"]:
-        if raw_name.startswith(WISH_PREFIX):
-            name = raw_name[len(WISH_PREFIX) :].decode("latin-1").replace("-", "_")
-            if name not in Fields.model_fields:
-                raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(Fields.model_fields)}")
-            found.append((name, raw_value.decode("latin-1")))
+    for raw_name, raw_value in headers:
+        name = raw_name[len(WISH_PREFIX) :].decode("latin-1").replace("-", "_")
+        if name not in Fields.model_fields:
+            raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(Fields.model_fields)}")
+        found.append((name, raw_value.decode("latin-1")))
     return found
 
 
