@@ -21,6 +21,7 @@ REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
 CPU = Path(__file__).parent / "results" / "cpu"
 SERVING = Path(__file__).parent / "results" / "serving"
 OVERLOAD = Path(__file__).parent / "results" / "overload-resnet20.json"
+TRADE_OFF = Path(__file__).parent / "results" / "trade_off.json"
 FAULTS = Path(__file__).parent / "results" / "faults.json"
 TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md", HOME / "docs" / "serving.md"
 
@@ -48,6 +49,8 @@ def fill_tables(page: str) -> str:
     served = [json.loads((SERVING / f"{name}.json").read_text(encoding="utf-8")) for name in _served()]
     if served:
         tables["serving"] = serving_table(served)
+    if TRADE_OFF.is_file():
+        tables["gain"] = gain_table(json.loads(TRADE_OFF.read_text(encoding="utf-8")))
     if FAULTS.is_file():
         tables["faults"] = faults_table(json.loads(FAULTS.read_text(encoding="utf-8")))
     for name, rows in tables.items():
@@ -72,6 +75,18 @@ def points_table(bundle: dict[str, Any]) -> Iterator[str]:
     if twin:
         low, high = twin["accuracy_interval"]
         yield f"| plain twin | – | 1 | {100 * twin['accuracy']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | – | – |"
+
+
+def gain_table(result: dict[str, Any]) -> Iterator[str]:
+    """What is gained at which accuracy, as Markdown rows."""
+    yield "| you ask for | point | accuracy % | lost, points | multiplications left | pictures in the same time |"
+    yield "|---|---|---|---|---|---|"
+    for row in result["rows"]:
+        asked = "nothing" if row["asked"] == "exact" else f"`max_accuracy_drop={row['asked']}`"
+        yield (
+            f"| {asked} | {row['point']} | {100 * row['accuracy']:.1f} | {max(row['drop'], 0):.1f} | "
+            f"{100 * row['gated_macs'] / result['dense_macs']:.0f} % | {row['speed_up']:.2f} × |"
+        )
 
 
 def reached_table(result: dict[str, Any]) -> Iterator[str]:

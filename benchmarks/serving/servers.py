@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from benchmarks.serving import processes
 from benchmarks.serving.workload import BUILD, HOME, Served, emptied
 
 PEERS = Path(__file__).parent / "peers"
+PORTS = range(30_100, 32_700)  # below those that systems give to outgoing connections
 START_S, STOP_S = 120.0, 10.0
 SETTLED_ASKS, PAUSE_S = 8, 0.15
 PROGRAMS = {"FastAPI": "fastapi_app.py", "LitServe": "litserve_app.py", "Ray Serve": "ray_app.py"}
@@ -193,6 +195,9 @@ def peers_python() -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that no outgoing connection will be given before a server takes it."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port is free in {PORTS}")
