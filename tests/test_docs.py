@@ -16,7 +16,7 @@ REFUSED = "sparsity=2"
 PRELUDE = """
 set -euo pipefail
 curl() { command curl --silent --show-error --fail-with-body --max-time 20 "$@"; echo; }
-ask() { curl "localhost:8000/v1/classify$1" -H 'Content-Type: image/png' --data-binary @docs/example.png; }
+ask() { curl "localhost:8000/v1/classify${1:-}" -H 'Content-Type: image/png' --data-binary @docs/example.png; }
 """
 
 
