@@ -107,8 +107,7 @@ def _try(served: Served, peer: str, setup: Setup) -> Tried:
 
 def _tried(served: Served, peer: str, setup: Setup, found: Loaded) -> Tried:
     left = 1 - found.others_cores / len(os.sched_getaffinity(0))
-    figures = (found.answers_per_s, found.answers_per_s / left, found.cpu_ms_per_answer)
-    return Tried(served.name, peer, setup, *(round(value, 3) for value in figures))
+    return Tried(served.name, peer, setup, round(found.answers_per_s, 3), round(found.answers_per_s / left, 3))
 
 
 def _peers_versions(console: Console) -> dict[str, str]:

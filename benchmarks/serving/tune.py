@@ -32,7 +32,6 @@ class Tried:
     setup: Setup
     answers_per_s: float
     quiet_per_s: float
-    cpu_ms_per_answer: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

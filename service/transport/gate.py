@@ -9,23 +9,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from service.errors import OverloadedError, problem
 
 if TYPE_CHECKING:
-    from uvicorn._types import (
-        ASGIReceiveCallable,
-        ASGISendCallable,
-        HTTPResponseBodyEvent,
-        HTTPResponseStartEvent,
-        Scope,
-    )
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 OVERLOADED = "overloaded"
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer in its protocol's form, ready to be written.
+
+    Attributes:
+        headers: lines, without the server's own.
+
+    """
+
+    status: int
+    headers: bytes
+    body: bytes
 
 
 class Gate:
@@ -55,38 +63,29 @@ class Gate:
         if cycle is not None:
             self._inside.discard(cycle)
 
-    async def refuse(self, scope: Scope, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """The application of those who are refused."""
-        open_inference = scope["type"] == "http" and scope["path"].startswith("/v2/")
-        start, body = _refusal(max(1, math.ceil(self._waiting_s())), open_inference)
+    def refusal(self, path: str) -> Refusal:
+        """What a request to a path is refused with; it counts as refused."""
         self._report(OVERLOADED)
-        await send(start)
-        await send(body)
+        return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
 
 
 @lru_cache(maxsize=64)
-def _refusal(retry_after_s: int, open_inference: bool) -> tuple[HTTPResponseStartEvent, HTTPResponseBodyEvent]:
-    """The answer to a request that is refused, as an application's two messages, in its protocol's form."""
+def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
     text = "more requests arrive than can be answered: try again later"
     answer = problem(OverloadedError(text, retry_after_s))
     form = {"error": text} if open_inference else {}
     content = json.dumps(form | answer.to_json()).encode()
-    headers = [
-        (b"content-type", b"application/json" if open_inference else b"application/problem+json"),
-        (b"content-length", str(len(content)).encode()),
-        (b"retry-after", str(answer.retry_after).encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"cache-control", b"no-store"),
-    ]
-    return (
-        {"type": "http.response.start", "status": answer.status, "headers": headers, "trailers": False},
-        {"type": "http.response.body", "body": content, "more_body": False},
+    head = (
+        f"content-type: application/{'json' if open_inference else 'problem+json'}\r\n"
+        f"content-length: {len(content)}\r\nretry-after: {answer.retry_after}\r\n"
+        "x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
     )
+    return Refusal(answer.status, head.encode(), content)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:
-    """How many requests may be under way: what leaves within a quarter of the time that they have.
+    """How many requests may be under way: what leaves within a third of the time that they have.
 
     At most two queues full: up to there the queue itself refuses, which knows whose share is used up.
     """
-    return 2 * queue_limit if not per_s else min(2 * queue_limit, max(32, math.ceil(per_s * limit_s / 4)))
+    return 2 * queue_limit if not per_s else min(2 * queue_limit, max(32, math.ceil(per_s * limit_s / 3)))

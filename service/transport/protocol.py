@@ -207,7 +207,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         gate = self._limits.gate
-        super()._start_asgi_task(cycle, gate.refuse if gate is not None and gate.shuts_out(cycle.scope) else app)
+        if gate is not None and gate.shuts_out(cycle.scope):
+            self.loop.call_soon(self._turn_away, cycle, gate)  # once the parser is done with what it is at
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _turn_away(self, cycle: RequestResponseCycle, gate: Gate) -> None:
+        """Answer a request that the gate shuts out, without the task and the messages of an application."""
+        if cycle.disconnected:
+            return
+        refusal = gate.refusal(cycle.scope["path"])
+        own = [name + b": " + value + b"\r\n" for name, value in cycle.default_headers]
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join([STATUS_LINE[refusal.status], *own, refusal.headers, end, refusal.body]))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+        cycle.on_response = _nothing
 
     def on_response_complete(self) -> None:
         if self._limits.gate is not None:
@@ -264,6 +281,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(TooSlowError(f"the request's body was not there within {self._limits.body_s:g} s"))
         else:
             self.transport.close()
+
+
+def _nothing() -> None:
+    """What a finished cycle calls, which must not keep its connection alive."""
 
 
 def _encode(answer: Problem, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

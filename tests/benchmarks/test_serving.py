@@ -56,7 +56,7 @@ def test_tuning_tries_the_best_settings_with_every_runtime_and_keeps_each_ones_b
     speeds = iter(range(1000))
 
     def attempt(peer: str, setup: Setup) -> Tried:
-        return Tried("resnet20", peer, setup, 1.0, next(speeds), 1.0)
+        return Tried("resnet20", peer, setup, 1.0, next(speeds))
 
     tried = tune.tune("resnet20", "FastAPI", attempt, rounds=2)
     first = tune.candidates("FastAPI", "resnet20")
@@ -83,15 +83,15 @@ def test_candidates_differ(peer: str, network: str):
 
 def test_of_settings_as_fast_the_ones_that_wait_least_are_chosen():
     tried = [
-        Tried("resnet20", "FastAPI", replace(SETUP, window_ms=window), 1.0, quiet, 1.0)
+        Tried("resnet20", "FastAPI", replace(SETUP, window_ms=window), 1.0, quiet)
         for window, quiet in ((5, 100.0), (2, 98.0), (0, 96.0))
     ]
     assert tune.choose(tried, "resnet20", "FastAPI", tune.DENSE).window_ms == 2
 
 
 def test_fresh_rows_replace_those_of_the_same_network_and_peer():
-    old, other = Tried("resnet20", "FastAPI", SETUP, 1, 1, 0), Tried("resnet18", "FastAPI", SETUP, 1, 1, 0)
-    fresh = Tried("resnet20", "FastAPI", SETUP, 2, 1, 0)
+    old, other = Tried("resnet20", "FastAPI", SETUP, 1, 1), Tried("resnet18", "FastAPI", SETUP, 1, 1)
+    fresh = Tried("resnet20", "FastAPI", SETUP, 2, 1)
     assert tune.merge([old, other], [fresh]) == [other, fresh]
 
 
