@@ -1,4 +1,4 @@
-"""Prometheus's rules by their unit tests, and every panel's question to a real one that reads a real service at work."""
+"""The rules by their unit tests, and every panel's question to a real Prometheus that reads a real service at work."""
 
 from __future__ import annotations
 
@@ -130,18 +130,32 @@ def configuration(service, folder):
     return file
 
 
-def ask(service, until):
-    """Send requests of all kinds, one after the other."""
-    with httpx.Client(base_url=service, timeout=30) as client:
-        for path, body in itertools.cycle(ASKED):
-            if time.monotonic() > until:
-                return
-            client.post(path, content=body, headers={"Content-Type": "image/png"})
+@contextmanager
+def load(service, clients):
+    """Requests of all kinds until the end of the block; each client sends one after the other."""
+    over = threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=service, timeout=30) as client:
+            for path, body in itertools.cycle(ASKED):
+                if over.is_set():
+                    return
+                client.post(path, content=body, headers={"Content-Type": "image/png"})
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory):
-    """The address of a Prometheus that has read the service under load; its target wait is too short to be kept."""
+    """The address of a Prometheus that reads the service under load, whose target wait is too short to be kept."""
     folder = tmp_path_factory.mktemp("prometheus")
     service, prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     with ExitStack() as stack:
@@ -160,12 +174,8 @@ def prometheus(tmp_path_factory):
                 log=folder / "prometheus.log", ready=f"{prometheus}/-/ready",
             )
         )  # fmt: skip
-        until = time.monotonic() + LOAD_S
-        clients = [threading.Thread(target=ask, args=(service, until)) for _ in range(4)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
+        stack.enter_context(load(service, clients=4))
+        time.sleep(LOAD_S)
         yield prometheus
 
 
