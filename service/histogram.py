@@ -48,7 +48,7 @@ class BatchHistogram(Collector):
         self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...], registry: CollectorRegistry
     ) -> None:
         self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
-        self._names = [floatToGoString(bound) for bound in (*bounds, math.inf)]
+        self._names = [str(floatToGoString(bound)) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
         self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
 

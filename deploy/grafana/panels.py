@@ -72,9 +72,9 @@ def lines(
         steps = [("red", None), ("green", limits[0]), ("red", limits[1])]
         panel.thresholds(ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(_steps(steps)))
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
-    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    shown = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
-    return panel.legend(legend.show_legend(True).calcs([])).tooltip(tooltip)
+    return panel.legend(shown.show_legend(True).calcs([])).tooltip(tooltip)
 
 
 def buckets(title: str, text: str, unit: str, expression: str, width: int = 8) -> heatmap.Panel:
