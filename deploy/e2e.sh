@@ -63,7 +63,8 @@ echo "ok   service, Prometheus and Grafana come up healthy"
 python3 deploy/check_stack.py --service "http://127.0.0.1:$PORT" --prometheus "http://127.0.0.1:$PROMETHEUS_PORT" \
   --image "${IMAGE:-docs/example.png}" || failed=1
 
-for file in provisioning/datasources/prometheus.yml provisioning/dashboards/lccl.yml dashboards/overview.json; do
+for file in provisioning/datasources/prometheus.yml provisioning/dashboards/lccl.yml \
+  dashboards/{overview,trade-off,resources}.json; do
   check "Grafana has $file" same_inside "deploy/grafana/$file" "/etc/grafana/$file"
 done
 container=$(docker compose ps --quiet service)

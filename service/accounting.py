@@ -1,60 +1,141 @@
-"""What a batch cost and saved, entered into the metrics: once per batch, on the device thread."""
+"""What a batch cost, saved and found, entered into the metrics: once per batch, on the device thread."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Counter as Metric
 
-from service.metrics import INTERPOLATED, Metrics
+from service.histogram import Series
+from service.metrics import INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 from service.registry import ServedModel
 from service.runner import Result
 
 
 class Accounting:
-    """Counts the pictures that ran, whoever still waits for them; the canary's too, for they cost the same."""
+    """Counts the pictures that ran, whoever still waits for them.
+
+    Costs are everyone's, the canary's too; what tells about the pictures themselves is the clients' alone.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._layers: dict[str, list[tuple[int, Metric, Metric]]] = {}
+        self._ledgers: dict[str, _Ledger] = {}
 
     def forget(self, model: ServedModel) -> None:
         """Drop what is kept to be fast for a model that is gone; its metrics stay."""
-        self._layers.pop(model.key, None)
+        self._ledgers.pop(model.key, None)
 
     def enter(self, model: ServedModel, results: Sequence[Result]) -> None:
-        metrics, shape, name = self._metrics, model.engine.shape, model.name
-        metrics.batch_size.labels(name).observe(len(results))
-        for point, count in Counter(result.setting.name or INTERPOLATED for result in results).items():
-            metrics.images.labels(name, point).inc(count)
-        metrics.macs.labels(name, "dense").inc(shape.dense * len(results))
-        metrics.macs.labels(name, "gated").inc(sum(result.gated_macs for result in results))
-        metrics.macs.labels(name, "executed").inc(sum(result.executed_macs for result in results))
-        ratios, requested = metrics.skip_ratio.labels(name), metrics.requested_sparsity.labels(name)
-        queued, computed = (metrics.stage_timer(name, stage) for stage in ("queue", "compute"))
-        for result in results:
-            ratios.observe(result.skip_ratio)
-            requested.observe(result.setting.sparsity)
-            queued.observe(result.queue_s)
-            computed.observe(result.compute_s)
+        ledger = self._ledgers.get(model.key)
+        if ledger is None:
+            ledger = self._ledgers[model.key] = _Ledger(self._metrics, model)
+        ledger.enter_costs(results)
+        asked = [result for result in results if not result.probe and result.finite]
+        if asked:
+            ledger.enter_answers(asked)
+
+
+class _Ledger:
+    """A model's counters, each found once: labels cost more than counting does."""
+
+    def __init__(self, metrics: Metrics, model: ServedModel) -> None:
+        name, shape = model.name, model.engine.shape
+        self._metrics, self._name, self._labels = metrics, name, model.bundle.labels
+        self._dense = shape.dense
+        self._batch_size = metrics.batch_size.labels(name)
+        self._macs = tuple(metrics.macs.labels(name, kind) for kind in ("dense", "gated", "executed"))
+        self._skip_ratio = metrics.skip_ratio.labels(name)
+        self._requested = metrics.requested_sparsity.labels(name)
+        self._queue, self._compute = (metrics.stage_duration.labels(name, stage) for stage in ("queue", "compute"))
+        self._confidence = metrics.confidence.labels(name)
+        self._layers = [
+            (
+                layer.convolution.cells,
+                metrics.layer_cells.labels(name, layer.name),
+                metrics.layer_cells_skipped.labels(name, layer.name),
+            )
+            for layer in shape.layers
+        ]
+        self._images: dict[str, Metric] = {}
+        self._classes: dict[int, Metric] = {}
+        self._points: dict[str, tuple[Series, list[Metric]]] = {}
+        self._ratios = [point.skip_ratio for point in model.bundle.table.points]
+        self._spreads = _spreads(model)
+
+    def enter_costs(self, results: Sequence[Result]) -> None:
+        count, dense, gated, executed = len(results), *self._macs
+        self._batch_size.observe(count)
+        dense.inc(self._dense * count)
+        gated.inc(sum(result.gated_macs for result in results))
+        executed.inc(sum(result.executed_macs for result in results))
+        self._skip_ratio.observe(*[result.skip_ratio for result in results])
+        self._requested.observe(*[result.setting.sparsity for result in results])
+        self._queue.observe(*[result.queue_s for result in results])
+        self._compute.observe(*[result.compute_s for result in results])
         kept = np.sum([result.kept for result in results], axis=0).tolist()
-        for (cells, whole, skipped), cells_kept in zip(self._counters(model), kept, strict=True):
-            whole.inc(cells * len(results))
-            skipped.inc(cells * len(results) - cells_kept)
+        for (cells, whole, skipped), cells_kept in zip(self._layers, kept, strict=True):
+            whole.inc(cells * count)
+            skipped.inc(cells * count - cells_kept)
+        for point, pictures in Counter(_point(result) for result in results).items():
+            if point not in self._images:
+                self._images[point] = self._metrics.images.labels(self._name, point)
+            self._images[point].inc(pictures)
         downgraded = sum(result.setting.downgraded for result in results)
         if downgraded:
-            metrics.downgraded.labels(name).inc(downgraded)
+            self._metrics.downgraded.labels(self._name).inc(downgraded)
 
-    def _counters(self, model: ServedModel) -> list[tuple[int, Metric, Metric]]:
-        """Per layer its cells and its two counters, found once: labels cost more than counting does."""
-        known = self._layers.get(model.key)
-        if known is None:
-            cells, skipped = self._metrics.layer_cells, self._metrics.layer_cells_skipped
-            known = [
-                (layer.convolution.cells, cells.labels(model.name, layer.name), skipped.labels(model.name, layer.name))
-                for layer in model.engine.shape.layers
-            ]
-            self._layers[model.key] = known
-        return known
+    def enter_answers(self, results: Sequence[Result]) -> None:
+        found = [int(result.ranking[0]) for result in results]
+        for index, count in Counter(found).items():
+            if index not in self._classes:
+                label = self._labels[index] if index < MOST_CLASSES else OTHER
+                self._classes[index] = self._metrics.predictions.labels(self._name, label)
+            self._classes[index].inc(count)
+        self._confidence.observe(
+            *[float(result.probabilities[index]) for result, index in zip(results, found, strict=True)]
+        )
+        by_point: dict[str, list[Result]] = defaultdict(list)
+        for result in results:
+            by_point[_point(result)].append(result)
+        for point, members in by_point.items():
+            self._enter_point(point, members)
+
+    def _enter_point(self, point: str, results: Sequence[Result]) -> None:
+        if point not in self._points:
+            kinds = ("reached", "expected", "spread") if self._spreads is not None else ("reached", "expected")
+            counters = [self._metrics.point_skip_ratio.labels(self._name, point, kind) for kind in kinds]
+            self._points[point] = self._metrics.picture_duration.labels(self._name, point), counters
+        duration, counters = self._points[point]
+        duration.observe(*[result.finished_at - result.enqueued_at for result in results])
+        expected = [result.setting.sparsity for result in results]
+        sums = [sum(result.skip_ratio for result in results), sum(expected)]
+        if self._spreads is not None:
+            sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
+        for counter, amount in zip(counters, sums, strict=True):
+            counter.inc(max(0.0, amount))
+
+
+def _point(result: Result) -> str:
+    return result.setting.name or INTERPOLATED
+
+
+def _spreads(model: ServedModel) -> NDArray[np.float64] | None:
+    """At each point, the standard deviation of the skip ratio between held-out pictures, at most: [points].
+
+    Calibration recorded each layer's; their sum, weighted by MACs, is the whole's if all layers vary together, and
+    more than it otherwise. None where it recorded nothing that fits.
+    """
+    recorded: Any = model.bundle.calibration.get("skip_ratio_mean_std")
+    shape = model.engine.shape
+    macs = shape.cells * shape.cell_macs
+    try:
+        deviations = [[layer[1] for layer in recorded[point.name]] for point in model.bundle.table.points]
+        spreads = np.array(deviations, dtype=np.float64) @ macs / macs.sum()
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return spreads if np.isfinite(spreads).all() and (spreads >= 0).all() else None

@@ -60,7 +60,8 @@ class Canary:
         from lccl.canary import pictures_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
-        work = Work(model, pictures_for(model.engine, model.bundle)[0], model.offer(Wish()), deadline)
+        picture = pictures_for(model.engine, model.bundle)[0]
+        work = Work(model, picture, model.offer(Wish()), deadline, probe=True)
         try:
             (job,) = self._batcher.put(model.key, [work], "canary")
             async with asyncio.timeout(PATIENCE * self._interval_s):

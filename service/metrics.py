@@ -6,13 +6,18 @@ from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from service.histogram import BatchHistogram
+
 NAMESPACE = "lccl"
 UNKNOWN = "unknown"
 INTERPOLATED = "interpolated"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+SHARES = (*RATIOS, 0.98, 0.99, 0.999)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+OTHER = "other"
+MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
 
 
 class Metrics:
@@ -21,7 +26,10 @@ class Metrics:
     Attributes:
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
-        stage_timer: the same of stages, for a model and a stage.
+        stage_timer: the series of stages for a model and a stage.
+        point_skip_ratio: divided by the pictures of ``picture_duration``, what a point reached and what calibration
+            expected of it. The spread is the standard deviation between held-out pictures, or a little more: the
+            layers' own ones added up.
 
     """
 
@@ -38,19 +46,34 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets)
 
+        def batch_histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> BatchHistogram:
+            return BatchHistogram(f"{NAMESPACE}_{name}", text, labels, buckets, registry)
+
         self.request_duration = histogram(
             "request_duration_seconds", "Time from a request's first byte read to its answer.", SECONDS,
             "model", "route", "code",
         )  # fmt: skip
-        self.stage_duration = histogram(
+        self.stage_duration = batch_histogram(
             "stage_duration_seconds", "Time of a picture in decode, queue and compute; of an answer in encode.",
             STAGE_SECONDS, "model", "stage",
         )  # fmt: skip
         self.images = counter("images_total", "Pictures answered.", "model", "operating_point")
-        self.skip_ratio = histogram("skip_ratio", "Skip ratio reached, per picture.", RATIOS, "model")
-        self.requested_sparsity = histogram(
+        self.picture_duration = batch_histogram(
+            "picture_duration_seconds", "Time of a client's picture from the queue to the end of its batch.", SECONDS,
+            "model", "operating_point",
+        )  # fmt: skip
+        self.predictions = counter("predictions_total", "Clients' pictures by their likeliest class.", "model", "class")
+        self.confidence = batch_histogram(
+            "confidence", "Probability of the likeliest class, per client's picture.", SHARES, "model"
+        )
+        self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per picture.", RATIOS, "model")
+        self.requested_sparsity = batch_histogram(
             "requested_sparsity", "Expected skip ratio of the setting a picture was run with.", RATIOS, "model"
         )
+        self.point_skip_ratio = counter(
+            "point_skip_ratio_total", "Sum over clients' pictures of skip ratios: reached, expected, and their spread.",
+            "model", "operating_point", "kind",
+        )  # fmt: skip
         self.macs = counter("macs_total", "Multiply-accumulates of the pictures answered.", "model", "kind")
         self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", "model", "layer")
         self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", "model", "layer")
@@ -66,4 +89,4 @@ class Metrics:
         self.model_info = gauge("model_info", "1 for each model.", "model", "version", "engine", "precision", "digest")
         self.build_info = gauge("build_info", "1 for the running build.", "version", "python", "torch")
         self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
-        self.stage_timer = lru_cache(maxsize=4096)(self.stage_duration.labels)
+        self.stage_timer = self.stage_duration.labels

@@ -35,6 +35,7 @@ class Work:
         offer: the settings it may be run with.
         deadline: monotone seconds after which its answer is of no use.
         held_s: seconds that its request waited for the event loop before anything was done for it.
+        probe: whether the server asks itself, and no client.
 
     """
 
@@ -43,6 +44,7 @@ class Work:
     offer: Offer
     deadline: float
     held_s: float = 0.0
+    probe: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +64,7 @@ class Result:
         enqueued_at: monotone seconds, as the next two.
         started_at: when its batch began.
         finished_at: when its batch ended.
+        probe: whether no client asked.
 
     """
 
@@ -77,6 +80,7 @@ class Result:
     enqueued_at: float
     started_at: float
     finished_at: float
+    probe: bool
 
     @property
     def queue_s(self) -> float:
@@ -211,7 +215,7 @@ class Runner:
         results = [
             Result(
                 setting, output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
-                ratios[row], gated[row], executed[row], job.enqueued_at, started, finished,
+                ratios[row], gated[row], executed[row], job.enqueued_at, started, finished, job.item.probe,
             )
             for row, (job, setting) in enumerate(chosen)
         ]  # fmt: skip

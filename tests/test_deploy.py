@@ -1,45 +1,19 @@
 """What the deployment files promise, read without Docker."""
 
-import json
 import re
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
-
-from service.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-GRAFANA = ROOT / "deploy/grafana"
-DASHBOARD_TEXT = (GRAFANA / "dashboards/overview.json").read_text()
-DASHBOARD = json.loads(DASHBOARD_TEXT)
-PANELS = DASHBOARD["panels"]
-CHARTS = [panel for panel in PANELS if panel["type"] != "row"]
-SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 PINNED = re.compile(r":v?\d+(\.\d+)+[a-z0-9.-]*$")
 
 
 def deployed(path: str):
     return yaml.safe_load((ROOT / "deploy" / path).read_text())
-
-
-@pytest.fixture(scope="module")
-def metrics():
-    """The samples that each of the service's metrics exports."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    families = [family for family in registry.collect() if family.name.startswith("lccl_")]
-    return {family.name: {family.name + suffix for suffix in SAMPLES[family.type]} for family in families}
-
-
-@pytest.fixture(scope="module")
-def asked():
-    """The samples that the dashboard asks Prometheus for."""
-    return set(re.findall(r"\blccl_[a-z_]+", "\n".join(t["expr"] for p in CHARTS for t in p["targets"])))
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -97,6 +71,14 @@ class TestWiring:
         assert job["job_name"] == "lccl"
         assert job["static_configs"] == [{"targets": [f"service:{port}"]}]
 
+    def test_prometheus_has_its_rules(self):
+        (pattern,) = deployed("prometheus/prometheus.yml")["rule_files"]
+        assert (
+            f"./deploy/prometheus/{Path(pattern).parent}:/etc/prometheus/{Path(pattern).parent}:ro"
+            in (SERVICES["prometheus"]["volumes"])
+        )
+        assert list((ROOT / "deploy/prometheus").glob(pattern))
+
     def test_grafana_asks_prometheus(self):
         (source,) = deployed("grafana/provisioning/datasources/prometheus.yml")["datasources"]
         assert source["url"] == "http://prometheus:9090"
@@ -108,36 +90,3 @@ class TestWiring:
     def test_every_mounted_file_exists(self):
         mounts = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
         assert all((ROOT / mount).exists() for mount in mounts if mount.startswith("."))
-
-
-class TestDashboard:
-    def test_asks_for_metrics_that_exist(self, metrics, asked):
-        assert asked <= set().union(*metrics.values())
-
-    def test_shows_every_metric(self, metrics, asked):
-        assert [name for name, samples in metrics.items() if not samples & asked] == []
-
-    def test_uses_the_provisioned_data_source(self):
-        (source,) = deployed("grafana/provisioning/datasources/prometheus.yml")["datasources"]
-        wanted = {"type": source["type"], "uid": source["uid"]}
-        assert all(panel["datasource"] == wanted for panel in CHARTS)
-        assert all(variable["datasource"] == wanted for variable in DASHBOARD["templating"]["list"])
-
-    def test_panels_have_their_own_ids(self):
-        ids = [panel["id"] for panel in PANELS]
-        assert len(ids) == len(set(ids))
-
-    def test_panels_lie_side_by_side_on_the_grid(self):
-        places = [panel["gridPos"] for panel in PANELS]
-        assert all(place["x"] >= 0 and place["x"] + place["w"] <= 24 for place in places)
-        for one, other in combinations(places, 2):
-            apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-            apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-            assert apart_x or apart_y
-
-    def test_panels_explain_themselves(self):
-        assert all(panel["title"] and panel["description"] for panel in CHARTS)
-        assert all("unit" in p["fieldConfig"]["defaults"] for p in CHARTS if p["type"] == "timeseries")
-
-    def test_is_written_so_that_changes_can_be_read(self):
-        assert json.dumps(DASHBOARD, indent=2, ensure_ascii=False) + "\n" == DASHBOARD_TEXT

@@ -1,0 +1,89 @@
+"""The dashboard that shows whether the service is well: who is up, what is asked, how fast, what is refused."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from deploy.grafana.panels import MODEL, Section, buckets, dashboard, labels, lines, number, quantiles
+
+OF_MODEL = '{model=~"$model"}'
+ANSWERED = '{model=~"$model", code=~"2.."}'
+REQUESTS = "lccl_request_duration_seconds_count"
+
+
+def _share(codes: str) -> str:
+    """The share of requests answered with these status codes; 0 where there are none."""
+    some = f'sum(rate({REQUESTS}{{model=~"$model", code=~"{codes}"}}[$__rate_interval]))'
+    return f"({some} or vector(0)) / sum(rate({REQUESTS}{OF_MODEL}[$__rate_interval]))"
+
+
+def _state() -> Section:
+    alarms = [("green", None), ("red", 1.0)]
+    up, down = 'sum(up{job="lccl"})', 'count(up{job="lccl"} == 0) or vector(0)'
+    firing = 'count(ALERTS{alertstate="firing"}) or vector(0)'
+    models = f"max by (model, version, engine, precision, digest) (lccl_model_info{OF_MODEL})"
+    return "State", [
+        number("Replicas up", "Servers that Prometheus could read.", "short", up, [("red", None), ("green", 1.0)], 3),
+        number("Replicas down", "Servers that Prometheus knows and could not read.", "short", down, alarms, 3),
+        number("Alerts firing", "Of all rules in Prometheus. The runbook is docs/operations.md.", "short", firing,
+               alarms, 3),
+        labels("Models", "What is served. The digest names the bundle's exact content.", models, 10),
+        labels("Build", "What runs.", "max by (version, python, torch) (lccl_build_info)", 5),
+    ]  # fmt: skip
+
+
+def _requests() -> Section:
+    by_route = {"{{route}} {{code}}": f"sum by (route, code) (rate({REQUESTS}{OF_MODEL}[$__rate_interval]))"}
+    failed = {"client's (4xx)": _share("4.."), "server's (5xx)": _share("5..")}
+    refused = {
+        "{{reason}}": 'sum by (reason) (rate(lccl_rejected_total{model=~"$model|"}[$__rate_interval]))',
+    }
+    return "Requests", [
+        lines("Requests", "By route and status, probes and scrapes aside.", "reqps", by_route, stacked=True),
+        lines("Error ratio", "Of all requests. 429 is refused under load, 503 not ready, 504 too late.", "percentunit",
+              failed),
+        lines("Rejections", "Pictures and requests answered with an error, by its reason; what was refused before its "
+              "model was known too.", "suffix: /s", refused),
+    ]  # fmt: skip
+
+
+def _latency() -> Section:
+    name = "lccl_request_duration_seconds"
+    heat = f"sum by (le) (increase({name}_bucket{ANSWERED}[$__rate_interval]))"
+    stages = f"sum by (le, stage) (rate(lccl_stage_duration_seconds_bucket{OF_MODEL}[$__rate_interval]))"
+    by_stage = {"{{stage}}": f"histogram_quantile(0.95, {stages})"}
+    return "Latency", [
+        lines("Latency", "Of requests answered, from their first byte.", "s",
+              quantiles(name, ANSWERED, 0.5, 0.95, 0.99)),
+        buckets("Latency, all requests", "Requests answered, by how long they took.", "s", heat),
+        lines("Time by stage, p95", "Of a picture in decode, queue and compute; of an answer in encode.", "s",
+              by_stage),
+    ]  # fmt: skip
+
+
+def _load() -> Section:
+    waiting = {"{{model}}": f"sum by (model) (lccl_queue_depth{OF_MODEL})"}
+    wait = {"{{instance}}": "max by (instance) (lccl_predicted_wait_seconds)"}
+    level = {
+        "level, {{instance}}": "max by (instance) (lccl_brownout_level)",
+        "downgraded": f"(sum(rate(lccl_downgraded_total{OF_MODEL}[$__rate_interval])) or vector(0)) / "
+        f"sum(rate(lccl_images_total{OF_MODEL}[$__rate_interval]))",
+    }
+    sizes = quantiles("lccl_batch_size", OF_MODEL, 0.5, 0.95)
+    mean = f"sum(rate(lccl_batch_size_sum{OF_MODEL}[$__rate_interval]))"
+    sizes["mean"] = f"{mean} / sum(rate(lccl_batch_size_count{OF_MODEL}[$__rate_interval]))"
+    return "Load", [
+        lines("Queue depth", "Pictures that wait, by model.", "short", waiting),
+        lines("In flight", "Requests being answered.", "short", {"{{instance}}": "lccl_inflight_requests"}),
+        lines("Batch size", "Pictures that the engine ran together.", "short", sizes),
+        lines("Predicted wait", "Of a picture that would arrive now: what waits, at the rate it leaves.", "s", wait,
+              12),
+        lines("Brown-out", "How far pictures that may be served sparser are: 0 not at all, 1 to their floor; and the "
+              "share of all pictures that were.", "percentunit", level, 12, most=1),
+    ]  # fmt: skip
+
+
+def build() -> Dashboard:
+    text = "Who is up, what is asked, how fast it is answered and what is refused."
+    sections = [_state(), _requests(), _latency(), _load()]
+    return dashboard("lccl-overview", "LCCL overview", text, [MODEL], sections)

@@ -1,0 +1,216 @@
+"""The rules by their unit tests, and every panel's question to a real Prometheus that reads a real service at work."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from deploy.check_stack import query, questions
+from service.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+DEPLOYED = ROOT / "deploy/prometheus"
+UNIT_TESTS = sorted((ROOT / "tests/prometheus").glob("*.test.yml"))
+RULES = [
+    rule for group in yaml.safe_load((DEPLOYED / "rules/lccl.yml").read_text())["groups"] for rule in group["rules"]
+]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
+LOAD_S, PATIENCE_S, INTERVAL = 8, 40, "6s"
+MAY_BE_ZERO = {"Replicas down", "Alerts firing", "Queue depth", "Predicted wait"}
+PICTURE = (ROOT / "docs/example.png").read_bytes()
+ASKED = [
+    ("/v1/classify", PICTURE),
+    ("/v1/classify?sparsity=0.42", PICTURE),
+    ("/v1/classify?operating_point=p24", PICTURE),
+    ("/v1/classify?operating_point=p60&top_k=3", PICTURE),
+    ("/v1/classify?operating_point=exact&max_accuracy_drop=5", PICTURE),
+    ("/v1/models/resnet20-cifar10/classify?deadline_ms=5000", PICTURE),
+    ("/v1/classify?deadline_ms=0.001", PICTURE),
+    ("/v1/classify", b"not a picture"),
+    ("/v1/models/nobody/classify", PICTURE),
+]
+
+needs = {
+    name: pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed (Debian: prometheus)")
+    for name in ("promtool", "prometheus")
+}
+
+
+@needs["promtool"]
+def test_prometheus_takes_its_configuration():
+    subprocess.run(["promtool", "check", "config", DEPLOYED / "prometheus.yml"], check=True, timeout=30)
+
+
+@needs["promtool"]
+@pytest.mark.parametrize("file", UNIT_TESTS, ids=lambda file: file.name)
+def test_rules_pass_their_unit_tests(file):
+    ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_alert_has_a_unit_test_in_which_it_fires():
+    cases = (
+        case
+        for file in UNIT_TESTS
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+    )
+    assert {case["alertname"] for case in cases if case.get("exp_alerts")} == ALERTS.keys()
+
+
+def test_every_alert_has_an_entry_in_the_runbook():
+    entries = re.findall(r"^### (\w+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert entries == list(ALERTS)
+    for name, alert in ALERTS.items():
+        assert alert["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+
+
+def test_rules_ask_for_metrics_that_exist():
+    registry = CollectorRegistry()
+    Metrics(registry)
+    known = {family.name for family in registry.collect()}
+    asked = set(re.findall(r"\b(?:lccl|process)_[a-z_]+", "\n".join(rule["expr"] for rule in RULES)))
+    assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} <= known
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+@contextmanager
+def process(*command, log, ready):
+    """A server until the end of the block, which begins when its address answers."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("LCCL_")}
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(httpx.TransportError):
+                if httpx.get(ready).status_code == 200:
+                    break
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def configuration(service, folder):
+    """The deployed configuration for a service on this machine, read every second."""
+    chosen = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
+    chosen["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    chosen["rule_files"] = [str(DEPLOYED / pattern) for pattern in chosen["rule_files"]]
+    (job,) = chosen["scrape_configs"]
+    job["static_configs"] = [{"targets": [service.removeprefix("http://")]}]
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(chosen))
+    return file
+
+
+@contextmanager
+def load(service, clients):
+    """Requests of all kinds until the end of the block; each client sends one after the other."""
+    over = threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=service, timeout=30) as client:
+            for path, body in itertools.cycle(ASKED):
+                if over.is_set():
+                    return
+                client.post(path, content=body, headers={"Content-Type": "image/png"})
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory):
+    """The address of a Prometheus that reads the service under load, whose target wait is too short to be kept."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    service, prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    with ExitStack() as stack:
+        stack.enter_context(
+            process(
+                *(sys.executable, "-m", "service", "--port", service.rpartition(":")[2]),
+                *("--queue-target-ms", "0.001", "--log-level", "warning"),
+                log=folder / "service.log", ready=f"{service}/health/ready",
+            )
+        )  # fmt: skip
+        stack.enter_context(
+            process(
+                *("prometheus", "--config.file", configuration(service, folder), "--log.level", "warn"),
+                *("--storage.tsdb.path", folder / "data"),
+                *("--web.listen-address", prometheus.removeprefix("http://")),
+                log=folder / "prometheus.log", ready=f"{prometheus}/-/ready",
+            )
+        )  # fmt: skip
+        stack.enter_context(load(service, clients=4))
+        time.sleep(LOAD_S)
+        yield prometheus
+
+
+def emptiness(prometheus, title, expression):
+    """What is wrong with the answer to a panel's question; nothing when it has data that show something."""
+    found = query(prometheus, expression)
+    if found is None:
+        return f"{title}: Prometheus does not understand {expression}"
+    values = [value for series in found if math.isfinite(value := float(series["value"][1]))]
+    if not values:
+        return f"{title}: no data for {expression}"
+    return "" if any(values) or title in MAY_BE_ZERO else f"{title}: nothing but 0 for {expression}"
+
+
+@needs["prometheus"]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_no_panel_is_empty(name, prometheus):
+    deadline = time.monotonic() + PATIENCE_S
+    for expression, title in questions(DASHBOARDS[name], INTERVAL):
+        while wrong := emptiness(prometheus, title, expression):
+            assert time.monotonic() < deadline, wrong
+            time.sleep(0.5)
+
+
+@needs["prometheus"]
+def test_rules_are_evaluated_without_errors(prometheus):
+    groups = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    assert len(found) == len(RULES)
+    assert {rule["health"] for rule in found} == {"ok"}
+    recorded = [rule["record"] for rule in RULES if "record" in rule]
+    assert [name for name in recorded if not query(prometheus, name)] == []
+
+
+@needs["prometheus"]
+def test_a_service_that_answers_sets_off_no_alert_of_being_gone(prometheus):
+    assert query(prometheus, 'up{job="lccl"} == 1')
+    assert query(prometheus, 'ALERTS{alertname=~"LcclDown|LcclAbsent|LcclRestarts"}') == []
