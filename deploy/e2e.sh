@@ -38,6 +38,21 @@ hardened() {  # hardened CONTAINER: read-only root, no capability, no way to gai
     == "true [ALL] [no-new-privileges:true]" ]]
 }
 
+restarts() {  # restarts CONTAINER: after it was killed from outside, and serves again
+  local pid before
+  before=$(docker inspect --format '{{.RestartCount}}' "$1")
+  pid=$(docker inspect --format '{{.State.Pid}}' "$1")
+  docker run --rm --user 0 --privileged --pid host --entrypoint sh "$(docker inspect --format '{{.Image}}' "$1")" \
+    -c "kill -KILL $pid"
+  for _ in $(seq 120); do
+    [[ $(docker inspect --format '{{.RestartCount}} {{.State.Health.Status}}' "$1") == "$((before + 1)) healthy" ]] && return
+    sleep 0.5
+  done
+  return 1
+}
+
+classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "localhost:$PORT/v1/classify"; }
+
 stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
   docker compose stop service
   [[ $(docker inspect --format '{{.State.ExitCode}}' "$1") =~ ^(0|143)$ ]]
@@ -77,5 +92,8 @@ for name in service prometheus grafana; do
 done
 image=$(docker inspect --format '{{.Image}}' "$container")
 echo "ok   the image has $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
+check "a killed service is started again and becomes healthy" restarts "$container"
+check "it classifies again" classifies
+check "the gpu profile is valid" docker compose --profile gpu config --quiet
 check "the service stops on SIGTERM" stops "$container"
 exit "$failed"

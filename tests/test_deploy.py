@@ -90,3 +90,14 @@ class TestWiring:
     def test_every_mounted_file_exists(self):
         mounts = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
         assert all((ROOT / mount).exists() for mount in mounts if mount.startswith("."))
+
+
+def test_the_gpu_profile_adds_a_service_that_prometheus_finds():
+    gpu = SERVICES["service-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    (job,) = deployed("prometheus/prometheus.yml")["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert (found["names"], found["port"]) == (["service-gpu"], 8000)
+    assert not any("profiles" in service for name, service in SERVICES.items() if name != "service-gpu")

@@ -125,6 +125,7 @@ def configuration(service, folder):
     chosen["rule_files"] = [str(DEPLOYED / pattern) for pattern in chosen["rule_files"]]
     (job,) = chosen["scrape_configs"]
     job["static_configs"] = [{"targets": [service.removeprefix("http://")]}]
+    del job["dns_sd_configs"]  # of the profile gpu
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(chosen))
     return file
