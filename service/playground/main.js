@@ -24,6 +24,7 @@ const listeners = {
     announce();
   },
   failed: (error) => {
+    showTogether();
     if (error.status === 401) askForKey();
   },
   layerChosen: (name) => {
@@ -159,6 +160,7 @@ async function start() {
   byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
   byId("opacity").addEventListener("input", (event) => {
     shared.opacity = event.target.value / 100;
+    event.target.style.setProperty("--at", `${event.target.value}%`);
     shown().forEach((one) => one.draw());
   });
   byId("compare").addEventListener("click", compare);

@@ -74,7 +74,6 @@ export class Setting {
   /** What was answered is about another picture or model. */
   forget() {
     this.answer = this.#sum = null;
-    this.#parts.results.classList.add("old");
     this.draw();
   }
 
@@ -104,6 +103,7 @@ export class Setting {
     const ratio = number < 0 ? this.answer?.prediction.skip_ratio : this.answer.layers[number].skip_ratio;
     const text = share ? `${what}: ${percent(ratio)} skipped` : "";
     shown.textContent = text;
+    shown.parentElement.hidden = !text;
     stage.setAttribute("aria-label", `${picture.name}${text && `, covered where work was skipped. ${text}`}`);
     for (const one of this.#strip) one.input.checked = one.name === layer;
   }
@@ -144,7 +144,7 @@ export class Setting {
     this.answer = answer;
     const { figures, classes, macs, stages, legend, error, results } = this.#parts;
     tell(error, "");
-    results.classList.remove("old");
+    results.classList.remove("failed");
     this.#parts.used.textContent = used(answer);
     showFigures(figures, answer);
     showClasses(classes, answer);
@@ -158,7 +158,10 @@ export class Setting {
   }
 
   #fail(error) {
-    this.#parts.results.classList.add("old");
+    this.forget();
+    this.#parts.results.classList.add("failed");
+    this.#parts.layers.hidden = true;
+    this.#parts.used.textContent = "";
     tell(this.#parts.error, error.status === 401 ? "" : error.message);
     this.listeners.failed(error);
   }
