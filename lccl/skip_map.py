@@ -176,4 +176,5 @@ class SkipMap:
 def _spread(values: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Lay a map over a larger one: [h, w] → [H, W], every pixel the value of the position that covers it."""
     (height, width), (rows, columns) = size, values.shape
-    return values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
+    spread: NDArray[np.float64] = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
+    return spread

@@ -141,7 +141,7 @@ async def parse(request: Request, body: bytes, settings: Settings) -> Content:
     return content
 
 
-def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields] = Fields) -> AnyFields:  # type: ignore[assignment]
+def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields]) -> AnyFields:
     """Join the fields given as query, as headers and in the body; ``kind`` names those that there are.
 
     Raises:
@@ -151,7 +151,8 @@ def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields] = Fi
     query: bytes = request.scope["query_string"]
     headers = tuple(one for one in request.scope["headers"] if one[0].startswith(WISH_PREFIX))
     if not body and len(query) + sum(len(value) for _, value in headers) <= REMEMBERED_BYTES:
-        return _usual_fields(query, headers, kind)
+        known: AnyFields = _usual_fields(query, headers, kind)
+        return known
     return _join(query, headers, body, kind)
 
 
