@@ -183,9 +183,14 @@ export class Setting {
       const input = element("input", { type: "radio", name: `layer-${this.key}`, value: name });
       input.addEventListener("change", () => this.listeners.layerChosen(name));
       const canvas = element("canvas", { "aria-hidden": "true" }), ratio = element("b");
-      const label = element("label", {}, input, canvas, element("span", {}, name || "all layers"), ratio);
+      const label = element("label", {}, input, canvas, element("span", {}, ...broken(name || "all layers")), ratio);
       return { name, input, canvas, ratio, label };
     });
     this.#parts.layers.append(...this.#strip.map((one) => one.label));
   }
+}
+
+/** A name that may be broken after its dots. @param {string} name @returns {(Node | string)[]} */
+function broken(name) {
+  return name.split(".").flatMap((part, number) => (number ? [".", element("wbr"), part] : [part]));
 }
