@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from lccl.compiler import compile
     from lccl.controls import Controls, Output
     from lccl.operating_points import OperatingPointTable, Wish
+    from lccl.skip_map import SkipMap
 
-__all__ = ["Bundle", "Controls", "OperatingPointTable", "Output", "Wish", "compile", "load", "save"]
+__all__ = ["Bundle", "Controls", "OperatingPointTable", "Output", "SkipMap", "Wish", "compile", "load", "save"]
 
 _HOMES = {
     "Bundle": "lccl.bundle",
     "Controls": "lccl.controls",
     "OperatingPointTable": "lccl.operating_points",
     "Output": "lccl.controls",
+    "SkipMap": "lccl.skip_map",
     "Wish": "lccl.operating_points",
     "compile": "lccl.compiler",
     "load": "lccl.bundle",

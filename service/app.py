@@ -35,7 +35,7 @@ from service.middleware import RequestObserver, content_security_policy
 from service.parts import Parts, parts_of
 from service.rates import RateLimits
 from service.registry import EngineChoice, Registry, ServedModel
-from service.routes import classify, models, open_inference, operations, repository
+from service.routes import classify, models, open_inference, operations, playground, repository, skip_map
 from service.routes.direct import DirectRoute
 from service.runner import Runner, Work, WorkBatcher
 from service.scheduling.brownout import BrownOut
@@ -78,8 +78,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = _new_app(lifespan, settings.docs)
     app.state.parts = parts
-    for routes in (classify, models, open_inference, repository, operations):
+    for routes in (classify, skip_map, models, open_inference, repository, operations):
         app.include_router(routes.router)
+    if settings.docs:
+        app.include_router(playground.router)
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

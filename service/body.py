@@ -8,7 +8,7 @@ import itertools
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -34,6 +34,7 @@ REMEMBERED_BYTES = 256  # of a request's query and wish headers, at most
 MAX_FIELD_BYTES = 1 << 10
 
 Headers = tuple[tuple[bytes, bytes], ...]
+AnyFields = TypeVar("AnyFields", bound=Fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,8 @@ async def parse(request: Request, body: bytes, settings: Settings) -> Content:
     return content
 
 
-def fields_of(request: Request, body: dict[str, Any]) -> Fields:
-    """Join the fields given as query, as headers and in the body.
+def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields]) -> AnyFields:
+    """Join the fields given as query, as headers and in the body; ``kind`` names those that there are.
 
     Raises:
         InvalidFieldError: a field that is unknown, out of range, or given twice.
@@ -150,30 +151,31 @@ def fields_of(request: Request, body: dict[str, Any]) -> Fields:
     query: bytes = request.scope["query_string"]
     headers = tuple(one for one in request.scope["headers"] if one[0].startswith(WISH_PREFIX))
     if not body and len(query) + sum(len(value) for _, value in headers) <= REMEMBERED_BYTES:
-        return _usual_fields(query, headers)
-    return _join(query, headers, body)
+        known: AnyFields = _usual_fields(query, headers, kind)
+        return known
+    return _join(query, headers, body, kind)
 
 
 @lru_cache(maxsize=4096)
-def _usual_fields(query: bytes, headers: Headers) -> Fields:
+def _usual_fields(query: bytes, headers: Headers, kind: type[AnyFields]) -> AnyFields:
     """Clients repeat their wishes: what was read once is remembered."""
-    return _join(query, headers, {})
+    return _join(query, headers, {}, kind)
 
 
-def _join(query: bytes, headers: Headers, body: dict[str, Any]) -> Fields:
+def _join(query: bytes, headers: Headers, body: dict[str, Any], kind: type[AnyFields]) -> AnyFields:
     given: dict[str, Any] = {}
     asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    for name, value in itertools.chain(asked, _named(headers), body.items()):
+    for name, value in itertools.chain(asked, _named(headers, kind), body.items()):
         if name in given:
             raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
         given[name] = value
     try:
-        return Fields.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise InvalidFieldError(explain(error.errors())) from error
+        raise InvalidFieldError(explain(error.errors(), kind)) from error
 
 
-def _named(headers: Headers) -> list[tuple[str, str]]:
+def _named(headers: Headers, kind: type[Fields]) -> list[tuple[str, str]]:
     """The fields that a wish may have as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
 
     Raises:
@@ -183,18 +185,18 @@ def _named(headers: Headers) -> list[tuple[str, str]]:
     found = []
     for raw_name, raw_value in headers:
         name = raw_name[len(WISH_PREFIX) :].decode("latin-1").replace("-", "_")
-        if name not in Fields.model_fields:
-            raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(Fields.model_fields)}")
+        if name not in kind.model_fields:
+            raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(kind.model_fields)}")
         found.append((name, raw_value.decode("latin-1")))
     return found
 
 
-def explain(errors: Any) -> str:
+def explain(errors: Any, kind: type[Fields] = Fields) -> str:
     """A validation's first complaint as one sentence with the field's name."""
     first = errors[0]
     name = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))[:64]
     if first["type"] == "extra_forbidden":
-        return f"unknown field {name!r}: use {', '.join(Fields.model_fields)}"
+        return f"unknown field {name!r}: use {', '.join(kind.model_fields)}"
     return f"{name or 'the request'}: {first['msg'][:200]}"
 
 

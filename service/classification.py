@@ -37,6 +37,7 @@ class Order:
         started: monotone seconds when its first byte was read; its deadline counts from there.
         held_s: seconds from then until something was done for it: what the event loop was late.
         receive: gives the connection's next message; after the body that is the client's leaving.
+        want_masks: whether the results are to carry masks.
 
     """
 
@@ -45,6 +46,7 @@ class Order:
     started: float
     held_s: float
     receive: Receive
+    want_masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,13 @@ class Classified:
 
     Attributes:
         decode_s: the longest that a picture was decoded, waiting for a decoder included.
+        images: what the network saw of each picture; or its error.
 
     """
 
     results: list[Result | Exception]
     decode_s: float
+    images: Sequence[Image | Exception]
 
     @property
     def done(self) -> list[Result]:
@@ -84,14 +88,18 @@ async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Seq
     decoded = await _decode_all(parts, model, pictures)
     decode_s = time.monotonic() - began
     deadline = order.started + allowed_s
-    work = [Work(model, one, offer, deadline, order.held_s) for one in decoded if not isinstance(one, Exception)]
+    work = [
+        Work(model, one, offer, deadline, order.held_s, order.want_masks)
+        for one in decoded
+        if not isinstance(one, Exception)
+    ]
     jobs = parts.batcher.put(model.key, work, order.client) if work else []
     await _wait(jobs, order.receive)
     done = (_outcome(job) for job in jobs)
     results = [one if isinstance(one, Exception) else next(done) for one in decoded]
     if all(isinstance(one, Exception) for one in results):
         raise next(one for one in results if isinstance(one, Exception))
-    return Classified(results, decode_s)
+    return Classified(results, decode_s, decoded)
 
 
 async def _wait(jobs: Sequence[WorkJob], receive: Receive) -> None:

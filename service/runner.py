@@ -36,6 +36,7 @@ class Work:
         deadline: monotone seconds after which its answer is of no use.
         held_s: seconds that its request waited for the event loop before anything was done for it.
         probe: whether the server asks itself, and no client.
+        want_masks: whether its result is to carry the masks.
 
     """
 
@@ -45,6 +46,7 @@ class Work:
     deadline: float
     held_s: float = 0.0
     probe: bool = False
+    want_masks: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,7 @@ class Result:
         started_at: when its batch began.
         finished_at: when its batch ended.
         probe: whether no client asked.
+        masks: per layer uint8 [G, H, W], 1 where kept; None unless asked for.
 
     """
 
@@ -81,6 +84,7 @@ class Result:
     started_at: float
     finished_at: float
     probe: bool
+    masks: tuple[NDArray[np.uint8], ...] | None = None
 
     @property
     def queue_s(self) -> float:
@@ -170,7 +174,7 @@ class Runner:
                 self._running += 1
             try:
                 self._settle([(job, _too_late()) for job in plan.late])
-                for chosen in _of_one_type(plan.run):
+                for chosen in _alike(plan.run):
                     self._run(key, chosen, sharing)
             finally:
                 with self._deciding:
@@ -197,7 +201,8 @@ class Runner:
         started = self._clock()
         try:
             images: Any = np.stack([job.item.image for job, _ in chosen])
-            output = model.engine.run(images, controls_for([setting for _, setting in chosen]), sharing=sharing)
+            controls = controls_for([setting for _, setting in chosen], chosen[0][0].item.want_masks)
+            output = model.engine.run(images, controls, sharing=sharing)
         except Exception as error:
             if len(chosen) == 1:
                 log.exception("a picture failed on %s", model.name)
@@ -216,6 +221,7 @@ class Runner:
             Result(
                 setting, output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
                 ratios[row], gated[row], executed[row], job.enqueued_at, started, finished, job.item.probe,
+                None if output.masks is None else tuple(mask[row] for mask in output.masks),
             )
             for row, (job, setting) in enumerate(chosen)
         ]  # fmt: skip
@@ -242,12 +248,13 @@ def _deliver(outcomes: Settled) -> None:
             job.future.set_result(outcome)
 
 
-def _of_one_type(chosen: Chosen) -> list[Chosen]:
-    """An engine's images are all uint8 or all normalised."""
-    raw = [one for one in chosen if one[0].item.image.dtype == np.uint8]
-    if len(raw) in {0, len(chosen)}:
-        return [chosen] if chosen else []
-    return [raw, [one for one in chosen if one[0].item.image.dtype != np.uint8]]
+def _alike(chosen: Chosen) -> list[Chosen]:
+    """An engine's images are all uint8 or all normalised, and it gives masks of all or of none: these come last."""
+    kinds: dict[Any, list[tuple[WorkJob, Setting]]] = {}
+    for one in chosen:
+        work = one[0].item
+        kinds.setdefault((work.want_masks, work.image.dtype), []).append(one)
+    return [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind[0])]
 
 
 def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

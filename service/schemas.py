@@ -35,6 +35,14 @@ class Fields(BaseModel):
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
 
 
+class SkipMapFields(Fields):
+    """The same beside a picture whose skip map is asked for."""
+
+    layer: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None, description="the layer to show; without it all of them, on a PNG weighted by MACs"
+    )
+
+
 class ClassifyBody(BaseModel):
     """A JSON request: one picture or several, as base64, with the fields beside them."""
 
@@ -109,6 +117,40 @@ class ClassifyAnswer(BaseModel):
     request_id: str
     operating_point: OperatingPointUsed
     predictions: list[Prediction]
+    timing_ms: Timing
+
+
+class SeenImage(BaseModel):
+    """What the network sees of a picture: ``seen`` of its shorter side, a central square, scaled to this size."""
+
+    width: int
+    height: int
+    seen: float
+
+
+class MaskedLayer(BaseModel):
+    """One gated convolution and its cells. ``mask``: per gate group its rows, 1 where the convolution was computed."""
+
+    name: str
+    height: int
+    width: int
+    cells: int
+    kept: int
+    skip_ratio: float
+    macs: int
+    mask: list[list[str]]
+
+
+class SkipMapAnswer(BaseModel):
+    """A picture's classes and cost, and where the network computed for it."""
+
+    model: str
+    version: str
+    request_id: str
+    operating_point: OperatingPointUsed
+    prediction: Prediction
+    image: SeenImage
+    layers: list[MaskedLayer]
     timing_ms: Timing
 
 

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     api_keys: Path | None = Field(None, description="file of several keys, hashed: see docs/security.md")
     rate_limit: RateText = Field("", description="requests of one caller, such as 100/second; empty is no limit")
     trusted_proxies: Networks = Field("", description="addresses of proxies whose X-Forwarded-For is believed")
-    docs: bool = Field(True, description="serve /docs and /openapi.json")
+    docs: bool = Field(True, description="serve /docs, /openapi.json and the playground at /")
     decode_threads: int = Field(2, ge=1, le=256, description="threads that decode pictures")
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")

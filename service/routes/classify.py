@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from lccl.operating_points import Wish
-from service.body import fields_of, parse
+from service.body import AnyFields, fields_of, parse
 from service.classification import Classified, Order, classify
-from service.errors import OutOfTimeError, problem
+from service.errors import OutOfTimeError, TooLargeError, problem
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
 from service.routes.access import require_key
@@ -24,50 +25,45 @@ from service.schemas import ClassifyAnswer, Fields, problems
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=DirectRoute)
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
-_FIELDS: dict[str, Any] = Fields.model_json_schema()["properties"]
-_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "image/jpeg": _PICTURE,
-        "image/png": _PICTURE,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "array", "items": _PICTURE["schema"]}, **_FIELDS},
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "image": {"type": "string", "format": "byte"},
-                    "images": {"type": "array", "items": {"type": "string", "format": "byte"}},
-                    **_FIELDS,
-                },
-            }
-        },
-    },
-}
 _ERRORS = problems(400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
-def _documented(*path: str) -> dict[str, Any]:
+def documented(*path: str, answer: type[BaseModel] = ClassifyAnswer, kind: type[Fields] = Fields) -> dict[str, Any]:
+    """What a route that takes pictures and these fields says of itself; ``path`` names what its path holds."""
+    fields: dict[str, Any] = kind.model_json_schema()["properties"]
     names = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
-    query = [{"name": name, "in": "query", "schema": schema} for name, schema in _FIELDS.items()]
+    query = [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
     return {
-        "response_model": ClassifyAnswer,
+        "response_model": answer,
         "responses": _ERRORS,
-        "openapi_extra": {"requestBody": _BODY, "parameters": names + query},
+        "openapi_extra": {"requestBody": _body(fields), "parameters": names + query},
     }
 
 
-@router.post("/classify", summary="Classify pictures with the default model", **_documented())
+def _body(fields: dict[str, Any]) -> dict[str, Any]:
+    pictures = {"file": {"type": "array", "items": _PICTURE["schema"]}, **fields}
+    texts = {
+        "image": {"type": "string", "format": "byte"},
+        "images": {"type": "array", "items": {"type": "string", "format": "byte"}},
+        **fields,
+    }
+    return {
+        "required": True,
+        "content": {
+            "image/jpeg": _PICTURE,
+            "image/png": _PICTURE,
+            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": pictures}},
+            "application/json": {"schema": {"type": "object", "properties": texts}},
+        },
+    }
+
+
+@router.post("/classify", summary="Classify pictures with the default model", **documented())
 async def classify_default(request: Request) -> Response:
     return await _answer(request, None, None)
 
 
-@router.post("/models/{model}/classify", summary="Classify pictures with a model", **_documented("model"))
+@router.post("/models/{model}/classify", summary="Classify pictures with a model", **documented("model"))
 async def classify_with(request: Request) -> Response:
     return await _answer(request, request.path_params["model"], None)
 
@@ -75,13 +71,26 @@ async def classify_with(request: Request) -> Response:
 @router.post(
     "/models/{model}/versions/{version}/classify",
     summary="Classify pictures with one version of a model",
-    **_documented("model", "version"),
+    **documented("model", "version"),
 )
 async def classify_with_version(request: Request) -> Response:
     return await _answer(request, request.path_params["model"], request.path_params["version"])
 
 
 async def _answer(request: Request, name: str | None, version: str | None) -> Response:
+    model, fields, classified = await ask(request, name, version, Fields)
+    return _encode(parts_of(request), request, model, classified, fields.top_k)
+
+
+async def ask(
+    request: Request, name: str | None, version: str | None, kind: type[AnyFields], want_masks: bool = False
+) -> tuple[ServedModel, AnyFields, Classified]:
+    """Read a request, find its model and classify its pictures; with masks it may hold one picture.
+
+    Raises:
+        LcclError: whatever the request is refused for.
+
+    """
     parts, started = parts_of(request), request.state.arrived
     held_s = time.monotonic() - started
     caller = require_key(request)
@@ -92,41 +101,52 @@ async def _answer(request: Request, name: str | None, version: str | None) -> Re
         async with asyncio.timeout(limit_s):
             with parts.bodies.lease() as lease:
                 content = await parse(request, await lease.read(request), parts.settings)
-                fields = fields_of(request, content.fields)
+                if want_masks and len(content.pictures) > 1:
+                    raise TooLargeError(f"{len(content.pictures)} pictures: a skip map is made of one at a time")
+                fields = fields_of(request, content.fields, kind)
                 wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
-                order = Order(wish, caller.name, started, held_s, request.receive)
+                order = Order(wish, caller.name, started, held_s, request.receive, want_masks)
                 classified = await classify(parts, model, order, content.pictures)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
-    return _encode(parts, request, model, classified, fields.top_k, started)
+    request.scope["state"]["classified"] = classified
+    return model, fields, classified
 
 
-def _encode(
-    parts: Parts, request: Request, model: ServedModel, classified: Classified, top_k: int, started: float
-) -> Response:
+def _encode(parts: Parts, request: Request, model: ServedModel, classified: Classified, top_k: int) -> Response:
     """Write a :class:`ClassifyAnswer`, without making one: that takes several times as long."""
     encoding = time.monotonic()
-    state: dict[str, Any] = request.scope["state"]
-    state["classified"] = classified
-    done = classified.done
     content = orjson.dumps(
         {
-            "model": model.name,
-            "version": model.version,
-            "request_id": state["request_id"],
-            "operating_point": _operating_point(done),
-            "predictions": [_prediction(parts, model, result, top_k) for result in classified.results],
-            "timing_ms": {
-                "decode": round(1000 * classified.decode_s, 3),
-                "queue": round(1000 * max(result.queue_s for result in done), 3),
-                "compute": round(1000 * max(result.compute_s for result in done), 3),
-                "total": round(1000 * (encoding - started), 3),
-            },
+            **heading(request, model, classified),
+            "predictions": [prediction(parts, model, result, top_k) for result in classified.results],
+            "timing_ms": timing(classified, request.state.arrived, encoding),
         }
     )
     parts.metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
     parts.metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding)
     return JsonAnswer(content)
+
+
+def heading(request: Request, model: ServedModel, classified: Classified) -> dict[str, Any]:
+    """Who answers, and with what setting."""
+    return {
+        "model": model.name,
+        "version": model.version,
+        "request_id": request.scope["state"]["request_id"],
+        "operating_point": _operating_point(classified.done),
+    }
+
+
+def timing(classified: Classified, started: float, ended: float) -> dict[str, float]:
+    """Milliseconds by stage; for several pictures the longest of each."""
+    done = classified.done
+    return {
+        "decode": round(1000 * classified.decode_s, 3),
+        "queue": round(1000 * max(result.queue_s for result in done), 3),
+        "compute": round(1000 * max(result.compute_s for result in done), 3),
+        "total": round(1000 * (ended - started), 3),
+    }
 
 
 def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
@@ -145,7 +165,7 @@ def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _prediction(parts: Parts, model: ServedModel, result: Result | Exception, top_k: int) -> dict[str, Any]:
+def prediction(parts: Parts, model: ServedModel, result: Result | Exception, top_k: int) -> dict[str, Any]:
     """The likeliest classes and the work of one picture, or its own error."""
     if isinstance(result, Exception):
         answer = problem(result)

@@ -30,7 +30,7 @@ from service.registry import ServedModel
 from service.routes.access import require_key
 from service.routes.direct import DirectRoute
 from service.routes.operations import LONGEST_BATCH_S, check_ready
-from service.schemas import problems
+from service.schemas import Fields, problems
 
 PREFIX, JSON = "/v2", "application/json"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
@@ -148,7 +148,7 @@ async def _read(request: Request, body: bytes, model: ServedModel) -> InferReque
 
 
 def _wish(request: Request, asked: InferRequest) -> Wish:
-    fields = fields_of(request, dict(asked.wish))
+    fields = fields_of(request, dict(asked.wish), Fields)
     if "top_k" in fields.model_fields_set:
         raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
     return Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)

@@ -1,0 +1,71 @@
+// What the page asks the service.
+
+/**
+ * @typedef {{name: string, skip_ratio: number, gated_macs: number, accuracy: number, accuracy_interval: [number, number],
+ *   accuracy_drop: number, accuracy_drop_bound: number}} Point
+ * @typedef {{name: string, version: string, engine: string, precision: string, labels: string[], dense_macs: number,
+ *   sparsity_range: [number, number], measured_images: number, operating_points: Point[]}} Model
+ * @typedef {{name: string, height: number, width: number, cells: number, kept: number, skip_ratio: number, macs: number,
+ *   mask: string[][]}} Layer
+ * @typedef {{name: string | null, sparsity: number, expected_accuracy: number, accuracy_interval: [number, number],
+ *   expected_accuracy_drop: number, downgraded: boolean}} PointUsed
+ * @typedef {{operating_point: PointUsed, image: {width: number, height: number, seen: number}, layers: Layer[],
+ *   prediction: {classes: {label: string, probability: number}[], skip_ratio: number,
+ *     macs: {dense: number, gated: number, executed: number}},
+ *   timing_ms: {decode: number, queue: number, compute: number, total: number}}} Answer
+ */
+
+/** What the service, or the way to it, refused; the message is its sentence. */
+export class ApiError extends Error {
+  /** @param {number} status 0 when there was no answer @param {string} message */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export class Api {
+  /** An API key, kept here alone. */
+  key = "";
+
+  /** @returns {Promise<{default: string, models: Model[]}>} */
+  models() {
+    return this.#ask("v1/models", {});
+  }
+
+  /**
+   * Classify a picture and see where the network computed.
+   * @param {Model} model
+   * @param {Blob} picture
+   * @param {Record<string, string>} wish
+   * @param {AbortSignal} signal
+   * @returns {Promise<{answer: Answer, waited: number}>} with the milliseconds until the answer was there
+   */
+  async skipMap(model, picture, wish, signal) {
+    const path = `v1/models/${encodeURIComponent(model.name)}/versions/${encodeURIComponent(model.version)}/skip-map`;
+    const headers = picture.type ? { "Content-Type": picture.type } : {};
+    const started = performance.now();
+    const query = new URLSearchParams({ ...wish, top_k: "5" });
+    const answer = await this.#ask(`${path}?${query}`, { method: "POST", body: picture, headers, signal });
+    return { answer, waited: performance.now() - started };
+  }
+
+  async #ask(path, options) {
+    const headers = { Accept: "application/json", ...options.headers };
+    if (this.key) headers.Authorization = `Bearer ${this.key}`;
+    let response, content;
+    try {
+      response = await fetch(path, { ...options, headers });
+      content = await response.json();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError(response?.status ?? 0, "The server cannot be reached: see whether it runs, then try again.");
+    }
+    if (!response.ok) throw new ApiError(response.status, sentence(content.detail ?? response.statusText));
+    return content;
+  }
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}

@@ -1,0 +1,50 @@
+// Making and finding elements.
+
+/**
+ * Make an element.
+ * @param {string} tag
+ * @param {Record<string, string | number | boolean | null | undefined>} [attributes] false, null and undefined leave one out
+ * @param {...(Node | string)} children
+ * @returns {HTMLElement}
+ */
+export function element(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/**
+ * Make an element of an SVG.
+ * @param {string} tag
+ * @param {Record<string, string | number | boolean | null | undefined>} [attributes]
+ * @param {...(Node | string)} children
+ * @returns {SVGElement}
+ */
+export function drawn(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : String(value));
+  }
+  made.append(...children);
+  return made;
+}
+
+/**
+ * The element of the page with that id.
+ * @param {string} id
+ * @returns {any}
+ */
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/**
+ * Show a text, or hide the element when there is none.
+ * @param {HTMLElement} place
+ * @param {string} text
+ */
+export function tell(place, text) {
+  place.textContent = text;
+  place.hidden = !text;
+}

@@ -1,0 +1,185 @@
+// The page: puts the parts together and passes on what changes.
+
+import { Api } from "./api.js";
+import { showCurve, showPoints } from "./curve.js";
+import { byId, element, tell } from "./dom.js";
+import { EXAMPLES, drawExample } from "./examples.js";
+import { listen, pictureOf } from "./picture.js";
+import { difference, spoken } from "./results.js";
+import { Setting } from "./setting.js";
+import { curl, python } from "./snippet.js";
+
+const QUIET_MS = 700; // a screen reader is told of results once they stay
+
+const api = new Api();
+/** @type {import("./setting.js").Shared} */
+const shared = { model: null, picture: null, layer: "", opacity: 0.8 };
+let models = [];
+let announcing = 0;
+
+const listeners = {
+  changed: () => showCode(),
+  answered: () => {
+    showTogether();
+    announce();
+  },
+  failed: (error) => {
+    showTogether();
+    if (error.status === 401) askForKey();
+  },
+  layerChosen: (name) => {
+    shared.layer = name;
+    shown().forEach((one) => one.draw());
+  },
+};
+const settings = ["A", "B"].map((key) => new Setting(key, api, shared, listeners));
+settings[0].startAt(0.4);
+settings[1].startAt(0.6);
+
+const comparing = () => byId("compare").getAttribute("aria-pressed") === "true";
+const shown = () => (comparing() ? settings : settings.slice(0, 1));
+const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
+
+function showCode() {
+  const { model, picture } = shared;
+  if (!model || !picture) return;
+  const alone = models.filter((one) => one.name === model.name).length === 1;
+  const version = alone ? "" : `/versions/${encodeURIComponent(model.version)}`;
+  const setting = settings[comparing() && chosen("whose") === "B" ? 1 : 0];
+  const url = new URL(`v1/models/${encodeURIComponent(model.name)}${version}/classify`, document.baseURI);
+  url.search = new URLSearchParams(setting.wish).toString();
+  const request = { url: url.href, file: picture.name, type: picture.type || "application/octet-stream", keyed: Boolean(api.key) };
+  byId("code").textContent = (chosen("language") === "curl" ? curl : python)(request);
+}
+
+/** What settings show together: where they lie on the curve, and how they differ. */
+function showTogether() {
+  const answered = shown().filter((one) => one.answer);
+  const marks = answered.map(({ key, answer: { operating_point: point, prediction } }) => (
+    { key, cost: prediction.macs.gated, accuracy: point.expected_accuracy, interval: point.accuracy_interval }
+  ));
+  showCurve(byId("curve"), shared.model, marks, (ratio) => settings[0].chooseSparsity(ratio));
+  const [a, b] = answered.map((one) => one.answer);
+  tell(byId("difference"), b ? difference(a, b) : "");
+}
+
+function announce() {
+  clearTimeout(announcing);
+  announcing = setTimeout(() => {
+    const texts = shown().filter((one) => one.answer).map((one) => spoken(one.answer, comparing() ? `Setting ${one.key}: ` : ""));
+    byId("status").textContent = texts.join(" ");
+  }, QUIET_MS);
+}
+
+async function usePicture(blob, name) {
+  shared.picture = await pictureOf(blob, name);
+  byId("chosen").textContent = `${name} · ${shared.picture.note}`;
+  const save = byId("save");
+  URL.revokeObjectURL(save.href);
+  Object.assign(save, { href: URL.createObjectURL(blob), download: name, hidden: blob instanceof File });
+  showCode();
+  if (!shared.model) return;
+  shown().forEach((one) => {
+    one.forget();
+    one.ask();
+  });
+}
+
+function useModel(number) {
+  shared.model = models[number];
+  shared.layer = "";
+  for (const part of document.querySelectorAll(".asking")) part.hidden = false;
+  shown().forEach((one) => one.forget());
+  showPoints(byId("points"), shared.model);
+  showTogether();
+  shown().forEach((one) => one.useModel());
+}
+
+async function load() {
+  let found;
+  try {
+    found = await api.models();
+  } catch (error) {
+    if (error.status === 401) askForKey(api.key && error.message);
+    else tell(byId("page-error"), error.message);
+    return;
+  }
+  tell(byId("page-error"), "");
+  byId("key-form").hidden = true;
+  models = found.models;
+  const several = new Set(models.map((one) => one.name)).size < models.length;
+  byId("model").replaceChildren(
+    ...models.map((one, number) => element("option", { value: number }, several ? `${one.name}, version ${one.version}` : one.name)),
+  );
+  byId("model").value = String(Math.max(0, models.findIndex((one) => one.name === found.default)));
+  useModel(Number(byId("model").value));
+}
+
+function askForKey(refusal = "") {
+  tell(byId("page-error"), refusal);
+  byId("key-form").hidden = false;
+  byId("key").focus();
+}
+
+function compare() {
+  const on = !comparing();
+  byId("compare").setAttribute("aria-pressed", String(on));
+  byId("settings").classList.toggle("two", on);
+  byId("whose").hidden = !on;
+  if (on) byId("settings").append(settings[1].root);
+  else settings[1].root.remove();
+  if (on) {
+    settings[1].forget();
+    settings[1].useModel();
+  }
+  showTogether();
+  showCode();
+}
+
+async function copy() {
+  const code = byId("code"), button = byId("copy");
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(code); // pages without TLS may not write to the clipboard, people may
+    button.textContent = "Selected";
+  }
+  byId("status").textContent = button.textContent;
+  setTimeout(() => (button.textContent = "Copy"), 1500);
+}
+
+async function start() {
+  byId("settings").append(settings[0].root);
+  for (const example of EXAMPLES) {
+    const button = element("button", { type: "button", class: "example" }, drawExample(example, 48), example.name);
+    button.addEventListener("click", () => useExample(example));
+    byId("examples").append(button);
+  }
+  listen(byId("drop"), byId("file"), (file) => usePicture(file, file.name || "picture.png"));
+  byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
+  byId("opacity").addEventListener("input", (event) => {
+    shared.opacity = event.target.value / 100;
+    event.target.style.setProperty("--at", `${event.target.value}%`);
+    shown().forEach((one) => one.draw());
+  });
+  byId("compare").addEventListener("click", compare);
+  byId("language").addEventListener("change", showCode);
+  byId("whose").addEventListener("change", showCode);
+  byId("copy").addEventListener("click", copy);
+  byId("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    api.key = byId("key").value;
+    load();
+  });
+  new ResizeObserver(() => shared.model && showTogether()).observe(byId("curve"));
+  await useExample(EXAMPLES[0]);
+  await load();
+}
+
+async function useExample(example) {
+  const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
+  await usePicture(blob, `${example.name}.png`);
+}
+
+start();

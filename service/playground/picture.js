@@ -1,0 +1,83 @@
+// The picture that is asked about: from a file, the clipboard, a drop, or drawn here.
+
+/**
+ * @typedef {{name: string, type: string, blob: Blob, bitmap: ImageBitmap | null, note: string}} Picture `blob` is what is sent,
+ *   `type` the original's; `bitmap` is null where the browser cannot show it
+ */
+
+// Networks see a few hundred pixels. A photo of many millions would be sent again for each move of the slider.
+const LONGEST_SIDE = 1280;
+
+/**
+ * Read a picture; large ones are scaled down before they are sent.
+ * @param {Blob} blob
+ * @param {string} name
+ * @returns {Promise<Picture>}
+ */
+export async function pictureOf(blob, name) {
+  const { type } = blob;
+  let bitmap = null;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    return { name, type, blob, bitmap, note: "this browser cannot show it" };
+  }
+  const { width, height } = bitmap, longest = Math.max(width, height);
+  if (longest <= LONGEST_SIDE) return { name, type, blob, bitmap, note: `${width} × ${height}` };
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round((width * LONGEST_SIDE) / longest));
+  canvas.height = Math.max(1, Math.round((height * LONGEST_SIDE) / longest));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const smaller = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+  const note = `${width} × ${height}, sent as ${canvas.width} × ${canvas.height}`;
+  return { name, type, blob: smaller, bitmap, note };
+}
+
+/**
+ * Draw what the network sees of a picture: a square from its middle.
+ * @param {HTMLCanvasElement} canvas
+ * @param {Picture} picture
+ * @param {number} seen share of the shorter side
+ */
+export function drawSquare(canvas, picture, seen) {
+  const context = canvas.getContext("2d"), { bitmap } = picture;
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  if (!bitmap) return;
+  const side = Math.min(bitmap.width, bitmap.height) * seen;
+  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
+  context.imageSmoothingEnabled = side > canvas.width / 4;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, left, top, side, side, 0, 0, canvas.width, canvas.height);
+}
+
+/**
+ * Take pictures that are dropped or pasted anywhere, or chosen.
+ * @param {HTMLElement} zone lights up while something is dragged over the page
+ * @param {HTMLInputElement} input
+ * @param {(file: File) => void} take
+ */
+export function listen(zone, input, take) {
+  const first = (files) => {
+    if (files?.length) take(files[0]);
+  };
+  const light = (on) => (event) => {
+    event.preventDefault();
+    zone.classList.toggle("over", on);
+  };
+  document.addEventListener("dragover", light(true));
+  document.addEventListener("dragleave", light(false));
+  document.addEventListener("drop", (event) => {
+    light(false)(event);
+    first(event.dataTransfer?.files);
+  });
+  document.addEventListener("paste", (event) => first(event.clipboardData?.files));
+  input.addEventListener("change", () => {
+    first(input.files);
+    input.value = ""; // so that the same file can be chosen again
+  });
+}

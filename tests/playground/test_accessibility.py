@@ -1,0 +1,111 @@
+"""The playground for everyone: axe-core's rules, the keyboard alone, phones, dark rooms, and less motion."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.playground.conftest import answered, part, shoot
+
+SERIOUS = {"serious", "critical"}
+
+
+def faults(page):
+    """What axe-core finds serious, rule by rule, with the elements."""
+    found = Axe().run(page).response["violations"]
+    return {one["id"]: [node["html"] for node in one["nodes"]] for one in found if one["impact"] in SERIOUS}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_no_serious_fault(visit, dark, width):
+    with visit(dark=dark, width=width) as page:
+        assert faults(page) == {}
+        shoot(page, f"{'phone' if width == 360 else 'desktop'}-{'dark' if dark else 'light'}")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_serious_fault_in_a_comparison(visit, dark):
+    with visit(dark=dark) as page:
+        page.get_by_text("as a table").click()
+        page.get_by_role("button", name="Compare two settings").click()
+        answered(page, "B")
+        assert faults(page) == {}
+        shoot(page, f"compared-{'dark' if dark else 'light'}")
+
+
+def test_axe_finds_a_fault_where_there_is_one(visit):
+    with visit() as page:
+        page.locator("#model").evaluate("(select) => select.parentElement.replaceWith(select)")
+        assert "select-name" in faults(page)
+
+
+def test_axe_finds_no_serious_fault_in_errors(visit):
+    with visit(told=("415",)) as page:
+        page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"hello"})
+        expect(part(page, "error")).to_be_visible()
+        assert faults(page) == {}
+
+
+def test_everything_can_be_reached_with_the_keyboard_in_order(visit):
+    with visit() as page:
+        reached = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.append(
+                page.evaluate(
+                    """() => {
+                        const one = document.activeElement;
+                        return one.id || one.name || one.dataset.part || one.textContent.trim() || one.tagName;
+                    }"""
+                )
+            )
+            if reached[-1] == "code":
+                break
+        expected = [
+            "To the settings", "model", "API", "Metrics", "ship", "airplane", "automobile", "file", "save", "opacity",
+            "compare", "mode-A", "slider", "layer-A", "points", "language", "copy", "code",
+        ]  # fmt: skip
+        ordered = [one for one in reached if one in expected]
+        assert ordered == [one for one in expected if one != "points"]  # its table is folded up
+
+
+def test_focus_can_be_seen(visit):
+    with visit() as page:
+        for selector in ("#compare", "#copy", ".example"):
+            page.locator(selector).first.focus()
+            page.keyboard.press("Shift+Tab")
+            page.keyboard.press("Tab")
+            outline = page.locator(selector).first.evaluate("(one) => getComputedStyle(one).outlineStyle")
+            assert outline == "solid"
+
+
+def test_nothing_is_wider_than_the_screen(visit):
+    with visit() as page:
+        for compared in (False, True):
+            if compared:
+                page.get_by_role("button", name="Compare two settings").click()
+                answered(page, "B")
+            for width in (320, 360, 768, 1280):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+def test_dark_rooms_get_a_dark_page(visit):
+    def brightness(page):
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour[4:-1].split(","))
+
+    with visit() as light, visit(dark=True) as dark:
+        assert brightness(dark) < 150
+        assert brightness(light) > 600
+
+
+def test_less_motion_is_respected(visit):
+    def moves(page):
+        return page.locator(".filled").first.evaluate("(one) => getComputedStyle(one).transitionDuration")
+
+    with visit() as usual, visit(reduced_motion="reduce") as calm:
+        assert moves(usual) != "0s"
+        assert moves(calm) == "0s"

@@ -1,0 +1,296 @@
+"""The playground in a real Chromium, used as a person would."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from benchmarks.server import served
+from tests.conftest import SHIPPED_MODELS
+from tests.playground.conftest import answered, part, setting, shoot
+
+COVER = [76, 20, 140]
+
+
+def png(width=40, height=30, seed=0):
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def file(content, name="photo.png", kind="image/png"):
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
+def skipped(page, key="A"):
+    """The skip ratio that the page tells, in percent."""
+    return float(re.search(r"[\d.]+", part(page, "figures", key).locator("dd").first.inner_text()).group())
+
+
+def slide(page, key_name, key="A"):
+    part(page, "slider", key).press(key_name)
+    answered(page, key)
+
+
+def test_the_page_answers_about_a_picture_of_its_own(visit, address):
+    with visit() as page:
+        expect(part(page, "classes").locator("li").first).to_contain_text("ship")
+        points = httpx.get(f"{address}/v1/models").json()["models"][0]["operating_points"]
+        expect(page.locator(".curve .point")).to_have_count(len(points))
+        expect(page.locator(".curve .mark")).to_have_count(1)
+        expect(part(page, "layers").locator("label")).to_have_count(19)
+        expect(part(page, "legend").locator("li")).to_have_count(5)
+        expect(part(page, "macs")).to_contain_text("40.6 M")
+        expect(part(page, "used")).to_contain_text("Ran with 40.0 % (between two points)")
+        expect(page.locator("#status")).to_contain_text("ship")  # what a screen reader is told
+
+
+def test_each_drawn_example_is_known(visit):
+    with visit() as page:
+        for name in ("airplane", "automobile", "ship"):
+            page.get_by_role("button", name=name).click()
+            expect(part(page, "classes").locator("li").first).to_contain_text(name)
+
+
+def test_the_slider_answers_to_the_keyboard(visit):
+    with visit() as page:
+        slide(page, "End")
+        expect(part(page, "value")).to_have_text("64.5 %")
+        most = skipped(page)
+        slide(page, "Home")
+        expect(part(page, "value")).to_have_text("exact")
+        expect(part(page, "used")).to_contain_text("Ran with exact")
+        assert skipped(page) < most
+        slide(page, "ArrowRight")
+        expect(part(page, "value")).to_have_text("8.0 %")
+
+
+def test_a_slider_that_moves_fast_has_one_request_under_way_and_ends_with_the_last(visit):
+    with visit() as page:
+        under_way, most, asked = set(), [], []
+
+        def began(request):
+            if "skip-map" in request.url:
+                under_way.add(request)
+                most.append(len(under_way))
+                asked.append(request.url)
+
+        def ended(request):
+            under_way.discard(request)
+
+        page.on("request", began)
+        page.on("requestfinished", ended)
+        page.on("requestfailed", ended)
+        slider = part(page, "slider")
+        box = slider.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        for step in range(60):
+            page.mouse.move(box["x"] + box["width"] * step / 60, box["y"] + box["height"] / 2)
+        page.mouse.up()
+        answered(page)
+        assert max(most) == 1
+        assert len(asked) > 3  # it answers while it moves
+        assert f"sparsity={slider.input_value()}" in asked[-1]
+        expect(part(page, "used")).to_contain_text(part(page, "value").inner_text())
+
+
+def test_a_slow_answer_does_not_overtake_the_last(visit):
+    with visit() as page:
+
+        def late(route):
+            time.sleep(0.3)
+            route.continue_()
+
+        page.route("**/skip-map?sparsity=0.6&*", late)
+        part(page, "slider").fill("0.6")
+        part(page, "slider").fill("0.2")
+        answered(page)
+        expect(part(page, "used")).to_contain_text("Ran with 20.0 %")
+
+
+def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
+    with visit() as page:
+        with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
+            page.get_by_text("Accuracy budget").click()
+        answered(page)
+        expect(part(page, "value")).to_have_text("2.0 points")
+        expect(part(page, "used")).to_contain_text("Ran with p35")
+        with page.expect_request(lambda request: "deadline_ms=50" in request.url):
+            page.get_by_text("Deadline").click()
+        slide(page, "End")
+        expect(part(page, "value")).to_have_text("1000 ms")
+        expect(part(page, "used")).to_contain_text("Ran with exact")
+
+
+def test_a_picture_can_be_chosen_dropped_and_pasted(visit):
+    with visit() as page:
+        page.locator("#file").set_input_files(file(png(), "chosen.png"))
+        expect(page.locator("#chosen")).to_have_text("chosen.png · 40 × 30")
+        answered(page)
+        content = base64.b64encode(png(20, 50, 1)).decode()
+        for event, field, name in (("drop", "dataTransfer", "dropped.png"), ("paste", "clipboardData", "pasted.png")):
+            page.evaluate(
+                """async ([content, event, field, name]) => {
+                    const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+                    const data = new DataTransfer();
+                    data.items.add(new File([bytes], name, { type: "image/png" }));
+                    const kind = event === "drop" ? DragEvent : ClipboardEvent;
+                    document.body.dispatchEvent(new kind(event, { [field]: data, bubbles: true, cancelable: true }));
+                }""",
+                [content, event, field, name],
+            )
+            expect(page.locator("#chosen")).to_have_text(f"{name} · 20 × 50")
+            answered(page)
+            expect(page.locator("#code")).to_contain_text(name)
+
+
+def test_a_large_picture_is_made_smaller_before_it_is_sent(visit):
+    with visit() as page:
+        with page.expect_request("**/skip-map?*") as asked:
+            page.locator("#file").set_input_files(file(png(1500, 1000)))
+        expect(page.locator("#chosen")).to_have_text("photo.png · 1500 × 1000, sent as 1280 × 853")
+        assert asked.value.header_value("content-type") == "image/jpeg"
+        answered(page)
+
+
+def test_what_the_server_refuses_is_told_in_its_words(visit):
+    with visit(told=("415", "ERR_FAILED")) as page:
+        page.locator("#file").set_input_files(file(b"hello", "letter.png"))
+        expect(part(page, "error")).to_have_text(re.compile("^Not a picture this service reads .*[.]$"))
+        expect(part(page, "results")).to_be_hidden()
+        expect(page.locator(".curve .mark")).to_have_count(0)
+        shoot(page, "refused")
+        page.get_by_role("button", name="ship").click()
+        answered(page)
+        expect(part(page, "error")).to_be_hidden()
+        page.route("**/skip-map?*", lambda route: route.abort())
+        slide_to = part(page, "slider")
+        slide_to.press("End")
+        expect(part(page, "error")).to_contain_text("The server cannot be reached")
+        page.unroute("**/skip-map?*")
+        slide_to.press("Home")
+        answered(page)
+
+
+def test_the_cover_lies_where_the_masks_say(visit, address):
+    with visit() as page:
+        content = png(32, 32, 7)
+        page.locator("#file").set_input_files(file(content))
+        page.locator("#opacity").fill("100")
+        slide(page, "Home")
+        part(page, "layers").get_by_text("blocks.1.conv2").click()
+        answered(page)
+        expect(part(page, "stage")).to_have_attribute("aria-label", re.compile("blocks.1.conv2: .* % skipped"))
+        answer = httpx.post(
+            f"{address}/v1/models/resnet20-cifar10/skip-map",
+            content=content, headers={"Content-Type": "image/png"},
+            params={"sparsity": part(page, "slider").input_value(), "layer": "blocks.1.conv2"},
+        ).json()  # fmt: skip
+        (rows,) = answer["layers"][0]["mask"]
+        pixels = page.evaluate(
+            """() => {
+                const canvas = document.querySelector(".stage canvas"), step = canvas.width / 32;
+                const context = canvas.getContext("2d"), found = [];
+                for (let y = 0; y < 32; y++) for (let x = 0; x < 32; x++)
+                    found.push([...context.getImageData((x + 0.5) * step, (y + 0.5) * step, 1, 1).data.slice(0, 3)]);
+                return found;
+            }"""
+        )
+        shown = np.asarray(Image.open(io.BytesIO(content))).reshape(-1, 3)
+        for pixel, kept, seen in zip(pixels, "".join(rows), shown, strict=True):
+            assert pixel == (seen.tolist() if kept == "1" else COVER)
+        assert "0" in "".join(rows)
+        assert "1" in "".join(rows)
+
+
+def test_layers_are_chosen_with_the_arrow_keys(visit):
+    with visit() as page:
+        first = part(page, "layers").locator("input").first
+        first.focus()
+        first.press("ArrowRight")
+        expect(part(page, "shown")).to_contain_text("blocks.0.conv1")
+        expect(part(page, "layers").locator("input:checked")).to_have_value("blocks.0.conv1")
+
+
+def test_two_settings_are_compared(visit):
+    with visit() as page:
+        page.get_by_role("button", name="Compare two settings").click()
+        answered(page, "B")
+        assert skipped(page, "B") > skipped(page, "A")
+        expect(page.locator(".curve .mark")).to_have_count(2)
+        expect(page.locator("#difference")).to_contain_text(re.compile("B skips .* points more than A"))
+        part(page, "layers", "B").get_by_text("blocks.0.conv1").click()
+        expect(part(page, "shown", "A")).to_contain_text("blocks.0.conv1")
+        page.locator("#whose").get_by_text("B").click()
+        expect(page.locator("#code")).to_contain_text("sparsity=0.6")
+        slide(page, "Home", "B")
+        expect(page.locator("#difference")).to_contain_text(re.compile("B skips .* points less than A"))
+        page.get_by_role("button", name="Compare two settings").click()
+        expect(setting(page, "B")).to_have_count(0)
+        expect(page.locator("#difference")).to_be_hidden()
+        expect(page.locator("#code")).to_contain_text("sparsity=0.4")
+
+
+def test_a_point_of_the_curve_can_be_taken(visit):
+    with visit() as page:
+        page.locator(".curve .point").nth(6).locator(".target").click()
+        answered(page)
+        expect(part(page, "value")).to_have_text("30.0 %")
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_the_copied_request_runs_and_gets_the_same_answer(visit, tmp_path, language):
+    name = """it's "$HOME" `é`.png"""
+    with visit() as page:
+        page.locator("#file").set_input_files(file(png(seed=9), name))
+        answered(page)
+        page.locator("#language").get_by_text(language).click()
+        page.get_by_role("button", name="Copy").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        code = page.evaluate("navigator.clipboard.readText()")
+        best = part(page, "classes").locator("li").first.inner_text()
+    (tmp_path / name).write_bytes(png(seed=9))
+    command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(run.stdout)
+    assert answer["operating_point"]["sparsity"] == 0.4
+    found = answer["predictions"][0]["classes"][0]
+    assert best.split() == [found["label"], f"{100 * found['probability']:.1f}", "%"]
+
+
+def test_the_drawn_example_can_be_saved_for_the_copied_request(visit):
+    with visit() as page:
+        with page.expect_download() as saved:
+            page.get_by_role("link", name="Save").click()
+        assert saved.value.suggested_filename == "ship.png"
+        with Image.open(saved.value.path()) as image:
+            assert image.size == (256, 256)
+
+
+def test_a_key_is_asked_for_and_used(visit):
+    with (
+        served("--models", str(SHIPPED_MODELS), "--api-key", "s3cret") as guarded,
+        visit(guarded, wait=False, told=("401",)) as page,
+    ):
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#page-error")).not_to_be_empty()
+        page.get_by_label("API key").fill("s3cret")
+        page.get_by_role("button", name="Use this key").click()
+        answered(page)
+        expect(page.locator("#key-form")).to_be_hidden()
+        expect(page.locator("#code")).to_contain_text("Bearer $LCCL_API_KEY")
+        assert "s3cret" not in page.locator("#code").inner_text()
