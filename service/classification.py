@@ -89,7 +89,7 @@ async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Seq
     decode_s = time.monotonic() - began
     deadline = order.started + allowed_s
     work = [
-        Work(model, one, offer, deadline, order.held_s, order.want_masks)
+        Work(model, one, offer, deadline, order.held_s, want_masks=order.want_masks)
         for one in decoded
         if not isinstance(one, Exception)
     ]
