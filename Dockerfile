@@ -12,32 +12,36 @@ RUN apt-get update \
  && python -m venv --without-pip /opt/lccl
 
 # torch alone: the largest layer, made again only when one of these three changes. What is there only to build
-# against torch or to test it is dropped in the same layer.
+# against torch, to test it or for its compiler is dropped in the same layer.
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 ARG CUDA=
 RUN index=${TORCH_INDEX:-https://download.pytorch.org/whl/${CUDA:-cpu}} \
  && pip install --no-compile --retries 1 --extra-index-url "$index" "$TORCH" \
+ && pip uninstall --quiet --yes sympy mpmath networkx \
  && cd /opt/lccl/lib/python3.11/site-packages/torch \
  && rm -rf include share test \
  && find bin -type f ! -name torch_shm_manager -delete \
  && find lib -name '*.a' -delete
 
-# The rest of what pyproject.toml asks for, so that a change of source installs the two packages alone.
+# The rest of what pyproject.toml asks for, but for the offline tools' command line, so that a change of source installs the
+# two packages alone.
 ARG EXTRAS=service
 WORKDIR /src
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *(one for extra in '$EXTRAS'.split() for one in p['optional-dependencies'][extra]), \
-sep='\n')" > requirements.txt \
+print(*(one for one in p['dependencies'] if not one.startswith(('typer', 'rich'))), \
+*(one for extra in '$EXTRAS'.split() for one in p['optional-dependencies'][extra]), sep='\n')" > requirements.txt \
  && pip install --no-compile -r requirements.txt
 
 COPY CMakeLists.txt README.md LICENSE ./
 COPY lccl lccl
 COPY service service
 # The import shows that nothing is missing, and leaves bytecode of just what a start of the service needs.
-RUN pip install --no-deps . && cd / \
- && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle, lccl.engines.cpu.engine"
+RUN pip install --no-deps . \
+ && cd /opt/lccl/lib/python3.11/site-packages/lccl \
+ && rm -r train bench cli.py calibrate.py evaluate.py model_card.py data.py /opt/lccl/bin/lccl && cd / \
+ && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle, lccl.canary, lccl.skip_map, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lccl

@@ -85,6 +85,8 @@ done
 container=$(docker compose ps --quiet service)
 check "the service runs as user 10001" test "$(inside service id -u)" = 10001
 check "the service has no compiler" inside service sh -c '! command -v g++ && ! command -v cmake'
+check "the service has no offline tools and no test packages" inside service python -c \
+  'import importlib.util as u; assert not any(map(u.find_spec, ("lccl.train", "lccl.cli", "typer", "rich", "pytest", "sympy")))'
 check "the native engine runs" inside service python -c 'import lccl.engines.cpu._native as n; assert n.instruction_sets()'
 check "the service cannot write to its image" inside service sh -c '! touch /opt/lccl/probe'
 for name in service prometheus grafana; do

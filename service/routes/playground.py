@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.staticfiles import StaticFiles
 
 router = APIRouter(include_in_schema=False)
-_files = StaticFiles(directory=Path(__file__).parents[1] / "playground")
+_folder = Path(__file__).parents[1] / "playground"
+_files, _names = StaticFiles(directory=_folder), frozenset(file.name for file in _folder.iterdir())
 
 
 @router.get("/")
@@ -18,6 +19,8 @@ async def page(request: Request) -> Response:
 
 @router.get("/playground/{name}")
 async def file(request: Request, name: str) -> Response:
+    if name not in _names:  # so that no path of a request's making is looked for
+        raise HTTPException(404, "the page has no such file")
     return await _file(name, request)
 
 
