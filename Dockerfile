@@ -12,13 +12,12 @@ RUN apt-get update \
  && python -m venv --without-pip /opt/lccl
 
 # torch alone: the largest layer, made again only when one of these three changes. What is there only to build
-# against torch, to test it or for its compiler is dropped in the same layer.
+# against torch or to test it is dropped in the same layer.
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 ARG CUDA=
 RUN index=${TORCH_INDEX:-https://download.pytorch.org/whl/${CUDA:-cpu}} \
  && pip install --no-compile --retries 1 --extra-index-url "$index" "$TORCH" \
- && pip uninstall --quiet --yes sympy mpmath networkx \
  && cd /opt/lccl/lib/python3.11/site-packages/torch \
  && rm -rf include share test \
  && find bin -type f ! -name torch_shm_manager -delete \
@@ -32,7 +31,8 @@ COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*(one for one in p['dependencies'] if not one.startswith(('typer', 'rich'))), \
 *(one for extra in '$EXTRAS'.split() for one in p['optional-dependencies'][extra]), sep='\n')" > requirements.txt \
- && pip install --no-compile -r requirements.txt
+ && pip install --no-compile -r requirements.txt \
+ && pip uninstall --quiet --yes sympy mpmath networkx  # what only torch's compiler needs
 
 COPY CMakeLists.txt README.md LICENSE ./
 COPY lccl lccl
