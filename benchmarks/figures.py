@@ -149,8 +149,14 @@ def serving_table(results: list[dict[str, Any]]) -> Iterator[str]:
             yield (
                 f"| {result['network']} | {row['name']} | {row['saturated_per_s']:.0f} | "
                 f"{'–' if times is None else f'{times:.2f} ×'} | {_milliseconds(row['tail_p99_ms'])} | "
-                f"{_milliseconds(row['outside_engine_ms'])} |"
+                f"{_outside(row)} |"
             )
+
+
+def _outside(row: dict[str, Any]) -> str:
+    """One request's milliseconds outside the engine, its client's included; in brackets the server's own."""
+    served = row.get("served_outside_engine_ms")
+    return _milliseconds(row["outside_engine_ms"]) + ("" if served is None else f" ({served:.1f})")
 
 
 def faults_table(result: dict[str, Any]) -> Iterator[str]:

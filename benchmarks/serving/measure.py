@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import resource
 import time
@@ -69,10 +70,18 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """One request at a time, medians in milliseconds: what a client waits for, and that without the engine's time."""
+    """One request at a time, medians in milliseconds.
+
+    Attributes:
+        total_ms: what a client waits for.
+        outside_ms: that without the engine's time.
+        served_ms: of this, what passed in the server, from a request's head to its answer; None where it does not say.
+
+    """
 
     total_ms: float
     outside_ms: float
+    served_ms: float | None
 
 
 @contextmanager
@@ -138,12 +147,15 @@ def read_answer(_: Body, content: bytes) -> dict[str, float]:
     return {"skip_ratio": answer["predictions"][0]["skip_ratio"]}
 
 
-def engine_ms(content: bytes) -> float:
-    """How long the engine took, as an answer says."""
+def engine_ms(content: bytes) -> tuple[float, float | None]:
+    """How long the engine took, and the server without it, as an answer says; the latter is None where it does not."""
     answer = json.loads(content)
     if isinstance(answer, list):
         answer = answer[0]
-    return float(answer["timing_ms"]["compute"] if "timing_ms" in answer else answer["compute_ms"])
+    if "timing_ms" not in answer:
+        return float(answer["compute_ms"]), None
+    timing = answer["timing_ms"]
+    return float(timing["compute"]), float(timing["total"] - timing["compute"])
 
 
 def alone(contestant: Contestant, seconds: float) -> Alone:
@@ -154,16 +166,17 @@ def alone(contestant: Contestant, seconds: float) -> Alone:
 async def _alone(contestant: Contestant, seconds: float) -> Alone:
     ask, connections = contestant.asks[0], Connections(contestant.server.base, timeout_s=30)
     head = connections.head("POST", ask.path, {"Content-Type": ask.content_type})
-    rows: list[tuple[float, float]] = []
+    rows: list[tuple[float, float, float]] = []
     deadline = time.monotonic() + WARM_UP_S + seconds
     while (started := time.monotonic()) < deadline:
         reply = await connections.ask(head, ask.bodies[len(rows) % len(ask.bodies)])
         if reply.status != 200:
             raise RuntimeError(f"{contestant.name} answered {reply.status}: {reply.content[:200]!r}")
         total = 1000 * (reply.at - started)
-        rows.append((total, total - engine_ms(reply.content)))
+        engine, served = engine_ms(reply.content)
+        rows.append((total, total - engine, math.nan if served is None else served))
         # A pause, so that the next request finds a server at rest.
         await asyncio.sleep(0.002)
     connections.close()
-    total_ms, outside_ms = np.median(rows[len(rows) // 4 :], axis=0)
-    return Alone(float(total_ms), float(outside_ms))
+    total_ms, outside_ms, served_ms = np.median(rows[len(rows) // 4 :], axis=0).tolist()
+    return Alone(total_ms, outside_ms, None if math.isnan(served_ms) else served_ms)

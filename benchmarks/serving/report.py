@@ -74,6 +74,7 @@ def _row(
         "skip_ratio": median(skipped) if skipped else None,
         "alone_ms": None if alone is None else alone.total_ms,
         "outside_engine_ms": None if alone is None else alone.outside_ms,
+        "served_outside_engine_ms": None if alone is None else alone.served_ms,
         "tail_p99_ms": median(waits) if waits else None,
         "tail_answered": median(tail.answered for tail in tails) if tails else None,
         "rounds": [{"closed": asdict(closed), "open": asdict(opened)} for closed, opened in rounds],

@@ -108,10 +108,10 @@ def test_a_peer_is_held_against_the_expected_probabilities():
 
 
 def test_answers_of_all_servers_are_read():
-    own = b'{"predictions": [{"skip_ratio": 0.5}], "timing_ms": {"compute": 3}}'
-    assert (engine_ms(own), read_answer(Body(b""), own)) == (3, {"skip_ratio": 0.5})
+    own = b'{"predictions": [{"skip_ratio": 0.5}], "timing_ms": {"compute": 3, "total": 4}}'
+    assert (engine_ms(own), read_answer(Body(b""), own)) == ((3, 1), {"skip_ratio": 0.5})
     for peer in (b'{"classes": [], "compute_ms": 2}', b'[{"classes": [], "compute_ms": 2}]'):
-        assert (engine_ms(peer), read_answer(Body(b""), peer)) == (2, {})
+        assert (engine_ms(peer), read_answer(Body(b""), peer)) == ((2, None), {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
