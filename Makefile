@@ -66,6 +66,7 @@ $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 bench: setup
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
 	$(BIN)/python -m benchmarks.cpu
+	$(BIN)/python -m benchmarks.trade_off
 	$(BIN)/python -m benchmarks.serving
 
 # Half an hour of faults on a running service; FAULTS="--quick", or names of trials. Schemathesis has an environment of

@@ -22,6 +22,7 @@ from service.errors import (
     TooLargeError,
     UnavailableError,
 )
+from service.headers import header
 from service.open_inference.description import configuration, interface_of, metadata
 from service.open_inference.outputs import Answers, point_parameters, tensors
 from service.open_inference.requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
@@ -139,7 +140,7 @@ def _find(request: Request, name: str) -> ServedModel:
 
 
 async def _read(request: Request, body: bytes, model: ServedModel) -> InferRequest:
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if header(request.scope, b"content-encoding", "identity").lower() != "identity":
         raise NotAnImageError("compressed bodies are not taken: send the request as it is")
     parts = parts_of(request)
     size = json_size(request.headers.getlist(JSON_SIZE), len(body))

@@ -120,13 +120,16 @@ def test_orphans_stay_below_their_server_and_end_with_it():
     server = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {daemon!r}]); time.sleep(100)"
     command = [sys.executable, str(Path(processes.__file__)), sys.executable, "-c", server]
     with subprocess.Popen(command) as process:
-        wait_for(lambda: any("sleep" in name_of(one) for one in processes.below(process.pid)))
-        started = processes.below(process.pid)
-        assert processes.cpu_seconds(process.pid) > 0
-        processes.signal_all(process.pid, signal.SIGSTOP)
-        wait_for(lambda: {state_of(one) for one in started} == {"T"})
-        processes.signal_all(process.pid, signal.SIGCONT)
-        process.terminate()
+        try:
+            # the server and its daemon, whose own starter is gone
+            wait_for(lambda: len(processes.below(process.pid)) == 2 and any(map(sleeps, processes.below(process.pid))))
+            started = processes.below(process.pid)
+            assert processes.cpu_seconds(process.pid) > 0
+            processes.signal_all(process.pid, signal.SIGSTOP)
+            wait_for(lambda: {state_of(one) for one in started} == {"T"})
+        finally:  # what stays stopped would never end
+            processes.signal_all(process.pid, signal.SIGCONT)
+            process.terminate()
     wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in started))
 
 
@@ -137,11 +140,11 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
-def name_of(process: int) -> str:
+def sleeps(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/comm").read_text()
+        return Path(f"/proc/{process}/comm").read_text() == "sleep\n"
     except OSError:
-        return ""
+        return False
 
 
 def state_of(process: int) -> str:
