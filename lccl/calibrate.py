@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -14,7 +14,8 @@ from lccl.engines.base import Engine
 from lccl.errors import DataError, LcclError
 from lccl.evaluate import Measurement, measure, operating_point
 from lccl.flops import NetworkShape
-from lccl.operating_points import EXACT, OperatingPointTable
+from lccl.operating_points import EXACT, OperatingPoint, OperatingPointTable
+from lccl.threshold_path import LARGEST_COST, ThresholdPath, Thresholds, find_path, gate_values, notches_in
 
 Progress = Callable[[str], None]
 STEP = 0.05
@@ -24,13 +25,15 @@ ACCURACY_STEP = 1.2
 FINEST_STEP = 0.012
 MOST_TRIES = 16
 SEARCHED = 2000
+WEIGHED = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """A common threshold and what it did on the choosing part."""
+    """Thresholds and what they did on the choosing part; their place on the path, where they lie on it."""
 
-    threshold: float
+    thresholds: tuple[float, ...]
+    place: float
     skip_ratio: float
     accuracy: float
 
@@ -38,11 +41,11 @@ class _Candidate:
 def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None) -> Bundle:
     """Return the bundle with a fresh table of operating points.
 
-    One threshold for all layers, the path that training prepared the network for: points in steps of
-    about 0.05 of skip ratio until ten points of accuracy are lost, closer where the curve is steep or
-    bends. All of that is decided on pictures of ``data.choose``; every stated loss and skip ratio is from
-    ``data.measure``, and nothing is dropped for what it shows. Exact's accuracy is from both parts: its
-    thresholds are 0, whatever is chosen.
+    Each layer has thresholds of its own, raised in the order of what that costs for the work it saves
+    (:func:`lccl.threshold_path.find_path`): points in steps of about 0.05 of skip ratio until ten points of accuracy
+    are lost, closer where the curve is steep or bends. All of that is decided on pictures of ``data.choose``; every
+    stated loss and skip ratio is from ``data.measure``, and nothing is dropped for what it shows. Exact's accuracy
+    is from both parts: its thresholds are 0, whatever is chosen.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -54,92 +57,110 @@ def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress 
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
-    chosen = _choose(_Search(engine, data.choose.first(SEARCHED), progress))
+    notches = notches_in(gate_values(bundle.network, bundle.preprocessing, data.choose))
+    path = find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST, progress)
+    return calibrate_along(path, bundle, engine, data, progress)
+
+
+def calibrate_along(
+    path: ThresholdPath, bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None
+) -> Bundle:
+    """Choose operating points on a path of thresholds, and measure them; see :func:`calibrate`."""
+    shape = engine.shape
+    chosen = _choose(_Search(engine, path, data.choose.first(SEARCHED), progress))
     progress(f"measuring {len(chosen)} points")
-    measured = [measure(engine, data.measure, _row(shape, one.threshold)) for one in chosen]
+    measured = [measure(engine, data.measure, one.thresholds) for one in chosen]
     exact = measured[0]
-    unchosen = np.concatenate([exact.right, measure(engine, data.choose, _row(shape, 0.0)).right])
+    unchosen = np.concatenate([exact.right, measure(engine, data.choose, chosen[0].thresholds).right])
     names = _names(chosen)
-    points = tuple(
+    points = _rising(
         operating_point(name, found, exact, shape, unchosen) for name, found in zip(names, measured, strict=True)
     )
-    spread = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
+    spreads = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
     return replace(
         bundle,
         table=OperatingPointTable(points, len(data.measure)),
-        calibration={"layers": [layer.name for layer in shape.layers], "skip_ratio_mean_std": spread},
+        calibration={
+            "layers": [layer.name for layer in shape.layers],
+            "skip_ratio_mean_std": {point.name: spreads[point.name] for point in points},
+        },
         digest="",
     )
 
 
 class _Search:
-    """Looks for thresholds on the choosing part, remembering what was tried."""
+    """Looks along the path for skip ratios, on the choosing part, remembering what was tried."""
 
-    def __init__(self, engine: Engine, split: Split, progress: Progress) -> None:
-        self._engine, self._shape, self._split, self._progress = engine, engine.shape, split, progress
-        self.tried: list[_Candidate] = []
-        self._try(0.0)
+    def __init__(self, engine: Engine, path: ThresholdPath, split: Split, progress: Progress) -> None:
+        self._engine, self._path, self._split, self._progress = engine, path, split, progress
+        self.exact = self._try(path.at(0.0), 0.0)
+        self._on_path = [self.exact, self._try(path.at(path.length), path.length)]
 
     def reaching(self, skip_ratio: float) -> _Candidate | None:
-        """A threshold whose skip ratio comes within a third of the tolerance, looked for between the nearest tried.
+        """A place whose skip ratio comes within a third of the tolerance, or at least within it.
 
-        None where there is none: far out a layer's shutting shuts others, and the ratio jumps.
+        None beyond the path's end, and where the ratio jumps: a layer's shutting may shut others.
         """
         for _ in range(MOST_TRIES):
-            best = min(self.tried, key=lambda one: abs(one.skip_ratio - skip_ratio))
+            best = min(self._on_path, key=lambda one: abs(one.skip_ratio - skip_ratio))
+            below = max((one for one in self._on_path if one.skip_ratio < skip_ratio), key=lambda one: one.place)
+            above = min(
+                (one for one in self._on_path if one.skip_ratio >= skip_ratio), key=lambda one: one.place, default=None
+            )
             if abs(best.skip_ratio - skip_ratio) <= RATIO_TOLERANCE / 3:
                 return best
-            below = max((one for one in self.tried if one.skip_ratio < skip_ratio), key=lambda one: one.skip_ratio)
-            above = min(
-                (one for one in self.tried if one.skip_ratio > skip_ratio), key=lambda one: one.skip_ratio, default=None
-            )
             if above is None:
-                self._try(max(0.05, 1.5 * below.threshold))
-                continue
+                return None
             share = (skip_ratio - below.skip_ratio) / (above.skip_ratio - below.skip_ratio)
-            share = min(0.9, max(0.1, share))
-            self._try(below.threshold + share * (above.threshold - below.threshold))
-        return None
+            place = below.place + min(0.9, max(0.1, share)) * (above.place - below.place)
+            self._on_path.append(self._try(self._path.at(place), place))
+        return best if abs(best.skip_ratio - skip_ratio) <= RATIO_TOLERANCE else None
 
     def between(self, first: _Candidate, second: _Candidate) -> _Candidate:
         """What serving gives for a wish halfway between two points."""
-        return self._try((first.threshold + second.threshold) / 2)
+        halves = (np.array(first.thresholds) + np.array(second.thresholds)) / 2
+        return self._try(halves, (first.place + second.place) / 2)
 
-    def _try(self, threshold: float) -> _Candidate:
-        for one in self.tried:
-            if one.threshold == threshold:
-                return one
-        found = measure(self._engine, self._split, _row(self._shape, threshold))
-        candidate = _Candidate(threshold, found.skip_ratio(self._shape), found.accuracy)
-        self._progress(
-            f"threshold {threshold:.4f}: skip ratio {candidate.skip_ratio:.3f}, accuracy {candidate.accuracy:.4f}"
-        )
-        self.tried.append(candidate)
+    def _try(self, thresholds: Thresholds, place: float) -> _Candidate:
+        found = measure(self._engine, self._split, thresholds.tolist())
+        candidate = _Candidate(found.thresholds, place, found.skip_ratio(self._engine.shape), found.accuracy)
+        self._progress(f"skip ratio {candidate.skip_ratio:.3f}, accuracy {candidate.accuracy:.4f}")
         return candidate
 
 
 def _choose(search: _Search) -> list[_Candidate]:
     """Exact, then a point each step until ten points are lost; more of them where a midpoint says so."""
-    chosen = [search.tried[0]]
+    chosen = [search.exact]
     target = STEP * np.floor(chosen[0].skip_ratio / STEP + 1.4)
     while target < 1 - STEP / 2:
         point = search.reaching(float(target))
         if point is None or 100 * (chosen[0].accuracy - point.accuracy) > LARGEST_DROP:
             break
-        chosen.append(point)
+        if point.skip_ratio > chosen[-1].skip_ratio:
+            chosen.append(point)
         target += STEP
     index = 0
     while index + 1 < len(chosen):
         first, second = chosen[index], chosen[index + 1]
-        middle = search.between(first, second)
-        bent = abs(middle.skip_ratio - (first.skip_ratio + second.skip_ratio) / 2) > RATIO_TOLERANCE
-        steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-        wide = second.skip_ratio - first.skip_ratio > 2 * FINEST_STEP
-        if (bent or steep) and wide and first.skip_ratio < middle.skip_ratio < second.skip_ratio:
+        bent, steep, wide, middle = False, False, second.skip_ratio - first.skip_ratio > 2 * FINEST_STEP, first
+        if wide:
+            middle = search.between(first, second)
+            bent = abs(middle.skip_ratio - (first.skip_ratio + second.skip_ratio) / 2) > RATIO_TOLERANCE
+            steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
+        if (bent or steep) and first.skip_ratio < middle.skip_ratio < second.skip_ratio:
             chosen.insert(index + 1, middle)
         else:
             index += 1
     return chosen
+
+
+def _rising(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    """Without points that skip no more than one before them, which only few pictures can bring about."""
+    kept: list[OperatingPoint] = []
+    for point in points:
+        if not kept or point.skip_ratio > kept[-1].skip_ratio:
+            kept.append(point)
+    return tuple(kept)
 
 
 def _names(chosen: list[_Candidate]) -> list[str]:
@@ -148,10 +169,6 @@ def _names(chosen: list[_Candidate]) -> list[str]:
     for one in chosen[1:]:
         names.append(next(name for digits in count() if (name := f"p{100 * one.skip_ratio:02.{digits}f}") not in names))
     return names
-
-
-def _row(shape: NetworkShape, threshold: float) -> list[float]:
-    return [threshold] * len(shape.layers)
 
 
 def _layer_spread(found: Measurement, shape: NetworkShape) -> list[list[float]]:

@@ -16,14 +16,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lccl.compiler import compile as make_engine
 from lccl.data import HeldOut, Split
 from lccl.errors import LcclError
-from lccl.networks import Architecture, ResNet, build
+from lccl.networks import Architecture, NetworkOutput, ResNet, build
+from lccl.preprocessing import Preprocessing
+from lccl.threshold_path import LARGEST_COST, find_path, gate_values, levels_on, notches_in
 from lccl.train.augmentation import augment
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 Report = Callable[[str, int, int, dict[str, float]], None]
+PATH_IMAGES = 400
 WATCHED_SKIP_RATIOS = (0.3, 0.45, 0.6)
 WATCHED_IMAGES = 1000
 
@@ -37,6 +42,9 @@ def train(
     device: torch.device,
     compile_network: bool,
     report: Report,
+    start: ResNet | None = None,
+    teacher: ResNet | None = None,
+    statistics: Statistics | None = None,
 ) -> tuple[ResNet, dict[str, Any]]:
     """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
 
@@ -44,6 +52,10 @@ def train(
         data: pictures to train on; progress is watched on the part that also chooses thresholds.
         folder: where ``checkpoint.safetensors`` and ``record.json`` are kept, written after each epoch.
         report: called as ``report("step" | "epoch", done, of, figures)``.
+        start: a network of this architecture, or its plain twin, whose weights training begins from. What it lacks
+            is fresh.
+        teacher: a network whose answers are learned beside the labels, as far as the recipe says.
+        statistics: mean and deviation per channel to normalise with; the pictures' own without them.
 
     Raises:
         LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe, or the
@@ -55,8 +67,10 @@ def train(
         raise LcclError(f"{len(data.train)} pictures do not fill a batch of {recipe.batch}: take a smaller one")
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    network = build(architecture).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean, std = channel_statistics(data.train)
+    network = _first_weights(architecture, recipe, start).to(device)
+    if teacher is not None:
+        teacher = teacher.to(device).eval()
+    mean, std = statistics or channel_statistics(data.train)
     normalise = Normaliser(mean, std, device)
     sampler = ThresholdSampler(layer_macs(network), device)
     optimiser = make_optimiser(network, recipe)
@@ -66,17 +80,22 @@ def train(
 
     for epoch in range(len(record["epochs"]), recipe.epochs):
         started, seen = time.monotonic(), {"loss": 0.0, "accuracy": 0.0}
+        if sampler.layers and recipe.finds_path(epoch):
+            sampler.follow(*_path(network, architecture, data.choose, (mean, std)))
         random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         network.train()
         for step, (pixels, labels) in enumerate(_batches(data.train, recipe, mean, epoch)):
             progress = (epoch + step / steps) / recipe.epochs
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr_at(progress)
-            thresholds = sampler.draw(len(labels), recipe.exact_share, recipe.skip_top_at(progress), random)
+            thresholds = sampler.draw(
+                len(labels), recipe.exact_share, recipe.skip_top_at(progress), random, recipe.allocation, recipe.spread
+            )
             targets = torch.from_numpy(labels).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                output = forward(normalise(pixels), thresholds)
-                loss = F.cross_entropy(output.logits, targets)
+                images = normalise(pixels)
+                output = forward(images, thresholds)
+                loss = _loss(output, targets, recipe, None if teacher is None else _answers(teacher, images))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -87,12 +106,56 @@ def train(
             if not np.isfinite(seen["loss"]):
                 raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
             report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
-        figures = seen | _watch(network, data.choose, normalise, sampler)
+        figures = seen | _watch(network, data.choose, normalise, sampler, recipe)
         figures |= {"seconds": time.monotonic() - started}
         record["epochs"].append({name: round(value, 5) for name, value in figures.items()})
         _save(folder, record, network, optimiser, sampler)
         report("epoch", epoch + 1, recipe.epochs, figures)
     return network.eval(), record
+
+
+def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | None) -> ResNet:
+    network = build(architecture)
+    for layer in network.skip_convs.values():
+        if layer.gate is not None:
+            nn.init.constant_(layer.gate.norm.weight, recipe.gate_scale)
+            nn.init.constant_(layer.gate.norm.bias, recipe.gate_shift)
+    if start is not None:
+        found = network.load_state_dict(start.state_dict(), strict=False)
+        if found.unexpected_keys or any(".gate." not in name for name in found.missing_keys):
+            raise LcclError("training cannot begin from the weights of another network")
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _path(network: ResNet, architecture: Architecture, choose: Split, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """The way from exact to sparse that calibration would take now: rising skip ratios [K], layers' shares [K, L]."""
+    copy = build(architecture).eval()
+    copy.load_state_dict(network.state_dict())
+    preprocessing = Preprocessing(copy.image_size, copy.image_size, *statistics)
+    values = gate_values(copy, preprocessing, choose)
+    engine = make_engine(copy, preprocessing=preprocessing, threads=torch.get_num_threads())
+    path = find_path(engine, notches_in(values), choose.first(PATH_IMAGES), LARGEST_COST)
+    rising, shares = np.maximum.accumulate(path.skip_ratios), levels_on(path, values)
+    device = next(network.parameters()).device
+    return torch.from_numpy(rising).float().to(device), torch.from_numpy(shares).float().to(device)
+
+
+@torch.no_grad()
+def _answers(teacher: ResNet, images: Tensor) -> Tensor:
+    logits: Tensor = teacher(images).logits
+    return logits
+
+
+def _loss(output: NetworkOutput, targets: Tensor, recipe: Recipe, taught: Tensor | None) -> Tensor:
+    """Cross-entropy with the labels and, with a teacher, with its softened answers. Source: Hinton et al. 2015."""
+    loss = F.cross_entropy(output.logits, targets)
+    if taught is not None and recipe.distill:
+        heat = recipe.temperature
+        soft, wanted = F.log_softmax(output.logits / heat, 1), F.softmax(taught / heat, 1)
+        loss = (1 - recipe.distill) * loss + recipe.distill * heat**2 * F.kl_div(soft, wanted, reduction="batchmean")
+    if recipe.gate_l1 and output.gates:
+        loss = loss + recipe.gate_l1 * torch.stack([gate.mean() for gate in output.gates]).mean()
+    return loss
 
 
 class Normaliser:
@@ -157,22 +220,25 @@ def _batches(
 
 
 @torch.no_grad()
-def _watch(network: ResNet, split: Split, normalise: Normaliser, sampler: ThresholdSampler) -> dict[str, float]:
+def _watch(
+    network: ResNet, split: Split, normalise: Normaliser, sampler: ThresholdSampler, recipe: Recipe
+) -> dict[str, float]:
     """Accuracy and reached skip ratio, exact and at a few thresholds, on a sample of the choosing part."""
     network.eval()
     images, labels = split.images[:WATCHED_IMAGES], torch.from_numpy(split.labels[:WATCHED_IMAGES])
     macs = torch.tensor(layer_macs(network), dtype=torch.float64)
     figures: dict[str, float] = {}
     for ratio in (0.0, *WATCHED_SKIP_RATIOS) if sampler.layers else (0.0,):
-        threshold = float(sampler.threshold(torch.tensor([ratio], device=sampler.quantiles.device)))
+        asked = torch.tensor([ratio], device=sampler.quantiles.device)
+        row = sampler.shared_out(asked, recipe.allocation) * bool(ratio)
         right, skipped = 0.0, torch.zeros(sampler.layers, dtype=torch.float64)
         for start in range(0, len(images), 250):
             pixels = images[start : start + 250]
-            column = torch.full((len(pixels), sampler.layers), threshold, device=sampler.quantiles.device)
-            output = network(normalise(pixels), column)
+            output = network(normalise(pixels), row.expand(len(pixels), -1))
             right += float((output.logits.argmax(1).cpu() == labels[start : start + 250]).sum())
             if output.gates:
-                shares = torch.stack([(gate <= threshold).double().mean() for gate in output.gates]).cpu()
+                pairs = zip(output.gates, row[0], strict=True)
+                shares = torch.stack([(gate <= threshold).double().mean() for gate, threshold in pairs]).cpu()
                 skipped += shares * len(pixels) / len(images)
         figures[f"watched_accuracy_{ratio:g}"] = right / max(1, len(images))
         if sampler.layers:
@@ -216,7 +282,7 @@ def _state(network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSample
         momentum = optimiser.state[parameter].get("momentum_buffer")
         if momentum is not None:
             state[f"momentum.{name}"] = momentum.contiguous()
-    return state | {"sampler.quantiles": sampler.quantiles}
+    return state | {f"sampler.{name}": value for name, value in sampler.state().items()}
 
 
 def _save(
@@ -248,5 +314,5 @@ def _resume(
         if f"momentum.{name}" in state:
             optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"]
     steps = len(record["epochs"]) * (record["data"]["train"] // record["recipe"]["batch"])
-    sampler.restore(state["sampler.quantiles"], steps)
+    sampler.restore({n.removeprefix("sampler."): v for n, v in state.items() if n.startswith("sampler.")}, steps)
     return record

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from lccl.errors import LcclError
+from lccl.train.thresholds import Allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,15 @@ class Recipe:
         skip_from: share of the run after which images train under thresholds; the range of skip
             ratios they are drawn from grows to ``skip_top`` over ``skip_ramp`` of the run.
         exact_share: share of the images of a batch that always run exactly.
+        allocation: how a wanted skip ratio is shared out among the layers
+            (:class:`lccl.train.thresholds.ThresholdSampler`), and the ``spread`` of its random kind.
+        path_from, path_every: with the allocation ``path``: share of the run after which the way from exact to sparse
+            is looked for, and shares after which it is looked for anew.
+        gate_scale, gate_shift: where a fresh gate's normalisation starts: ``gate_shift`` ± ``gate_scale``. From
+            1 ± 0.25 the network starts nearly as its plain twin; a gate that starts shut gets no gradient.
+        distill: weight of the teacher's answers against the labels, where there is a teacher.
+        temperature: by which both networks' logits are divided when the teacher's answers are matched.
+        gate_l1: weight of the mean gate value in the loss; the paper's "regularisation" of gates without normalisation.
 
     """
 
@@ -32,6 +43,15 @@ class Recipe:
     skip_ramp: float = 0.2
     skip_top: float = 0.75
     exact_share: float = 0.3
+    allocation: Allocation = "path"
+    spread: float = 1.0
+    path_from: float = 0.4
+    path_every: float = 0.2
+    gate_scale: float = 0.25
+    gate_shift: float = 1.0
+    distill: float = 0.7
+    temperature: float = 4.0
+    gate_l1: float = 0.0
     seed: int = 0
     precision: str = "fp32"
 
@@ -40,6 +60,12 @@ class Recipe:
             raise LcclError("training needs at least one epoch and batches of at least two images")
         if not (self.lr > 0 and self.first_lr > 0 and 0 <= self.skip_top < 1 and 0 <= self.exact_share <= 1):
             raise LcclError("training needs positive learning rates, skip_top below 1 and exact_share in 0..1")
+        if self.allocation not in get_args(Allocation):
+            raise LcclError(f"unknown allocation {self.allocation!r}: use one of {', '.join(get_args(Allocation))}")
+        if not (0 <= self.distill <= 1 and self.temperature > 0 and self.gate_l1 >= 0 and self.spread >= 0):
+            raise LcclError("training needs distill in 0..1, a positive temperature, and gate_l1 and spread from 0 on")
+        if not (self.path_every > 0 and 0 <= self.path_from <= 1):
+            raise LcclError("training needs path_from in 0..1 and a positive path_every")
         if self.precision not in ("fp32", "bf16"):
             raise LcclError(f"unknown training precision {self.precision!r}: use fp32 or bf16")
 
@@ -48,6 +74,13 @@ class Recipe:
         if progress < self.warm_up:
             return self.first_lr + (self.lr - self.first_lr) * progress / self.warm_up
         return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
+
+    def finds_path(self, epoch: int) -> bool:
+        """Whether the way from exact to sparse is looked for before this epoch (from 0 on)."""
+        if self.allocation != "path" or epoch / self.epochs < self.path_from:
+            return False
+        before = math.floor(((epoch - 1) / self.epochs - self.path_from) / self.path_every + 1e-9)
+        return math.floor((epoch / self.epochs - self.path_from) / self.path_every + 1e-9) > before
 
     def skip_top_at(self, progress: float) -> float:
         """Largest skip ratio that an image may be asked for at ``progress`` (0..1) of the run."""

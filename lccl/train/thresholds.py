@@ -1,23 +1,30 @@
-"""Thresholds under which images train: drawn per image, as a share of the whole network's work."""
+"""Thresholds under which images train: drawn per image, as a share of the network's work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Allocation = Literal["common", "random", "path"]
+
 
 class ThresholdSampler:
-    """Turns a wanted skip ratio into one threshold for all layers, by quantiles of recent gate values.
+    """Turns wanted skip ratios into thresholds, by quantiles of each layer's recent gate values.
 
-    The quantiles are pooled over the layers, each layer weighted by its convolution's MACs. So a
-    network cannot escape skipping by scaling its gates up, and layers compete for what is kept.
-    Drawing per image, not per batch, makes the normalisation statistics those of the mixture that
-    one set of weights is served with.
+    So a network cannot escape skipping by scaling its gates up. Drawing per image, not per batch, makes
+    the normalisation statistics those of the mixture that one set of weights is served with.
+
+    How a network's ratio is shared out among its layers:
+
+    - ``common``: one threshold for all, a quantile pooled over the layers by their MACs; they compete.
+    - ``random``: each layer's share is drawn around the network's, so that any sharing out is met.
+    - ``path``: the sharing out that calibration would choose; ``common`` until :meth:`follow` has been told one.
 
     Attributes:
-        quantiles: gate values at skip ratios 0, 0.01, … 1; float32 [101].
+        quantiles: gate values of each layer at skip ratios 0, 0.01, … 1; float32 [L, 101].
 
     """
 
@@ -26,50 +33,104 @@ class ThresholdSampler:
     SAMPLES_PER_LAYER = 512
 
     def __init__(self, layer_macs: Sequence[int], device: torch.device) -> None:
-        self.quantiles = torch.zeros(self.GRID, device=device)
-        self._weights = torch.tensor(layer_macs, dtype=torch.float32, device=device)
+        self.quantiles = torch.zeros(len(layer_macs), self.GRID, device=device)
+        self._macs = torch.tensor(layer_macs, dtype=torch.float32, device=device)
+        self._path: tuple[Tensor, Tensor] | None = None
         self._seen = 0
 
     @property
     def layers(self) -> int:
-        return len(self._weights)
+        return len(self._macs)
 
-    def restore(self, quantiles: Tensor, seen: int) -> None:
-        """Go on from the quantiles that an earlier run had after ``seen`` observations."""
-        self.quantiles, self._seen = quantiles, seen
+    def state(self) -> dict[str, Tensor]:
+        """What :meth:`restore` needs to go on."""
+        path = {} if self._path is None else {"path_ratios": self._path[0], "path_shares": self._path[1]}
+        return {"quantiles": self.quantiles} | path
+
+    def restore(self, state: Mapping[str, Tensor], seen: int) -> None:
+        """Go on with the state that an earlier run had after ``seen`` observations."""
+        self.quantiles, self._seen = state["quantiles"], seen
+        if "path_ratios" in state:
+            self.follow(state["path_ratios"], state["path_shares"])
 
     @torch.no_grad()
     def observe(self, gates: Sequence[Tensor], random: torch.Generator) -> None:
         """Take in the gates [N, G, H, W] of every layer for images that ran exactly."""
         if not gates or not len(gates[0]):
             return
-        values = torch.stack([self._sample(gate, random) for gate in gates])
-        weights = self._weights[:, None].expand_as(values).flatten()
-        values, order = values.flatten().sort()
-        share = weights[order].cumsum(0)
-        grid = torch.linspace(0, 1, self.GRID, device=values.device)
-        index = torch.searchsorted(share / share[-1], grid).clamp(max=len(values) - 1)
-        fresh = values[index]
+        values = torch.stack([self._sample(gate, random) for gate in gates]).sort(dim=1).values
+        fresh = _read(values, torch.linspace(0, 1, self.GRID, device=values.device).expand(self.layers, -1))
         memory = min(self.MEMORY, self._seen / (self._seen + 1))
         self.quantiles = memory * self.quantiles + (1 - memory) * fresh
         self._seen += 1
 
-    def threshold(self, skip_ratio: Tensor) -> Tensor:
-        """Threshold for each wanted skip ratio (0..1); 0 where the exact network already skips as much."""
-        place = skip_ratio.clamp(0, 1) * (self.GRID - 1)
-        low = place.floor().long().clamp(max=self.GRID - 2)
-        found = torch.lerp(self.quantiles[low], self.quantiles[low + 1], place - low)
-        return found.where(self.quantiles[low] > 0, torch.zeros_like(found))
+    def thresholds(self, ratios: Tensor) -> Tensor:
+        """Each layer's threshold for its own wanted skip ratio [N, L]; 0 where its gate is shut for as many anyway."""
+        return _read(self.quantiles, ratios.T.contiguous()).T.where(ratios > 0, torch.zeros_like(ratios))
 
-    def draw(self, images: int, exact_share: float, top: float, random: torch.Generator) -> Tensor:
-        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, others uniform up to ``top``."""
-        exact = round(images * exact_share)
-        ratio = torch.rand(images, generator=random).to(self.quantiles.device) * top
-        column = self.threshold(ratio)
-        column[:exact] = 0
-        return column[:, None].expand(images, self.layers).contiguous()
+    def common(self, ratio: Tensor) -> Tensor:
+        """One threshold for all layers for each of the network's wanted skip ratios [N]; [N, L]."""
+        values, order = self.quantiles.flatten().sort()
+        share = self._macs[:, None].expand_as(self.quantiles).flatten()[order].cumsum(0)
+        index = torch.searchsorted(share / share[-1], ratio.clamp(0, 1)).clamp(max=len(values) - 1)
+        return values[index][:, None].expand(-1, self.layers).contiguous()
+
+    def follow(self, ratios: Tensor, shares: Tensor) -> None:
+        """Share skip ratios out as a path does: rising ``ratios`` [K], and each layer's own there [K, L].
+
+        A path of exact alone, which a network not yet worth skipping in gives, changes nothing.
+        """
+        if len(ratios) > 1:
+            self._path = ratios, shares
+
+    def _along_path(self, ratio: Tensor) -> Tensor:
+        """Each layer's share [N, L] at the network's skip ratios [N]."""
+        assert self._path is not None
+        ratios, shares = self._path
+        high = torch.searchsorted(ratios, ratio).clamp(1, len(ratios) - 1)
+        between = (ratios[high] - ratios[high - 1]).clamp(min=1e-6)
+        weight = ((ratio - ratios[high - 1]) / between).clamp(0, 1)
+        return torch.lerp(shares[high - 1], shares[high], weight[:, None])
+
+    def draw(
+        self,
+        images: int,
+        exact_share: float,
+        top: float,
+        random: torch.Generator,
+        allocation: Allocation = "path",
+        spread: float = 1.0,
+    ) -> Tensor:
+        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, others uniform up to ``top``.
+
+        ``spread`` is the standard deviation of the logit of a layer's share with ``random``.
+        """
+        ratio = (torch.rand(images, generator=random) * top).to(self.quantiles.device)
+        noise = torch.randn(images, self.layers, generator=random).to(ratio.device) * spread
+        drawn = self.shared_out(ratio, allocation, noise)
+        exact = images if top == 0 else round(images * exact_share)
+        drawn[:exact] = 0
+        return drawn
+
+    def shared_out(self, ratio: Tensor, allocation: Allocation, noise: Tensor | None = None) -> Tensor:
+        """Thresholds [N, L] for the network's wanted skip ratios [N]; ``noise`` [N, L] is for the random kind."""
+        if not self.layers:
+            return ratio.new_zeros(len(ratio), 0)
+        if allocation == "random":
+            even = torch.logit(ratio, eps=1e-4)[:, None].expand(-1, self.layers)
+            return self.thresholds(torch.sigmoid(even if noise is None else even + noise))
+        if allocation == "path" and self._path is not None:
+            return self.thresholds(self._along_path(ratio))
+        return self.common(ratio)
 
     def _sample(self, gate: Tensor, random: torch.Generator) -> Tensor:
         flat = gate.detach().float().flatten()
         index = torch.randint(len(flat), (self.SAMPLES_PER_LAYER,), generator=random)
         return flat[index.to(flat.device)]
+
+
+def _read(rows: Tensor, places: Tensor) -> Tensor:
+    """Each row's value at its places (0..1), linear between neighbours: [L, K] and [L, N] → [L, N]."""
+    place = places.clamp(0, 1) * (rows.shape[1] - 1)
+    low = place.floor().long().clamp(max=rows.shape[1] - 2)
+    return torch.lerp(rows.gather(1, low), rows.gather(1, low + 1), place - low)

@@ -1,0 +1,186 @@
+"""The way from exact to sparse: which layer's threshold to raise next, by what its skipping costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lccl.controls import Controls
+from lccl.data import Split
+from lccl.engines.base import Engine
+from lccl.networks import ResNet
+from lccl.preprocessing import Preprocessing
+
+Progress = Callable[[str], None]
+Thresholds = NDArray[np.float64]
+LARGEST_COST = 1.0
+MOVES = 160
+FEWEST_NOTCHES, MOST_NOTCHES = 3, 8
+SAMPLED_IMAGES = 256
+LOOKED_AT_AGAIN = 3
+SHUT = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThresholdPath:
+    """Thresholds from exact onwards, float64 [corners, L]; no layer's threshold ever falls along it.
+
+    ``skip_ratios`` [corners] are those reached on the pictures that it was found on.
+    """
+
+    corners: Thresholds
+    skip_ratios: Thresholds
+
+    @property
+    def length(self) -> int:
+        return len(self.corners) - 1
+
+    def at(self, place: float) -> Thresholds:
+        """The thresholds [L] at a place from 0 (exact) to ``length``, linear between corners."""
+        low = min(int(place), max(0, self.length - 1))
+        high = min(low + 1, self.length)
+        thresholds: Thresholds = self.corners[low] + (place - low) * (self.corners[high] - self.corners[low])
+        return thresholds
+
+
+def find_path(
+    engine: Engine, notches: list[Thresholds], split: Split, largest_cost: float, progress: Progress = lambda _: None
+) -> ThresholdPath:
+    """Raise one layer's threshold by a notch at a time, the one that costs least for the work it saves.
+
+    The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
+    the pictures; the work saved is the skip ratio reached, what a move brings about in later layers included. A
+    convolution whose only reader skips everything costs nothing to skip, so whole branches fall together.
+
+    Costs of moves are remembered and looked at again only when a move seems to be next, or when a neighbouring
+    layer has moved: a lazy greedy search, some five runs over the pictures for a move.
+
+    Args:
+        notches: for each layer the rising thresholds, all above 0, that it may go through.
+        largest_cost: where to stop, in nats.
+
+    """
+    search = _Greedy(engine, notches, split)
+    while search.cost <= largest_cost and search.advance():
+        done = len(search.corners) - 1
+        progress(
+            f"raised {done} thresholds: skip ratio {search.skip_ratios[-1]:.3f}, {search.cost:.4f} nats from exact"
+        )
+    return ThresholdPath(np.stack(search.corners), np.array(search.skip_ratios))
+
+
+def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Thresholds]:
+    """Each layer's finite gate values on some pictures, exact, sorted; the network is in evaluation mode on the CPU."""
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    pixels = torch.from_numpy(split.images[:SAMPLED_IMAGES]).float() / 255
+    with torch.no_grad():
+        gates = network(((pixels - mean) / std).permute(0, 3, 1, 2)).gates
+    found = [np.sort(gate.double().flatten().numpy()) for gate in gates]
+    return [values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1) for values in found]
+
+
+def notches_in(values: list[Thresholds]) -> list[Thresholds]:
+    """For each layer evenly spaced quantiles of its gate's values, those above 0, and last what shuts it."""
+    count = min(MOST_NOTCHES, max(FEWEST_NOTCHES, MOVES // max(1, len(values))))
+    found = []
+    for layer in values:
+        quantiles = np.quantile(layer, np.arange(1, count) / count)
+        found.append(np.unique([*quantiles[quantiles > 0], SHUT * max(float(layer[-1]), 1e-3)]))
+    return found
+
+
+def levels_on(path: ThresholdPath, values: list[Thresholds]) -> Thresholds:
+    """Each corner's thresholds as shares of the gate values that they shut, float64 [corners, L]; 0 where at 0."""
+    columns = [
+        np.searchsorted(layer, path.corners[:, column], side="right") / len(layer) * (path.corners[:, column] > 0)
+        for column, layer in enumerate(values)
+    ]
+    return np.stack(columns, axis=1)
+
+
+@dataclass(slots=True)
+class _Move:
+    """What raising a layer's threshold by its next notch came to, when it was last looked at."""
+
+    price: float
+    cost: float
+    skip_ratio: float
+    seen: int
+
+
+class _Greedy:
+    """The state of the search: where every layer stands, and what its next move would come to."""
+
+    def __init__(self, engine: Engine, notches: list[Thresholds], split: Split) -> None:
+        self._engine, self._notches, self._split = engine, notches, split
+        self._exact: NDArray[np.float64] | None = None
+        self._level = [0] * len(notches)
+        self.corners: list[Thresholds] = [np.zeros(len(notches))]
+        self.cost, exact = self._run(self.corners[0])
+        self.skip_ratios = [exact]
+        self._moves = {layer: self._look(layer) for layer in range(len(notches))}
+
+    def advance(self) -> bool:
+        """Make the cheapest move; False where every layer is shut."""
+        if not self._moves:
+            return False
+        now = len(self.corners)
+        for _ in range(LOOKED_AT_AGAIN):
+            layer = min(self._moves, key=lambda one: self._moves[one].price)
+            if self._moves[layer].seen == now:
+                break
+            self._moves[layer] = self._look(layer)
+        layer = min(self._moves, key=lambda one: self._moves[one].price)
+        if self._moves[layer].seen != now:
+            self._moves[layer] = self._look(layer)
+        self._make(layer)
+        for neighbour in (layer - 1, layer, layer + 1):
+            if neighbour in self._moves:
+                self._moves[neighbour] = self._look(neighbour)
+        return True
+
+    def _make(self, layer: int) -> None:
+        move = self._moves[layer]
+        self.corners.append(self._raised(layer))
+        self.skip_ratios.append(move.skip_ratio)
+        self.cost = move.cost
+        self._level[layer] += 1
+        if self._level[layer] == len(self._notches[layer]):
+            del self._moves[layer]
+
+    def _look(self, layer: int) -> _Move:
+        cost, skip_ratio = self._run(self._raised(layer))
+        saved = skip_ratio - self.skip_ratios[-1]
+        price = (cost - self.cost) / saved if saved > 1e-9 and np.isfinite(cost) else np.inf
+        return _Move(price, cost, skip_ratio, len(self.corners))
+
+    def _raised(self, layer: int) -> Thresholds:
+        row = self.corners[-1].copy()
+        row[layer] = self._notches[layer][self._level[layer]]
+        return row
+
+    def _run(self, row: Thresholds) -> tuple[float, float]:
+        """Mean divergence from exact's answers, in nats, and the mean skip ratio."""
+        logits, kept = [], []
+        for start in range(0, len(self._split), self._engine.batch_limit):
+            images = self._split.images[start : start + self._engine.batch_limit]
+            output = self._engine.run(images, Controls.uniform(len(images), row.tolist()))
+            logits.append(output.logits.astype(np.float64))
+            kept.append(output.kept)
+        answers = _log_softmax(np.concatenate(logits))
+        if self._exact is None:
+            self._exact = answers
+        divergence = float((np.exp(self._exact) * (self._exact - answers)).sum(1).mean())
+        divergence = divergence if np.isfinite(divergence) else np.inf
+        return divergence, float(self._engine.shape.skip_ratio(np.concatenate(kept)).mean())
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        shifted = logits - logits.max(1, keepdims=True)
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return found

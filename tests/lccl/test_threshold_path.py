@@ -1,0 +1,125 @@
+"""The path raises the threshold that costs least for the work it saves, and never lowers one."""
+
+import numpy as np
+
+from lccl.compiler import compile as make_engine
+from lccl.controls import Controls, Output
+from lccl.data import Split
+from lccl.flops import Convolution, GatedConvolution, NetworkShape
+from lccl.threshold_path import ThresholdPath, find_path, gate_values, levels_on, notches_in
+
+IMAGES = 20
+ANY = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.zeros(IMAGES, dtype=np.int64))
+NOTCHES = [np.array([1.0, 2.0, 3.0])] * 3
+
+
+class PricedEngine:
+    """Each layer skips a share and shifts a logit by functions of all thresholds; counts its runs."""
+
+    batch_limit = 8
+    shape = NetworkShape(
+        tuple(GatedConvolution(name, Convolution(1, 1, 1, 1, 3000), 1, 1) for name in ("a", "b", "c")), 0
+    )
+
+    def __init__(self, harm, skipped=lambda row: row / 3):
+        self.harm, self.skipped, self.rows = harm, skipped, []
+
+    def run(self, images, controls):
+        row = controls.thresholds[0].astype(float)
+        self.rows.append(tuple(row))
+        logits = np.array([[2.0 - self.harm(row), 0.0]]).repeat(len(images), 0)
+        kept = np.round(3000 * (1 - self.skipped(row))).astype(np.int64)[None].repeat(len(images), 0)
+        return Output(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
+
+
+def test_the_cheapest_layer_falls_first():
+    path = find_path(PricedEngine(lambda row: row @ [0.5, 0.01, 0.1]), NOTCHES, ANY, 10.0)
+    assert [tuple(corner) for corner in path.corners[[3, 6, 9]]] == [(0, 3, 0), (0, 3, 3), (3, 3, 3)]
+    assert path.length == 9
+
+
+def test_no_threshold_ever_falls_and_one_moves_at_a_time():
+    path = find_path(PricedEngine(lambda row: (row @ [0.3, 0.2, 0.1]) ** 2), NOTCHES, ANY, 10.0)
+    rises = np.diff(path.corners, axis=0)
+    assert (rises >= 0).all()
+    assert ((rises > 0).sum(1) == 1).all()
+
+
+def test_work_saved_counts_as_well_as_harm():
+    """The first layer does the same harm per notch, but what it skips is a tenth."""
+    engine = PricedEngine(lambda row: row.sum() * 0.1, lambda row: row / 3 * [0.1, 1, 1])
+    path = find_path(engine, NOTCHES, ANY, 10.0)
+    assert path.corners[6].tolist() == [0, 3, 3]
+
+
+def test_a_path_knows_the_skip_ratios_it_reached():
+    path = find_path(PricedEngine(lambda row: row @ [0.5, 0.01, 0.1]), NOTCHES, ANY, 10.0)
+    assert np.allclose(path.skip_ratios, np.arange(10) / 9)
+
+
+def test_levels_are_the_shares_of_gate_values_that_thresholds_shut():
+    path = ThresholdPath(np.array([[0.0, 0.0], [0.5, 0.0], [0.5, 9.0]]), np.zeros(3))
+    levels = levels_on(path, [np.array([0.0, 0.2, 0.5, 0.9]), np.array([1.0, 2.0])])
+    assert levels.tolist() == [[0, 0], [0.75, 0], [0.75, 1]]
+
+
+def test_what_a_layers_shutting_makes_useless_falls_with_it():
+    """The first layer is read by the second alone: dear while that lives, and free as soon as it is shut."""
+
+    def harm(row):
+        return row[1] * 0.01 + row[0] * (0.5 if row[1] < 3 else 0) + row[2] * 0.05
+
+    path = find_path(PricedEngine(harm), NOTCHES, ANY, 10.0)
+    assert [tuple(corner) for corner in path.corners[[3, 6]]] == [(0, 3, 0), (3, 3, 0)]
+
+
+def test_a_price_that_has_risen_is_looked_at_again():
+    """The first two layers stand in for each other: after one has fallen the other is no longer cheap."""
+
+    def harm(row):
+        return 0.01 * (row[0] + row[1]) + row[0] * row[1] * 0.5 + row[2] * 0.1
+
+    path = find_path(PricedEngine(harm), NOTCHES, ANY, 10.0)
+    assert sorted(path.corners[6]) == [0, 3, 3]
+    assert path.corners[6][2] == 3
+
+
+def test_it_stops_at_the_largest_cost():
+    path = find_path(PricedEngine(lambda row: row.sum()), NOTCHES, ANY, 0.05)
+    assert 1 <= path.length < 9
+
+
+def test_it_looks_at_few_settings_for_a_move():
+    engine = PricedEngine(lambda row: row @ [0.5, 0.01, 0.1])
+    path = find_path(engine, NOTCHES, ANY, 10.0)
+    runs_over_the_pictures = len(engine.rows) / np.ceil(IMAGES / engine.batch_limit)
+    assert runs_over_the_pictures / path.length <= 6
+
+
+def test_between_corners_thresholds_are_linear():
+    path = ThresholdPath(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 4.0]]), np.zeros(3))
+    assert path.at(0).tolist() == [0, 0]
+    assert path.at(0.25).tolist() == [0.25, 0]
+    assert path.at(1.5).tolist() == [1, 2]
+    assert path.at(2).tolist() == [1, 4]
+
+
+def test_a_path_of_exact_alone_stays_there():
+    assert ThresholdPath(np.zeros((1, 3)), np.zeros(1)).at(0).tolist() == [0, 0, 0]
+
+
+def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_bundle, pictures):
+    bundle = random_bundle()
+    split = Split(pictures(16), np.zeros(16, dtype=np.int64))
+    notches = notches_in(gate_values(bundle.network, bundle.preprocessing, split))
+    engine = make_engine(bundle, engine="reference")
+    assert len(notches) == len(engine.shape.layers)
+    assert all((np.diff(layer) > 0).all() and layer[0] > 0 for layer in notches)
+    for column, layer in enumerate(notches):
+        row = np.zeros(len(notches))
+        row[column] = layer[-1]
+        output = engine.run(split.images, Controls.uniform(16, row.tolist()))
+        assert output.kept[:, column].sum() == 0
+        row[column] = layer[0]
+        skipped = engine.shape.layer_skip_ratios(engine.run(split.images, Controls.uniform(16, row.tolist())).kept)
+        assert 0 < skipped[:, column].mean() <= 1
