@@ -43,6 +43,10 @@ def train(
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 autocast.")] = "fp32",
+    start: Annotated[Path | None, typer.Option(help="A bundle of the same network to train further.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
     compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Threads = 0,
@@ -55,11 +59,12 @@ def train(
     from lccl.networks import Architecture, build
     from lccl.train.export import first_bundle, network_input
     from lccl.train.loop import train as run
-    from lccl.train.recipe import Recipe
+    from lccl.train.recipe import Recipe, continued
 
     with _one_sentence_errors():
         _use_threads(threads)
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
+        recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
         held = hold_out(dataset.train)
@@ -68,6 +73,8 @@ def train(
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
+                start=None if start is None else bundles.load(start).network,
+                teacher=None if teacher is None else bundles.load(teacher).network,
             )  # fmt: skip
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
         bundles.save(replace(made, canary=record_canary(made)), out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from lccl.errors import LcclError
@@ -86,3 +86,17 @@ class Recipe:
         """Largest skip ratio that an image may be asked for at ``progress`` (0..1) of the run."""
         ramp = (progress - self.skip_from) / self.skip_ramp if self.skip_ramp else float(progress >= self.skip_from)
         return self.skip_top * min(1.0, max(0.0, ramp))
+
+
+def continued(recipe: Recipe) -> Recipe:
+    """The recipe for a network that skips already and is trained further: no slow start, all of the range at once."""
+    return replace(
+        recipe, first_lr=recipe.lr / 4, warm_up=0.05, skip_from=0.0, skip_ramp=0.0, path_from=0.0, path_every=0.25
+    )
+
+
+def attached(recipe: Recipe) -> Recipe:
+    """The recipe for a trained plain network with fresh gates: these learn for a while before much is skipped."""
+    return replace(
+        recipe, first_lr=recipe.lr / 5, warm_up=0.1, skip_from=0.0, skip_ramp=0.3, path_from=0.25, path_every=0.25
+    )

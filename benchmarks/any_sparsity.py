@@ -1,0 +1,200 @@
+"""One set of weights at every skip ratio, on test pictures: what is lost, and whether calibration kept its word.
+
+    python -m benchmarks.any_sparsity DATA --twin FOLDER [--model FOLDER]
+
+DATA is a data set with test pictures, as for ``lccl evaluate``; FOLDER holds the bundle of the plain twin, trained on
+the same pictures with the same budget. Every figure is paired, picture by picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import lccl
+from benchmarks import results
+from lccl.bundle import Bundle
+from lccl.data import Split, hold_out, load_dataset
+from lccl.engines.base import Engine
+from lccl.evaluate import Measurement, measure
+from lccl.operating_points import Wish
+from lccl.statistics import Z_TWO_SIDED, paired_difference
+
+LOST_AT_MOST = {0.3: 0.3, 0.4: 0.5, 0.5: 1.0, 0.6: 1.8, 0.7: 4.0}
+AGAINST_REMOVAL = (0.3, 0.45, 0.6)
+FLOORS = (0.5, 1.0, 2.0, 5.0)
+VARIES = 0.02
+WEIGHED = 1000
+
+
+def main() -> None:
+    """Measure, print, write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--twin", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
+    options = parser.parse_args()
+    bundle, twin = lccl.load(options.model), lccl.load(options.twin)
+    dataset = load_dataset(options.data, bundle.preprocessing)
+    engine = lccl.compile(bundle)
+    right_of_twin = measure(lccl.compile(twin), dataset.test, []).right
+    found = {
+        "model": options.model.name,
+        "digest": bundle.digest,
+        "twin": {"digest": twin.digest, "accuracy": float(right_of_twin.mean())},
+        "images": len(dataset.test),
+        "lost": [_lost(bundle, engine, dataset.test, right_of_twin, ratio) for ratio in LOST_AT_MOST],
+        "removal": _against_removal(bundle, engine, hold_out(dataset.train).choose, dataset.test),
+        "points": _points(bundle, engine, dataset.test),
+        "floors": [_floor(bundle, engine, dataset.test, floor) for floor in FLOORS],
+    }
+    _print(found)
+    print(results.write("any_sparsity", f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN", found))
+
+
+def _lost(
+    bundle: Bundle, engine: Engine, test: Split, right_of_twin: NDArray[np.bool_], ratio: float
+) -> dict[str, Any]:
+    """Percentage points lost against the plain twin at a skip ratio; missed where the whole interval lies beyond."""
+    low, high = bundle.table.sparsity_range
+    if ratio > high:
+        return {"skip_ratio": ratio, "out_of_reach": high}
+    found = measure(engine, test, bundle.table.resolve(Wish(sparsity=max(ratio, low))).thresholds)
+    lost, interval = _paired(right_of_twin, found.right)
+    return {
+        "skip_ratio": ratio,
+        "reached": found.skip_ratio(engine.shape),
+        "accuracy": found.accuracy,
+        "lost": lost,
+        "interval": interval,
+        "goal": LOST_AT_MOST[ratio],
+        "met": interval[0] <= LOST_AT_MOST[ratio],
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Removed:
+    """A network without some of its blocks' branches: thresholds that shut them, and its MACs without their gates."""
+
+    blocks: tuple[int, ...]
+    thresholds: NDArray[np.float64]
+    macs: int
+
+
+def _against_removal(bundle: Bundle, engine: Engine, choose: Split, test: Split) -> list[dict[str, Any]]:
+    """The same network with whole branches removed, for all pictures alike, at no fewer MACs than skipping takes.
+
+    Branches are removed one after the other, each time the one that costs the fewest of the choosing part's pictures;
+    a removed branch's gates cost nothing, and those of the others are not counted either.
+    """
+    rivals = _removals(engine, choose.first(WEIGHED))
+    rows = []
+    for ratio in AGAINST_REMOVAL:
+        if ratio > bundle.table.sparsity_range[1]:
+            continue
+        ours = measure(engine, test, bundle.table.resolve(Wish(sparsity=ratio)).thresholds)
+        macs = float(engine.shape.gated(ours.kept).mean())
+        rival = min((one for one in rivals if one.macs >= macs), key=lambda one: one.macs)
+        theirs = measure(engine, test, rival.thresholds.tolist())
+        ahead, interval = _paired(ours.right, theirs.right)
+        rows.append(
+            {
+                "skip_ratio": ratio, "macs": macs, "accuracy": ours.accuracy, "removed_macs": rival.macs,
+                "removed_blocks": list(rival.blocks), "removed_accuracy": theirs.accuracy,
+                "ahead": ahead, "interval": interval, "met": interval[1] >= 0,
+                "layers_that_vary": _varying(engine, ours), "layers": len(engine.shape.layers),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _removals(engine: Engine, choose: Split) -> list[_Removed]:
+    shape = engine.shape
+    blocks = sorted({layer.name.rsplit(".", 1)[0] for layer in shape.layers}, key=lambda name: int(name.split(".")[1]))
+    members = [[i for i, layer in enumerate(shape.layers) if layer.name.startswith(f"{name}.")] for name in blocks]
+    thresholds, macs = np.zeros(len(shape.layers)), shape.dense
+    gone: tuple[int, ...] = ()
+    found = [_Removed((), thresholds, macs)]
+    while len(gone) < len(blocks):
+        tried = {}
+        for block in set(range(len(blocks))) - set(gone):
+            row = thresholds.copy()
+            row[members[block]] = np.finfo(np.float32).max
+            tried[block] = (measure(engine, choose, row.tolist()).accuracy, row)
+        best = max(tried, key=lambda block: tried[block][0])
+        thresholds, gone = tried[best][1], (*gone, best)
+        macs -= sum(shape.layers[layer].convolution.macs for layer in members[best])
+        found.append(_Removed(gone, thresholds, macs))
+    return found
+
+
+def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]:
+    """Each operating point's stated skip ratio and accuracy beside those reached, and the difference over its error."""
+    rows = []
+    for point in bundle.table.points:
+        found = measure(engine, test, point.thresholds)
+        spread = (point.accuracy_interval.high - point.accuracy_interval.low) / (2 * Z_TWO_SIDED)
+        error = math.hypot(math.sqrt(found.accuracy * (1 - found.accuracy) / len(test)), spread)
+        rows.append(
+            {
+                "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": found.skip_ratio(engine.shape),
+                "accuracy_stated": point.accuracy, "accuracy_reached": found.accuracy,
+                "z": (found.accuracy - point.accuracy) / error, "layers_that_vary": _varying(engine, found),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[str, Any]:
+    """What a floor alone is served with, and what that loses on the test pictures; broken where surely more."""
+    setting = bundle.table.resolve(Wish(max_accuracy_drop=floor))
+    exact = measure(engine, test, bundle.table.exact.thresholds)
+    lost, interval = _paired(exact.right, measure(engine, test, setting.thresholds).right)
+    kept = interval[0] <= floor
+    return {"floor": floor, "point": setting.name, "skip_ratio": setting.sparsity, "lost": lost, "interval": interval,
+            "met": kept}  # fmt: skip
+
+
+def _varying(engine: Engine, found: Measurement) -> int:
+    """How many layers' skip ratios differ between pictures by more than 0.02, as a standard deviation."""
+    return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
+
+
+def _paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, list[float]]:
+    """Percentage points by which the first is right more often, with the 95 % interval."""
+    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
+    low, high = paired_difference(lost, won, len(first))
+    return 100 * (lost - won) / len(first), [100 * low, 100 * high]
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console()
+    for name in ("lost", "removal", "points", "floors"):
+        rows = found[name]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        table = Table(box=None, header_style="bold", title=name)
+        for column in columns:
+            table.add_column(column.replace("_", " "), justify="right")
+        for row in rows:
+            table.add_row(*(_text(row.get(column, "")) for column in columns))
+        console.print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_text(one) for one in value)
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()
