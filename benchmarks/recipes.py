@@ -1,0 +1,114 @@
+"""Ways to train one network for every skip ratio, compared at equal budgets.
+
+    python -m benchmarks.recipes DATA --plain FOLDER [NAME …] [--seed 0] [--images 20000] [--epochs 3] [--threads 1]
+
+Every variant gives fresh gates to the same plain network, trains on the same pictures for the same time, takes the way
+from exact to sparse that calibration finds, and is measured on held-out pictures that chose nothing. FOLDER holds the
+plain network's bundle, made from DATA. A run whose result is there already is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lccl
+from benchmarks import results
+from lccl.data import HeldOut, hold_out, load_dataset
+from lccl.engines.base import Engine
+from lccl.evaluate import measure
+from lccl.networks import ResNet
+from lccl.threshold_path import LARGEST_COST, find_path, gate_values, notches_in
+from lccl.train.loop import train
+from lccl.train.recipe import Recipe, attached
+
+FOLDER = Path(__file__).parent / "results" / "recipes"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "path": {},
+    "common": {"allocation": "common"},
+    "random": {"allocation": "random"},
+    "no-teacher": {"distill": 0.0},
+    "teacher-alone": {"distill": 1.0},
+    "wide-gates": {"gate_scale": 1.0},
+    "no-exact-share": {"exact_share": 0.05},
+}
+SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
+PLACES = 25
+WEIGHED = 500
+
+
+def main() -> None:
+    """Train and measure the variants named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(VARIANTS)}; all of them without any")
+    parser.add_argument("--plain", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    unknown = set(options.names) - set(VARIANTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    torch.set_num_threads(options.threads)
+    plain = lccl.load(options.plain)
+    dataset = load_dataset(options.data, plain.preprocessing)
+    held = hold_out(dataset.train)
+    order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
+    data = dataclasses.replace(held, train=held.train.subset(order))
+    for name in options.names or VARIANTS:
+        file = FOLDER / f"{name}-{options.images}x{options.epochs}-seed{options.seed}.json"
+        if file.is_file():
+            continue
+        recipe = attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed))
+        recipe = dataclasses.replace(recipe, **VARIANTS[name])
+        figures = _run(name, plain, data, recipe, options.threads)
+        command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
+        budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
+        print(results.write(f"recipes/{file.stem}", command, {"variant": name, **budget, **figures}))
+
+
+def _run(name: str, plain: lccl.bundle.Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:
+    architecture = dataclasses.replace(plain.architecture, gate="shared")
+    folder = Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
+    network, record = train(
+        architecture, data, recipe, folder,
+        device=torch.device("cpu"), compile_network=False, report=_report,
+        start=plain.network, teacher=plain.network if recipe.distill else None,
+        statistics=(plain.preprocessing.mean, plain.preprocessing.std),
+    )  # fmt: skip
+    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=threads)
+    seconds = sum(epoch["seconds"] for epoch in record["epochs"])
+    return {"recipe": dataclasses.asdict(recipe), "seconds": seconds, **_curve(network, engine, plain, data)}
+
+
+def _curve(network: ResNet, engine: Engine, plain: lccl.bundle.Bundle, data: HeldOut) -> dict[str, Any]:
+    """Accuracy on the measuring part at exact and at each skip ratio, linear between places on the way."""
+    notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
+    path = find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)
+    found = [measure(engine, data.measure, path.at(place).tolist()) for place in np.linspace(0, path.length, PLACES)]
+    ratios, accuracies = [one.skip_ratio(engine.shape) for one in found], [one.accuracy for one in found]
+    varying = [int((engine.shape.layer_skip_ratios(one.kept).std(axis=0) > 0.02).sum()) for one in found]
+    at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}
+    middle = varying[int(np.abs(np.array(ratios) - 0.45).argmin())]
+    plain_accuracy = measure(lccl.compile(plain), data.measure, []).accuracy
+    return {
+        "plain_accuracy": plain_accuracy, "exact_skip_ratio": ratios[0], "exact_accuracy": accuracies[0],
+        "accuracy_at": at, "layers_that_vary_at_0.45": middle, "layers": len(engine.shape.layers),
+    }  # fmt: skip
+
+
+def _report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
+    if kind == "epoch":
+        print(f"epoch {done}/{of} {json.dumps({name: round(value, 3) for name, value in figures.items()})}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
