@@ -69,13 +69,22 @@ def train(
         dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
         held = hold_out(dataset.train)
         architecture = Architecture(network, form, gate, len(dataset.classes))
+        began = None if start is None else bundles.load(start)
+        taught = None if teacher is None else bundles.load(teacher)
+        if began is not None and began.splits.get("digest") != held.digest:
+            raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
+        if taught is not None and taught.labels != dataset.classes:
+            raise LcclError(f"{teacher} tells other classes apart: {', '.join(taught.labels)}")
         with _training_progress() as report:
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
-                start=None if start is None else bundles.load(start).network,
-                teacher=None if teacher is None else bundles.load(teacher).network,
+                start=None if began is None else began.network, teacher=None if taught is None else taught.network,
             )  # fmt: skip
+        if began is not None:
+            record["earlier"] = {"digest": began.digest, "training": dict(began.training)}
+        if taught is not None:
+            record["teacher"] = {"digest": taught.digest, "accuracy": taught.table.exact.accuracy}
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
         bundles.save(replace(made, canary=record_canary(made)), out)
         console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")

@@ -85,12 +85,17 @@ def _training(bundle: Bundle) -> Iterator[str]:
     yield "## Training"
     yield ""
     hours = sum(epoch.get("seconds", 0) for epoch in epochs) / 3600
+    earlier = len(record.get("earlier", {}).get("training", {}).get("epochs", []))
+    trained = f"{earlier} epochs, and {len(epochs)} more as recorded," if earlier else f"{len(epochs)} epochs"
     yield (
-        f"{len(epochs)} epochs over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
+        f"{trained} over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
         f"{recipe.get('precision')}, seed {recipe.get('seed')}; {hours:.1f} hours on "
         f"{record.get('machine', {}).get('threads')} threads of {record.get('machine', {}).get('device')}. "
         "The figures are those of the last epoch. The whole record is in bundle.json."
     )
+    if record.get("teacher"):
+        accuracy = 100 * record["teacher"]["accuracy"]
+        yield f"It also learned the answers of a plain network with {accuracy:.2f} % of the held-out pictures."
     for name, figures in (("This network, exact", record.get("test")), ("The plain twin", _twin_test(bundle))):
         if figures:
             yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."

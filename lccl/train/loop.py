@@ -121,9 +121,12 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
             nn.init.constant_(layer.gate.norm.weight, recipe.gate_scale)
             nn.init.constant_(layer.gate.norm.bias, recipe.gate_shift)
     if start is not None:
-        found = network.load_state_dict(start.state_dict(), strict=False)
-        if found.unexpected_keys or any(".gate." not in name for name in found.missing_keys):
+        own, given = network.state_dict(), start.state_dict()
+        fresh = [name for name in own if name not in given]
+        fits = all(name in own and own[name].shape == value.shape for name, value in given.items())
+        if not fits or any(".gate." not in name for name in fresh):
             raise LcclError("training cannot begin from the weights of another network")
+        network.load_state_dict(own | given)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

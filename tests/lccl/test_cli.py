@@ -104,6 +104,30 @@ def test_training_writes_a_bundle_with_exact_alone_and_its_record(trained):
     assert (trained / "runs" / "model" / "checkpoint.safetensors").is_file()
 
 
+def test_training_further_begins_from_a_bundle_and_learns_from_a_teacher(trained, data, tmp_path):
+    model, twin, out = trained / "model", trained / "twin", tmp_path / "further"
+    succeeded(
+        lccl("train", data, "--out", out, "--runs", tmp_path, "--start", model, "--teacher", twin, "--lr", 1e-9, *EPOCH)
+    )
+    first, further = bundles.load(model), bundles.load(out)
+    assert further.training["earlier"]["digest"] == first.digest
+    assert further.training["earlier"]["training"]["recipe"] == first.training["recipe"]
+    assert further.training["teacher"]["digest"] == bundles.load(twin).digest
+    weights = [bundle.network.state_dict()["blocks.0.conv1.conv.weight"] for bundle in (first, further)]
+    assert np.allclose(*weights, atol=1e-5)
+
+
+def test_training_further_from_what_does_not_fit(model, data, tmp_path):
+    start = ["--start", model, "--out", tmp_path / "other", "--runs", tmp_path, *EPOCH]
+    failed(lccl("train", data, *start, "--gate", "pointwise"), "cannot begin from the weights of another network")
+    failed(lccl("train", data, *start, "--network", "resnet32"), "cannot begin from the weights of another network")
+    others = write_pictures(tmp_path / "others.tar", {"train": PER_CLASS}, seed=5)
+    failed(lccl("train", others, *start), "was trained on other pictures")
+    foreign = replace(bundles.load(model), labels=("a", "b", "c"))
+    bundles.save(foreign, tmp_path / "foreign")
+    failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
+
+
 def test_training_again_goes_on_from_the_finished_run(trained, data, tmp_path):
     output = succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", trained / "runs", *EPOCH))
     first, again = bundles.load(trained / "model"), bundles.load(tmp_path / "model")
