@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from benchmarks import training_tables
+
 HOME = Path(__file__).parents[1]
 DOCS = HOME / "docs"
 MODEL = HOME / "models" / "resnet20-cifar10"
@@ -23,7 +25,7 @@ SERVING = Path(__file__).parent / "results" / "serving"
 OVERLOAD = Path(__file__).parent / "results" / "overload-resnet20.json"
 TRADE_OFF = Path(__file__).parent / "results" / "trade_off.json"
 FAULTS = Path(__file__).parent / "results" / "faults.json"
-TABLES = HOME / "README.md", HOME / "docs" / "cpu-engine.md", HOME / "docs" / "serving.md"
+TABLES = HOME / "README.md", DOCS / "cpu-engine.md", DOCS / "serving.md", DOCS / "training.md"
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def fill_tables(page: str) -> str:
         tables["gain"] = gain_table(json.loads(TRADE_OFF.read_text(encoding="utf-8")))
     if FAULTS.is_file():
         tables["faults"] = faults_table(json.loads(FAULTS.read_text(encoding="utf-8")))
-    for name, rows in tables.items():
+    for name, rows in (tables | training_tables.tables()).items():
         pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end of {name} -->)"
         content = "\n".join(rows)
         page = re.sub(pattern, lambda found, text=content: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.S)

@@ -22,7 +22,7 @@ MOVES = 160
 FEWEST_NOTCHES, MOST_NOTCHES = 3, 8
 SAMPLED_IMAGES = 256
 LOOKED_AT_AGAIN = 3
-SHUT = 2.0
+SHUT = 1.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -117,7 +117,7 @@ def train(
 def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | None) -> ResNet:
     network = build(architecture)
     for layer in network.skip_convs.values():
-        if layer.gate is not None:
+        if layer.gate is not None and layer.gate.norm is not None:
             nn.init.constant_(layer.gate.norm.weight, recipe.gate_scale)
             nn.init.constant_(layer.gate.norm.bias, recipe.gate_shift)
     if start is not None:
