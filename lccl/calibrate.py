@@ -38,7 +38,9 @@ class _Candidate:
     accuracy: float
 
 
-def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None) -> Bundle:
+def calibrate(
+    bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None, weighed: int = WEIGHED
+) -> Bundle:
     """Return the bundle with a fresh table of operating points.
 
     Each layer has thresholds of its own, raised in the order of what that costs for the work it saves
@@ -46,6 +48,9 @@ def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress 
     are lost, closer where the curve is steep or bends. All of that is decided on pictures of ``data.choose``; every
     stated loss and skip ratio is from ``data.measure``, and nothing is dropped for what it shows. Exact's accuracy
     is from both parts: its thresholds are 0, whatever is chosen.
+
+    Args:
+        weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -58,7 +63,7 @@ def calibrate(bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress 
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
     notches = notches_in(gate_values(bundle.network, bundle.preprocessing, data.choose))
-    path = find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST, progress)
+    path = find_path(engine, notches, data.choose.first(weighed), LARGEST_COST, progress)
     return calibrate_along(path, bundle, engine, data, progress)
 
 

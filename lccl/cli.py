@@ -95,6 +95,7 @@ def calibrate(
     bundle: BundleFolder,
     data: Data,
     engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
+    search: Annotated[int, typer.Option(min=1, help="Pictures on which the costs of skipping are found.")] = 1000,
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points, and write its model card."""
@@ -110,7 +111,8 @@ def calibrate(
         loaded = bundles.load(bundle)
         dataset = _load(data, loaded.preprocessing)
         with console.status("calibrating") as status:
-            done = run(loaded, make(loaded, engine=engine, threads=threads), hold_out(dataset.train), status.update)
+            runner = make(loaded, engine=engine, threads=threads)
+            done = run(loaded, runner, hold_out(dataset.train), status.update, search)
         done = replace(done, canary=record_canary(done))
         bundles.save(done, bundle)
         write_card(done, bundle)
