@@ -120,8 +120,11 @@ class PreActivationBlock(Block):
     convolution's input (a or b), or where ``before`` says so that before normalisation and ReLU (x or y). An identity
     shortcut starts at x, a projection at a.
 
+    Args:
+        before: for each gate in turn, whether it reads the tensor before normalisation and ReLU.
+
     Attributes:
-        before: for each convolution, whether its gate reads the tensor before normalisation and ReLU.
+        before: the same for each convolution, False where it has no gate.
 
     """
 
@@ -129,15 +132,15 @@ class PreActivationBlock(Block):
         self,
         convs: Sequence[SkipConv],
         shortcut: IdentityShortcut | ProjectionShortcut,
-        before: Sequence[bool] = (False, False),
+        before: Sequence[bool],
     ) -> None:
         super().__init__()
         for number, conv in enumerate(convs, 1):
             self.add_module(f"norm{number}", nn.BatchNorm2d(conv.conv.in_channels))
             self.add_module(f"conv{number}", conv)
         self.shortcut = shortcut
-        letters = iter(before)
-        self.before = tuple(conv.gate is not None and next(letters) for conv in convs)
+        words = iter(before)
+        self.before = tuple(conv.gate is not None and next(words) for conv in convs)
 
     @property
     def norms(self) -> list[nn.BatchNorm2d]:
