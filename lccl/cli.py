@@ -35,9 +35,19 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Where the bundle goes.")],
     runs: Annotated[Path, typer.Option(help="Where checkpoints and records go.")] = Path("runs"),
-    network: Annotated[str, typer.Option(help="resnet20, 32, 44, 56, 110 (CIFAR), resnet18 or 34.")] = "resnet20",
-    form: Annotated[str, typer.Option(help="Block form: post or pre activation.")] = "post",
+    network: Annotated[
+        str,
+        typer.Option(
+            help="CIFAR: resnet20, 32, 44, 56, 110, 164, wrn-16-4, 22-8, 28-2, 28-10, 40-1, 40-2, 40-4, 52-1. "
+            "ImageNet: resnet18, 34, 50."
+        ),
+    ] = "resnet20",
+    form: Annotated[str, typer.Option(help="Block form: post or pre activation; auto is the network's own.")] = "auto",
     gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.")] = "shared",
+    placement: Annotated[
+        str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
+    ] = "aft-aft",
+    gate_norm: Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")] = True,
     epochs: int = 20,
     batch: int = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
@@ -66,9 +76,10 @@ def train(
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
-        dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
+        chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm)
+        dataset = _load(data, network_input(build(chosen).image_size))
         held = hold_out(dataset.train)
-        architecture = Architecture(network, form, gate, len(dataset.classes))
+        architecture = replace(chosen, classes=len(dataset.classes))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)
         if began is not None and began.splits.get("digest") != held.digest:

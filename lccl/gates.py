@@ -24,11 +24,19 @@ class GateSpec:
     - ``grouped``: ``groups`` maps, each for T / groups neighbouring channels; kernel k×k or 1×1.
 
     Source: Dong et al., "More is Less", CVPR 2017, section 3; the grouped kind lies between its two.
+
+    Attributes:
+        norm: whether the gate's convolution is normalised before its ReLU.
+        before: of a pre-activation block's first and second gate, whether it reads its convolution's input as it is
+            before normalisation and ReLU.
+
     """
 
     kind: Kind
     groups: int = 1
     one_by_one: bool = False
+    norm: bool = True
+    before: tuple[bool, bool] = (False, False)
 
     @classmethod
     def parse(cls, text: str) -> GateSpec:
@@ -74,17 +82,29 @@ class GateSpec:
 class Gate(nn.Module):
     """``g = ReLU(BN(conv(x)))``: [N, C, H, W] → [N, groups, H / stride, W / stride], never negative.
 
+    Without ``norm`` it is ``ReLU(conv(x))``.
     The normalisation's shift starts at ``initial_shift``, so that a fresh gate is mostly open and
     still reaches zero; a gate that starts shut gets no gradient and never opens.
     """
 
-    def __init__(self, in_channels: int, kernel: int, groups: int, stride: int, initial_shift: float = 1.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        kernel: int,
+        groups: int,
+        stride: int,
+        initial_shift: float = 1.0,
+        *,
+        norm: bool = True,
+    ) -> None:
         super().__init__()
         self.kernel, self.groups, self.stride = kernel, groups, stride
         self.conv = nn.Conv2d(in_channels, groups, kernel, stride, kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(groups)
+        self.norm = nn.BatchNorm2d(groups) if norm else None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
-        nn.init.constant_(self.norm.bias, initial_shift)
+        if self.norm is not None:
+            nn.init.constant_(self.norm.bias, initial_shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+        maps = self.conv(x)
+        return torch.relu(maps if self.norm is None else self.norm(maps))

@@ -29,16 +29,21 @@ class SkipConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         self.norm = None if place == "bare" else nn.BatchNorm2d(out_channels)
         self.gate = (
-            None if gate is None else Gate(in_channels, gate.kernel_for(kernel), gate.groups_for(out_channels), stride)
+            None
+            if gate is None
+            else Gate(in_channels, gate.kernel_for(kernel), gate.groups_for(out_channels), stride, norm=gate.norm)
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
 
-    def forward(self, x: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, threshold: Tensor | None = None, gate_input: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the output [N, T, H, W] and the gate's values [N, G, H, W] (None without a gate).
 
         Args:
-            x: input [N, C, H, W]; the gate reads it too.
+            x: input [N, C, H, W].
             threshold: one value per image, [N]; None means 0 (exact).
+            gate_input: what the gate reads, [N, C, H, W]; None means ``x``.
 
         """
         y = self.conv(x)
@@ -48,7 +53,7 @@ class SkipConv(nn.Module):
             y = torch.relu(y)
         if self.gate is None:
             return y, None
-        gate: Tensor = self.gate(x)
+        gate: Tensor = self.gate(x if gate_input is None else gate_input)
         kept = gate if threshold is None else gate * (gate > threshold[:, None, None, None])
         if 1 < self.gate.groups < self.conv.out_channels:
             kept = kept.repeat_interleave(self.conv.out_channels // self.gate.groups, dim=1)

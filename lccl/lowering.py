@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 from lccl.flops import Convolution, GatedConvolution, NetworkShape
 from lccl.gates import Gate as GateModule
 from lccl.layers import SkipConv
-from lccl.networks.resnet import PostActivationBlock, PreActivationBlock, ProjectionShortcut, ResNet
+from lccl.networks.resnet import (
+    IdentityShortcut,
+    PostActivationBlock,
+    PreActivationBlock,
+    ProjectionShortcut,
+    ResNet,
+)
 from lccl.plan import (
     Activated,
     Affine,
@@ -94,12 +101,16 @@ class _Builder:
         *,
         relu: bool,
         gate: GateModule | None = None,
+        gate_input: str | None = None,
         residual: Residual | None = None,
         raw: str | None = None,
         activated: str | None = None,
         activation: nn.BatchNorm2d | None = None,
     ) -> None:
-        """Append a convolution; ``raw`` and ``activated`` name its outputs, ``activation`` is the latter's affine."""
+        """Append a convolution; ``raw`` and ``activated`` name its outputs, ``activation`` is the latter's affine.
+
+        The gate reads ``gate_input``, without it the convolution's own input.
+        """
         before = self.buffers[source]
         stride = int(conv.stride[0])
         height, width = -(-before.height // stride), -(-before.width // stride)
@@ -108,7 +119,8 @@ class _Builder:
                 self.buffer(output, conv.out_channels, height, width)
         lowered = None
         if gate is not None:
-            lowered = Gate(name, len(self.layers), source, _array(gate.conv.weight), _affine(gate.norm))
+            affine = _identity(gate.conv) if gate.norm is None else _affine(gate.norm)
+            lowered = Gate(name, len(self.layers), gate_input or source, _array(gate.conv.weight), affine)
             self.layers.append(name)
         self.steps.append(
             Convolve(
@@ -127,7 +139,7 @@ class _Builder:
             )
         )
 
-    def skip_conv(self, name: str, source: str, module: SkipConv, **outputs: object) -> None:
+    def skip_conv(self, name: str, source: str, module: SkipConv, **outputs: Any) -> None:
         self.convolve(
             name,
             source,
@@ -135,12 +147,12 @@ class _Builder:
             module.norm,
             relu=module.place == "norm_relu",
             gate=module.gate,
-            **outputs,  # type: ignore[arg-type]
+            **outputs,
         )
 
-    def shortcut(self, name: str, source: str, module: nn.Module, stride: int) -> Residual:
-        if not isinstance(module, ProjectionShortcut):
-            return Residual(source, stride)
+    def shortcut(self, name: str, source: str, module: IdentityShortcut | ProjectionShortcut) -> Residual:
+        if isinstance(module, IdentityShortcut):
+            return Residual(source, module.stride)
         self.convolve(f"{name}.shortcut", source, module.conv, module.norm, relu=False, raw=f"{name}.shortcut")
         return Residual(f"{name}.shortcut")
 
@@ -150,37 +162,48 @@ def _post_activation(builder: _Builder, network: ResNet, image: str) -> str:
     x = _stem_pool(builder, network, "stem")
     for index, block in enumerate(network.blocks):
         assert isinstance(block, PostActivationBlock)
-        name = f"blocks.{index}"
-        residual = builder.shortcut(name, x, block.shortcut, int(block.conv1.conv.stride[0]))
-        builder.skip_conv(f"{name}.conv1", x, block.conv1, raw=f"{name}.h")
-        builder.skip_conv(f"{name}.conv2", f"{name}.h", block.conv2, residual=residual, activated=f"{name}.out")
-        x = f"{name}.out"
+        residual = builder.shortcut(f"blocks.{index}", x, block.shortcut)
+        last = list(block.convs)[-1]
+        for name, conv in block.convs.items():
+            step = f"blocks.{index}.{name}"
+            if name == last:
+                builder.skip_conv(step, x, conv, residual=residual, activated=step)
+            else:
+                builder.skip_conv(step, x, conv, raw=step)
+            x = step
     return x
 
 
 def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
-    """Each sum is kept raw for the next shortcut and activated for the next convolution."""
+    """Each value is activated for the next convolution, and kept raw where a gate or an identity shortcut reads it."""
     blocks = [block for block in network.blocks if isinstance(block, PreActivationBlock)]
-    norms = [block.norm1 for block in blocks] + [network.final_norm]
-    builder.convolve(
-        "stem", image, network.stem_conv, None, relu=False, raw="stem", activated="stem.a", activation=norms[0]
-    )
-    x, a = "stem", "stem.a"
+    norms = [norm for block in blocks for norm in block.norms] + [network.final_norm]
+    readers = [
+        before or (not number and not block.projects) for block in blocks for number, before in enumerate(block.before)
+    ]
+    following = zip(norms, [*readers, False], strict=True)
+
+    def outputs(name: str) -> dict[str, Any]:
+        norm, is_read = next(following)
+        return {"raw": name if is_read else None, "activated": f"{name}.a", "activation": norm}
+
+    builder.convolve("stem", image, network.stem_conv, None, relu=False, **outputs("stem"))
+    x = "stem"
     for index, block in enumerate(blocks):
-        name = f"blocks.{index}"
-        residual = builder.shortcut(name, x, block.shortcut, int(block.conv1.conv.stride[0]))
-        builder.skip_conv(f"{name}.conv1", a, block.conv1, activated=f"{name}.b", activation=block.norm2)
-        builder.skip_conv(
-            f"{name}.conv2",
-            f"{name}.b",
-            block.conv2,
-            residual=residual,
-            raw=f"{name}.out" if index + 1 < len(blocks) else None,
-            activated=f"{name}.a",
-            activation=norms[index + 1],
-        )
-        x, a = f"{name}.out", f"{name}.a"
-    return a
+        residual = builder.shortcut(f"blocks.{index}", f"{x}.a" if block.projects else x, block.shortcut)
+        last = list(block.convs)[-1]
+        for (name, conv), before in zip(block.convs.items(), block.before, strict=True):
+            step = f"blocks.{index}.{name}"
+            builder.skip_conv(
+                step,
+                f"{x}.a",
+                conv,
+                gate_input=x if before else None,
+                residual=residual if name == last else None,
+                **outputs(step),
+            )
+            x = step
+    return f"{x}.a"
 
 
 def _stem_pool(builder: _Builder, network: ResNet, source: str) -> str:
@@ -199,6 +222,12 @@ def _affine(norm: nn.BatchNorm2d) -> Affine:
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
     return Affine(_array(scale.to(norm.weight.dtype)[None]), _array(shift.to(norm.weight.dtype)[None]))
+
+
+def _identity(conv: nn.Conv2d) -> Affine:
+    """What stands for the normalisation that a gate lacks."""
+    maps = torch.ones(1, conv.out_channels, dtype=conv.weight.dtype)
+    return Affine(_array(maps), _array(torch.zeros_like(maps)))
 
 
 def _array(tensor: Tensor) -> Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lccl.bundle import Bundle
 from lccl.flops import NetworkShape
 from lccl.lowering import lower, shape_of
+from lccl.networks import Architecture
 
 CARD = "README.md"
 
@@ -24,13 +25,18 @@ def _head(bundle: Bundle, name: str, shape: NetworkShape) -> Iterator[str]:
     yield f"# {name}"
     yield ""
     yield (
-        f"{network.name}, {network.form}-activation blocks, {network.gate} gates, {network.classes} classes; "
+        f"{network.name}, {network.form}-activation blocks, {_gates(network)}, {network.classes} classes; "
         f"{bundle.preprocessing.size} × {bundle.preprocessing.size} pixels. "
         f"Plain twin: {shape.dense:,} MACs; gates: {shape.gates:,} MACs."
     )
     yield ""
     yield f"Labels: {', '.join(bundle.labels)}."
     yield ""
+
+
+def _gates(network: Architecture) -> str:
+    placed = "" if network.placement == "aft-aft" else f" placed {network.placement}"
+    return f"{network.gate} gates{placed}" + ("" if network.gate_norm else " without normalisation")
 
 
 def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:

@@ -41,6 +41,9 @@ def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
             module.momentum = None
     for module in network.modules():
         if isinstance(module, Gate):
+            if module.norm is None:
+                module.conv.weight.data *= 0.1
+                continue
             module.norm.weight.data *= 0.1
             module.norm.bias.data.uniform_(0.2, 0.4)
     with torch.no_grad():

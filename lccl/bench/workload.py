@@ -18,9 +18,9 @@ from lccl.controls import Controls
 from lccl.engines.reference import ReferenceEngine, State
 from lccl.errors import LcclError
 from lccl.gates import Gate
-from lccl.layers import SkipConv
 from lccl.lowering import lower, shape_of
 from lccl.networks import NETWORKS, Architecture, ResNet, build
+from lccl.networks.resnet import Block
 from lccl.operating_points import OperatingPointTable, Wish
 from lccl.plan import Classify, Convolve, Step
 from lccl.preprocessing import Preprocessing
@@ -144,7 +144,7 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
             loaded.digest,
         )
     elif name in NETWORKS:
-        architecture = Architecture(name, form or "post", gate or "shared")
+        architecture = Architecture(name, form or "auto", gate or "shared")
         network = _fresh(architecture)
         if network.image_size > 64:
             architecture = replace(architecture, classes=1000)
@@ -197,13 +197,14 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
     stem = network.stem_conv.weight.data
     stem -= stem.mean((2, 3), keepdim=True)
     for block in network.blocks:
-        second = cast(SkipConv, block.conv2)
-        (second.norm or second.conv).weight.data *= 0.5
-        if second.gate is not None:
-            second.gate.conv.weight.data.abs_()
+        convs = list(cast(Block, block).convs.values())
+        (convs[-1].norm or convs[-1].conv).weight.data *= 0.5
+        for gate in [conv.gate for conv in convs if conv.gate is not None][1:]:
+            gate.conv.weight.data.abs_()
     for gate in (module for module in network.modules() if isinstance(module, Gate)):
         weight = gate.conv.weight.data
         weight += 2 * weight.std() / weight[0].numel() ** 0.5
+        assert gate.norm is not None  # fresh networks are built with it
         nn.init.constant_(gate.norm.weight, 0.02)
         nn.init.constant_(gate.norm.bias, 0.95)
     hooks = [

@@ -9,15 +9,39 @@ from typing import Any, cast
 
 from lccl.errors import ArchitectureError
 from lccl.gates import GateSpec
-from lccl.networks.cifar import cifar_resnet
+from lccl.networks.cifar import cifar_bottleneck_resnet, cifar_resnet
 from lccl.networks.imagenet import imagenet_resnet
 from lccl.networks.resnet import Form, NetworkOutput, ResNet
+from lccl.networks.wide import wide_resnet
 
-__all__ = ["NETWORKS", "Architecture", "NetworkOutput", "ResNet", "build"]
+__all__ = ["FORMS", "NETWORKS", "PLACEMENTS", "Architecture", "NetworkOutput", "ResNet", "build"]
 
 NETWORKS: dict[str, Callable[..., ResNet]] = {
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
-    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in (18, 34)},
+    "resnet164": partial(cifar_bottleneck_resnet, 164),
+    "wrn-16-4": partial(wide_resnet, 16, 4),
+    "wrn-22-8": partial(wide_resnet, 22, 8),
+    "wrn-28-2": partial(wide_resnet, 28, 2),
+    "wrn-28-10": partial(wide_resnet, 28, 10),
+    "wrn-40-1": partial(wide_resnet, 40, 1),
+    "wrn-40-2": partial(wide_resnet, 40, 2),
+    "wrn-40-4": partial(wide_resnet, 40, 4),
+    "wrn-52-1": partial(wide_resnet, 52, 1),
+    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in (18, 34, 50)},
+}
+# Block forms of each network, its default first.
+FORMS: dict[str, tuple[Form, ...]] = {
+    name: ("pre",) if name == "resnet164" or name.startswith("wrn-")
+    else ("post",) if name in ("resnet18", "resnet34", "resnet50")
+    else ("post", "pre")
+    for name in NETWORKS
+}  # fmt: skip
+# Whether the gates of a pre-activation block's first and second gated convolution read before BN + ReLU.
+PLACEMENTS = {
+    "aft-aft": (False, False),
+    "aft-bef": (False, True),
+    "bef-bef": (True, True),
+    "bef-aft": (True, False),
 }
 
 
@@ -25,49 +49,81 @@ NETWORKS: dict[str, Callable[..., ResNet]] = {
 class Architecture:
     """What it takes to build a network: its name, block form, gates and number of classes.
 
-    ``gate`` is a text that :meth:`GateSpec.parse` reads, or ``none`` for the plain twin.
+    Attributes:
+        form: ``post`` or ``pre`` activation; ``auto`` becomes the network's usual one at once.
+        gate: a text that :meth:`GateSpec.parse` reads, or ``none`` for the plain twin.
+        placement: what the gates of a pre-activation block read, the first's word and the second's: ``aft`` the
+            tensor after BN + ReLU, as the convolution does, or ``bef`` the one before. In a bottleneck the first gate
+            is that of the 3×3 convolution, the second that of the last 1×1.
+        gate_norm: whether gates are normalised: ReLU(BN(conv)), else ReLU(conv).
+
+    Source: Dong et al., "More is Less", CVPR 2017 (placements, kinds of collaborative layer).
+
     """
 
     name: str
-    form: str = "post"
+    form: str = "auto"
     gate: str = "shared"
     classes: int = 10
+    placement: str = "aft-aft"
+    gate_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
             raise ArchitectureError(f"unknown network {self.name!r}: use one of {', '.join(NETWORKS)}")
+        if self.form == "auto":
+            object.__setattr__(self, "form", FORMS[self.name][0])
         if self.form not in ("post", "pre"):
-            raise ArchitectureError(f"unknown block form {self.form!r}: use post or pre")
+            raise ArchitectureError(f"unknown block form {self.form!r}: use post, pre or auto")
+        if self.form not in FORMS[self.name]:
+            only = FORMS[self.name][0]
+            raise ArchitectureError(f"{self.name} has the {only}-activation form only: use form {only} or auto")
         if not isinstance(self.classes, int) or not 1 < self.classes <= 100_000:
             raise ArchitectureError(f"a network needs 2 to 100,000 classes, not {self.classes!r}")
+        self._check_gates()
+
+    def _check_gates(self) -> None:
+        if self.placement not in PLACEMENTS:
+            raise ArchitectureError(f"unknown placement {self.placement!r}: use one of {', '.join(PLACEMENTS)}")
         if self.gate != "none":
             GateSpec.parse(self.gate)
+        elif self.placement != "aft-aft" or not self.gate_norm:
+            raise ArchitectureError("a network without gates has neither a placement nor a normalisation of them")
+        if self.form == "post" and self.placement != "aft-aft":
+            raise ArchitectureError(f"placement {self.placement} needs the pre-activation form: use form pre")
 
     @property
     def plain_twin(self) -> Architecture:
         """The same network without gates."""
-        return replace(self, gate="none")
+        return Architecture(self.name, self.form, "none", self.classes)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: object) -> Architecture:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote, or wrote before gates had placements and could lack a normalisation.
 
         Raises:
             ArchitectureError: anything else.
 
         """
-        wanted = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or set(value) != wanted:
-            raise ArchitectureError(f"an architecture has exactly the fields {', '.join(sorted(wanted))}")
-        if not all(isinstance(value[name], str) for name in ("name", "form", "gate")):
-            raise ArchitectureError("an architecture's name, form and gate are texts")
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or set(value) | {"placement", "gate_norm"} != set(names):
+            raise ArchitectureError(f"an architecture has exactly the fields {', '.join(names)}")
+        if not all(isinstance(value.get(name, ""), str) for name in ("name", "form", "gate", "placement")):
+            raise ArchitectureError("an architecture's name, form, gate and placement are texts")
+        if not isinstance(value.get("gate_norm", True), bool):
+            raise ArchitectureError("an architecture's gate_norm is true or false")
+        if value["form"] == "auto":
+            raise ArchitectureError("an architecture names its form: use post or pre")
         return cls(**value)
 
 
 def build(architecture: Architecture) -> ResNet:
     """Build the network with fresh weights (He-normal convolutions, unit normalisation)."""
-    gate = None if architecture.gate == "none" else GateSpec.parse(architecture.gate)
+    gate = None
+    if architecture.gate != "none":
+        placement = PLACEMENTS[architecture.placement]
+        gate = replace(GateSpec.parse(architecture.gate), norm=architecture.gate_norm, before=placement)
     return NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks with SkipConvs, in both block forms of the LCCL paper."""
+"""Residual networks of basic blocks or bottlenecks with SkipConvs, in both block forms of the LCCL paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lccl.gates import GateSpec
-from lccl.layers import SkipConv
+from lccl.layers import Place, SkipConv
 
 Form = Literal["post", "pre"]
 
@@ -27,9 +27,25 @@ class NetworkOutput(NamedTuple):
 class Stem:
     """The first, never gated convolution: a ``kernel`` × ``kernel`` window, then perhaps a 3×3 max-pool of stride 2."""
 
+    channels: int
     kernel: int
     stride: int
     pool: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockShape:
+    """A block from ``in_channels`` to ``out_channels``: two 3×3 convolutions, or 1×1, 3×3 and 1×1 (a bottleneck)."""
+
+    in_channels: int
+    width: int
+    stride: int
+    bottleneck: bool
+
+    @property
+    def out_channels(self) -> int:
+        """What the last convolution gives out."""
+        return 4 * self.width if self.bottleneck else self.width
 
 
 class IdentityShortcut(nn.Module):
@@ -46,61 +62,153 @@ class IdentityShortcut(nn.Module):
 
 
 class ProjectionShortcut(nn.Module):
-    """Type B: a normalised 1×1 convolution where the shape changes."""
+    """Type B: a 1×1 convolution where the shape changes, normalised in the post-activation form."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, norm: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = nn.BatchNorm2d(out_channels) if norm else None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(x))
-        return out
+        out: Tensor = self.conv(x)
+        return out if self.norm is None else self.norm(out)
 
 
-Shortcut = IdentityShortcut | ProjectionShortcut
+class Block(nn.Module):
+    """Convolutions ``conv1``, ``conv2``, … and a shortcut around them."""
+
+    shortcut: IdentityShortcut | ProjectionShortcut
+
+    @property
+    def convs(self) -> dict[str, SkipConv]:
+        """The convolutions by name, in their order."""
+        return {name: module for name, module in self.named_children() if isinstance(module, SkipConv)}
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut is a convolution."""
+        return isinstance(self.shortcut, ProjectionShortcut)
 
 
-class PostActivationBlock(nn.Module):
-    """``h = ReLU(BN(conv1(x))) · g1(x);  z = BN(conv2(h)) · g2(h);  out = ReLU(z + shortcut(x))``."""
+class PostActivationBlock(Block):
+    """``h = ReLU(BN(conv1(x))) · g1(x);  z = BN(conv2(h)) · g2(h);  out = ReLU(z + shortcut(x))``.
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut
-    ) -> None:
+    A bottleneck has a third convolution, and h twice. Where a convolution has no gate, g is 1.
+    """
+
+    def __init__(self, convs: Sequence[SkipConv], shortcut: IdentityShortcut | ProjectionShortcut) -> None:
         super().__init__()
-        self.conv1 = SkipConv(in_channels, out_channels, 3, stride, "norm_relu", gate)
-        self.conv2 = SkipConv(out_channels, out_channels, 3, 1, "norm", gate)
+        for number, conv in enumerate(convs, 1):
+            self.add_module(f"conv{number}", conv)
         self.shortcut = shortcut
 
-    def forward(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-        h, gate1 = self.conv1(x, first)
-        z, gate2 = self.conv2(h, second)
-        return torch.relu(z + self.shortcut(x)), [gate1, gate2]
+    def forward(self, x: Tensor, thresholds: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the output and the gates' values; ``thresholds`` start with this block's columns, or are empty."""
+        gates: list[Tensor] = []
+        y = x
+        for conv in self.convs.values():
+            y, gate = conv(y, _column(thresholds, len(gates), conv))
+            gates += [] if gate is None else [gate]
+        return torch.relu(y + self.shortcut(x)), gates
 
 
-class PreActivationBlock(nn.Module):
-    """``a = ReLU(BN(x));  b = ReLU(BN(conv1(a) · g1(a)));  out = conv2(b) · g2(b) + shortcut(x)``."""
+class PreActivationBlock(Block):
+    """``a = ReLU(BN(x));  y = conv1(a) · g1;  b = ReLU(BN(y));  out = conv2(b) · g2 + shortcut``.
+
+    A bottleneck has a third convolution, and y and b twice. Where a convolution has no gate, g is 1. A gate reads its
+    convolution's input (a or b), or where ``before`` says so that before normalisation and ReLU (x or y). An identity
+    shortcut starts at x, a projection at a.
+
+    Args:
+        before: for each gate in turn, whether it reads the tensor before normalisation and ReLU.
+
+    Attributes:
+        before: the same for each convolution, False where it has no gate.
+
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, gate: GateSpec | None, shortcut: Shortcut
+        self,
+        convs: Sequence[SkipConv],
+        shortcut: IdentityShortcut | ProjectionShortcut,
+        before: Sequence[bool],
     ) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = SkipConv(in_channels, out_channels, 3, stride, "bare", gate)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = SkipConv(out_channels, out_channels, 3, 1, "bare", gate)
+        for number, conv in enumerate(convs, 1):
+            self.add_module(f"norm{number}", nn.BatchNorm2d(conv.conv.in_channels))
+            self.add_module(f"conv{number}", conv)
         self.shortcut = shortcut
+        words = iter(before)
+        self.before = tuple(conv.gate is not None and next(words) for conv in convs)
 
-    def forward(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-        y, gate1 = self.conv1(torch.relu(self.norm1(x)), first)
-        z, gate2 = self.conv2(torch.relu(self.norm2(y)), second)
-        return z + self.shortcut(x), [gate1, gate2]
+    @property
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """What stands before each convolution."""
+        return [module for module in self.children() if isinstance(module, nn.BatchNorm2d)]
+
+    def forward(self, x: Tensor, thresholds: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the output and the gates' values; ``thresholds`` start with this block's columns, or are empty."""
+        gates: list[Tensor] = []
+        y = shortcut = x
+        for conv, norm, before in zip(self.convs.values(), self.norms, self.before, strict=True):
+            activated = torch.relu(norm(y))
+            if y is x:
+                shortcut = self.shortcut(activated if self.projects else x)
+            y, gate = conv(activated, _column(thresholds, len(gates), conv), y if before else activated)
+            gates += [] if gate is None else [gate]
+        return y + shortcut, gates
+
+
+def _block(shape: BlockShape, form: Form, gate: GateSpec | None, *, projection: bool) -> Block:
+    post, out = form == "post", shape.out_channels
+    shortcut: IdentityShortcut | ProjectionShortcut
+    if projection and (shape.stride > 1 or shape.in_channels != out):
+        shortcut = ProjectionShortcut(shape.in_channels, out, shape.stride, norm=post)
+    else:
+        shortcut = IdentityShortcut(shape.in_channels, out, shape.stride)
+    convs = _bottleneck(shape, form, gate) if shape.bottleneck else _basic(shape, form, gate)
+    if post:
+        return PostActivationBlock(convs, shortcut)
+    return PreActivationBlock(convs, shortcut, (False, False) if gate is None else gate.before)
+
+
+def _basic(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[SkipConv]:
+    first, last = _places(form)
+    return [
+        SkipConv(shape.in_channels, shape.width, 3, shape.stride, first, gate),
+        SkipConv(shape.width, shape.width, 3, 1, last, gate),
+    ]
+
+
+def _bottleneck(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[SkipConv]:
+    """Post-activation: stride and gate on the 3×3. Pre-activation: stride on the first 1×1, gates on both others.
+
+    A pointwise gate on a 1×1 convolution would cost as much as the convolution, so there is none.
+    Sources: torchvision's ResNet-50 v1.5; He et al. 2016, "Identity Mappings", ResNet-164, gated as in the LCCL paper.
+    """
+    first, last = _places(form)
+    post = form == "post"
+    last_gate = None if post or gate is None or gate.kind == "pointwise" else gate
+    return [
+        SkipConv(shape.in_channels, shape.width, 1, 1 if post else shape.stride, first, None),
+        SkipConv(shape.width, shape.width, 3, shape.stride if post else 1, first, gate),
+        SkipConv(shape.width, shape.out_channels, 1, 1, last, last_gate),
+    ]
+
+
+def _places(form: Form) -> tuple[Place, Place]:
+    return ("norm_relu", "norm") if form == "post" else ("bare", "bare")
+
+
+def _column(thresholds: Sequence[Tensor], number: int, conv: SkipConv) -> Tensor | None:
+    return thresholds[number] if thresholds and conv.gate is not None else None
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks, global average pooling and a linear classifier.
+    """A stem, stages of residual blocks, global average pooling and a linear classifier.
 
+    ``widths`` are those of the stages' 3×3 convolutions; a bottleneck gives out four times as many channels.
     ``image_size`` is the height and width, in pixels, of the pictures the network is made for.
     """
 
@@ -115,22 +223,20 @@ class ResNet(nn.Module):
         projection: bool,
         classes: int,
         image_size: int,
+        bottleneck: bool = False,
     ) -> None:
         super().__init__()
         self.form, self.stem, self.image_size = form, stem, image_size
-        self.stem_conv = nn.Conv2d(3, widths[0], stem.kernel, stem.stride, stem.kernel // 2, bias=False)
+        self.stem_conv = nn.Conv2d(3, stem.channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.stem_conv.weight, mode="fan_in", nonlinearity="relu")
-        self.stem_norm = nn.BatchNorm2d(widths[0]) if form == "post" else None
+        self.stem_norm = nn.BatchNorm2d(stem.channels) if form == "post" else None
         self.blocks = nn.ModuleList()
-        channels = widths[0]
+        channels = stem.channels
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for position in range(depth):
-                stride = 2 if stage > 0 and position == 0 else 1
-                reshapes = stride > 1 or channels != width
-                kind = ProjectionShortcut if projection and reshapes else IdentityShortcut
-                block = PostActivationBlock if form == "post" else PreActivationBlock
-                self.blocks.append(block(channels, width, stride, gate, kind(channels, width, stride)))
-                channels = width
+                block = BlockShape(channels, width, 2 if stage > 0 and position == 0 else 1, bottleneck)
+                self.blocks.append(_block(block, form, gate, projection=projection))
+                channels = block.out_channels
         self.final_norm = nn.BatchNorm2d(channels) if form == "pre" else None
         self.classifier = nn.Linear(channels, classes)
 
@@ -142,19 +248,17 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor, thresholds: Tensor | None = None) -> NetworkOutput:
         """Classify normalised images [N, 3, H, W]; ``thresholds`` [N, L], None means exact everywhere."""
-        columns: Sequence[Tensor | None] = [None] * 2 * len(self.blocks)
-        if thresholds is not None and thresholds.shape[1]:
-            columns = thresholds.unbind(1)
+        columns = () if thresholds is None else thresholds.unbind(1)
         x = self.stem_conv(images)
         if self.stem_norm is not None:
             x = torch.relu(self.stem_norm(x))
         if self.stem.pool:
             x = F.max_pool2d(x, 3, 2, 1)
-        gates: list[Tensor | None] = []
-        for index, block in enumerate(self.blocks):
-            x, found = block(x, columns[2 * index], columns[2 * index + 1])
+        gates: list[Tensor] = []
+        for block in self.blocks:
+            x, found = block(x, columns[len(gates) :])
             gates += found
         if self.final_norm is not None:
             x = torch.relu(self.final_norm(x))
         logits = self.classifier(x.mean(dim=(2, 3)))
-        return NetworkOutput(logits, tuple(gate for gate in gates if gate is not None))
+        return NetworkOutput(logits, tuple(gates))

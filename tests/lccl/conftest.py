@@ -9,8 +9,8 @@ import torch
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.data import HeldOut, Split
-from lccl.networks import build
 from lccl.preprocessing import Preprocessing
+from tests.lccl.networks import shortened
 
 
 @pytest.fixture(scope="session")
@@ -76,17 +76,25 @@ def gated_network(square):
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
         norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False))
 
+    def shrink(conv, inputs, maps):
+        size = maps.std() / 0.4
+        conv.weight /= size
+        return maps / size
+
     def make(architecture, pixels, thresholds):
         torch.manual_seed(0)
-        network = build(architecture).double().eval().requires_grad_(False)
+        network = shortened(architecture).double().eval().requires_grad_(False)
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.normal_(0, 0.3)
-        for module in network.skip_convs.values():
-            module.gate.norm.weight *= 0.3
-            module.gate.norm.bias.uniform_(0.2, 0.4)
         hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
+        for gate in (module.gate for module in network.skip_convs.values()):
+            if gate.norm is None:
+                hooks.append(gate.conv.register_forward_hook(shrink))
+            else:
+                gate.norm.weight *= 0.3
+                gate.norm.bias.uniform_(0.2, 0.4)
         step = square(pixels.shape[1])
         images = torch.from_numpy((pixels / 255 - step.mean) / step.std).permute(0, 3, 1, 2)
         network(images, torch.from_numpy(np.asarray(thresholds)).double())

@@ -79,9 +79,15 @@ class FakeChild:
 # workloads
 
 
-@pytest.mark.parametrize(("form", "gate"), [("post", "shared"), ("pre", "shared"), ("post", "pointwise")])
-def test_every_layer_skips_what_is_asked_for(form, gate):
-    made = make_workload(find_model("resnet20", form, gate), SIXTEEN, 1, (0.25, 0.7))
+@pytest.mark.parametrize(
+    ("name", "form", "gate"),
+    [
+        ("resnet20", "post", "shared"), ("resnet20", "pre", "shared"), ("resnet20", "post", "pointwise"),
+        ("resnet164", None, None), ("wrn-16-4", None, None),
+    ],
+)  # fmt: skip
+def test_every_layer_skips_what_is_asked_for(name, form, gate):
+    made = make_workload(find_model(name, form, gate), SIXTEEN, 1, (0.25, 0.7))
     shape = shape_of(lower(made.network, made.preprocessing))
     assert [setting.wanted for setting in made.settings] == [None, 0.25, 0.7]
     assert not shape.layer_skip_ratios(made.settings[0].kept).any()

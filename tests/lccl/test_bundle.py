@@ -69,6 +69,8 @@ def refused(folder, match):
         Architecture("resnet20", gate="grouped:4", classes=7),
         Architecture("resnet20", gate="none"),
         Architecture("resnet18", classes=5),
+        Architecture("resnet164", classes=100),
+        Architecture("wrn-16-4", placement="bef-aft", gate_norm=False),
     ],
 )
 def test_a_bundle_comes_back_as_it_was_saved(architecture, random_bundle, tmp_path):
@@ -86,6 +88,14 @@ def test_a_bundle_comes_back_as_it_was_saved(architecture, random_bundle, tmp_pa
     assert loaded.digest == digest == read(tmp_path / "model")["digest"]
     for name in ("architecture", "labels", "preprocessing", "table", "splits", "training", "calibration", "version"):
         assert getattr(loaded, name) == getattr(saved, name)
+
+
+def test_a_bundle_older_than_placements_and_bare_gates_loads(bundle, folder):
+    architecture = read(folder)["architecture"]
+    edit(folder, architecture={name: architecture[name] for name in ("name", "form", "gate", "classes")})
+    loaded = bundles.load(folder)
+    assert loaded.architecture == bundle.architecture
+    assert torch.equal(loaded.network.classifier.weight, bundle.network.classifier.weight)
 
 
 def test_a_loaded_network_is_ready_to_run(bundle, folder, pictures):
@@ -243,7 +253,8 @@ def test_a_description_with_a_wrong_part_is_refused(folder, changes, match):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("name", "resnet50"), ("form", "both"), ("gate", "grouped:0"), ("classes", 1),
+        ("name", "resnet51"), ("form", "both"), ("form", "auto"), ("gate", "grouped:0"), ("classes", 1),
+        ("placement", "bef-aft"), ("gate_norm", "yes"),
         ("gate", "grouped:3"),  # does not divide 16 channels
     ],
 )  # fmt: skip
@@ -253,7 +264,7 @@ def test_an_architecture_that_cannot_be_built_is_refused(folder, name, value):
 
 
 def test_a_block_form_that_the_network_lacks_is_refused(folder):
-    edit(folder, architecture=Architecture("resnet18", "pre").to_json())
+    edit(folder, architecture=Architecture("resnet18").to_json() | {"form": "pre"})
     refused(folder, "not usable")
 
 

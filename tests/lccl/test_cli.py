@@ -128,6 +128,13 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
 
 
+def test_training_takes_the_networks_own_form_and_the_gates_asked_for(data, tmp_path):
+    options = ["--network", "wrn-40-1", "--placement", "bef-aft", "--no-gate-norm", *EPOCH]
+    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *options))
+    expected = Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft", gate_norm=False)
+    assert bundles.load(tmp_path / "model").architecture == expected
+
+
 def test_training_again_goes_on_from_the_finished_run(trained, data, tmp_path):
     output = succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", trained / "runs", *EPOCH))
     first, again = bundles.load(trained / "model"), bundles.load(tmp_path / "model")
@@ -194,11 +201,15 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--network", "resnet50"], "unknown network 'resnet50'"),
+        (["--network", "resnet51"], "unknown network 'resnet51'"),
         (["--gate", "grouped:3"], "3 gate groups do not divide"),
         (["--gate", "open"], "unknown gate 'open'"),
         (["--form", "both"], "unknown block form 'both'"),
         (["--network", "resnet18", "--form", "pre"], "post-activation form only"),
+        (["--network", "wrn-16-4", "--form", "post"], "pre-activation form only"),
+        (["--placement", "bef-aft"], "needs the pre-activation form"),
+        (["--form", "pre", "--placement", "after"], "unknown placement 'after'"),
+        (["--gate", "none", "--no-gate-norm"], "without gates"),
         (["--epochs", "0"], "at least one epoch"),
         (["--lr", "nan"], "positive learning rates"),
         (["--precision", "fp8"], "unknown training precision 'fp8'"),

@@ -53,6 +53,12 @@ def test_a_gate_is_never_negative_and_reaches_zero():
     assert values.max() > 0
 
 
+def test_without_normalisation_a_gate_is_its_convolution_above_zero():
+    gate, x = Gate(5, 3, 2, 1, norm=False), torch.randn(4, 5, 8, 8)
+    assert [name for name, _ in gate.named_parameters()] == ["conv.weight"]
+    assert torch.equal(gate(x), torch.relu(gate.conv(x)))
+
+
 def test_a_fresh_gate_is_mostly_open():
     torch.manual_seed(0)
     values = Gate(5, 3, 2, 1)(torch.randn(4, 5, 8, 8))

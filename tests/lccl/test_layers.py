@@ -25,6 +25,20 @@ def test_cells_at_or_below_the_threshold_are_zero_and_others_are_products(gate):
     assert torch.equal(y, torch.where(kept, layer.conv(x) * wide, torch.zeros(())))
 
 
+def test_a_gate_may_read_another_tensor_than_the_convolution():
+    layer, x, other = skip_conv(), torch.randn(2, 6, 5, 5), torch.randn(2, 6, 5, 5)
+    y, values = layer(x, gate_input=other)
+    assert torch.equal(values, layer.gate(other))
+    assert torch.equal(y, layer.conv(x) * values)
+
+
+def test_without_normalisation_the_gate_is_the_convolution_above_zero():
+    layer = SkipConv(6, 8, 3, 1, "bare", GateSpec("shared", norm=False))
+    x = torch.randn(2, 6, 5, 5)
+    assert layer.gate.norm is None
+    assert torch.equal(layer(x)[1], torch.relu(layer.gate.conv(x)))
+
+
 def test_no_threshold_means_exact():
     layer, x = skip_conv(), torch.randn(2, 6, 5, 5)
     assert torch.equal(layer(x)[0], layer(x, torch.zeros(2))[0])

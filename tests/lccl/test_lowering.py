@@ -6,10 +6,14 @@ import torch
 
 from lccl import plan as steps
 from lccl.lowering import lower, shape_of
-from lccl.networks import NETWORKS, Architecture, build
+from lccl.networks import FORMS, PLACEMENTS, Architecture, build
+from tests.lccl.networks import called, layers_of
 
-FORMS = [(name, "post") for name in NETWORKS] + [
-    (name, "pre") for name in NETWORKS if name not in ("resnet18", "resnet34")
+EVERY = [Architecture(name, form) for name, forms in FORMS.items() for form in forms]
+PLACED = [
+    Architecture(name, "pre", placement=placement)
+    for name in ("resnet20", "resnet164", "wrn-16-4")
+    for placement in PLACEMENTS
 ]
 GATES = ["shared", "pointwise", "grouped:4", "grouped:4:1x1"]
 
@@ -31,27 +35,49 @@ def written_by(step):
     return [name for name in found if name is not None]
 
 
-@pytest.mark.parametrize("gate", ["shared", "none"])
-@pytest.mark.parametrize(("name", "form"), FORMS)
-def test_every_buffer_is_written_once_and_before_it_is_read(name, form, gate, square):
-    plan = lower(build(Architecture(name, form, gate)), square(32))
-    written = []
+@pytest.mark.parametrize("architecture", [*EVERY, *(one.plain_twin for one in EVERY), *PLACED], ids=called)
+def test_every_buffer_is_written_once_and_then_read(architecture, square):
+    plan = lower(build(architecture), square(32))
+    written, read = [], set()
     for step in plan.steps:
         assert set(read_by(step)) <= set(written), step
+        read |= set(read_by(step))
         written += written_by(step)
     assert len(set(written)) == len(written)
-    assert sorted(written) == sorted(buffer.name for buffer in plan.buffers)
+    assert sorted(written) == sorted(buffer.name for buffer in plan.buffers) == sorted(read)
     assert isinstance(plan.steps[0], steps.Normalise)
     assert isinstance(plan.steps[-1], steps.Classify)
 
 
-@pytest.mark.parametrize(("name", "form"), FORMS)
-def test_gates_come_in_the_order_of_the_columns(name, form, square):
-    network = build(Architecture(name, form))
+@pytest.mark.parametrize("architecture", EVERY, ids=called)
+def test_gates_come_in_the_order_of_the_columns(architecture, square):
+    network = build(architecture)
     plan = lower(network, square(32))
     assert plan.layers == tuple(network.skip_convs)
     assert [step.gate.layer for step in plan.gated] == list(range(len(plan.layers)))
     assert [step.gate.name for step in plan.gated] == list(plan.layers)
+
+
+@pytest.mark.parametrize(
+    ("placement", "first", "second"),
+    [
+        ("aft-aft", "blocks.0.conv2.a", "blocks.1.conv1.a"), ("aft-bef", "blocks.0.conv2.a", "blocks.1.conv1"),
+        ("bef-bef", "blocks.0.conv2", "blocks.1.conv1"), ("bef-aft", "blocks.0.conv2", "blocks.1.conv1.a"),
+    ],
+)  # fmt: skip
+def test_a_gate_reads_the_buffer_of_its_placement(placement, first, second, square):
+    plan = lower(build(Architecture("resnet20", "pre", placement=placement)), square(32))
+    assert [step.gate.input for step in plan.gated[2:4]] == [first, second]
+    assert [step.input for step in plan.gated[2:4]] == ["blocks.0.conv2.a", "blocks.1.conv1.a"]
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_a_gate_without_normalisation_has_scale_1_and_shift_0(form, square):
+    network = build(Architecture("resnet20", form, "grouped:4", gate_norm=False)).double()
+    for step in lower(network, square(32)).gated:
+        assert step.gate.affine.scale.dtype == step.gate.affine.shift.dtype == np.float64
+        assert np.array_equal(step.gate.affine.scale, np.ones((1, 4)))
+        assert np.array_equal(step.gate.affine.shift, np.zeros((1, 4)))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +132,7 @@ def test_a_plan_does_not_change_with_its_network(random_network, square):
 @pytest.mark.parametrize("gate", GATES)
 def test_fill_in_the_post_activation_form(gate, random_network, square):
     first, second = lower(random_network(Architecture("resnet20", "post", gate)), square(32)).gated[:2]
-    assert first.raw == "blocks.0.h"
+    assert first.raw == "blocks.0.conv1"
     assert np.array_equal(first.fill("raw"), np.zeros((1, 16)))
     assert second.fill("raw") is None
     assert second.fill("activated") is None
@@ -118,7 +144,7 @@ def test_fill_in_the_pre_activation_form(gate, random_network, square):
     first, second = lower(network, square(32)).gated[:2]
     norm = network.blocks[0].norm2
     zero = norm(torch.zeros(1, 16, 1, 1))[:, :, 0, 0]
-    assert first.activated.buffer == "blocks.0.b"
+    assert first.activated.buffer == "blocks.0.conv1.a"
     np.testing.assert_allclose(first.fill("activated"), torch.relu(zero).numpy(), rtol=1e-5, atol=1e-6)
     assert (first.fill("activated") > 0).any()
     assert second.fill("activated") is None
@@ -145,14 +171,19 @@ def left_by_skipping(step, output, state):
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize(
-    ("name", "form", "size"), [("resnet20", "post", 32), ("resnet20", "pre", 32), ("resnet18", "post", 64)]
-)
+    ("name", "form", "placement", "size"),
+    [
+        ("resnet20", "post", "aft-aft", 32), ("resnet20", "pre", "aft-aft", 32), ("resnet20", "pre", "bef-bef", 32),
+        ("resnet18", "post", "aft-aft", 64), ("resnet50", "post", "aft-aft", 64), ("resnet164", "pre", "aft-bef", 32),
+        ("wrn-16-4", "pre", "bef-aft", 16),
+    ],
+)  # fmt: skip
 def test_skipped_cells_hold_exactly_their_fill_or_the_residual(
-    name, form, size, gate, gated_network, make_reference, pictures, rows
+    name, form, placement, size, gate, gated_network, make_reference, pictures, rows
 ):
-    layers = 16 if name == "resnet18" else 18
-    pixels, thresholds = pictures(3, size), [[0.1] * layers, [0.3] * layers, [0.5] * layers]
-    engine = make_reference(gated_network(Architecture(name, form, gate), pixels, thresholds), size=size)
+    architecture = Architecture(name, form, gate, placement=placement)
+    pixels, thresholds = pictures(3, size), np.repeat([[0.1], [0.3], [0.5]], layers_of(architecture), 1)
+    engine = make_reference(gated_network(architecture, pixels, thresholds), size=size)
     _, state = engine.trace(pixels, rows(thresholds))
     for step in engine.plan.gated:
         mask = state.masks[step.gate.layer]

@@ -43,6 +43,12 @@ def test_layers_are_shown_at_five_points_at_most(bundle, tmp_path, points, shown
     assert f"| blocks.0.conv1 | {' | '.join(f'{0.01 * int(name[1]):.2f} ± 0.50' for name in shown)} |" in text
 
 
+def test_unusual_gates_are_named(random_bundle, tmp_path):
+    usual, odd = Architecture("resnet20", "pre"), Architecture("resnet20", "pre", placement="bef-aft", gate_norm=False)
+    assert "pre-activation blocks, shared gates, 10" in card(random_bundle(usual), tmp_path)
+    assert "shared gates placed bef-aft without normalisation, 10" in card(random_bundle(odd), tmp_path)
+
+
 def test_a_plain_twin_has_a_card_too(random_bundle, tmp_path):
     text = card(random_bundle(Architecture("resnet20", gate="none")), tmp_path)
     assert "gates: 0 MACs" in text

@@ -34,13 +34,69 @@ def test_plain_cifar_networks_have_the_published_sizes(depth):
     assert make_engine(network).shape.dense == 40_551_040 + (depth - 20) * CONVOLUTION_MACS
 
 
+# parameters and MACs as torchvision's documentation has them (1.814, 3.664 and 4.089 thousand million)
 @pytest.mark.parametrize(
-    ("name", "size", "macs"), [("resnet18", 11_689_512, 1_814_073_344), ("resnet34", 21_797_672, 3_663_761_408)]
-)
+    ("name", "size", "macs"),
+    [
+        ("resnet18", 11_689_512, 1_814_073_344), ("resnet34", 21_797_672, 3_663_761_408),
+        ("resnet50", 25_557_032, 4_089_184_256),
+    ],
+)  # fmt: skip
 def test_plain_imagenet_networks_have_the_published_sizes(name, size, macs):
     network = build(Architecture(name, gate="none", classes=1000))
     assert parameters(network) == size
     assert make_engine(network).shape.dense == macs
+
+
+def convolutions(blocks, block):
+    """(side, kernel, inputs, outputs) of a CIFAR network's convolutions: stem, blocks of (kernel, outputs), shortcuts.
+
+    ``block(width)`` lists a block's. Strides are those of its first; shortcuts are 1×1 where the channels change.
+    """
+    found, shortcuts, channels = [(32, 3, 3, 16)], [], 16
+    for side, width in ((32, 16), (16, 32), (8, 64)):
+        for convs in [block(width)] * blocks:
+            before = channels
+            for kernel, outputs in convs:
+                found.append((side, kernel, channels, outputs))
+                channels = outputs
+            shortcuts += [(side, 1, before, channels)] if before != channels else []
+    return found, shortcuts, channels
+
+
+def wide(factor):
+    return lambda width: [(3, factor * width), (3, factor * width)]
+
+
+def bottleneck(width):
+    return [(1, width), (3, width), (1, 4 * width)]
+
+
+# millions of parameters: Zagoruyko and Komodakis 2016, tables 4 to 6; He et al. 2016, "Identity Mappings", for 164
+@pytest.mark.parametrize(
+    ("name", "blocks", "block", "millions"),
+    [
+        ("wrn-16-4", 2, wide(4), None), ("wrn-22-8", 3, wide(8), 17.2), ("wrn-28-2", 4, wide(2), None),
+        ("wrn-28-10", 4, wide(10), 36.5), ("wrn-40-1", 6, wide(1), 0.6), ("wrn-40-2", 6, wide(2), 2.2),
+        ("wrn-40-4", 6, wide(4), 8.9), ("wrn-52-1", 8, wide(1), None), ("resnet164", 18, bottleneck, 1.7),
+    ],
+)  # fmt: skip
+def test_plain_pre_activation_networks_have_the_published_sizes(name, blocks, block, millions):
+    """Every convolution but stem and shortcuts has a scale and a shift per input channel before it."""
+    main, shortcuts, channels = convolutions(blocks, block)
+    weights = sum(kernel**2 * inputs * outputs for _, kernel, inputs, outputs in main + shortcuts)
+    norms = 2 * sum(inputs for _, _, inputs, _ in main[1:]) + 2 * channels
+    network = build(Architecture(name, gate="none"))
+    assert parameters(network) == weights + norms + 10 * channels + 10
+    assert millions in (None, round(parameters(network) / 1e6, 1))
+    macs = sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in main + shortcuts)
+    assert make_engine(network, engine="reference").shape.dense == macs + 10 * channels
+
+
+@pytest.mark.parametrize(("name", "thousand_millions"), [("wrn-28-10", 5.2), ("resnet164", 0.24)])
+def test_the_published_macs(name, thousand_millions):
+    network = build(Architecture(name, gate="none"))
+    assert make_engine(network, engine="reference").shape.dense / 1e9 == pytest.approx(thousand_millions, rel=0.02)
 
 
 @pytest.mark.parametrize("depth", [20, 56])
@@ -62,7 +118,8 @@ def test_a_shared_gate_adds_one_map_per_convolution(depth):
             for gate in ("shared", "pointwise", "grouped:4")
         ),
         Architecture("resnet44", "pre"),
-        Architecture("resnet18"),
+        Architecture("resnet20", "pre", placement="bef-aft"),
+        *(Architecture(name) for name in ("resnet18", "resnet50", "resnet164", "wrn-16-4")),
     ],
 )
 def test_with_gates_of_one_a_network_is_its_plain_twin(architecture, random_network):
@@ -93,6 +150,73 @@ def test_thresholds_have_a_column_per_gated_convolution_in_order(random_network)
     assert not torch.equal(exact.gates[6][1], changed.gates[6][1])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "block", "strides", "gates"),
+    [
+        (Architecture("resnet164"), 18, (2, 1, 1), {"conv2": (3, 1), "conv3": (1, 1)}),
+        (Architecture("resnet164", gate="grouped:4"), 18, (2, 1, 1), {"conv2": (3, 4), "conv3": (1, 4)}),
+        (Architecture("resnet164", gate="grouped:4:1x1"), 18, (2, 1, 1), {"conv2": (1, 4), "conv3": (1, 4)}),
+        (Architecture("resnet164", gate="pointwise"), 18, (2, 1, 1), {"conv2": (1, 32)}),
+        (Architecture("resnet50"), 3, (1, 2, 1), {"conv2": (3, 1)}),
+        (Architecture("resnet50", gate="pointwise"), 3, (1, 2, 1), {"conv2": (1, 128)}),
+    ],
+)
+def test_a_bottlenecks_strides_and_gates(architecture, block, strides, gates):
+    with torch.device("meta"):
+        convs = build(architecture).blocks[block].convs
+    assert tuple(conv.conv.stride[0] for conv in convs.values()) == strides
+    assert {name: (conv.gate.kernel, conv.gate.groups) for name, conv in convs.items() if conv.gate} == gates
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet164", "wrn-16-4"])
+@pytest.mark.parametrize(
+    ("placement", "before"),
+    [("aft-aft", (False, False)), ("aft-bef", (False, True)), ("bef-bef", (True, True)), ("bef-aft", (True, False))],
+)
+def test_gates_read_where_their_placement_says(name, placement, before):
+    network = build(Architecture(name, "pre", placement=placement)).eval()
+    read = {}
+    for part, module in network.named_modules():
+        module.register_forward_pre_hook(lambda _, inputs, part=part: read.update({part: inputs[0]}))
+    network(torch.zeros(1, 3, 8, 8))
+    gated = [name for name, conv in network.blocks[1].convs.items() if conv.gate is not None]
+    for conv, is_before in zip(gated, before, strict=True):
+        norm = conv.replace("conv", "norm")
+        raw, activated = read[f"blocks.1.{norm}"], read[f"blocks.1.{conv}.conv"]
+        assert raw is not activated
+        assert read[f"blocks.1.{conv}.gate"] is (raw if is_before else activated)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "after"), [("resnet20", 3, False), ("resnet164", 0, True), ("wrn-16-4", 2, True)]
+)
+def test_a_projection_reads_the_activated_input_and_an_identity_the_raw_one(name, block, after):
+    network, read = build(Architecture(name, "pre")).eval(), {}
+    for part, module in network.blocks[block].named_children():
+        module.register_forward_pre_hook(lambda _, inputs, part=part: read.update({part: inputs[0]}))
+    network(torch.zeros(1, 3, 8, 8))
+    assert read["shortcut"] is (read["conv1"] if after else read["norm1"])
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_gates_are_normalised_or_not(form):
+    with torch.device("meta"):
+        normalised, bare = (build(Architecture("resnet20", form, gate_norm=wanted)) for wanted in (True, False))
+    assert all(module.gate.norm is not None for module in normalised.skip_convs.values())
+    assert all(module.gate.norm is None for module in bare.skip_convs.values())
+    assert parameters(normalised) - parameters(bare) == 18 * 2
+
+
+@pytest.mark.parametrize(
+    "architecture", [Architecture("resnet20"), Architecture("resnet20", "pre", placement="bef-aft")]
+)
+def test_a_network_compiles_as_one_graph(architecture, random_network):
+    network = random_network(architecture)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    x, thresholds = torch.randn(2, 3, 8, 8), torch.full((2, 18), 0.3)
+    assert torch.equal(compiled(x, thresholds).logits, network(x, thresholds).logits)
+
+
 def test_a_plain_twin_has_no_gates():
     twin = build(Architecture("resnet20", gate="none")).eval()
     assert not twin.skip_convs
@@ -100,18 +224,58 @@ def test_a_plain_twin_has_no_gates():
     assert twin(torch.zeros(2, 3, 32, 32), torch.zeros(2, 0)).logits.shape == (2, 10)
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet32", 32), ("resnet18", 224)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet32", 32), ("resnet164", 32), ("wrn-28-10", 32), ("resnet18", 224), ("resnet50", 224)]
+)
 def test_a_network_classifies_pictures_of_its_size(name, size):
     with torch.device("meta"):
-        network = build(Architecture(name, classes=7))
+        network = build(Architecture(name, classes=100))
         assert network.image_size == size
-        assert network(torch.zeros(2, 3, size, size)).logits.shape == (2, 7)
+        assert network(torch.zeros(2, 3, size, size)).logits.shape == (2, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("resnet20", "post"), ("resnet110", "post"), ("resnet164", "pre"), ("wrn-40-2", "pre"), ("resnet50", "post")],
+)
+def test_a_network_has_a_usual_form(name, form):
+    assert Architecture(name).form == form
+    assert Architecture(name) == Architecture(name, form)
+    assert Architecture(name).to_json()["form"] == form
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "only"),
+    [
+        ("resnet18", "pre", "post"),
+        ("resnet50", "pre", "post"),
+        ("resnet164", "post", "pre"),
+        ("wrn-16-4", "post", "pre"),
+    ],
+)
+def test_a_form_that_the_network_lacks_is_refused(name, form, only):
+    with pytest.raises(ArchitectureError, match=f"{name} has the {only}-activation form only: use form {only} or auto"):
+        Architecture(name, form)
+
+
+@pytest.mark.parametrize("placement", ["aft-bef", "bef-bef", "bef-aft"])
+def test_placements_are_of_pre_activation_networks_with_gates(placement):
+    with pytest.raises(ArchitectureError, match="needs the pre-activation form: use form pre"):
+        Architecture("resnet20", placement=placement)
+    with pytest.raises(ArchitectureError, match="without gates"):
+        Architecture("resnet20", "pre", "none", placement=placement)
+
+
+def test_the_plain_twin_of_any_gates_is_the_same():
+    odd = Architecture("resnet20", "pre", "pointwise", 100, "bef-aft", gate_norm=False)
+    assert odd.plain_twin == Architecture("resnet20", "pre", "none", 100)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "resnet50"}, {"name": "ResNet20"}, {"form": "both"}, {"gate": "grouped"}, {"gate": ""},
+        {"name": "resnet51"}, {"name": "ResNet20"}, {"name": "wrn-28-11"}, {"placement": "aft"}, {"placement": ""},
+        {"gate": "none", "gate_norm": False}, {"form": "both"}, {"gate": "grouped"}, {"gate": ""},
         {"classes": 1}, {"classes": 100_001}, {"classes": 10.0}, {"classes": True},
     ],
 )  # fmt: skip
@@ -120,19 +284,28 @@ def test_an_unknown_architecture_is_refused(fields):
         Architecture(**{"name": "resnet20"} | fields)
 
 
-@pytest.mark.parametrize(
-    "architecture", [Architecture("resnet18", form="pre"), Architecture("resnet20", gate="grouped:3")]
-)
-def test_what_does_not_fit_is_refused_when_built(architecture):
-    with pytest.raises(ArchitectureError):
-        build(architecture)
+def test_what_does_not_fit_is_refused_when_built():
+    with pytest.raises(ArchitectureError, match="3 gate groups do not divide 16 channels"):
+        build(Architecture("resnet20", gate="grouped:3"))
 
 
 @pytest.mark.parametrize(
-    "architecture", [Architecture("resnet56", "pre", "grouped:4:1x1", 100), Architecture("resnet34", gate="none")]
+    "architecture",
+    [
+        Architecture("resnet56", "pre", "grouped:4:1x1", 100),
+        Architecture("resnet34", gate="none"),
+        Architecture("wrn-28-10", placement="bef-aft", gate_norm=False),
+    ],
 )
 def test_an_architecture_survives_json(architecture):
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+
+
+@pytest.mark.parametrize("missing", [{"placement", "gate_norm"}, {"placement"}, {"gate_norm"}])
+def test_descriptions_older_than_placements_and_bare_gates_are_read(missing):
+    architecture = Architecture("resnet20", "pre", "pointwise", 3)
+    older = {name: value for name, value in architecture.to_json().items() if name not in missing}
+    assert Architecture.from_json(older) == architecture
 
 
 @pytest.mark.parametrize(
@@ -141,7 +314,10 @@ def test_an_architecture_survives_json(architecture):
         lambda fields: None, lambda fields: [fields], lambda fields: {"name": "resnet20"},
         lambda fields: fields | {"depth": 20}, lambda fields: fields | {"name": 20},
         lambda fields: fields | {"name": ["resnet20"]}, lambda fields: fields | {"gate": None},
-        lambda fields: fields | {"classes": "10"},
+        lambda fields: fields | {"classes": "10"}, lambda fields: fields | {"form": "auto"},
+        lambda fields: fields | {"placement": None}, lambda fields: fields | {"placement": ["aft-aft"]},
+        lambda fields: fields | {"gate_norm": 1}, lambda fields: fields | {"gate_norm": "true"},
+        lambda fields: {name: value for name, value in fields.items() if name != "gate"},
     ],
 )  # fmt: skip
 def test_other_json_is_refused(change):

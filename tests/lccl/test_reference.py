@@ -12,27 +12,29 @@ from lccl import plan as steps
 from lccl.controls import Controls
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import EngineError, InputError
-from lccl.networks import NETWORKS, Architecture, build
+from lccl.networks import FORMS, PLACEMENTS, Architecture, build
+from tests.lccl.networks import called, layers_of
 
 CPU = torch.device("cpu")
-IMAGENET = ("resnet18", "resnet34")
-SHARED = [
-    Architecture(name, form) for name in NETWORKS for form in ("post", "pre") if form == "post" or name not in IMAGENET
-]
-LAYERS = {name: int(name.removeprefix("resnet")) - 2 for name in NETWORKS}  # all but stem and classifier
+SHARED = [Architecture(name, form) for name, forms in FORMS.items() for form in forms]
 KINDS = [
-    Architecture("resnet20", form, gate)
-    for form in ("post", "pre")
-    for gate in ("pointwise", "grouped:4", "grouped:4:1x1")
+    *(
+        Architecture("resnet20", form, gate)
+        for form in ("post", "pre")
+        for gate in ("pointwise", "grouped:4", "grouped:4:1x1")
+    ),
+    *(Architecture("resnet164", gate=gate) for gate in ("pointwise", "grouped:4", "grouped:4:1x1")),
+    *(Architecture("resnet20", "pre", placement=placement) for placement in PLACEMENTS),
+    *(Architecture(name, placement=placement) for name in ("resnet164", "wrn-16-4") for placement in PLACEMENTS),
+    *(Architecture("resnet20", form, gate_norm=False) for form in ("post", "pre")),
+    Architecture("resnet20", "pre", "grouped:4", placement="bef-bef", gate_norm=False),
 ]
-
-
-def called(architecture):
-    return "-".join((architecture.name, architecture.form, architecture.gate))
 
 
 def size_for(architecture):
-    return 64 if architecture.name in IMAGENET else 32
+    if architecture.name in ("resnet18", "resnet34", "resnet50"):
+        return 64
+    return 16 if architecture.name.startswith("wrn-") else 32
 
 
 def mixed_thresholds(images, layers, seed=0):
@@ -62,7 +64,7 @@ def exact(images, layers, **changes):
 def test_it_agrees_with_the_modules(architecture, gated_network, make_reference, pictures, rows):
     size = size_for(architecture)
     images = 6 if architecture.name == "resnet20" else 4
-    pixels, thresholds = pictures(images, size), mixed_thresholds(images, LAYERS[architecture.name])
+    pixels, thresholds = pictures(images, size), mixed_thresholds(images, layers_of(architecture))
     network = gated_network(architecture, pixels, thresholds)
     engine = make_reference(network, size=size)
     out = engine.run(pixels, rows(thresholds, want_masks=True))

@@ -6,7 +6,8 @@ import pytest
 
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.lowering import shape_of
-from tests.lccl.cpu.networks import SIZES, called, layers_of, mixed
+from tests.lccl.cpu.networks import SIZES, SMALL, mixed
+from tests.lccl.networks import called, layers_of
 
 pytest.register_assert_rewrite("tests.lccl.cpu.comparison")
 
@@ -42,7 +43,7 @@ def small(gated_network, make_reference, pictures):
     made = {}
 
     def make(architecture, size=None):
-        size = size or SIZES[architecture.name]
+        size = size or SIZES.get(architecture.name, SMALL)
         key = called(architecture), size
         if key not in made:
             pixels, thresholds = pictures(5, size), mixed(5, layers_of(architecture))

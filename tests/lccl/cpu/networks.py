@@ -7,18 +7,20 @@ import numpy as np
 from lccl.networks import Architecture
 
 GATES = ("shared", "pointwise", "grouped:4", "grouped:4:1x1")
-GATED = [Architecture("resnet20", form, gate) for form in ("post", "pre") for gate in GATES] + [
-    Architecture("resnet18")
+GATED = [
+    *(Architecture("resnet20", form, gate) for form in ("post", "pre") for gate in GATES),
+    *(Architecture("resnet20", "pre", placement=placement) for placement in ("aft-bef", "bef-bef", "bef-aft")),
+    *(Architecture("resnet20", form, gate_norm=False) for form in ("post", "pre")),
+    *(Architecture(name) for name in ("resnet18", "resnet50", "resnet164", "wrn-16-4")),
+    *(Architecture("resnet164", gate=gate, placement="bef-aft") for gate in ("pointwise", "grouped:4")),
+    Architecture("wrn-16-4", placement="bef-bef", gate_norm=False),
 ]
-NETWORKS = [*GATED, *(Architecture("resnet20", form, "none") for form in ("post", "pre"))]
-LAYERS = {"resnet20": 18, "resnet18": 16}
-SIZES = {"resnet20": 20, "resnet18": 64}  # 20, 10 and 5: maps whose positions fill no whole number of vectors
+TWINS = (Architecture("resnet20"), Architecture("resnet20", "pre"), Architecture("resnet50"), Architecture("wrn-16-4"))
+NETWORKS = [*GATED, *(one.plain_twin for one in TWINS)]
+SIZES = {"resnet18": 64, "resnet50": 64}
+SMALL = 20  # then 10 and 5: maps whose positions fill no whole number of vectors
 POST, PRE = Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1")
 HUGE = 1 << 40
-
-
-def called(architecture):
-    return "-".join((architecture.name, architecture.form, architecture.gate))
 
 
 def mixed(images, layers, seed=0):
@@ -27,7 +29,3 @@ def mixed(images, layers, seed=0):
     chosen = np.random.default_rng(seed).choice(levels, (images, layers), p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05])
     chosen[:3] = np.array([-np.inf, 0, np.inf])[: min(3, images), None]
     return chosen.astype(np.float32)
-
-
-def layers_of(architecture):
-    return 0 if architecture.gate == "none" else LAYERS[architecture.name]

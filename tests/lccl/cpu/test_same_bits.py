@@ -7,7 +7,8 @@ import pytest
 
 from lccl import plan as steps
 from lccl.networks import Architecture
-from tests.lccl.cpu.networks import HUGE, POST, PRE, called, mixed
+from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed
+from tests.lccl.networks import called
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
