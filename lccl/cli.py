@@ -106,6 +106,9 @@ def attach(
     std: Annotated[
         str | None, typer.Option(help="R,G,B; without both ImageNet's, or a small network's data's.")
     ] = None,
+    centred: Annotated[
+        bool, typer.Option("--centred-shortcuts", help="Its type-A shortcuts put zero channels on both sides.")
+    ] = False,
     epochs: int = 5,
     batch: int = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.02,
@@ -128,7 +131,7 @@ def attach(
         _use_threads(threads)
         recipe = attach_recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
         place = choose_device(device)
-        plain = read_plain(weights, network)
+        plain = read_plain(weights, network, centred=centred)
         architecture, start = attaching.gated_start(plain, gate, seed)
         preprocessing = attaching.input_of(plain, _statistics(mean, std))
         order = attaching.read_labels(labels) if labels else None

@@ -18,6 +18,7 @@ from lccl import bundle as bundles
 from lccl.bundle import MAX_WEIGHTS_BYTES, Bundle
 from lccl.errors import ArchitectureError, WeightsError
 from lccl.networks import NETWORKS, Architecture, ResNet, build
+from lccl.networks.resnet import IdentityShortcut
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -48,7 +49,7 @@ class PlainNetwork:
     bundle: Bundle | None = None
 
 
-def read_plain(path: Path, name: str | None = None) -> PlainNetwork:
+def read_plain(path: Path, name: str | None = None, *, centred: bool = False) -> PlainNetwork:
     """Read a plain network from a ``.safetensors`` file or a bundle's folder.
 
     The names of the tensors may be torchvision's (timm's are the same) or this project's, all with a prefix that
@@ -56,6 +57,8 @@ def read_plain(path: Path, name: str | None = None) -> PlainNetwork:
 
     Args:
         name: the network it must be; without it any of this project's.
+        centred: its type-A shortcuts put new channels on both sides of the old ones, not behind them; shapes cannot
+            tell. The channels are reordered, which leaves the logits as they were.
 
     Raises:
         WeightsError: the file is none, holds no plain ResNet of this project's, or values that are not finite.
@@ -65,7 +68,13 @@ def read_plain(path: Path, name: str | None = None) -> PlainNetwork:
     """
     if name is not None and name not in NETWORKS:
         raise ArchitectureError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
-    return _from_bundle(path, name) if path.is_dir() else _from_file(path, name)
+    plain = _from_bundle(path, name) if path.is_dir() else _from_file(path, name)
+    if centred:
+        widening = any(isinstance(one, IdentityShortcut) and one.new_channels for one in plain.network.modules())
+        if plain.bundle is not None or plain.architecture.form != "post" or not widening:
+            raise WeightsError(f"{path} has no shortcuts that could be centred: only weights of other CIFAR ResNets do")
+        _reorder(plain.network)
+    return plain
 
 
 def _from_bundle(folder: Path, name: str | None) -> PlainNetwork:
@@ -140,11 +149,12 @@ def _recognise(file: Path, shapes: Mapping[str, Shape], name: str | None) -> tup
     classifier = "classifier.weight" if own else "fc.weight"
     if not shapes.get(classifier):
         raise WeightsError(f"{file} lacks {classifier}, the classifier of a ResNet")
-    candidates = list(_candidates(name, shapes[classifier][0], own))
-    for candidate in candidates:
+    others = []
+    for candidate in _candidates(name, shapes[classifier][0], own):
         if candidate.shapes == shapes:
             return candidate.architecture, candidate.names
-    nearest = min(candidates, key=lambda one: len(one.shapes.items() ^ shapes.items()))
+        others.append(candidate)
+    nearest = min(others, key=lambda one: len(one.shapes.items() ^ shapes.items()))
     raise WeightsError(f"{file} is no {name or 'network of this project'}: {_difference(nearest, shapes)}")
 
 
@@ -193,6 +203,24 @@ def torchvision_names(network: ResNet) -> dict[str, str]:
         names[f"blocks.{index}.shortcut.conv"] = f"{theirs}.downsample.0"
         names[f"blocks.{index}.shortcut.norm"] = f"{theirs}.downsample.1"
     return names
+
+
+def _reorder(network: ResNet) -> None:
+    """Put the channels of every stage in the order that shortcuts with new channels behind the old ones give them."""
+    state = network.state_dict()
+    order = torch.arange(len(state["stem_conv.weight"]))  # what the file calls each channel
+    for index, block in enumerate(network.blocks):
+        first = state[f"blocks.{index}.conv1.conv.weight"]
+        first.copy_(first[:, order])
+        if isinstance(block.shortcut, IdentityShortcut) and block.shortcut.new_channels:
+            side, old = block.shortcut.new_channels // 2, len(order)
+            order = torch.cat([order + side, torch.arange(side), torch.arange(old + side, old + 2 * side)])
+        last = f"blocks.{index}.conv{3 if f'blocks.{index}.conv3.conv.weight' in state else 2}."
+        for key, tensor in state.items():
+            if key.startswith(last) and tensor.ndim:
+                tensor.copy_(tensor[order])
+    classifier = state["classifier.weight"]
+    classifier.copy_(classifier[:, order])
 
 
 def _difference(nearest: _Candidate, shapes: Mapping[str, Shape]) -> str:
