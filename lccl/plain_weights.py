@@ -149,8 +149,9 @@ def _recognise(file: Path, shapes: Mapping[str, Shape], name: str | None) -> tup
     classifier = "classifier.weight" if own else "fc.weight"
     if not shapes.get(classifier):
         raise WeightsError(f"{file} lacks {classifier}, the classifier of a ResNet")
+    classes = Architecture(name or next(iter(NETWORKS)), gate="none", classes=shapes[classifier][0]).classes
     others = []
-    for candidate in _candidates(name, shapes[classifier][0], own):
+    for candidate in _candidates(name, classes, own):
         if candidate.shapes == shapes:
             return candidate.architecture, candidate.names
         others.append(candidate)
@@ -170,8 +171,8 @@ class _Candidate:
 def _candidates(name: str | None, classes: int, own: bool) -> Iterator[_Candidate]:
     for one in NETWORKS if name is None else [name]:
         for form in ("post", "pre"):
-            architecture = Architecture(one, form, "none", classes)
             with suppress(ArchitectureError):  # not every network has both forms
+                architecture = Architecture(one, form, "none", classes)
                 with torch.device("meta"):
                     network = build(architecture)
                 state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}

@@ -75,7 +75,7 @@ def test_the_python_of_your_own_model_runs(monkeypatch):
 def pictures(tmp_path):
     """Three classes of noise, a folder as the page describes it."""
     random = np.random.default_rng(0)
-    for part, count in (("train", 20), ("test", 2)):
+    for part, count in (("train", 16), ("test", 2)):
         for name in ("blue", "green", "red"):
             folder = tmp_path / "pictures" / part / name
             folder.mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, pictures, r
     exec(code, {"model": random_network(Architecture("resnet20", gate="none", classes=3))})
     (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
     for line in commands.splitlines():
-        words = shlex.split(line.replace("--epochs 5", "--epochs 5 --batch 4").replace("PICTURES", str(pictures)))
+        words = shlex.split(line.replace("--epochs 5", "--epochs 5 --batch 8").replace("PICTURES", str(pictures)))
         done = CliRunner().invoke(app, words[1:])
         assert (words[0], done.exit_code) == ("lccl", 0), done.output
     (ask,) = (block for block in blocks(OWN_MODEL, "sh") if "models/mine/classify" in block)
