@@ -52,7 +52,7 @@ def train(
     compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Threads = 0,
 ) -> None:
-    """Train an LCCL network or its plain twin from fresh weights; continues where an earlier run stopped."""
+    """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
     from lccl import bundle as bundles
     from lccl.canary import record as record_canary
     from lccl.compiler import choose_device
@@ -122,20 +122,20 @@ def attach(
     from lccl import bundle as bundles
     from lccl.canary import record as record_canary
     from lccl.compiler import choose_device
-    from lccl.plain_weights import read_plain
     from lccl.train import attach as attaching
     from lccl.train.export import network_input
-    from lccl.train.recipe import attach_recipe
+    from lccl.train.plain_weights import read_plain
+    from lccl.train.recipe import Recipe, attached
 
     with _one_sentence_errors():
         _use_threads(threads)
-        recipe = attach_recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
+        recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
         place = choose_device(device)
         plain = read_plain(weights, network, centred=centred)
-        architecture, start = attaching.gated_start(plain, gate, seed)
+        architecture = attaching.gated(plain, gate)
         preprocessing = attaching.input_of(plain, _statistics(mean, std))
         order = attaching.read_labels(labels) if labels else None
-        dataset = _load(data, preprocessing or network_input(start.image_size))
+        dataset = _load(data, preprocessing or network_input(plain.network.image_size))
         attachment = attaching.prepare(plain, dataset, preprocessing, order)
         yardstick = attachment.plain_twin
         tested = f", {yardstick['test']['accuracy']:.4f} on test pictures" if yardstick["test"] else ""
@@ -149,7 +149,7 @@ def attach(
             )
         with _training_progress() as report:
             made = attaching.attach(
-                attachment, architecture, start, recipe, runs / out.name,
+                attachment, architecture, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
             )  # fmt: skip
         bundles.save(replace(made, canary=record_canary(made)), out)

@@ -12,16 +12,15 @@ import torch
 from lccl.bundle import Bundle
 from lccl.data import Dataset, HeldOut, hold_out
 from lccl.errors import DataError, InputError, LcclError
-from lccl.networks import Architecture, ResNet, build
-from lccl.plain_weights import PlainNetwork
+from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 from lccl.train.export import first_bundle, network_input, twin_figures
-from lccl.train.loop import Report, channel_statistics, train
+from lccl.train.loop import Report, Statistics, channel_statistics, train
+from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import Recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ORIGIN = "attached_to.json"
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +112,8 @@ def prepare(
     return Attachment(plain, dataset, held, preprocessing, figures)
 
 
-def gated_start(plain: PlainNetwork, gate: str, seed: int) -> tuple[Architecture, ResNet]:
-    """The network with fresh gates, drawn by ``seed``, and the plain one's weights.
+def gated(plain: PlainNetwork, gate: str) -> Architecture:
+    """The architecture of the plain network with gates.
 
     Raises:
         LcclError: there is no such gate, or none was asked for.
@@ -122,17 +121,15 @@ def gated_start(plain: PlainNetwork, gate: str, seed: int) -> tuple[Architecture
     """
     if gate == "none":
         raise LcclError("attaching means gates: use shared, pointwise or grouped:G, not none")
-    torch.manual_seed(seed)
     architecture = replace(plain.architecture, gate=gate)
-    network = build(architecture)
-    network.load_state_dict(network.state_dict() | plain.network.state_dict())
-    return architecture, network
+    with torch.device("meta"):
+        build(architecture)  # refuses groups that do not divide its channels
+    return architecture
 
 
 def attach(
     attachment: Attachment,
     architecture: Architecture,
-    start: ResNet,
     recipe: Recipe,
     folder: Path,
     *,
@@ -140,9 +137,9 @@ def attach(
     compile_network: bool,
     report: Report,
 ) -> Bundle:
-    """Train the gated network from its :func:`gated_start` and return its bundle, the exact point alone.
+    """Train the :func:`gated` network from the plain one's weights and return its bundle, the exact point alone.
 
-    Continues where ``folder`` holds a checkpoint, as :func:`lccl.train.loop.train` does.
+    The plain network is its teacher, too. Training continues where ``folder`` holds a checkpoint.
 
     Raises:
         LcclError: the checkpoint there began from another network, or what training raises.
@@ -153,7 +150,7 @@ def attach(
     network, record = train(
         architecture, held, recipe, folder,
         device=device, compile_network=compile_network, report=report,
-        start=start, teacher=plain.network, statistics=(preprocessing.mean, preprocessing.std),
+        start=plain.network, teacher=plain.network, statistics=(preprocessing.mean, preprocessing.std),
     )  # fmt: skip
     record = record | {"plain_twin": attachment.plain_twin}
     return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)

@@ -12,16 +12,16 @@ from lccl.data import Dataset, Split, hold_out
 from lccl.errors import ArchitectureError, DataError, InputError, LcclError
 from lccl.model_card import write_card
 from lccl.networks import Architecture
-from lccl.plain_weights import PlainNetwork
-from lccl.train.attach import IMAGENET, attach, gated_start, input_of, prepare, read_labels
+from lccl.train.attach import IMAGENET, attach, gated, input_of, prepare, read_labels
 from lccl.train.export import network_input
 from lccl.train.loop import channel_statistics
-from lccl.train.recipe import attach_recipe
+from lccl.train.plain_weights import PlainNetwork
+from lccl.train.recipe import Recipe, attached
 
 COLOURS = ("blue", "green", "red")
 OWN = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 PLAIN = Architecture("resnet20", gate="none", classes=3)
-SHORT = attach_recipe(epochs=2, batch=8, seed=1)
+SHORT = attached(Recipe(epochs=2, batch=8, lr=0.02, allocation="common", seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,8 @@ def prepared(plain, dataset, statistics=BARE, labels=None):
 
 def run(plain, dataset, folder, recipe=SHORT, **options):
     attachment = prepared(plain, dataset, **options)
-    architecture, start = gated_start(plain, "shared", recipe.seed)
     return attach(
-        attachment, architecture, start, recipe, folder,
+        attachment, gated(plain, "shared"), recipe, folder,
         device=torch.device("cpu"), compile_network=False, report=lambda *_: None,
     )  # fmt: skip
 
@@ -188,41 +187,30 @@ def test_labels_are_lines(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", [PLAIN, replace(PLAIN, form="pre")])
-def test_the_start_has_the_plain_weights_and_fresh_gates(seer, architecture):
-    plain = seer(architecture)
-    gated, start = gated_start(plain, "pointwise", 0)
-    assert gated == replace(architecture, gate="pointwise")
-    weights, state = plain.network.state_dict(), start.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in weights.items())
-    assert {name for name in state if name not in weights} == {name for name in state if ".gate." in name}
-    assert all(parameter.requires_grad for parameter in start.parameters())
-
-
-def test_fresh_gates_follow_from_the_seed(seer):
-    first, again, other = (gated_start(seer(), "shared", seed)[1].state_dict() for seed in (1, 1, 2))
-    name = "blocks.0.conv1.gate.conv.weight"
-    assert torch.equal(first[name], again[name])
-    assert not torch.equal(first[name], other[name])
+def test_gates_are_all_that_is_added(seer, architecture):
+    assert gated(seer(architecture), "pointwise") == replace(architecture, gate="pointwise")
 
 
 def test_gates_that_do_not_exist_are_refused(seer):
     with pytest.raises(LcclError, match="attaching means gates"):
-        gated_start(seer(), "none", 0)
+        gated(seer(), "none")
     with pytest.raises(ArchitectureError, match="unknown gate"):
-        gated_start(seer(), "open", 0)
+        gated(seer(), "open")
+    with pytest.raises(ArchitectureError, match="3 gate groups do not divide 16 channels"):
+        gated(seer(), "grouped:3")
 
 
 # training
 
 
 @pytest.fixture(scope="module")
-def attached(sighted, dataset, tmp_path_factory):
+def run_once(sighted, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return folder, run(sighted, dataset, folder)
 
 
-def test_the_bundle_is_gated_and_notes_the_yardstick(attached, sighted, dataset):
-    _, bundle = attached
+def test_the_bundle_is_gated_and_notes_the_yardstick(run_once, sighted, dataset):
+    _, bundle = run_once
     assert isinstance(bundle, Bundle)
     assert (bundle.architecture.gate, bundle.labels) == ("shared", COLOURS)
     assert (bundle.preprocessing.mean, bundle.preprocessing.std) == BARE
@@ -232,21 +220,21 @@ def test_the_bundle_is_gated_and_notes_the_yardstick(attached, sighted, dataset)
     assert [point.name for point in bundle.table.points] == ["exact"]
 
 
-def test_training_moved_the_weights_only_a_little(attached, sighted):
+def test_training_moved_the_weights_only_a_little(run_once, sighted):
     """It began from the plain weights: fresh ones would be nowhere near."""
-    trained, plain = (net.stem_conv.weight.detach() for net in (attached[1].network, sighted.network))
+    trained, plain = (net.stem_conv.weight.detach() for net in (run_once[1].network, sighted.network))
     assert 0 < float((trained - plain).norm()) < 0.5 * float(plain.norm())
 
 
-def test_a_finished_run_is_not_trained_again(attached, sighted, dataset):
-    folder, bundle = attached
+def test_a_finished_run_is_not_trained_again(run_once, sighted, dataset):
+    folder, bundle = run_once
     again = run(sighted, dataset, folder)
     for name, value in bundle.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value)
 
 
-def test_a_checkpoint_of_another_beginning_is_refused(attached, sighted, dataset):
-    folder, _ = attached
+def test_a_checkpoint_of_another_beginning_is_refused(run_once, sighted, dataset):
+    folder, _ = run_once
     with pytest.raises(LcclError, match="began from another network"):
         run(replace(sighted, digest="another"), dataset, folder)
     with pytest.raises(LcclError, match="began from another network"):
@@ -255,8 +243,8 @@ def test_a_checkpoint_of_another_beginning_is_refused(attached, sighted, dataset
         run(sighted, dataset, folder, statistics=OWN)
 
 
-def test_a_checkpoint_that_lccl_train_left_is_refused(attached, sighted, dataset, tmp_path):
-    (tmp_path / "checkpoint.safetensors").write_bytes((attached[0] / "checkpoint.safetensors").read_bytes())
+def test_a_checkpoint_that_lccl_train_left_is_refused(run_once, sighted, dataset, tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes((run_once[0] / "checkpoint.safetensors").read_bytes())
     with pytest.raises(LcclError, match="began from another network"):
         run(sighted, dataset, tmp_path)
 
@@ -271,8 +259,8 @@ def test_a_beginning_without_a_checkpoint_binds_nothing(sighted, dataset, tmp_pa
 # the card
 
 
-def test_the_card_says_what_it_was_attached_to(attached, tmp_path):
-    write_card(attached[1], tmp_path)
+def test_the_card_says_what_it_was_attached_to(run_once, tmp_path):
+    write_card(run_once[1], tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "The plain network it was attached to (weights.safetensors) has 100.00 %" in card
     assert "The plain network it was attached to (weights.safetensors): 100.00 % of 9 test pictures." in card
@@ -280,9 +268,9 @@ def test_the_card_says_what_it_was_attached_to(attached, tmp_path):
     assert "trained with the same budget" not in card
 
 
-def test_the_card_raises_no_doubt_about_pictures_that_were_held_out(attached, tmp_path):
-    twin = attached[1].training["plain_twin"] | {"may_know_the_pictures": False}
-    write_card(replace(attached[1], training={"plain_twin": twin}), tmp_path)
+def test_the_card_raises_no_doubt_about_pictures_that_were_held_out(run_once, tmp_path):
+    twin = run_once[1].training["plain_twin"] | {"may_know_the_pictures": False}
+    write_card(replace(run_once[1], training={"plain_twin": twin}), tmp_path)
     assert "It may have been trained on them" not in (tmp_path / "README.md").read_text()
 
 

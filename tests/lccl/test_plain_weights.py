@@ -14,7 +14,7 @@ from lccl import bundle as bundles
 from lccl.bundle import save
 from lccl.errors import ArchitectureError, BundleError, WeightsError
 from lccl.networks import NETWORKS, Architecture
-from lccl.plain_weights import read_plain
+from lccl.train.plain_weights import read_plain
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -233,9 +233,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 def test_a_file_too_large_for_a_resnet_is_refused(tmp_path, monkeypatch):
     file = written(tmp_path, their_weights())
-    monkeypatch.setattr("lccl.plain_weights.MAX_WEIGHTS_BYTES", file.stat().st_size)
+    monkeypatch.setattr("lccl.train.plain_weights.MAX_WEIGHTS_BYTES", file.stat().st_size)
     read_plain(file)
-    monkeypatch.setattr("lccl.plain_weights.MAX_WEIGHTS_BYTES", file.stat().st_size - 1)
+    monkeypatch.setattr("lccl.train.plain_weights.MAX_WEIGHTS_BYTES", file.stat().st_size - 1)
     refused(file, "is larger than")
 
 
