@@ -122,8 +122,7 @@ def gated(plain: PlainNetwork, gate: str) -> Architecture:
     if gate == "none":
         raise LcclError("attaching means gates: use shared, pointwise or grouped:G, not none")
     architecture = replace(plain.architecture, gate=gate)
-    with torch.device("meta"):
-        build(architecture)  # refuses groups that do not divide its channels
+    build(architecture)  # refuses groups that do not divide its channels
     return architecture
 
 
