@@ -68,10 +68,12 @@ def train(
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         dataset = _load(data, network_input(build(Architecture(network, form, gate)).image_size))
-        held = hold_out(dataset.train)
-        architecture = Architecture(network, form, gate, len(dataset.classes))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)
+        if began is not None:
+            dataset = dataset.in_order_of(began.labels)
+        held = hold_out(dataset.train)
+        architecture = Architecture(network, form, gate, len(dataset.classes))
         if began is not None and began.splits.get("digest") != held.digest:
             raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
@@ -81,6 +83,7 @@ def train(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
                 start=None if began is None else began.network, teacher=None if taught is None else taught.network,
+                statistics=None if began is None else (began.preprocessing.mean, began.preprocessing.std),
             )  # fmt: skip
         if began is not None:
             record["earlier"] = {"digest": began.digest, "training": dict(began.training)}

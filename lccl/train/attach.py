@@ -151,7 +151,8 @@ def attach(
         device=device, compile_network=compile_network, report=report,
         start=plain.network, teacher=plain.network, statistics=(preprocessing.mean, preprocessing.std),
     )  # fmt: skip
-    record = record | {"plain_twin": attachment.plain_twin}
+    taught = {"digest": plain.digest, "accuracy": attachment.plain_twin["accuracy"]}
+    record = record | {"plain_twin": attachment.plain_twin, "teacher": taught}
     return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)
 
 

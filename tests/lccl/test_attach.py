@@ -215,6 +215,7 @@ def test_the_bundle_is_gated_and_notes_the_yardstick(run_once, sighted, dataset)
     assert (bundle.architecture.gate, bundle.labels) == ("shared", COLOURS)
     assert (bundle.preprocessing.mean, bundle.preprocessing.std) == BARE
     assert bundle.training["plain_twin"] == prepared(sighted, dataset).plain_twin
+    assert bundle.training["teacher"] == {"digest": "abc", "accuracy": 1.0}
     assert bundle.training["test"]["images"] == 9
     assert len(bundle.training["epochs"]) == 2
     assert [point.name for point in bundle.table.points] == ["exact"]

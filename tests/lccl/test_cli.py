@@ -222,6 +222,17 @@ def test_what_was_attached_is_calibrated_and_evaluated_by_its_own_labels(attache
     assert json.loads(out.read_text())["rows"][0]["accuracy_reached"] == bundle.training["test"]["accuracy"]
 
 
+def test_what_was_attached_is_trained_further_as_it_began(attached, data, tmp_path):
+    """Its classes keep their order, and its pictures their normalisation."""
+    bundle = bundles.load(attached[0])
+    other = replace(bundle, preprocessing=replace(bundle.preprocessing, mean=(0.1, 0.2, 0.3)))
+    bundles.save(other, tmp_path / "model")
+    options = ["--start", tmp_path / "model", "--out", tmp_path / "further", "--runs", tmp_path, *EPOCH]
+    succeeded(lccl("train", data, *options))
+    further = bundles.load(tmp_path / "further")
+    assert (further.labels, further.preprocessing) == (bundle.labels, other.preprocessing)
+
+
 def test_a_bundle_is_attached_with_its_own_preprocessing(trained, data, tmp_path):
     """Its last classifier names one class alone, so that nothing of what it says is worth anything."""
     twin = bundles.load(trained / "twin")
