@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -78,10 +79,12 @@ def train(
         place = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm)
         dataset = _load(data, network_input(build(chosen).image_size))
-        held = hold_out(dataset.train)
-        architecture = replace(chosen, classes=len(dataset.classes))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)
+        if began is not None:
+            dataset = dataset.in_order_of(began.labels)
+        held = hold_out(dataset.train)
+        architecture = replace(chosen, classes=len(dataset.classes))
         if began is not None and began.splits.get("digest") != held.digest:
             raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
@@ -91,12 +94,78 @@ def train(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
                 start=None if began is None else began.network, teacher=None if taught is None else taught.network,
+                statistics=None if began is None else (began.preprocessing.mean, began.preprocessing.std),
             )  # fmt: skip
         if began is not None:
             record["earlier"] = {"digest": began.digest, "training": dict(began.training)}
         if taught is not None:
             record["teacher"] = {"digest": taught.digest, "accuracy": taught.table.exact.accuracy}
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
+        bundles.save(replace(made, canary=record_canary(made)), out)
+        console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
+
+
+@app.command()
+def attach(
+    weights: Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes.")],
+    runs: Annotated[Path, typer.Option(help="Where checkpoints and records go.")] = Path("runs"),
+    network: Annotated[str | None, typer.Option(help="What it must be; without it the weights' shapes tell.")] = None,
+    gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1].")] = "shared",
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names in the order of the network's outputs; else the folders', sorted.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="R,G,B of its normalisation, for values in 0..1.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="R,G,B; without both ImageNet's, or a small network's data's.")
+    ] = None,
+    centred: Annotated[
+        bool, typer.Option("--centred-shortcuts", help="Its type-A shortcuts put zero channels on both sides.")
+    ] = False,
+    epochs: int = 5,
+    batch: int = 128,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.02,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 autocast.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
+    compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    threads: Threads = 0,
+) -> None:
+    """Turn a trained plain ResNet into an LCCL network; continues where an earlier run stopped."""
+    from lccl import bundle as bundles
+    from lccl.canary import record as record_canary
+    from lccl.compiler import choose_device
+    from lccl.train import attach as attaching
+    from lccl.train.export import network_input
+    from lccl.train.plain_weights import read_plain
+    from lccl.train.recipe import Recipe, attached
+
+    with _one_sentence_errors():
+        _use_threads(threads)
+        recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
+        place = choose_device(device)
+        plain = read_plain(weights, network, centred=centred)
+        architecture = attaching.gated(plain, gate)
+        preprocessing = attaching.input_of(plain, _statistics(mean, std))
+        order = attaching.read_labels(labels) if labels else None
+        dataset = _load(data, preprocessing or network_input(plain.network.image_size))
+        attachment = attaching.prepare(plain, dataset, preprocessing, order)
+        yardstick = attachment.plain_twin
+        tested = f", {yardstick['test']['accuracy']:.4f} on test pictures" if yardstick["test"] else ""
+        console.print(
+            f"{weights}: accuracy {yardstick['accuracy']:.4f} on held-out pictures{tested}, plain {architecture.name}"
+        )
+        if attachment.doubtful:
+            console.print(
+                "[yellow]warning[/yellow] that is hardly better than guessing: "
+                "--mean and --std, the order of --labels or the pictures' size are probably not its own"
+            )
+        with _training_progress() as report:
+            made = attaching.attach(
+                attachment, architecture, recipe, runs / out.name,
+                device=place, compile_network=compile_network, report=report,
+            )  # fmt: skip
         bundles.save(replace(made, canary=record_canary(made)), out)
         console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
 
@@ -120,7 +189,7 @@ def calibrate(
     with _one_sentence_errors():
         _use_threads(threads)
         loaded = bundles.load(bundle)
-        dataset = _load(data, loaded.preprocessing)
+        dataset = _load(data, loaded.preprocessing).in_order_of(loaded.labels)
         with console.status("calibrating") as status:
             runner = make(loaded, engine=engine, threads=threads)
             done = run(loaded, runner, hold_out(dataset.train), status.update, search)
@@ -180,7 +249,7 @@ def evaluate(
     with _one_sentence_errors():
         _use_threads(threads)
         loaded = bundles.load(bundle)
-        dataset = _load(data, loaded.preprocessing)
+        dataset = _load(data, loaded.preprocessing).in_order_of(loaded.labels)
         if part not in ("test", "measure"):
             raise LcclError(f"unknown part {part!r}: use test or measure")
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
@@ -260,19 +329,14 @@ def bench(
 
 def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
     from lccl import bundle as bundles
+    from lccl.train.export import twin_figures
 
     twin = bundles.load(folder)
     if twin.architecture != model.architecture.plain_twin:
         raise LcclError(f"{folder} is not the plain twin of this bundle")
     if twin.splits != model.splits:
         raise LcclError(f"{folder} was trained and measured on other pictures")
-    return {
-        "digest": twin.digest,
-        "accuracy": twin.table.exact.accuracy,
-        "accuracy_interval": [twin.table.exact.accuracy_interval.low, twin.table.exact.accuracy_interval.high],
-        "test": twin.training.get("test"),
-        "recipe": twin.training.get("recipe"),
-    }
+    return twin_figures(twin)
 
 
 def _load(path: Path, preprocessing: Any) -> Dataset:
@@ -280,6 +344,19 @@ def _load(path: Path, preprocessing: Any) -> Dataset:
 
     with console.status(f"reading {path}"):
         return load_dataset(path, preprocessing)
+
+
+def _statistics(mean: str | None, std: str | None) -> Any:
+    """Both as triples of numbers, or None where neither is given."""
+    if mean is None and std is None:
+        return None
+    try:
+        triples = [tuple(map(float, (text or "").split(","))) for text in (mean, std)]
+    except ValueError:
+        triples = []
+    if [len(triple) for triple in triples] != [3, 3]:
+        raise LcclError("give --mean and --std together, each as three numbers R,G,B")
+    return tuple(triples)
 
 
 def _use_threads(threads: int) -> None:
@@ -294,7 +371,7 @@ def _one_sentence_errors() -> Iterator[None]:
     try:
         yield
     except LcclError as error:
-        console.print(f"[red]error[/red] {error}", highlight=False)
+        console.print(f"[red]error[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
 
 

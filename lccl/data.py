@@ -49,6 +49,24 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
 
+    def in_order_of(self, labels: tuple[str, ...]) -> Dataset:
+        """The same pictures with their classes numbered in the order of ``labels``, a network's outputs.
+
+        Raises:
+            DataError: the labels are not exactly the classes.
+
+        """
+        if len(set(labels)) != len(labels):
+            raise DataError(f"the label {max(labels, key=labels.count)!r} is there twice: each output needs its own")
+        strange = sorted(set(labels) ^ set(self.classes))
+        if strange:
+            have, lack = ("the labels", "the data") if strange[0] in labels else ("the data", "the labels")
+            raise DataError(f"{have} have a class {strange[0]!r} that {lack} lack: name the folders as the labels")
+        number = {label: index for index, label in enumerate(labels)}
+        new = np.array([number[name] for name in self.classes], dtype=np.int64)
+        train, test = (Split(split.images, new[split.labels]) for split in (self.train, self.test))
+        return Dataset(train, test, labels)
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:

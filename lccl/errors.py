@@ -27,3 +27,7 @@ class InputError(LcclError):
 
 class WishError(LcclError):
     """A request's wish that contradicts itself or lies outside what the model offers."""
+
+
+class WeightsError(LcclError):
+    """Weights that are no plain ResNet of this project's, or cannot be read."""

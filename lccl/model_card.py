@@ -62,9 +62,14 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     if twin:
         low, high = twin["accuracy_interval"]
         yield (
-            f"The plain twin, trained with the same budget, has {100 * twin['accuracy']:.2f} % "
-            f"({100 * low:.2f} – {100 * high:.2f}) on the same pictures."
+            f"{_twin_name(bundle)}{'' if 'attached_to' in twin else ', trained with the same budget,'} has "
+            f"{100 * twin['accuracy']:.2f} % ({100 * low:.2f} – {100 * high:.2f}) on the same pictures."
         )
+        if twin.get("may_know_the_pictures"):
+            yield (
+                "It may have been trained on them, which flatters its accuracy and this network's: "
+                "only pictures that neither was trained on, the test pictures, show what to expect."
+            )
         yield ""
 
 
@@ -102,9 +107,14 @@ def _training(bundle: Bundle) -> Iterator[str]:
     if record.get("teacher"):
         accuracy = 100 * record["teacher"]["accuracy"]
         yield f"It also learned the answers of a plain network with {accuracy:.2f} % of the held-out pictures."
-    for name, figures in (("This network, exact", record.get("test")), ("The plain twin", _twin_test(bundle))):
+    for name, figures in (("This network, exact", record.get("test")), (_twin_name(bundle), _twin_test(bundle))):
         if figures:
             yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."
+
+
+def _twin_name(bundle: Bundle) -> str:
+    source = (bundle.training.get("plain_twin") or {}).get("attached_to")
+    return f"The plain network it was attached to ({source})" if source else "The plain twin"
 
 
 def _twin_test(bundle: Bundle) -> dict[str, float] | None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lccl.cli import app
+from lccl.networks import Architecture
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/api.md")
+OWN_MODEL = "docs/your-own-model.md"
 REFUSED = "sparsity=2"
 PRELUDE = """
 set -euo pipefail
@@ -57,10 +65,46 @@ def test_what_the_pages_tell_to_type_is_answered(block, base):
 
 def test_the_python_of_your_own_model_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (code,) = blocks("docs/your-own-model.md", "python")
+    (code,) = (block for block in blocks(OWN_MODEL, "python") if "engine.run" in block)
     names = {"pixels": np.zeros((2, 32, 32, 3), np.uint8)}
     exec(code, names)
     assert names["output"].logits.shape == (2, 10)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three classes of noise, a folder as the page describes it."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 16), ("test", 2)):
+        for name in ("blue", "green", "red"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, pictures, random_network, monkeypatch):
+    """As the page tells, but on few pictures, in small batches."""
+    from benchmarks.server import served
+
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in blocks(OWN_MODEL, "python") if "save_file" in block)
+    exec(code, {"model": random_network(Architecture("resnet20", gate="none", classes=3))})
+    (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
+    for line in commands.splitlines():
+        words = shlex.split(line.replace("--epochs 5", "--epochs 5 --batch 8").replace("PICTURES", str(pictures)))
+        done = CliRunner().invoke(app, words[1:])
+        assert (words[0], done.exit_code) == ("lccl", 0), done.output
+    (ask,) = (block for block in blocks(OWN_MODEL, "sh") if "models/mine/classify" in block)
+    with served("--models", str(tmp_path / "models")) as url:
+        script = PRELUDE + re.sub("^make serve .*$", "", ask, flags=re.MULTILINE)
+        script = script.replace("localhost:8000", url.removeprefix("http://"))
+        done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert {one["label"] for one in prediction["classes"]} <= {"blue", "green", "red"}
 
 
 def test_every_link_between_pages_leads_somewhere():

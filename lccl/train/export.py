@@ -18,14 +18,23 @@ from lccl.preprocessing import Preprocessing
 
 
 def first_bundle(
-    network: ResNet, architecture: Architecture, dataset: Dataset, held: HeldOut, record: Mapping[str, Any]
+    network: ResNet,
+    architecture: Architecture,
+    dataset: Dataset,
+    held: HeldOut,
+    record: Mapping[str, Any],
+    preprocessing: Preprocessing | None = None,
 ) -> Bundle:
-    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test pictures."""
-    red, green, blue = record["data"]["mean"]
-    deviation = record["data"]["std"]
-    preprocessing = replace(
-        network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
-    )
+    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test pictures.
+
+    Without ``preprocessing`` it is that of a network trained here, with the mean and deviation in its record.
+    """
+    if preprocessing is None:
+        red, green, blue = record["data"]["mean"]
+        deviation = record["data"]["std"]
+        preprocessing = replace(
+            network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
+        )
     engine = make_engine(network, preprocessing=preprocessing)
     exact = [0.0] * len(engine.shape.layers)
     found = measure(engine, held.measure, exact)
@@ -43,6 +52,18 @@ def first_bundle(
         splits={"choose": len(held.choose), "measure": len(held.measure), "digest": held.digest},
         training=dict(record) | test,
     )
+
+
+def twin_figures(twin: Bundle) -> dict[str, Any]:
+    """What a bundle notes of the plain network it is compared with."""
+    exact = twin.table.exact
+    return {
+        "digest": twin.digest,
+        "accuracy": exact.accuracy,
+        "accuracy_interval": [exact.accuracy_interval.low, exact.accuracy_interval.high],
+        "test": twin.training.get("test"),
+        "recipe": twin.training.get("recipe"),
+    }
 
 
 def network_input(size: int) -> Preprocessing:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lccl import bundle as bundles
@@ -79,7 +81,7 @@ def calibrated(trained, data, random_bundle):
     twin = bundles.load(trained / "twin")
     bundle = random_bundle(Architecture("resnet20", classes=3))
     bundle.network.classifier.weight.zero_()
-    bundles.save(replace(bundle, splits=twin.splits), trained / "calibrated")
+    bundles.save(replace(bundle, splits=twin.splits, labels=twin.labels), trained / "calibrated")
     succeeded(lccl("calibrate", trained / "calibrated", data))
     return trained / "calibrated"
 
@@ -190,9 +192,105 @@ def test_the_plain_twin_is_entered_for_comparison(calibrated, trained, tmp_path)
     assert "The plain twin, trained with the same budget" in (folder / "README.md").read_text()
 
 
+# attaching
+
+
+@pytest.fixture(scope="module")
+def attached(trained, data, place):
+    """An LCCL network from a file whose outputs are in another order than the folders: green, red, blue."""
+    weights = load_file(trained / "twin" / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][[1, 2, 0]]
+    save_file(weights, place / "plain.safetensors")
+    (place / "labels.txt").write_text("green\nred\nblue\n")
+    options = ["--labels", place / "labels.txt", "--out", place / "attached", "--runs", place / "runs", *EPOCH]
+    return place / "attached", succeeded(lccl("attach", place / "plain.safetensors", data, *options))
+
+
+def test_attaching_notes_the_plain_network_as_its_yardstick(attached, trained):
+    folder, output = attached
+    bundle, twin = bundles.load(folder), bundles.load(trained / "twin")
+    noted = bundle.training["plain_twin"]
+    assert bundle.labels == ("green", "red", "blue")
+    assert noted["accuracy"] == twin.table.exact.accuracy
+    assert noted["test"] == twin.training["test"]
+    assert noted["attached_to"] == "plain.safetensors"
+    assert f"accuracy {noted['accuracy']:.4f} on held-out pictures" in " ".join(output.split())
+    assert "seed" in bundle.canary
+
+
+def test_what_was_attached_is_calibrated_and_evaluated_by_its_own_labels(attached, data, tmp_path):
+    folder = Path(shutil.copytree(attached[0], tmp_path / "model"))
+    succeeded(lccl("calibrate", folder, data))
+    bundle, out = bundles.load(folder), tmp_path / "figures.json"
+    assert bundle.table.exact.accuracy == bundles.load(attached[0]).table.exact.accuracy
+    assert "The plain network it was attached to (plain.safetensors)" in (folder / "README.md").read_text()
+    succeeded(lccl("evaluate", folder, data, "--out", out))
+    assert json.loads(out.read_text())["rows"][0]["accuracy_reached"] == bundle.training["test"]["accuracy"]
+
+
+def test_what_was_attached_is_trained_further_as_it_began(attached, data, tmp_path):
+    """Its classes keep their order, and its pictures their normalisation."""
+    bundle = bundles.load(attached[0])
+    other = replace(bundle, preprocessing=replace(bundle.preprocessing, mean=(0.1, 0.2, 0.3)))
+    bundles.save(other, tmp_path / "model")
+    options = ["--start", tmp_path / "model", "--out", tmp_path / "further", "--runs", tmp_path, *EPOCH]
+    succeeded(lccl("train", data, *options))
+    further = bundles.load(tmp_path / "further")
+    assert (further.labels, further.preprocessing) == (bundle.labels, other.preprocessing)
+
+
+def test_a_bundle_is_attached_with_its_own_preprocessing(trained, data, tmp_path):
+    """Its last classifier names one class alone, so that nothing of what it says is worth anything."""
+    twin = bundles.load(trained / "twin")
+    twin.network.classifier.weight.zero_()
+    twin.network.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    bundles.save(twin, tmp_path / "twin")
+    output = succeeded(lccl("attach", tmp_path / "twin", data, "--out", tmp_path / "out", "--runs", tmp_path, *EPOCH))
+    assert "hardly better than guessing" in " ".join(output.split())
+    made = bundles.load(tmp_path / "out")
+    assert made.preprocessing == twin.preprocessing
+    assert made.training["plain_twin"]["may_know_the_pictures"] is False
+
+
+def test_a_mean_and_a_deviation_are_taken(trained, data, tmp_path):
+    options = ["--out", tmp_path / "out", "--runs", tmp_path, *EPOCH, "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6"]
+    succeeded(lccl("attach", trained / "twin", data, *options))
+    preprocessing = bundles.load(tmp_path / "out").preprocessing
+    assert (preprocessing.mean, preprocessing.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mean", "0.1,0.2,0.3"], "give --mean and --std together"),
+        (["--mean", "0.1,0.2", "--std", "1,1,1"], "three numbers R,G,B"),
+        (["--mean", "a,b,c", "--std", "1,1,1"], "three numbers R,G,B"),
+        (["--mean", "124,116,104", "--std", "58,57,57"], "divide those for values in 0..255 by 255"),
+        (["--network", "resnet32"], "holds a resnet20, not a resnet32"),
+        (["--gate", "none"], "attaching means gates"),
+        (["--gate", "grouped:3"], "3 gate groups do not divide"),
+        (["--labels", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--centred-shortcuts"], "no shortcuts that could be centred"),
+        (["--epochs", "0"], "at least one epoch"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_attaching_that_cannot_start(trained, data, tmp_path, options, sentence):
+    place = ["--out", tmp_path / "out", "--runs", tmp_path, "--threads", 1]
+    failed(lccl("attach", trained / "twin", data, *place, *options), sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_is_not_attached(data, tmp_path):
+    """The error is shown as it is written, whatever brackets a name has."""
+    pickled = tmp_path / "[red]net.pt"
+    failed(lccl("attach", pickled, data, "--out", tmp_path / "out"), "[red]net.pt is no .safetensors file")
+
+
 def test_help_names_every_command():
     output = succeeded(lccl("--help"))
-    assert all(command in output for command in ("train", "calibrate", "compare", "evaluate"))
+    assert all(command in output for command in ("train", "attach", "calibrate", "compare", "evaluate"))
 
 
 # errors
@@ -236,6 +334,13 @@ def test_a_data_set_that_is_not_there(model, tmp_path, command):
 @pytest.mark.parametrize("command", ["calibrate", "evaluate"])
 def test_a_bundle_that_is_not_there(data, tmp_path, command):
     failed(lccl(command, tmp_path / "nowhere", data), "cannot be read")
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
+def test_a_data_set_of_other_classes(trained, data, tmp_path, command):
+    bundle = bundles.load(trained / "model")
+    bundles.save(replace(bundle, labels=("blue", "green", "pink")), tmp_path / "model")
+    failed(lccl(command, tmp_path / "model", data), "the labels have a class 'pink' that the data lack")
 
 
 @pytest.mark.parametrize("command", ["calibrate", "evaluate"])

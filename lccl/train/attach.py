@@ -1,0 +1,169 @@
+"""Attaching: a plain network trained elsewhere gets gates, and is trained on as an LCCL network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lccl.bundle import Bundle
+from lccl.data import Dataset, HeldOut, hold_out
+from lccl.errors import DataError, InputError, LcclError
+from lccl.networks import Architecture, build
+from lccl.preprocessing import Preprocessing
+from lccl.train.export import first_bundle, network_input, twin_figures
+from lccl.train.loop import Report, Statistics, channel_statistics, train
+from lccl.train.plain_weights import PlainNetwork
+from lccl.train.recipe import Recipe
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ORIGIN = "attached_to.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attachment:
+    """A plain network, measured, and the pictures it will be trained on further.
+
+    Attributes:
+        plain_twin: the plain network's figures, as the bundle notes them: the yardstick.
+
+    """
+
+    plain: PlainNetwork
+    dataset: Dataset
+    held: HeldOut
+    preprocessing: Preprocessing
+    plain_twin: dict[str, Any]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the plain network is hardly better than guessing, so that it is probably read wrongly."""
+        return bool(self.plain_twin["accuracy"] < min(0.6, 2 / len(self.dataset.classes)))
+
+
+def input_of(plain: PlainNetwork, statistics: Statistics | None) -> Preprocessing | None:
+    """How pictures reached the plain network, or None where only the data can tell: a bare network for small pictures.
+
+    Raises:
+        InputError: the mean and deviation are not for values in 0..1.
+
+    """
+    if statistics is not None:
+        mean, std = statistics
+        if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
+            raise InputError("a mean lies in 0..1 and a deviation above 0: divide those for values in 0..255 by 255")
+        return replace(_geometry(plain), mean=mean, std=std)
+    if plain.bundle is not None:
+        return plain.bundle.preprocessing
+    return replace(_geometry(plain), mean=IMAGENET[0], std=IMAGENET[1]) if plain.network.image_size >= 64 else None
+
+
+def _geometry(plain: PlainNetwork) -> Preprocessing:
+    return plain.bundle.preprocessing if plain.bundle else network_input(plain.network.image_size)
+
+
+def read_labels(file: Path) -> tuple[str, ...]:
+    """Class names in the order of the network's outputs, one per line.
+
+    Raises:
+        DataError: the file cannot be read.
+
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as text, one label per line: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def prepare(
+    plain: PlainNetwork, dataset: Dataset, preprocessing: Preprocessing | None, labels: tuple[str, ...] | None
+) -> Attachment:
+    """Bring the data's classes into the order of the network's outputs, and measure the plain network.
+
+    Args:
+        preprocessing: what :func:`input_of` gave, with which ``dataset`` was read.
+        labels: the classes in the order of the outputs; without it the bundle's, or the data's own order.
+
+    Raises:
+        DataError: the classes are not those of the network, or there are too few pictures.
+
+    """
+    classes = plain.architecture.classes
+    for names, whose in ((labels or (), "the labels"), (dataset.classes, "the data")):
+        if names and len(names) != classes:
+            raise DataError(f"{whose} have {len(names)} classes and the network {classes}: they must be the same")
+    order = labels or (plain.bundle.labels if plain.bundle else dataset.classes)
+    dataset = dataset.in_order_of(order)
+    held = hold_out(dataset.train)
+    if preprocessing is None:
+        mean, std = channel_statistics(held.train)
+        preprocessing = replace(_geometry(plain), mean=mean, std=std)
+    measured = first_bundle(plain.network, plain.architecture, dataset, held, {}, preprocessing)
+    known = plain.bundle is not None and plain.bundle.splits.get("digest") == held.digest
+    figures = twin_figures(replace(measured, digest=plain.digest)) | {
+        "attached_to": plain.source,
+        "may_know_the_pictures": not known,
+        "recipe": plain.bundle.training.get("recipe") if plain.bundle else None,
+    }
+    return Attachment(plain, dataset, held, preprocessing, figures)
+
+
+def gated(plain: PlainNetwork, gate: str) -> Architecture:
+    """The architecture of the plain network with gates.
+
+    Raises:
+        LcclError: there is no such gate, or none was asked for.
+
+    """
+    if gate == "none":
+        raise LcclError("attaching means gates: use shared, pointwise or grouped:G, not none")
+    architecture = replace(plain.architecture, gate=gate)
+    build(architecture)  # refuses groups that do not divide its channels
+    return architecture
+
+
+def attach(
+    attachment: Attachment,
+    architecture: Architecture,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    compile_network: bool,
+    report: Report,
+) -> Bundle:
+    """Train the :func:`gated` network from the plain one's weights and return its bundle, the exact point alone.
+
+    The plain network is its teacher, too. Training continues where ``folder`` holds a checkpoint.
+
+    Raises:
+        LcclError: the checkpoint there began from another network, or what training raises.
+
+    """
+    plain, held, preprocessing = attachment.plain, attachment.held, attachment.preprocessing
+    _note_origin(folder, {"digest": plain.digest, "labels": list(attachment.dataset.classes)})
+    network, record = train(
+        architecture, held, recipe, folder,
+        device=device, compile_network=compile_network, report=report,
+        start=plain.network, teacher=plain.network, statistics=(preprocessing.mean, preprocessing.std),
+    )  # fmt: skip
+    taught = {"digest": plain.digest, "accuracy": attachment.plain_twin["accuracy"]}
+    record = record | {"plain_twin": attachment.plain_twin, "teacher": taught}
+    return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)
+
+
+def _note_origin(folder: Path, origin: dict[str, Any]) -> None:
+    """Keep beside the checkpoint what it began from, so that it is not continued from anything else."""
+    file = folder / ORIGIN
+    if (folder / "checkpoint.safetensors").is_file():
+        if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != origin:
+            raise LcclError(
+                f"{folder} holds a checkpoint that began from another network: choose another folder or remove it"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
