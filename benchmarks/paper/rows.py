@@ -8,10 +8,11 @@ from typing import Any
 
 from lccl.errors import LcclError
 
-# Thresholds never take part in training: the network learns under exact gates, as in the paper.
+# As in the paper: no threshold takes part in training (so there is no way to sparser points to look for), and gates
+# begin half open.
 RECIPE: dict[str, Any] = {
     "batch": 128, "lr": 0.1, "first_lr": 0.01, "warm_up": 0.25, "momentum": 0.9, "weight_decay": 1e-4,
-    "exact_share": 1.0, "skip_top": 0.0,
+    "exact_share": 1.0, "skip_top": 0.0, "allocation": "common", "gate_scale": 1.0, "gate_shift": 0.0,
 }  # fmt: skip
 
 

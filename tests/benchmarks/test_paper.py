@@ -114,6 +114,7 @@ def test_rows_and_their_common_twin_are_trained_at_one_budget(trained):
         assert {name: value["recipe"][name] for name in RECIPE} == RECIPE
         assert value["recipe"]["skip_top"] == 0
         assert value["recipe"]["exact_share"] == 1
+        assert (value["recipe"]["gate_scale"], value["recipe"]["gate_shift"]) == (1, 0)
         assert value["architecture"]["form"] == "pre"
         assert f"benchmarks.paper {value['run']} --data tiny.v1 --epochs 1 --images 128 --seed 0" in value["command"]
         assert {"commit", "machine"} <= value.keys()
