@@ -44,6 +44,13 @@ def test_published_macs_are_what_the_published_speed_up_leaves_of_the_whole_netw
     assert left == pytest.approx(row.published.macs, rel=0.025)
 
 
+@pytest.mark.parametrize("run", RUNS.values(), ids=lambda run: run.name)
+def test_every_row_is_a_network_that_there_is(run):
+    network = build(Architecture(**run.network, classes=DATA[run.data].classes))
+    assert network.image_size == DATA[run.data].size
+    assert bool(network.skip_convs) == (run != run.twin)
+
+
 def test_every_row_shows_a_run_and_every_run_is_shown_or_a_twin():
     twins = {run.twin.name for run in RUNS.values()}
     assert {row.run for row in ROWS} == set(RUNS) - twins
