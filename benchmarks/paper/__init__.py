@@ -1,0 +1,1 @@
+"""The tables of the LCCL paper: its networks and their plain twins, trained and measured beside what was published."""

@@ -1,0 +1,94 @@
+"""Trains rows of the paper's tables, each with its plain twin, and writes the tables.
+
+    python -m benchmarks.paper ROW [ROW ...] --data PATH [--epochs N] [--images N] [--seed S ...] [--device cpu]
+    python -m benchmarks.paper --rows cpu --data PATH
+    python -m benchmarks.paper --table
+
+Each row, seed and budget has a result file under benchmarks/results/paper; what has one is not trained again, and an
+interrupted row goes on at its last epoch. ``--table`` writes docs/paper.md from the result files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import results
+from benchmarks.paper.rows import PRESETS, find
+from benchmarks.paper.table import page
+from benchmarks.paper.train import Options, train_rows
+from lccl.errors import LcclError
+
+HOME = Path(__file__).parents[2]
+PAGE = HOME / "docs" / "paper.md"
+RESULTS = results.FOLDER / "paper"
+RUNS = HOME / "runs" / "paper"
+
+
+def main(words: Sequence[str] | None = None, found: Path = RESULTS, runs: Path = RUNS, to: Path = PAGE) -> None:
+    """Train, then write the page, as far as either was asked for.
+
+    Args:
+        words: the command line's, without the program.
+        found: folder of the result files.
+        runs: folder of the checkpoints.
+        to: the page.
+
+    """
+    parser = _parser()
+    asked = parser.parse_args(words)
+    if not (asked.names or asked.rows or asked.table):
+        parser.error("nothing to do: name rows, or give --rows or --table")
+    try:
+        if asked.names or asked.rows:
+            _train(parser, asked, found, runs)
+        if asked.table:
+            to.write_text(page(found), encoding="utf-8")
+            print(to)
+    except LcclError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, found: Path, runs: Path) -> None:
+    preset = PRESETS[asked.rows or "cpu"]
+    rows = [find(name) for name in (*asked.names, *(preset.runs if asked.rows else ()))]
+    if asked.data is None:
+        parser.error("training needs pictures: give --data")
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    options = Options(
+        data=asked.data,
+        epochs=asked.epochs or preset.epochs,
+        images=asked.images,
+        seeds=tuple(asked.seed or preset.seeds),
+        device=asked.device,
+        compile_network=asked.compile,
+        again=asked.again,
+        results=found,
+        runs=runs,
+    )
+    train_rows(rows, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("benchmarks.paper", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py")
+    parser.add_argument("--rows", choices=PRESETS, help="the rows for one kind of machine")
+    parser.add_argument("--data", type=Path, help="a data set with test pictures, as for `lccl train`")
+    parser.add_argument("--epochs", type=int, help="default: the preset's, 10 for rows by name")
+    parser.add_argument("--images", type=int, help="training pictures to take; default: all")
+    parser.add_argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:i")
+    parser.add_argument("--compile", action="store_true", help="compile the network first")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
+    parser.add_argument("--again", action="store_true", help="train rows that have a result, from the start")
+    parser.add_argument("--table", action="store_true", help="write docs/paper.md")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

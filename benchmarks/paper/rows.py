@@ -1,0 +1,207 @@
+"""What there is to train, and the published figures that it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lccl.errors import LcclError
+
+# As in the paper: no threshold takes part in training (so there is no way to sparser points to look for), and gates
+# begin half open.
+RECIPE: dict[str, Any] = {
+    "batch": 128, "lr": 0.1, "first_lr": 0.01, "warm_up": 0.25, "momentum": 0.9, "weight_decay": 1e-4,
+    "exact_share": 1.0, "skip_top": 0.0, "allocation": "common", "gate_scale": 1.0, "gate_shift": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set's name in words, its number of classes, and the side of its pictures in pixels."""
+
+    title: str
+    classes: int
+    size: int
+
+
+DATA = {
+    "cifar10": DataSet("CIFAR-10", 10, 32),
+    "cifar100": DataSet("CIFAR-100", 100, 32),
+    "imagenet": DataSet("ImageNet", 1000, 224),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A network to train.
+
+    Attributes:
+        network: fields of an ``Architecture`` without its classes, which follow from the data.
+        data: a key of ``DATA``.
+        recipe: fields of a ``Recipe`` beyond ``RECIPE``.
+
+    """
+
+    name: str
+    network: Mapping[str, Any]
+    data: str = "cifar10"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def twin(self) -> Run:
+        """The plain twin, which all networks of that name, form and data set share."""
+        name, form = self.network["name"], self.network["form"]
+        return Run(f"{_prefix(self.data)}{name}-{form}-plain", {"name": name, "form": form, "gate": "none"}, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Figures of the paper: MACs of one picture, the others in percent or percentage points; None where it has none.
+
+    ``drop`` is the top-1 drop against the plain network, ``zeros`` the share of zero cells in the paper's words.
+    """
+
+    macs: float | None = None
+    plain_error: float | None = None
+    error: float | None = None
+    drop: float | None = None
+    speed_up: float | None = None
+    zeros: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table; several lines may show the same run."""
+
+    label: str
+    run: str
+    published: Published = Published()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One of the paper's tables."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Rows that belong on one kind of machine, with the seeds and epochs to train them for."""
+
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+
+
+def find(name: str) -> Run:
+    """The run of that name.
+
+    Raises:
+        LcclError: there is none.
+
+    """
+    if name not in RUNS:
+        raise LcclError(f"no row {name!r}: use {', '.join(RUNS)}")
+    return RUNS[name]
+
+
+def with_twins(runs: Iterable[Run]) -> list[Run]:
+    """The runs, each after its plain twin, none twice."""
+    return list({each.name: each for run in runs for each in (run.twin, run)}.values())
+
+
+def _prefix(data: str) -> str:
+    return "" if data == "cifar10" else f"{data}-"
+
+
+def _shared(network: str, form: str = "pre", data: str = "cifar10", suffix: str = "") -> Run:
+    return Run(f"{_prefix(data)}{network}{suffix}", {"name": network, "form": form, "gate": "shared"}, data)
+
+
+def _runs() -> dict[str, Run]:
+    """The released code's blocks are pre-activation ones; so are these, where nothing else is said."""
+    base = {"name": "resnet20", "form": "pre", "gate": "shared"}
+    placements = ("aft-bef", "bef-bef", "bef-aft")
+    runs = [
+        *(Run(f"{name}-{gate}", {**base, "name": name, "gate": gate})
+          for name in ("resnet20", "resnet32", "resnet44") for gate in ("shared", "pointwise")),
+        *(Run(f"resnet20-pre-{placement}", {**base, "placement": placement}) for placement in placements),
+        Run("resnet20-kind-conv-relu", {**base, "gate_norm": False}),
+        Run("resnet20-kind-regularised", {**base, "gate_norm": False}, recipe={"gate_l1": 0.1}),
+        Run("resnet20-grouped", {**base, "gate": "grouped:4"}),
+        _shared("resnet20", "post", suffix="-post-shared"),
+        *(_shared(name, suffix="-shared") for name in ("resnet110", "resnet164")),
+        *(_shared(f"wrn-{size}") for size in ("22-8", "28-2", "40-1", "40-2", "40-4", "52-1")),
+        _shared("resnet164", data="cifar100", suffix="-shared"),
+        *(_shared(f"wrn-{size}", data="cifar100") for size in ("16-4", "22-8", "40-1", "40-2", "40-4", "52-1")),
+        *(_shared(name, "post", "imagenet", "-shared") for name in ("resnet18", "resnet34")),
+    ]  # fmt: skip
+    return {run.name: run for run in runs} | {run.twin.name: run.twin for run in runs}
+
+
+RUNS = _runs()
+
+TABLES = (
+    Table("Pointwise and shared gates, CIFAR-10", (
+        Row("ResNet-20, pointwise", "resnet20-pointwise", Published(3.2e7, error=8.57, speed_up=20.3)),
+        Row("ResNet-20, shared", "resnet20-shared", Published(2.6e7, error=8.32, speed_up=34.9)),
+        Row("ResNet-32, pointwise", "resnet32-pointwise", Published(4.7e7, error=9.26, speed_up=31.2)),
+        Row("ResNet-32, shared", "resnet32-shared", Published(4.9e7, error=7.44, speed_up=28.1)),
+        Row("ResNet-44, pointwise", "resnet44-pointwise", Published(6.3e7, error=8.57, speed_up=34.8)),
+        Row("ResNet-44, shared", "resnet44-shared", Published(6.5e7, error=7.29, speed_up=32.5)),
+    )),
+    Table("Where the gates read, CIFAR-10, ResNet-20 with shared gates", (
+        Row("Aft-Aft", "resnet20-shared", Published(error=8.32, speed_up=34.9)),
+        Row("Aft-Bef", "resnet20-pre-aft-bef", Published(error=8.71, speed_up=24.1)),
+        Row("Bef-Bef", "resnet20-pre-bef-bef", Published(error=11.62, speed_up=39.8)),
+        Row("Bef-Aft", "resnet20-pre-bef-aft", Published(error=12.85, speed_up=55.4)),
+    )),
+    Table("Kinds of collaborative layer, CIFAR-10, ResNet-20 with shared gates", (
+        Row("conv + ReLU", "resnet20-kind-conv-relu", Published(zeros="< 10, stable")),
+        Row("conv + regularisation + ReLU", "resnet20-kind-regularised", Published(zeros="5 – 70, unstable")),
+        Row("conv + BN + ReLU", "resnet20-shared", Published(zeros="≈ 30, stable")),
+    )),
+    Table("Deeper and wider networks, CIFAR-10, shared gates", (
+        Row("ResNet-110", "resnet110-shared", Published(plain_error=6.37, error=6.56, speed_up=34.21)),
+        Row("ResNet-164", "resnet164-shared", Published(plain_error=5.46, error=5.91, speed_up=27.40)),
+        Row("WRN-22-8", "wrn-22-8", Published(plain_error=4.38, error=4.90, speed_up=51.32)),
+        Row("WRN-28-2", "wrn-28-2", Published(plain_error=5.73, error=5.81, speed_up=21.40)),
+        Row("WRN-40-1", "wrn-40-1", Published(plain_error=6.85, error=7.65, speed_up=39.36)),
+        Row("WRN-40-2", "wrn-40-2", Published(plain_error=5.33, error=5.98, speed_up=31.01)),
+        Row("WRN-40-4", "wrn-40-4", Published(plain_error=4.97, error=5.95, speed_up=54.06)),
+        Row("WRN-52-1", "wrn-52-1", Published(plain_error=6.83, error=6.99, speed_up=41.90)),
+    )),
+    Table("CIFAR-100, shared gates", (
+        Row("ResNet-164", "cifar100-resnet164-shared", Published(plain_error=24.33, error=24.74, speed_up=21.30)),
+        Row("WRN-16-4", "cifar100-wrn-16-4", Published(plain_error=24.53, error=24.83, speed_up=15.19)),
+        Row("WRN-22-8", "cifar100-wrn-22-8", Published(plain_error=21.22, error=21.30, speed_up=14.42)),
+        Row("WRN-40-1", "cifar100-wrn-40-1", Published(plain_error=30.89, error=31.32, speed_up=36.28)),
+        Row("WRN-40-2", "cifar100-wrn-40-2", Published(plain_error=26.04, error=26.91, speed_up=45.61)),
+        Row("WRN-40-4", "cifar100-wrn-40-4", Published(plain_error=22.89, error=24.10, speed_up=34.27)),
+        Row("WRN-52-1", "cifar100-wrn-52-1", Published(plain_error=29.88, error=29.55, speed_up=22.96)),
+    )),
+    Table("ImageNet, shared gates", (
+        Row("ResNet-18", "imagenet-resnet18-shared", Published(1.2e9, drop=3.65, speed_up=34.6)),
+        Row("ResNet-34", "imagenet-resnet34-shared", Published(2.7e9, drop=0.43, speed_up=24.8)),
+    )),
+    Table("Not in the paper, CIFAR-10", (
+        Row("ResNet-20, four groups of channels", "resnet20-grouped"),
+        Row("ResNet-20, shared, post-activation", "resnet20-post-shared"),
+    )),
+)  # fmt: skip
+
+PRESETS = {
+    "cpu": Preset(
+        ("resnet20-shared", "resnet20-pointwise", "resnet20-grouped", "resnet20-post-shared", "resnet20-pre-aft-bef",
+         "resnet20-pre-bef-bef", "resnet20-pre-bef-aft", "resnet20-kind-conv-relu", "resnet20-kind-regularised"),
+        (0,), 10,
+    ),
+    "gpu": Preset(
+        (*(f"{name}-{gate}" for name in ("resnet20", "resnet32", "resnet44") for gate in ("shared", "pointwise")),
+         "wrn-28-2"),
+        (0, 1, 2), 164,
+    ),
+}  # fmt: skip

@@ -1,0 +1,145 @@
+"""The page with the paper's tables: published figures beside those of the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks.paper.result import Budget, Result, read_all
+from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table
+from lccl.errors import LcclError
+from lccl.statistics import paired_difference
+
+PUBLISHED = {
+    "macs": "MACs",
+    "plain_error": "plain error %",
+    "error": "error %",
+    "drop": "top-1 drop, points",
+    "speed_up": "speed-up %",
+    "zeros": "zeros %",
+}
+HERE = ("plain twin, error %", "error %", "difference, points (95 %)", "zeros %", "speed-up %", "seeds", "budget")
+REGULARISED = RUNS["resnet20-kind-regularised"].recipe
+INTRODUCTION = f"""# The paper's tables
+
+Figures published in "More is Less" (Dong, Huang, Yang, Yan; CVPR 2017), and what this project's code gives. Written by
+`python -m benchmarks.paper --table` from the files in `benchmarks/results/paper`, each of which names the command that
+made it.
+
+**Mind the budget.** The published networks were trained for 164 to 350 epochs. A row's budget, in its last column, is
+epochs × training pictures, and the data set's name; its plain twin, the same network without gates, had the same. Under
+a smaller budget errors are higher: compare a row with its twin and with its neighbours, not with the published error.
+A row without a result says so.
+
+- *error*: on the test pictures, after the last epoch, tested once; over several seeds mean ± standard deviation. (The
+  released code reports its best epoch on the test pictures.)
+- *difference*: error less the twin's, on the same pictures, with a 95 % interval (Tango's) for other test pictures. It
+  does not cover other seeds; with several seeds it stays as wide as for one.
+- *zeros*: share of the gated convolutions' cells whose gate is exactly 0 over the test pictures, weighted by MACs.
+- *speed-up*: 1 − gated / dense multiply-accumulates of the whole network, gates included, at threshold 0. The MACs
+  published for ResNet-20, 32 and 44 follow from the published speed-ups in the same way. It is theory, as in the paper;
+  measured times are in [cpu-engine.md](cpu-engine.md).
+
+**The recipe** is the same for every row: SGD with Nesterov momentum {RECIPE["momentum"]:g}, batch {RECIPE["batch"]},
+weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold takes part in training. Gates begin
+half open, as in the released code; elsewhere in this project they begin open. Three things differ from that code. The
+learning rate rises from {RECIPE["first_lr"]:g} to {RECIPE["lr"]:g} over the first {RECIPE["warm_up"]:.0%} of the run
+and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay ([why](training.md)). And
+`cifar10-jpeg` holds lossy copies of CIFAR-10's pictures, 50,000 to train on and 8,000 to test on, whose errors are some
+points above the originals'.
+
+Blocks are pre-activation ones, as in the released code, where nothing else is said; ImageNet's are post-activation. The
+paper does not tell the weight of its regularisation: here it is {REGULARISED["gate_l1"]:g} × the mean gate value.
+"""
+
+
+def page(folder: Path) -> str:
+    """The whole page as Markdown, from the result files in ``folder``."""
+    found = list(read_all(folder))
+    return "\n".join([INTRODUCTION, *(line for table in TABLES for line in table_lines(table, found))])
+
+
+def table_lines(table: Table, results: Sequence[Result]) -> Iterator[str]:
+    """A heading and a Markdown table: a line for each row and budget, or one that says why there is none."""
+    published = [name for name in PUBLISHED if any(getattr(row.published, name) is not None for row in table.rows)]
+    heads = ["row", *(f"published: {PUBLISHED[name]}" for name in published), *(f"here: {name}" for name in HERE)]
+    yield f"## {table.title}\n"
+    yield _line(heads)
+    yield "|---" * len(heads) + "|"
+    for row in table.rows:
+        known = [row.label, *(_known(row.published, name) for name in published)]
+        for cells in _here(row, results) or [[why_not(row), *[""] * (len(HERE) - 1)]]:
+            yield _line([*known, *cells])
+    yield ""
+
+
+def why_not(row: Row) -> str:
+    """Why a row has no result."""
+    run = RUNS[row.run]
+    if run.data != "cifar10":
+        return f"not run: needs {DATA[run.data].title}"
+    return "not run" if run.name in PRESETS["cpu"].runs else "not run: needs a GPU"
+
+
+def _here(row: Row, results: Sequence[Result]) -> list[list[str]]:
+    """The own figures of a row, a line per budget."""
+    mine = [result for result in results if result.run == row.run]
+    budgets = sorted({result.budget for result in mine}, key=lambda budget: (budget.data, budget.epochs, budget.name))
+    lines = []
+    for budget in budgets:
+        runs = [result for result in mine if result.budget == budget]
+        twin = RUNS[row.run].twin.name
+        twins = {result.seed: result for result in results if (result.run, result.budget) == (twin, budget)}
+        pairs = [(twins[run.seed], run) for run in runs if run.seed in twins]
+        lines.append([
+            _spread([twin.error for twin, _ in pairs]), _spread([run.error for run in runs]), difference(pairs),
+            _spread([run.zeros for run in runs], 1), _spread([run.speed_up for run in runs], 1),
+            str(len(runs)), _words(budget),
+        ])  # fmt: skip
+    return lines
+
+
+def difference(pairs: Sequence[tuple[Result, Result]]) -> str:
+    """Error less the plain twin's in points with its interval, from (twin, run) of each seed.
+
+    Several seeds see the same pictures: their counts are averaged, not summed.
+
+    Raises:
+        LcclError: a run and its twin were tested on different pictures.
+
+    """
+    if not pairs:
+        return "–"
+    if any(twin.pictures != run.pictures for twin, run in pairs):
+        raise LcclError(f"{pairs[0][1].run} and its plain twin were tested on different pictures: train one again")
+    lost = mean(int((twin.right & ~run.right).sum()) for twin, run in pairs)
+    won = mean(int((run.right & ~twin.right).sum()) for twin, run in pairs)
+    trials = len(pairs[0][0].right)
+    low, high = paired_difference(round(lost), round(won), trials)
+    return f"{100 * (lost - won) / trials:+.2f} ({100 * low:+.2f} – {100 * high:+.2f})"
+
+
+def _known(published: Published, name: str) -> str:
+    value = getattr(published, name)
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if name == "macs":
+        return f"{value:.1E}".replace("E+0", "E")
+    return f"{value:.2f}" if name != "speed_up" else f"{value:g}"
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and, of several, standard deviation, in percent."""
+    if not values:
+        return "–"
+    percent = [100 * value for value in values]
+    return f"{mean(percent):.{digits}f}" + (f" ± {stdev(percent):.{digits}f}" if len(percent) > 1 else "")
+
+
+def _words(budget: Budget) -> str:
+    return f"{budget.epochs} × {budget.images:,}, {budget.data}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

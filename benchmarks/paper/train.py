@@ -1,0 +1,183 @@
+"""Trains rows and their plain twins at one budget, tests each once, and writes a result file for each."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paper.result import Budget, pack
+from benchmarks.paper.rows import DATA, RECIPE, Run, with_twins
+from lccl.bench import provenance
+from lccl.compiler import choose_device
+from lccl.compiler import compile as make_engine
+from lccl.data import HeldOut, Split, load_dataset
+from lccl.errors import DataError, LcclError
+from lccl.evaluate import Measurement, measure
+from lccl.flops import NetworkShape
+from lccl.networks import Architecture, ResNet
+from lccl.train.export import network_input
+from lccl.train.loop import train
+from lccl.train.recipe import Recipe
+
+WATCHED = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How rows are trained.
+
+    Attributes:
+        data: a data set, as ``load_dataset`` reads it, with test pictures.
+        images: how many of its training pictures to take, None for all.
+        again: train rows that have a result too.
+        results: folder of the result files.
+        runs: folder of the checkpoints, from which an interrupted row goes on.
+
+    """
+
+    data: Path
+    epochs: int
+    images: int | None
+    seeds: tuple[int, ...]
+    device: str
+    compile_network: bool
+    again: bool
+    results: Path
+    runs: Path
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.data.name.split(".")[0], self.epochs, self.images)
+
+    def command(self, run: Run, seed: int) -> str:
+        words = ["python -m benchmarks.paper", run.name, f"--data {self.data.name}", f"--epochs {self.epochs}"]
+        words += [f"--images {self.images}"] if self.images is not None else []
+        words += [f"--seed {seed}", f"--device {self.device}"]
+        return " ".join(words + ["--compile"] * self.compile_network)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """Training pictures, and test pictures with their digest."""
+
+    train: HeldOut
+    test: Split
+    test_digest: str
+
+
+def train_rows(runs: Iterable[Run], options: Options) -> None:
+    """Train what has no result yet, seed by seed, and print a line for each epoch and result.
+
+    Raises:
+        DataError: the data set is not the one that the rows need, has no test pictures, or too few to train on.
+        LcclError: a row's loss is no longer finite, or its checkpoint is of another recipe; the other rows are trained.
+
+    """
+    wanted = [(run, seed) for seed in options.seeds for run in with_twins(runs)]
+    files = {(run.name, seed): f"{options.budget.name}/{run.name}-s{seed}" for run, seed in wanted}
+    missing = [
+        (run, seed)
+        for run, seed in wanted
+        if options.again or not (options.results / f"{files[run.name, seed]}.json").is_file()
+    ]
+    if not missing:
+        print(f"every result is there, in {options.results / options.budget.name}: --again trains once more")
+        return
+    pictures = read_pictures({run.data for run, _ in missing}, options)
+    failed = []
+    for run, seed in missing:
+        file = files[run.name, seed]
+        if options.again:
+            shutil.rmtree(options.runs / file, ignore_errors=True)
+        try:
+            figures = train_row(run, seed, pictures, options, options.runs / file)
+        except LcclError as error:
+            failed.append(f"{run.name}, seed {seed}: {error}")
+            print(failed[-1], flush=True)
+        else:
+            print(provenance.write(options.results / f"{file}.json", options.command(run, seed), figures), flush=True)
+    if failed:
+        raise LcclError(f"{len(failed)} of {len(missing)} rows failed: {'; '.join(failed)}")
+
+
+def read_pictures(names: set[str], options: Options) -> Pictures:
+    """The pictures for rows that need the data sets of these names.
+
+    All training pictures train: nothing is chosen here, so nothing is held out. Progress is watched on a few of them.
+
+    Raises:
+        DataError: the data set is not that one, has no test pictures, or too few to train on.
+
+    """
+    if len(names) > 1:
+        raise DataError(f"these rows need different data sets ({', '.join(sorted(names))}): train them apart")
+    wanted = DATA[names.pop()]
+    found = load_dataset(options.data, network_input(wanted.size))
+    if len(found.classes) != wanted.classes:
+        raise DataError(f"{options.data} has {len(found.classes)} classes: these rows need {wanted.title}")
+    if not len(found.test):
+        raise DataError(f"{options.data} has no test pictures: give a data set that has")
+    count = len(found.train) if options.images is None else options.images
+    if not RECIPE["batch"] <= count <= len(found.train):
+        raise DataError(
+            f"cannot train on {count} of {len(found.train)} pictures: at least {RECIPE['batch']} are needed"
+        )
+    # Archives are in the order of the classes; the same pictures serve every row and seed.
+    order = np.random.default_rng(0).permutation(len(found.train))[:count]
+    chosen = found.train.subset(np.sort(order))
+    watched = found.train.subset(order[:WATCHED])
+    nothing = chosen.first(0)
+    return Pictures(HeldOut(chosen, watched, nothing, digest(chosen)), found.test, digest(found.test))
+
+
+def train_row(run: Run, seed: int, pictures: Pictures, options: Options, folder: Path) -> dict[str, Any]:
+    """Train one network and return the figures of its result file; goes on where ``folder`` holds a checkpoint."""
+    architecture = Architecture(**run.network, classes=DATA[run.data].classes)
+    recipe = Recipe(**RECIPE, **run.recipe, epochs=options.epochs, seed=seed)
+
+    def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
+        if kind == "epoch":
+            shown = f"loss {figures['loss']:.3f}, {figures['seconds']:.0f} s"
+            print(f"{run.name}, seed {seed}: epoch {done}/{of}, {shown}", flush=True)
+
+    network, record = train(
+        architecture, pictures.train, recipe, folder,
+        device=choose_device(options.device), compile_network=options.compile_network, report=report,
+    )  # fmt: skip
+    found, shape = on_test_pictures(network, record, pictures.test, options.device)
+    return {
+        "run": run.name,
+        "architecture": architecture.to_json(),
+        "recipe": asdict(recipe),
+        "budget": asdict(replace(options.budget, images=len(pictures.train.train))),
+        "train_digest": pictures.train.digest,
+        "test": {"images": len(found.right), "digest": pictures.test_digest, "right": pack(found.right)},
+        "error": round(1 - found.accuracy, 6),
+        "zeros": round(found.skip_ratio(shape), 6),
+        "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
+        "dense_macs": shape.dense,
+        "gated_macs": round(float(shape.gated(found.kept).mean()), 1),
+        "trained": record["machine"] | {"seconds": round(sum(epoch["seconds"] for epoch in record["epochs"]))},
+        "last_epoch": record["epochs"][-1],
+    }
+
+
+def on_test_pictures(
+    network: ResNet, record: dict[str, Any], pictures: Split, device: str
+) -> tuple[Measurement, NetworkShape]:
+    """Run the test pictures at threshold 0, with the normalisation that the network was trained with."""
+    mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
+    preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
+    engine = make_engine(network.cpu(), device, preprocessing=preprocessing)
+    return measure(engine, pictures, [0.0] * len(engine.shape.layers)), engine.shape
+
+
+def digest(split: Split) -> str:
+    """SHA-256 of pictures and labels, in their order."""
+    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
