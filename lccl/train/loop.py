@@ -106,6 +106,8 @@ def train(
             if not np.isfinite(seen["loss"]):
                 raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
             report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
+        if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
+            raise LcclError(f"weights are no longer finite in epoch {epoch + 1}: lower the learning rate")
         figures = seen | _watch(network, data.choose, normalise, sampler, recipe)
         figures |= {"seconds": time.monotonic() - started}
         record["epochs"].append({name: round(value, 5) for name, value in figures.items()})

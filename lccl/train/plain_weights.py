@@ -1,4 +1,4 @@
-"""Reading a plain ResNet trained elsewhere, its tensors under torchvision's or this project's names; never pickle."""
+"""Reading a plain ResNet trained elsewhere, its tensors under torchvision's or this project's names; safetensors only."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
 
 
 def test_training_takes_the_networks_own_form_and_the_gates_asked_for(data, tmp_path):
-    options = ["--network", "wrn-40-1", "--placement", "bef-aft", "--no-gate-norm", *EPOCH]
+    options = ["--network", "wrn-40-1", "--placement", "bef-aft", "--no-gate-norm", "--lr", "1e-5", *EPOCH]
     succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *options))
     expected = Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft", gate_norm=False)
     assert bundles.load(tmp_path / "model").architecture == expected
