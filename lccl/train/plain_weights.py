@@ -1,4 +1,4 @@
-"""Reading a plain ResNet trained elsewhere, its tensors under torchvision's or this project's names; safetensors only."""
+"""Reading a plain ResNet trained elsewhere: safetensors with torchvision's names or this project's."""
 
 from __future__ import annotations
 
