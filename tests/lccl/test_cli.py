@@ -130,10 +130,15 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
 
 
-def test_training_takes_the_networks_own_form_and_the_gates_asked_for(data, tmp_path):
-    options = ["--network", "wrn-40-1", "--placement", "bef-aft", "--no-gate-norm", "--lr", "1e-5", *EPOCH]
-    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *options))
-    expected = Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft", gate_norm=False)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--network", "wrn-40-1", "--placement", "bef-aft"], Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft")),
+        (["--no-gate-norm"], Architecture("resnet20", "post", "shared", 3, gate_norm=False)),
+    ],
+)
+def test_training_takes_the_networks_own_form_and_the_gates_asked_for(options, expected, data, tmp_path):
+    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *EPOCH, *options))
     assert bundles.load(tmp_path / "model").architecture == expected
 
 
