@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -106,6 +107,7 @@ def _from_tensors(file: Path, stored: Any, name: str | None, digest: str) -> Pla
     keys = _canonical_keys(file, stored.keys())
     shapes = {key: tuple(stored.get_slice(where).get_shape()) for key, where in keys.items()}
     architecture, names = _recognise(file, shapes, name)
+    _check_timm(file, architecture.name)
     network = build(architecture)
     state = network.state_dict()
     for key, where in keys.items():
@@ -114,6 +116,18 @@ def _from_tensors(file: Path, stored: Any, name: str | None, digest: str) -> Pla
         state[names[key]] = _checked(file, key, stored.get_tensor(where).float())
     network.load_state_dict(state)
     return PlainNetwork(network.eval().requires_grad_(False), architecture, file.name, digest)
+
+
+def _check_timm(file: Path, name: str) -> None:
+    """Some of timm's variants have a plain network's tensors; what it stores beside them tells them apart."""
+    beside = file.with_name("config.json")
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    called = config.get("architecture", name) if isinstance(config, dict) else name
+    if called != name:
+        raise WeightsError(f"{beside} calls it a {str(called)[:80]}, whose arithmetic is not that of a {name}")
 
 
 def _checked(file: Path, key: str, tensor: Tensor) -> Tensor:

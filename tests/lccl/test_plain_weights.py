@@ -274,6 +274,16 @@ def test_a_deep_stem_is_refused(tmp_path):
     )
 
 
+def test_what_timm_stores_beside_the_weights_is_believed(tmp_path):
+    """Its resnetblur18 has the names and shapes of a ResNet-18, but blurs where it strides."""
+    file = written(tmp_path, {name: torch.rand(shape) for name, shape in resnet18_shapes().items()})
+    for harmless in ('{"architecture": "resnet18"}', "{}", "[]", "{"):
+        (tmp_path / "config.json").write_text(harmless)
+        assert read_plain(file).architecture.name == "resnet18"
+    (tmp_path / "config.json").write_text('{"architecture": "resnetblur18"}')
+    refused(file, "calls it a resnetblur18, whose arithmetic is not that of a resnet18")
+
+
 def test_normalisations_before_their_convolutions_are_refused(tmp_path):
     """The names of a pre-activation block are the same; where the width changes the shapes are not."""
     weights = their_weights() | {f"layer2.0.bn1.{leaf}": torch.ones(16) for leaf in NORM}
