@@ -209,7 +209,7 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
         nn.init.constant_(gate.norm.weight, 0.02)
         nn.init.constant_(gate.norm.bias, 0.95)
     hooks = [
-        block.norm3.register_forward_pre_hook(partial(_turn, block.conv2.conv))
+        block.norms[2].register_forward_pre_hook(partial(_turn, block.convs["conv2"].conv))
         for block in network.blocks if isinstance(block, PreActivationBlock) and len(block.convs) == 3
     ]  # fmt: skip
     hooks += [

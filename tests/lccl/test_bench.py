@@ -83,7 +83,7 @@ class FakeChild:
     ("name", "form", "gate"),
     [
         ("resnet20", "post", "shared"), ("resnet20", "pre", "shared"), ("resnet20", "post", "pointwise"),
-        ("wrn-16-4", None, None),
+        ("resnet164", None, None), ("wrn-16-4", None, None),
     ],
 )  # fmt: skip
 def test_every_layer_skips_what_is_asked_for(name, form, gate):
