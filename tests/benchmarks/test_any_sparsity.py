@@ -1,0 +1,78 @@
+"""The rival is removed branch by branch, the cheapest first; losses are paired and their verdicts follow."""
+
+import numpy as np
+import pytest
+
+from benchmarks.any_sparsity import _paired, _removals
+from benchmarks.training_tables import floors_table, lost_table, recipes_table
+from lccl.controls import Output
+from lccl.data import Split
+from lccl.flops import Convolution, GatedConvolution, NetworkShape
+
+IMAGES = 40
+PICTURES = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.ones(IMAGES, dtype=np.int64))
+
+
+class BlocksEngine:
+    """Three blocks of two layers; shutting a block's branch makes the first so many of the pictures wrong."""
+
+    batch_limit = IMAGES
+    harm = (10, 1, 5)
+    shape = NetworkShape(
+        tuple(
+            GatedConvolution(f"blocks.{block}.conv{conv}", Convolution(1, 1, 1, 10, 10), 1, 1)
+            for block in range(3)
+            for conv in (1, 2)
+        ),
+        50,
+    )
+
+    def run(self, images, controls):
+        shut = controls.thresholds[0] > 1e30
+        assert (shut[::2] == shut[1::2]).all()
+        wrong = sum(harm for harm, block in zip(self.harm, shut[::2], strict=True) if block)
+        right = np.arange(len(images)) >= wrong
+        logits = np.stack([~right, right], axis=1).astype(np.float32)
+        kept = np.where(shut, 0, 100)[None].repeat(len(images), 0)
+        return Output(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
+
+
+def test_branches_fall_cheapest_first_and_cost_nothing_any_more():
+    found = _removals(BlocksEngine(), PICTURES)
+    assert [one.blocks for one in found] == [(), (1,), (1, 2), (1, 2, 0)]
+    assert [one.macs for one in found] == [650, 450, 250, 50]
+
+
+def test_differences_are_paired():
+    first, second = np.array([True] * 60 + [False] * 40), np.array([True] * 50 + [False] * 45 + [True] * 5)
+    lost, (low, high) = _paired(first, second)
+    assert lost == pytest.approx(5)
+    assert low < 5 < high
+
+
+def test_an_aim_inside_the_interval_is_neither_reached_nor_missed():
+    row = {"accuracy": 0.8, "goal": 1.0}
+    rows = [
+        {"skip_ratio": 0.3, "lost": 0.9, "interval": [0.1, 1.5], "met": True} | row,
+        {"skip_ratio": 0.4, "lost": 1.2, "interval": [0.6, 1.8], "met": True} | row,
+        {"skip_ratio": 0.5, "lost": 1.9, "interval": [1.1, 2.5], "met": False} | row,
+        {"skip_ratio": 0.9, "out_of_reach": 0.7},
+    ]
+    verdicts = [line.split("|")[-2].strip() for line in list(lost_table({"lost": rows}))[2:]]
+    assert verdicts == ["reached", "not excluded", "missed", "missed"]
+
+
+def test_a_broken_floor_is_called_broken():
+    row = {"floor": 1.0, "point": "p40", "skip_ratio": 0.4, "lost": 2.0, "interval": [1.5, 2.5], "met": False}
+    assert list(floors_table({"floors": [row]}))[-1].endswith("| broken |")
+
+
+def test_variants_without_a_reading_show_a_dash():
+    def result(variant, at):
+        return {"variant": variant, "seed": 0, "exact_accuracy": 0.8, "accuracy_at": at, "layers": 18,
+                "layers_that_vary_at_0.45": 12}  # fmt: skip
+
+    lines = list(recipes_table([result("random", {"0.3": 0.7}), result("path", {"0.3": 0.8, "0.4": 0.75})]))
+    assert lines[2].startswith("| as shipped")
+    assert "| 80.0 | 75.0 |" in lines[2]
+    assert "| 70.0 | – |" in lines[3]
