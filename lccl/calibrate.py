@@ -121,7 +121,7 @@ class _Search:
             self._on_path.append(self._try(self._path.at(place), place))
         return best if abs(best.skip_ratio - skip_ratio) <= RATIO_TOLERANCE else None
 
-    def between(self, first: _Candidate, second: _Candidate) -> _Candidate:
+    def halfway(self, first: _Candidate, second: _Candidate) -> _Candidate:
         """What serving gives for a wish halfway between two points."""
         halves = (np.array(first.thresholds) + np.array(second.thresholds)) / 2
         return self._try(halves, (first.place + second.place) / 2)
@@ -146,17 +146,28 @@ def _choose(search: _Search) -> list[_Candidate]:
         target += STEP
     index = 0
     while index + 1 < len(chosen):
-        first, second = chosen[index], chosen[index + 1]
-        bent, steep, wide, middle = False, False, second.skip_ratio - first.skip_ratio > 2 * FINEST_STEP, first
-        if wide:
-            middle = search.between(first, second)
-            bent = abs(middle.skip_ratio - (first.skip_ratio + second.skip_ratio) / 2) > RATIO_TOLERANCE
-            steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-        if (bent or steep) and first.skip_ratio < middle.skip_ratio < second.skip_ratio:
-            chosen.insert(index + 1, middle)
-        else:
+        added = _between(search, chosen[index], chosen[index + 1])
+        if added is None:
             index += 1
+        else:
+            chosen.insert(index + 1, added)
     return chosen
+
+
+def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candidate | None:
+    """A point to put between two others where the curve asks for it, and where there is one."""
+    if second.skip_ratio - first.skip_ratio <= 2 * FINEST_STEP:
+        return None
+    middle = (first.skip_ratio + second.skip_ratio) / 2
+    bent = abs(search.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
+    steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
+    found = search.reaching(middle) if bent or steep else None
+    if (
+        found is None
+        or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP / 2
+    ):
+        return None
+    return found
 
 
 def _rising(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:

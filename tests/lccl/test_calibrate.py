@@ -123,15 +123,27 @@ def test_points_lie_closer_where_the_curve_bends(run):
 
 
 @pytest.mark.parametrize("late", [1.9, 1.95, 1.99])
-def test_points_in_a_flat_stretch_keep_names_of_their_own(run, late):
+def test_a_flat_stretch_is_parted_by_skip_ratio_not_by_threshold(run, late):
     """Halfway in threshold between the points at 0.40 and 0.45 the ratio is still about 0.40."""
 
     def flat(threshold):
         return float(np.interp(threshold, [0, 1, late, 2, 8], [0.1, 0.4, 0.402, 0.45, 0.99]))
 
     table = run(flat).table
-    assert sum(0.395 < ratio < 0.404 for ratio in ratios(table)) > 1
+    around = [ratio for ratio in ratios(table) if 0.39 < ratio < 0.46]
+    assert 3 <= len(around) <= 6
+    assert min(np.diff(around)) > 0.005
+    assert max(np.diff(around)) < 0.03
     assert len({point.name for point in table.points}) == len(table.points)
+
+
+def test_a_jump_is_not_parted_for_ever(run):
+    """From 0.262 to 0.29 at once, where many gates have the same value: no point lies between, and none is added."""
+    table = run(
+        lambda threshold: 0.1 + 0.162 * min(threshold, 1) + 0.028 * (threshold > 1) + 0.1 * max(0, threshold - 1)
+    )
+    assert len(table.table.points) < 40
+    assert min(np.diff(ratios(table.table))) > 0.004
 
 
 def test_it_stops_where_the_ratio_jumps(run):
