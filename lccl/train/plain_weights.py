@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from lccl import bundle as bundles
 from lccl.bundle import MAX_WEIGHTS_BYTES, Bundle
 from lccl.errors import ArchitectureError, WeightsError
-from lccl.networks import NETWORKS, Architecture, ResNet, build
+from lccl.networks import FORMS, NETWORKS, Architecture, ResNet, build
 from lccl.networks.resnet import IdentityShortcut
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -163,12 +162,15 @@ def _recognise(file: Path, shapes: Mapping[str, Shape], name: str | None) -> tup
     classifier = "classifier.weight" if own else "fc.weight"
     if not shapes.get(classifier):
         raise WeightsError(f"{file} lacks {classifier}, the classifier of a ResNet")
-    classes = Architecture(name or next(iter(NETWORKS)), gate="none", classes=shapes[classifier][0]).classes
     others = []
-    for candidate in _candidates(name, classes, own):
+    for candidate in _candidates(name, shapes[classifier][0], own):
         if candidate.shapes == shapes:
             return candidate.architecture, candidate.names
         others.append(candidate)
+    if not others:
+        raise WeightsError(
+            f"{file} has torchvision's names, but a {name} is of the pre-activation form, which they lack"
+        )
     nearest = min(others, key=lambda one: len(one.shapes.items() ^ shapes.items()))
     raise WeightsError(f"{file} is no {name or 'network of this project'}: {_difference(nearest, shapes)}")
 
@@ -184,16 +186,14 @@ class _Candidate:
 
 def _candidates(name: str | None, classes: int, own: bool) -> Iterator[_Candidate]:
     for one in NETWORKS if name is None else [name]:
-        for form in ("post", "pre"):
-            with suppress(ArchitectureError):  # not every network has both forms
-                architecture = Architecture(one, form, "none", classes)
-                with torch.device("meta"):
-                    network = build(architecture)
-                state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-                modules = None if own else torchvision_names(network)
-                with suppress(KeyError):  # torchvision has no name for it: no post-activation ResNet
-                    names = {_renamed(key, modules): key for key in state}
-                    yield _Candidate(architecture, {key: tuple(state[names[key]].shape) for key in names}, names)
+        for form in FORMS[one] if own else set(FORMS[one]) - {"pre"}:  # torchvision names no pre-activation network
+            architecture = Architecture(one, form, "none", classes)
+            with torch.device("meta"):
+                network = build(architecture)
+            state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
+            modules = None if own else torchvision_names(network)
+            names = {_renamed(key, modules): key for key in state}
+            yield _Candidate(architecture, {key: tuple(state[names[key]].shape) for key in names}, names)
 
 
 def _renamed(key: str, modules: Mapping[str, str] | None) -> str:
