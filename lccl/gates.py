@@ -104,6 +104,9 @@ class Gate(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
         if self.norm is not None:
             nn.init.constant_(self.norm.bias, initial_shift)
+        else:
+            # It follows its input's scale: products of such gates and their convolutions would grow with depth.
+            self.conv.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.conv(x)

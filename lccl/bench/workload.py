@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from lccl.errors import LcclError
 from lccl.gates import Gate
 from lccl.lowering import lower, shape_of
 from lccl.networks import NETWORKS, Architecture, ResNet, build
-from lccl.networks.resnet import Block
+from lccl.networks.resnet import Block, PreActivationBlock
 from lccl.operating_points import OperatingPointTable, Wish
 from lccl.plan import Classify, Convolve, Step
 from lccl.preprocessing import Preprocessing
@@ -189,16 +190,16 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
 
     They are taken while every layer skips the share ``FITTED``, as training with thresholds would. Gates multiply:
     so that values neither grow nor vanish when nothing is skipped, or most, they become 0.95 ± 0.02, and blocks
-    add half of what they would. The gates' weights lean to the positive, and a block's second gate has no
-    negative ones: where all of its input was skipped it is lowest, for such places have one value in common, and
-    no threshold parts them. The first convolution answers to edges, as a trained one does, and not to brightness,
-    in which pictures differ most.
+    add half of what they would, of many blocks less. The gates' weights lean to the positive, and a block's second
+    gate has no negative ones: where all of its input was skipped it is lowest, for such places have one value in
+    common, and no threshold parts them. The first convolution answers to edges, as a trained one does, and not to
+    brightness, in which pictures differ most.
     """
     stem = network.stem_conv.weight.data
     stem -= stem.mean((2, 3), keepdim=True)
     for block in network.blocks:
         convs = list(cast(Block, block).convs.values())
-        (convs[-1].norm or convs[-1].conv).weight.data *= 0.5
+        (convs[-1].norm or convs[-1].conv).weight.data *= min(0.5, 14 / len(network.blocks))
         for gate in [conv.gate for conv in convs if conv.gate is not None][1:]:
             gate.conv.weight.data.abs_()
     for gate in (module for module in network.modules() if isinstance(module, Gate)):
@@ -208,6 +209,10 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
         nn.init.constant_(gate.norm.weight, 0.02)
         nn.init.constant_(gate.norm.bias, 0.95)
     hooks = [
+        block.norms[2].register_forward_pre_hook(partial(_turn, block.convs["conv2"].conv))
+        for block in network.blocks if isinstance(block, PreActivationBlock) and len(block.norms) == 3
+    ]  # fmt: skip
+    hooks += [
         module.register_forward_pre_hook(_fit) if isinstance(module, nn.BatchNorm2d) else
         module.register_forward_hook(_shut)
         for module in network.modules() if isinstance(module, nn.BatchNorm2d | Gate)
@@ -216,6 +221,16 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
         network.eval()(images)
     for hook in hooks:
         hook.remove()
+
+
+def _turn(conv: nn.Conv2d, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """A hook: channels of a negative mean change their sign, so that 0, where skipped, is low in all of them.
+
+    A 1×1 gate sees nothing beside such a place that would tell it from others.
+    """
+    sign = torch.where(inputs[0].mean((0, 2, 3)) < 0, -1.0, 1.0)
+    conv.weight *= sign[:, None, None, None]
+    return inputs[0] * sign[:, None, None]
 
 
 def _fit(norm: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -6,6 +6,8 @@ import torch
 
 from lccl.networks import Architecture, ResNet, build
 
+KEPT = {"resnet164": (0, 1, 18, 19, 36, 37), "resnet50": (0, 1, 3, 7, 13)}
+
 
 def called(architecture: Architecture) -> str:
     words = [architecture.name, architecture.form, architecture.gate]
@@ -15,10 +17,10 @@ def called(architecture: Architecture) -> str:
 
 
 def shortened(architecture: Architecture) -> ResNet:
-    """The network; of resnet164's 54 blocks two a stage, for through 108 gates rounding errors multiply."""
+    """The network; of bottlenecks one or two a stage, for through many layers rounding errors multiply."""
     network = build(architecture)
-    if architecture.name == "resnet164":
-        network.blocks = torch.nn.ModuleList(network.blocks[number] for number in (0, 1, 18, 19, 36, 37))
+    if architecture.name in KEPT:
+        network.blocks = torch.nn.ModuleList(network.blocks[number] for number in KEPT[architecture.name])
     return network
 
 

@@ -104,10 +104,15 @@ def test_training_writes_a_bundle_with_exact_alone_and_its_record(trained):
     assert (trained / "runs" / "model" / "checkpoint.safetensors").is_file()
 
 
-def test_training_takes_the_networks_own_form_and_the_gates_asked_for(data, tmp_path):
-    options = ["--network", "wrn-40-1", "--placement", "bef-aft", "--no-gate-norm", *EPOCH]
-    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *options))
-    expected = Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft", gate_norm=False)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--network", "wrn-40-1", "--placement", "bef-aft"], Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft")),
+        (["--no-gate-norm"], Architecture("resnet20", "post", "shared", 3, gate_norm=False)),
+    ],
+)
+def test_training_takes_the_networks_own_form_and_the_gates_asked_for(options, expected, data, tmp_path):
+    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *EPOCH, *options))
     assert bundles.load(tmp_path / "model").architecture == expected
 
 

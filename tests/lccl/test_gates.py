@@ -57,6 +57,7 @@ def test_without_normalisation_a_gate_is_its_convolution_above_zero():
     gate, x = Gate(5, 3, 2, 1, norm=False), torch.randn(4, 5, 8, 8)
     assert [name for name, _ in gate.named_parameters()] == ["conv.weight"]
     assert torch.equal(gate(x), torch.relu(gate.conv(x)))
+    assert 0 < gate(x).max() < 1
 
 
 def test_a_fresh_gate_is_mostly_open():
