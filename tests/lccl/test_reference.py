@@ -132,6 +132,26 @@ def test_skipping_nothing_equals_skipping_zeros(engine, pictures, rows):
     assert out.kept[1::2].sum() < 2 * cells.sum()
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture("resnet164", placement="bef-aft"),
+        Architecture("wrn-16-4", placement="bef-bef", gate_norm=False),
+        Architecture("resnet50", gate="pointwise"),
+        Architecture("resnet20", gate_norm=False),
+    ],
+    ids=called,
+)
+def test_skipping_zeros_is_exact_in_every_kind_of_block(architecture, gated_network, make_reference, pictures, rows):
+    size, layers = size_for(architecture), layers_of(architecture)
+    pixels, thresholds = np.repeat(pictures(1, size), 2, 0), np.repeat([[-np.inf], [0]], layers, 1)
+    engine = make_reference(gated_network(architecture, pixels, thresholds), size=size)
+    out = engine.run(pixels, rows(thresholds))
+    np.testing.assert_array_equal(out.logits[0], out.logits[1])
+    assert (out.kept[0] == engine.shape.cells).all()
+    assert 0 < out.kept[1].sum() < engine.shape.cells.sum()
+
+
 def test_an_infinite_threshold_keeps_nothing(engine, pictures, rows):
     out = engine.run(pictures(2), rows([[np.inf] * 18] * 2, want_masks=True))
     assert not out.kept.any()

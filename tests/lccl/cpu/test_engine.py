@@ -62,6 +62,18 @@ def test_float32_agrees_with_the_reference(instruction_set, architecture, small,
     assert np.array_equal(forced.kept, expected.kept)
 
 
+@pytest.mark.parametrize("architecture", GATED, ids=called)
+@pytest.mark.parametrize("instruction_set", SINGLE[:1])
+def test_skipping_zeros_changes_nothing(instruction_set, architecture, small, make_cpu, rows):
+    reference, pixels, _ = small(architecture)
+    engine = make_cpu(reference.plan, (instruction_set, "fp32"), threads=2)
+    thresholds = np.repeat([[-np.inf], [0]], layers_of(architecture), 1)
+    out = engine.run(np.repeat(pixels[3:4], 2, 0), rows(thresholds))
+    assert np.array_equal(out.logits[0], out.logits[1])
+    assert (out.kept[0] == reference.shape.cells).all()
+    assert out.kept[1].sum() < out.kept[0].sum()
+
+
 @pytest.mark.parametrize("architecture", NETWORKS, ids=called)
 def test_a_run_is_its_steps_one_after_the_other(architecture, arithmetic, small, make_cpu, rows):
     """Bitwise: whatever shares memory, is done in place or is run in groups."""
