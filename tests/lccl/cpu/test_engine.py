@@ -212,7 +212,10 @@ def test_executed_macs_lie_between_the_gated_ones_and_all(architecture, arithmet
     executed = [int(out.executed_macs[0]) for out in runs]
     assert all(one >= engine.shape.gated(out.kept)[0] for one, out in zip(executed, runs, strict=True))
     assert executed[0] <= 2 * (engine.shape.dense + engine.shape.gates)  # maps of 2 × 2 in tiles of 16 rows
-    assert all(later <= before for before, later in pairwise(executed))
+    if architecture.gate_norm:  # a bare gate follows its input's scale, which skipping in earlier layers changes
+        assert all(later <= before for before, later in pairwise(executed))
+    else:
+        assert executed[-1] < min(executed[:-1]) <= max(executed[1:]) < executed[0]
     if architecture.gate == "shared":
         ungated = engine.shape.ungated_macs
         assert executed[-1] - ungated < 0.3 * (executed[0] - ungated)
