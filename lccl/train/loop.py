@@ -58,8 +58,8 @@ def train(
         statistics: mean and deviation per channel to normalise with; the pictures' own without them.
 
     Raises:
-        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe, or the
-            loss is no longer finite.
+        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe, ``start`` is
+            another network, or the loss or the weights are no longer finite.
 
     """
     steps = len(data.train) // recipe.batch
@@ -138,10 +138,11 @@ def _path(network: ResNet, architecture: Architecture, choose: Split, statistics
     copy.load_state_dict(network.state_dict())
     preprocessing = Preprocessing(copy.image_size, copy.image_size, *statistics)
     values = gate_values(copy, preprocessing, choose)
-    engine = make_engine(copy, preprocessing=preprocessing, threads=torch.get_num_threads())
+    device = next(network.parameters()).device
+    name = "auto" if device.type == "cpu" else "reference"
+    engine = make_engine(copy, str(device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads())
     path = find_path(engine, notches_in(values), choose.first(PATH_IMAGES), LARGEST_COST)
     rising, shares = np.maximum.accumulate(path.skip_ratios), levels_on(path, values)
-    device = next(network.parameters()).device
     return torch.from_numpy(rising).float().to(device), torch.from_numpy(shares).float().to(device)
 
 

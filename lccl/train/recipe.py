@@ -12,7 +12,7 @@ from lccl.train.thresholds import Allocation
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Settings of one run; the defaults are the ones that the shipped model was trained with.
+    """Settings of one run; the defaults are for a network from fresh weights.
 
     Attributes:
         warm_up: share of the run in which the learning rate rises from ``first_lr`` to ``lr``; gates
