@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+import lccl
 from benchmarks.server import served
+from lccl.operating_points import Wish
 from tests.conftest import SHIPPED_MODELS
 from tests.playground.conftest import answered, part, setting, shoot
 
@@ -67,14 +70,15 @@ def test_each_drawn_example_is_known(visit):
 def test_the_slider_answers_to_the_keyboard(visit):
     with visit() as page:
         slide(page, "End")
-        expect(part(page, "value")).to_have_text("64.5 %")
+        least_offered, most_offered = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.sparsity_range
+        expect(part(page, "value")).to_have_text(f"{math.floor(200 * most_offered) / 2:.1f} %")
         most = skipped(page)
         slide(page, "Home")
         expect(part(page, "value")).to_have_text("exact")
         expect(part(page, "used")).to_contain_text("Ran with exact")
         assert skipped(page) < most
         slide(page, "ArrowRight")
-        expect(part(page, "value")).to_have_text("8.0 %")
+        expect(part(page, "value")).to_have_text(f"{math.ceil(200 * least_offered) / 2:.1f} %")
 
 
 def test_a_slider_that_moves_fast_has_one_request_under_way_and_ends_with_the_last(visit):
@@ -122,12 +126,13 @@ def test_a_slow_answer_does_not_overtake_the_last(visit):
 
 
 def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
+    budgeted = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.resolve(Wish(max_accuracy_drop=2)).name
     with visit() as page:
         with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
             page.get_by_text("Accuracy budget").click()
         answered(page)
         expect(part(page, "value")).to_have_text("2.0 points")
-        expect(part(page, "used")).to_contain_text("Ran with p35")
+        expect(part(page, "used")).to_contain_text(f"Ran with {budgeted}")
         with page.expect_request(lambda request: "deadline_ms=50" in request.url):
             page.get_by_text("Deadline").click()
         slide(page, "End")
@@ -246,7 +251,9 @@ def test_two_settings_are_compared(visit):
 
 def test_a_point_of_the_curve_can_be_taken(visit):
     with visit() as page:
-        page.locator(".curve .point").nth(6).locator(".target").click()
+        points = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.points
+        number = [point.name for point in points].index("p30")
+        page.locator(".curve .point").nth(number).locator(".target").click()
         answered(page)
         expect(part(page, "value")).to_have_text("30.0 %")
 
