@@ -311,6 +311,9 @@ def _resume(
 
     with safe_open(file, "pt") as checkpoint:
         record: dict[str, Any] = json.loads(checkpoint.metadata()["record"])
+    record["architecture"] = Architecture.from_json(
+        record["architecture"]
+    ).to_json()  # as written before it had more fields
     for part in ("architecture", "recipe", "data"):
         if record[part] != fresh[part]:
             raise LcclError(f"{folder} holds a checkpoint with another {part}: choose another folder or remove it")

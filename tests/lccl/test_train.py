@@ -1,12 +1,15 @@
 """Training is repeatable bit by bit, resumes as if it had never stopped, and follows its recipe."""
 
 import itertools
+import json
 import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
@@ -347,6 +350,19 @@ def test_a_finished_run_is_not_trained_again(trained, data, tmp_path):
     again, record = run(data, tmp_path / "copy", report=lambda *_: pytest.fail("trained"))
     assert same(weights(network), weights(again))
     assert len(record["epochs"]) == 3
+
+
+def test_a_checkpoint_from_before_architectures_had_more_fields_goes_on(trained, data, tmp_path):
+    folder, network, _ = trained
+    shutil.copytree(folder, tmp_path / "older")
+    file = tmp_path / "older" / "checkpoint.safetensors"
+    with safe_open(file, "pt") as checkpoint:
+        record = json.loads(checkpoint.metadata()["record"])
+    for newer in ("placement", "gate_norm"):
+        del record["architecture"][newer]
+    save_file(load_file(file), file, metadata={"record": json.dumps(record)})
+    again, _ = run(data, tmp_path / "older", report=lambda *_: pytest.fail("trained"))
+    assert same(weights(network), weights(again))
 
 
 @pytest.mark.parametrize(
