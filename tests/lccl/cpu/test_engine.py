@@ -216,9 +216,8 @@ def test_executed_macs_lie_between_the_gated_ones_and_all(architecture, arithmet
         assert all(later <= before for before, later in pairwise(executed))
     else:
         assert executed[-1] < min(executed[:-1]) <= max(executed[1:]) < executed[0]
-    if architecture.gate == "shared":
-        ungated = engine.shape.ungated_macs
-        assert executed[-1] - ungated < 0.3 * (executed[0] - ungated)
+    if architecture.gate == "shared":  # nothing gated is left to run
+        assert executed[0] - executed[-1] >= engine.shape.dense - engine.shape.ungated_macs
 
 
 def test_an_engine_says_what_it_runs_on_and_where_its_time_goes(small, rows):
