@@ -9,7 +9,6 @@ the same pictures with the same budget. Every figure is paired, picture by pictu
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from rich.table import Table
 
 import lccl
 from benchmarks import results
+from benchmarks.stated_and_reached import z_score
 from lccl.bundle import Bundle
 from lccl.data import Split, hold_out, load_dataset
 from lccl.engines.base import Engine
 from lccl.evaluate import Measurement, measure
 from lccl.operating_points import Wish
-from lccl.statistics import Z_TWO_SIDED, paired_difference
+from lccl.statistics import paired_difference
 
 LOST_AT_MOST = {0.3: 0.3, 0.4: 0.5, 0.5: 1.0, 0.6: 1.8, 0.7: 4.0}
 AGAINST_REMOVAL = (0.3, 0.45, 0.6)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
     options = parser.parse_args()
     bundle, twin = lccl.load(options.model), lccl.load(options.twin)
-    dataset = load_dataset(options.data, bundle.preprocessing)
+    dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
     engine = lccl.compile(bundle)
     right_of_twin = measure(lccl.compile(twin), dataset.test, []).right
     found = {
@@ -141,13 +141,13 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
     rows = []
     for point in bundle.table.points:
         found = measure(engine, test, point.thresholds)
-        spread = (point.accuracy_interval.high - point.accuracy_interval.low) / (2 * Z_TWO_SIDED)
-        error = math.hypot(math.sqrt(found.accuracy * (1 - found.accuracy) / len(test)), spread)
+        interval = point.accuracy_interval
         rows.append(
             {
                 "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": found.skip_ratio(engine.shape),
                 "accuracy_stated": point.accuracy, "accuracy_reached": found.accuracy,
-                "z": (found.accuracy - point.accuracy) / error, "layers_that_vary": _varying(engine, found),
+                "z": z_score(found.accuracy, len(test), point.accuracy, interval.low, interval.high),
+                "layers_that_vary": _varying(engine, found),
             }
         )  # fmt: skip
     return rows

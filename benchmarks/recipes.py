@@ -29,14 +29,14 @@ from lccl.train.loop import train
 from lccl.train.recipe import Recipe, attached
 
 FOLDER = Path(__file__).parent / "results" / "recipes"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "path": {},
-    "common": {"allocation": "common"},
-    "random": {"allocation": "random"},
-    "no-teacher": {"distill": 0.0},
-    "teacher-alone": {"distill": 1.0},
-    "wide-gates": {"gate_scale": 1.0},
-    "no-exact-share": {"exact_share": 0.05},
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "path": ("as shipped: thresholds along the way that calibration takes, a teacher", {}),
+    "common": ("one common threshold for all layers", {"allocation": "common"}),
+    "random": ("each layer's share drawn at random around the network's", {"allocation": "random"}),
+    "no-teacher": ("labels alone, no teacher", {"distill": 0.0}),
+    "teacher-alone": ("the teacher alone, no labels", {"distill": 1.0}),
+    "wide-gates": ("gates begin as 1 ± 1 instead of 1 ± 0.25", {"gate_scale": 1.0}),
+    "few-exact": ("5 % of the pictures exact instead of 30 %", {"exact_share": 0.05}),
 }
 SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
 PLACES = 25
@@ -59,7 +59,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
-    dataset = load_dataset(options.data, plain.preprocessing)
+    dataset = load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels)
     held = hold_out(dataset.train)
     order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
     data = dataclasses.replace(held, train=held.train.subset(order))
@@ -68,11 +68,16 @@ def main() -> None:
         if file.is_file():
             continue
         recipe = attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed))
-        recipe = dataclasses.replace(recipe, **VARIANTS[name])
+        description, changes = VARIANTS[name]
+        recipe = dataclasses.replace(recipe, **changes)
         figures = _run(name, plain, data, recipe, options.threads)
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
-        print(results.write(f"recipes/{file.stem}", command, {"variant": name, **budget, **figures}))
+        print(
+            results.write(
+                f"recipes/{file.stem}", command, {"variant": name, "description": description, **budget, **figures}
+            )
+        )
 
 
 def _run(name: str, plain: lccl.bundle.Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:

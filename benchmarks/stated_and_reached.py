@@ -69,8 +69,6 @@ def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict
             right += prediction["classes"][0]["index"] == test.labels[index]
             ratios.append(prediction["skip_ratio"])
     reached, stated = right / len(test), point["expected_accuracy"]
-    low, high = point["accuracy_interval"]
-    error = math.hypot(math.sqrt(reached * (1 - reached) / len(test)), (high - low) / (2 * Z_TWO_SIDED))
     return {
         "asked": sparsity,
         "point": point["name"],
@@ -80,8 +78,14 @@ def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict
         "accuracy_stated": stated,
         "accuracy_reached": reached,
         "accuracy_interval": wilson(right, len(test)),
-        "z": (reached - stated) / error,
+        "z": z_score(reached, len(test), stated, *point["accuracy_interval"]),
     }
+
+
+def z_score(reached: float, images: int, stated: float, low: float, high: float) -> float:
+    """How many standard errors, both samples' counted, the accuracy reached on ``images`` lies above the stated one."""
+    error = math.hypot(math.sqrt(reached * (1 - reached) / images), (high - low) / (2 * Z_TWO_SIDED))
+    return (reached - stated) / error
 
 
 def _encode(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

@@ -9,15 +9,6 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 ANY_SPARSITY, RECIPES = RESULTS / "any_sparsity.json", RESULTS / "recipes"
-VARIANTS = {
-    "path": "as shipped: thresholds along the way that calibration takes, a teacher",
-    "common": "one common threshold for all layers",
-    "random": "each layer's share drawn at random around the network's",
-    "no-teacher": "labels alone, no teacher",
-    "teacher-alone": "the teacher alone, no labels",
-    "wide-gates": "gates begin as 1 ± 1 instead of 1 ± 0.25",
-    "no-exact-share": "5 % of the pictures exact instead of 30 %",
-}
 
 
 def tables() -> dict[str, Iterator[str]]:
@@ -73,13 +64,12 @@ def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
     ratios = max((list(result["accuracy_at"]) for result in results), key=len)
     yield f"| variant | seed | exact | {' | '.join(ratios)} | layers that vary at 0.45 |"
     yield "|---|---|---|" + "---|" * len(ratios) + "---|"
-    order = list(VARIANTS)
-    for result in sorted(results, key=lambda one: (order.index(one["variant"]), one["seed"])):
+    for result in sorted(results, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
         at = (
             f"{100 * result['accuracy_at'][ratio]:.1f}" if ratio in result["accuracy_at"] else "–" for ratio in ratios
         )
         yield (
-            f"| {VARIANTS[result['variant']]} | {result['seed']} | {100 * result['exact_accuracy']:.1f} | "
+            f"| {result['description']} | {result['seed']} | {100 * result['exact_accuracy']:.1f} | "
             f"{' | '.join(at)} | {result['layers_that_vary_at_0.45']} of {result['layers']} |"
         )
 

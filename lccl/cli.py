@@ -28,14 +28,20 @@ Data = Annotated[
     Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one.")
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
+NewBundle = Annotated[Path, typer.Option("--out", help="Where the bundle goes.")]
+Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+TrainingPrecision = Annotated[str, typer.Option(help="fp32, or bf16 autocast.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")]
+CompileNetwork = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes one per core.")]
 
 
 @app.command()
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle goes.")],
-    runs: Annotated[Path, typer.Option(help="Where checkpoints and records go.")] = Path("runs"),
+    out: NewBundle,
+    runs: Runs = Path("runs"),
     network: Annotated[
         str,
         typer.Option(
@@ -51,20 +57,19 @@ def train(
     gate_norm: Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")] = True,
     epochs: int = 20,
     batch: int = 128,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    lr: LearningRate = 0.1,
     seed: int = 0,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 autocast.")] = "fp32",
+    precision: TrainingPrecision = "fp32",
     start: Annotated[Path | None, typer.Option(help="A bundle of the same network to train further.")] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
-    compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    device: Device = "cpu",
+    compile_network: CompileNetwork = False,
     threads: Threads = 0,
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
     from lccl import bundle as bundles
-    from lccl.canary import record as record_canary
     from lccl.compiler import choose_device
     from lccl.data import hold_out
     from lccl.networks import Architecture, build
@@ -101,16 +106,15 @@ def train(
         if taught is not None:
             record["teacher"] = {"digest": taught.digest, "accuracy": taught.table.exact.accuracy}
         made = first_bundle(trained.cpu(), architecture, dataset, held, record)
-        bundles.save(replace(made, canary=record_canary(made)), out)
-        console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
+        _save_trained(made, out)
 
 
 @app.command()
 def attach(
     weights: Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle goes.")],
-    runs: Annotated[Path, typer.Option(help="Where checkpoints and records go.")] = Path("runs"),
+    out: NewBundle,
+    runs: Runs = Path("runs"),
     network: Annotated[str | None, typer.Option(help="What it must be; without it the weights' shapes tell.")] = None,
     gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1].")] = "shared",
     labels: Annotated[
@@ -125,16 +129,14 @@ def attach(
     ] = False,
     epochs: int = 5,
     batch: int = 128,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.02,
+    lr: LearningRate = 0.02,
     seed: int = 0,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 autocast.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")] = "cpu",
-    compile_network: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    precision: TrainingPrecision = "fp32",
+    device: Device = "cpu",
+    compile_network: CompileNetwork = False,
     threads: Threads = 0,
 ) -> None:
     """Turn a trained plain ResNet into an LCCL network; continues where an earlier run stopped."""
-    from lccl import bundle as bundles
-    from lccl.canary import record as record_canary
     from lccl.compiler import choose_device
     from lccl.train import attach as attaching
     from lccl.train.export import network_input
@@ -166,8 +168,7 @@ def attach(
                 attachment, architecture, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
             )  # fmt: skip
-        bundles.save(replace(made, canary=record_canary(made)), out)
-        console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
+        _save_trained(made, out)
 
 
 @app.command()
@@ -325,6 +326,14 @@ def bench(
             chosen = {"--images": images, "--gate": gate, "--form": form}
             words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
             console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), made))
+
+
+def _save_trained(made: Bundle, out: Path) -> None:
+    from lccl import bundle as bundles
+    from lccl.canary import record as record_canary
+
+    bundles.save(replace(made, canary=record_canary(made)), out)
+    console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
 
 
 def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:

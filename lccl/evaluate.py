@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.controls import Controls
+from lccl.controls import Controls, Output
 from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.errors import DataError
@@ -46,6 +46,16 @@ class Measurement:
         return float(shape.skip_ratio(self.kept).mean())
 
 
+def outputs_over(
+    engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0
+) -> Iterator[tuple[Output, NDArray[np.int64]]]:
+    """Run a split under the same thresholds in batches that suit the engine: each batch's output and labels."""
+    for start in range(0, len(split), engine.batch_limit):
+        images = split.images[start : start + engine.batch_limit]
+        output = engine.run(images, Controls.uniform(len(images), thresholds, norm_set))
+        yield output, split.labels[start : start + engine.batch_limit]
+
+
 def measure(
     engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0, progress: Progress = lambda _: None
 ) -> Measurement:
@@ -58,13 +68,11 @@ def measure(
     if not len(split):
         raise DataError("there are no pictures to measure on: the data set is too small to hold any out")
     right, kept, executed = [], [], []
-    for start in range(0, len(split), engine.batch_limit):
-        images = split.images[start : start + engine.batch_limit]
-        output = engine.run(images, Controls.uniform(len(images), thresholds, norm_set))
-        right.append(output.logits.argmax(1) == split.labels[start : start + engine.batch_limit])
+    for output, labels in outputs_over(engine, split, thresholds, norm_set):
+        right.append(output.logits.argmax(1) == labels)
         kept.append(output.kept)
         executed.append(output.executed_macs)
-        progress(len(images))
+        progress(len(labels))
     return Measurement(
         tuple(float(value) for value in thresholds),
         norm_set,

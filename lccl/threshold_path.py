@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lccl.controls import Controls
 from lccl.data import Split
 from lccl.engines.base import Engine
+from lccl.evaluate import outputs_over
 from lccl.networks import ResNet
 from lccl.preprocessing import Preprocessing
 
@@ -21,7 +21,7 @@ LARGEST_COST = 1.0
 MOVES = 160
 FEWEST_NOTCHES, MOST_NOTCHES = 3, 8
 SAMPLED_IMAGES = 256
-LOOKED_AT_AGAIN = 3
+LOOKED_AT = 4
 SHUT = 1.1
 
 
@@ -129,13 +129,10 @@ class _Greedy:
         if not self._moves:
             return False
         now = len(self.corners)
-        for _ in range(LOOKED_AT_AGAIN):
+        for _ in range(LOOKED_AT):
             layer = min(self._moves, key=lambda one: self._moves[one].price)
             if self._moves[layer].seen == now:
                 break
-            self._moves[layer] = self._look(layer)
-        layer = min(self._moves, key=lambda one: self._moves[one].price)
-        if self._moves[layer].seen != now:
             self._moves[layer] = self._look(layer)
         self._make(layer)
         for neighbour in (layer - 1, layer, layer + 1):
@@ -165,18 +162,14 @@ class _Greedy:
 
     def _run(self, row: Thresholds) -> tuple[float, float]:
         """Mean divergence from exact's answers, in nats, and the mean skip ratio."""
-        logits, kept = [], []
-        for start in range(0, len(self._split), self._engine.batch_limit):
-            images = self._split.images[start : start + self._engine.batch_limit]
-            output = self._engine.run(images, Controls.uniform(len(images), row.tolist()))
-            logits.append(output.logits.astype(np.float64))
-            kept.append(output.kept)
-        answers = _log_softmax(np.concatenate(logits))
+        outputs = [output for output, _ in outputs_over(self._engine, self._split, row.tolist())]
+        answers = _log_softmax(np.concatenate([output.logits.astype(np.float64) for output in outputs]))
         if self._exact is None:
             self._exact = answers
         divergence = float((np.exp(self._exact) * (self._exact - answers)).sum(1).mean())
-        divergence = divergence if np.isfinite(divergence) else np.inf
-        return divergence, float(self._engine.shape.skip_ratio(np.concatenate(kept)).mean())
+        return divergence if np.isfinite(divergence) else np.inf, float(
+            self._engine.shape.skip_ratio(np.concatenate([output.kept for output in outputs])).mean()
+        )
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -69,10 +69,12 @@ def test_a_broken_floor_is_called_broken():
 
 def test_variants_without_a_reading_show_a_dash():
     def result(variant, at):
-        return {"variant": variant, "seed": 0, "exact_accuracy": 0.8, "accuracy_at": at, "layers": 18,
-                "layers_that_vary_at_0.45": 12}  # fmt: skip
+        return {
+            "variant": variant, "description": variant, "seed": 0, "exact_accuracy": 0.8, "accuracy_at": at,
+            "layers": 18, "layers_that_vary_at_0.45": 12,
+        }  # fmt: skip
 
     lines = list(recipes_table([result("random", {"0.3": 0.7}), result("path", {"0.3": 0.8, "0.4": 0.75})]))
-    assert lines[2].startswith("| as shipped")
+    assert lines[2].startswith("| path |")
     assert "| 80.0 | 75.0 |" in lines[2]
     assert "| 70.0 | – |" in lines[3]

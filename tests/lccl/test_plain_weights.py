@@ -99,7 +99,9 @@ def same_logits(theirs, ours, size=32):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_a_network_of_torchvision_gives_the_same_logits(tmp_path, name):
-    models = pytest.importorskip("torchvision.models")
+    models = pytest.importorskip(
+        "torchvision.models", reason="torchvision is not installed: nothing else here needs it"
+    )
     torch.manual_seed(0)
     theirs = unsettle(getattr(models, name)(num_classes=5))
     ours = read_plain(written(tmp_path, theirs.state_dict()))
