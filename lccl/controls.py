@@ -16,7 +16,8 @@ class Controls:
     Attributes:
         thresholds: float32 [N, L], a column per SkipConv; 0 is exact, −∞ skips nothing, +∞ everything.
         norm_set: int64 [N], the normalisation set each image is run with.
-        exit_confidence: float32 [N, E], a column per early exit (E = 0 for networks without any).
+        exit_confidence: float32 [N, E], a column per early exit, which an image leaves by where its confidence is
+            above it: never at 1, always at 0. [N, 0] takes no exit of any network.
         want_masks: whether the output carries the masks.
         forced_masks: per layer uint8 [N, G, H, W], used instead of the threshold test; for tests only.
 
@@ -30,14 +31,19 @@ class Controls:
 
     @classmethod
     def uniform(
-        cls, images: int, thresholds: Sequence[float] | NDArray[np.float32], norm_set: int = 0, want_masks: bool = False
+        cls,
+        images: int,
+        thresholds: Sequence[float] | NDArray[np.float32],
+        norm_set: int = 0,
+        want_masks: bool = False,
+        exit_confidence: Sequence[float] = (),
     ) -> Controls:
-        """The same thresholds (one per layer) and normalisation set for every image."""
+        """The same thresholds (one per layer), normalisation set and exit confidences for every image."""
         row = np.asarray(thresholds, dtype=np.float32)
         return cls(
             thresholds=np.tile(row, (images, 1)),
             norm_set=np.full(images, norm_set, dtype=np.int64),
-            exit_confidence=np.zeros((images, 0), dtype=np.float32),
+            exit_confidence=np.tile(np.asarray(exit_confidence, dtype=np.float32), (images, 1)),
             want_masks=want_masks,
         )
 

@@ -59,15 +59,32 @@ class GatedConvolution:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyExit:
+    """An early exit's shape.
+
+    Attributes:
+        macs: of its own classifier, which every image that comes there runs.
+        layers: how many SkipConvs lie before it.
+        ungated_macs: of all before it that has no gate, exits not counted.
+
+    """
+
+    macs: int
+    layers: int
+    ungated_macs: int
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Everything that counts in a network: its SkipConvs, and the MACs of all that has no gate."""
+    """Everything that counts in a network: its SkipConvs, the MACs of all that has no gate, and its early exits."""
 
     layers: tuple[GatedConvolution, ...]
     ungated_macs: int
+    exits: tuple[EarlyExit, ...] = ()
 
     @property
     def dense(self) -> int:
-        """MACs of the plain twin for one image."""
+        """MACs of the plain twin for one image; it has no early exits."""
         return self.ungated_macs + sum(layer.convolution.macs for layer in self.layers)
 
     @property
@@ -85,12 +102,41 @@ class NetworkShape:
         """MACs of one cell of each SkipConv, int64 [L]."""
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
 
-    def gated(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Theoretical MACs per image: gates + kept cells + the rest. ``kept`` int64 [N, L] → int64 [N]."""
-        return self.ungated_macs + self.gates + kept @ self.cell_macs
+    def gated(self, kept: NDArray[np.int64], exit: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Theoretical MACs per image: gates + kept cells + the rest, as far as the image came.
+
+        Args:
+            kept: int64 [N, L], 0 in layers behind an image's exit.
+            exit: int64 [N], the exit that each image left by; None where all ran to the end.
+
+        """
+        beside = self.beside_cells
+        spent: NDArray[np.int64] = (beside[-1] if exit is None else beside[exit]) + kept @ self.cell_macs
+        return spent
+
+    @property
+    def beside_cells(self) -> NDArray[np.int64]:
+        """MACs of all but SkipConv cells for an image that leaves by each exit, the network's end last, int64 [E + 1].
+
+        Those are what has no gate, the gates, and the exits' own classifiers.
+        """
+        gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
+        sides = np.cumsum([0, *(early.macs for early in self.exits)])
+        before = [early.ungated_macs + gates[early.layers] for early in self.exits]
+        spent: NDArray[np.int64] = np.array([*before, self.ungated_macs + gates[-1]], dtype=np.int64)
+        return spent + np.array([*sides[1:], sides[-1]])
+
+    def reached(self, exit: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which SkipConvs images that leave by these exits come to: ``exit`` int64 [N] → bool [N, L]."""
+        layers = np.array([*(early.layers for early in self.exits), len(self.layers)])
+        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[exit][:, None]
+        return found
 
     def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Share of SkipConv cells not kept, weighted by MACs. ``kept`` int64 [N, L] → float64 [N]; 0 without gates."""
+        """Share of SkipConv cells not kept, weighted by MACs. ``kept`` int64 [N, L] → float64 [N]; 0 without gates.
+
+        Cells behind an image's exit are not kept.
+        """
         total = int(self.cells @ self.cell_macs)
         if not total:
             return np.zeros(len(kept))

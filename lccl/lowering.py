@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
+from lccl.flops import Convolution, EarlyExit, GatedConvolution, NetworkShape
 from lccl.gates import Gate as GateModule
 from lccl.layers import SkipConv
 from lccl.networks.resnet import (
@@ -25,8 +25,9 @@ from lccl.plan import (
     Buffer,
     Classify,
     Convolve,
+    Exit,
     Gate,
-    GlobalAveragePool,
+    AveragePool,
     MaxPool,
     Normalise,
     Plan,
@@ -50,23 +51,27 @@ def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
     else:
         x = _pre_activation(builder, network, image)
     channels = builder.buffers[x].channels
-    builder.steps.append(GlobalAveragePool(x, builder.buffer("features", channels, 1, 1)))
-    classifier = network.classifier
-    builder.steps.append(Classify("features", _array(classifier.weight), _array(classifier.bias)))
+    builder.steps.append(AveragePool(x, builder.buffer("features", channels, 1, 1)))
+    builder.steps.append(Classify("features", *_linear(network.classifier, network.sidenets.temperature)))
     return Plan(
         buffers=tuple(builder.buffers.values()),
         steps=tuple(builder.steps),
         layers=tuple(builder.layers),
-        classes=classifier.out_features,
+        classes=network.classifier.out_features,
+        exits=len(network.sidenets),
     )
 
 
 def shape_of(plan: Plan) -> NetworkShape:
     """What counts in a plan: the geometry that ``flops`` turns into MACs."""
-    layers, ungated = [], 0
+    layers: list[GatedConvolution] = []
+    exits: list[EarlyExit] = []
+    ungated = 0
     for step in plan.steps:
         if isinstance(step, Classify):
             ungated += step.weight.size
+        elif isinstance(step, Exit):
+            exits.append(EarlyExit(step.hidden_weight.size + step.weight.size, len(layers), ungated))
         elif isinstance(step, Convolve):
             out = plan.buffer(step.raw or (step.activated.buffer if step.activated else ""))
             convolution = Convolution(
@@ -77,7 +82,7 @@ def shape_of(plan: Plan) -> NetworkShape:
             else:
                 groups, _, kernel, _ = step.gate.weight.shape
                 layers.append(GatedConvolution(step.gate.name, convolution, kernel, groups))
-    return NetworkShape(tuple(layers), ungated)
+    return NetworkShape(tuple(layers), ungated, tuple(exits))
 
 
 @dataclass
@@ -150,6 +155,18 @@ class _Builder:
             **outputs,
         )
 
+    def exit(self, network: ResNet, block: int, source: str) -> None:
+        """Append what may end the run after a block, if anything; ``source`` is the block's activated value."""
+        for number, side in enumerate(network.sidenets):
+            if side.spec.after != block:
+                continue
+            channels, grid = self.buffers[source].channels, side.spec.grid
+            pooled = self.buffer(f"sidenets.{number}", channels, grid, grid)
+            self.steps.append(AveragePool(source, pooled, grid))
+            weight, bias = _linear(side.hidden)
+            answer = _linear(side.classifier, side.temperature)
+            self.steps.append(Exit(number, pooled, weight.reshape(-1, channels, grid, grid), bias, *answer))
+
     def shortcut(self, name: str, source: str, module: IdentityShortcut | ProjectionShortcut) -> Residual:
         if isinstance(module, IdentityShortcut):
             return Residual(source, module.stride)
@@ -171,6 +188,7 @@ def _post_activation(builder: _Builder, network: ResNet, image: str) -> str:
             else:
                 builder.skip_conv(step, x, conv, raw=step)
             x = step
+        builder.exit(network, index, x)
     return x
 
 
@@ -203,6 +221,7 @@ def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
                 **outputs(step),
             )
             x = step
+        builder.exit(network, index, f"{x}.a")
     return f"{x}.a"
 
 
@@ -222,6 +241,14 @@ def _affine(norm: nn.BatchNorm2d) -> Affine:
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
     return Affine(_array(scale.to(norm.weight.dtype)[None]), _array(shift.to(norm.weight.dtype)[None]))
+
+
+def _linear(module: nn.Linear, temperature: Tensor | None = None) -> tuple[Array, Array]:
+    """Weight and bias, divided by a temperature."""
+    if temperature is None:
+        return _array(module.weight), _array(module.bias)
+    weight, bias = (value.detach().double() / temperature.double() for value in (module.weight, module.bias))
+    return _array(weight.to(module.weight.dtype)), _array(bias.to(module.weight.dtype))
 
 
 def _identity(conv: nn.Conv2d) -> Affine:

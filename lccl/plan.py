@@ -121,11 +121,15 @@ class MaxPool:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalAveragePool:
-    """Mean over all positions: a buffer of height and width 1."""
+class AveragePool:
+    """Means over a map cut into ``grid`` × ``grid`` parts: a buffer of that height and width, 1 × 1 for the whole map.
+
+    Part i of a side of n positions goes from i · n // grid to, but not including, ceil((i + 1) · n / grid).
+    """
 
     input: str
     raw: str
+    grid: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +141,26 @@ class Classify:
     bias: Array
 
 
-Step = Normalise | Convolve | MaxPool | GlobalAveragePool | Classify
+@dataclass(frozen=True, slots=True, eq=False)
+class Exit:
+    """An early exit: ``logits = weight · ReLU(hidden_weight · x + hidden_bias) + bias`` are the answer of sure images.
+
+    An image leaves where its confidence, the largest value of ``softmax(logits)``, lies above
+    ``exit_confidence[image, exit]``; no step after this sees it. ``hidden_weight`` is [h, C, grid, grid] for a pooled
+    map x, ``weight`` [classes, h].
+
+    Source: Morisot, "Add a SideNet to your MainNet", arXiv 2007.13512.
+    """
+
+    exit: int
+    input: str
+    hidden_weight: Array
+    hidden_bias: Array
+    weight: Array
+    bias: Array
+
+
+Step = Normalise | Convolve | MaxPool | AveragePool | Exit | Classify
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,14 +69,25 @@ def check_inputs(plan: Plan, images: Images, controls: Controls) -> None:
     expected = (
         ("thresholds", controls.thresholds, (count, len(plan.layers))),
         ("norm_set", controls.norm_set, (count,)),
-        ("exit_confidence", controls.exit_confidence, (count, plan.exits)),
     )
     for name, array, shape in expected:
         if array.shape != shape:
             raise InputError(f"controls.{name} must be {list(shape)}, not {list(array.shape)}")
+    if controls.exit_confidence.shape not in ((count, 0), (count, plan.exits)):
+        wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
+        raise InputError(f"controls.exit_confidence must be {wanted}, not {list(controls.exit_confidence.shape)}")
+    if np.isnan(controls.exit_confidence).any():
+        raise InputError("controls.exit_confidence must not be NaN")
     if np.isnan(controls.thresholds).any():
         raise InputError("controls.thresholds must not be NaN")
     if ((controls.norm_set < 0) | (controls.norm_set >= plan.norm_sets)).any():
         raise InputError(f"controls.norm_set must lie in 0..{plan.norm_sets - 1}")
     if controls.forced_masks is not None and len(controls.forced_masks) != len(plan.layers):
         raise InputError(f"controls.forced_masks needs {len(plan.layers)} masks, not {len(controls.forced_masks)}")
+
+
+def exit_confidence(plan: Plan, controls: Controls) -> NDArray[np.float32]:
+    """Confidences above which each image leaves, float32 [N, E]; 1, which none exceeds, where none were given."""
+    if controls.exit_confidence.shape[1] == plan.exits:
+        return np.ascontiguousarray(controls.exit_confidence, np.float32)
+    return np.ones((len(controls), plan.exits), np.float32)

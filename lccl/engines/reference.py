@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lccl import plan as steps
 from lccl.controls import Controls, Output
-from lccl.engines.base import Images, check_inputs
+from lccl.engines.base import Images, check_inputs, exit_confidence
 from lccl.errors import EngineError, InputError
 from lccl.flops import NetworkShape
 from lccl.plan import Plan
@@ -25,8 +25,11 @@ PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 class State:
     """A batch on its way through the plan.
 
-    ``values`` and ``norm_set`` hold only the images still active; ``active`` are their places in the
-    batch. A step that ends images takes them out of all three.
+    ``values``, ``norm_set``, ``thresholds`` and ``confidence`` hold only the images still active; ``active`` are
+    their places in the batch. A step that ends images takes them out of all five.
+
+    ``masks`` and ``gates`` of a layer are of the whole batch, 0 for images that never came there; so are ``logits``
+    and ``exit``.
     """
 
     controls: Controls
@@ -34,9 +37,26 @@ class State:
     values: dict[str, Tensor]
     norm_set: Tensor
     thresholds: Tensor
+    confidence: Tensor
+    logits: Tensor
+    exit: Tensor
+    ended: bool = False
     gates: dict[int, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None
+
+    def of_batch(self, active: Tensor) -> Tensor:
+        """Values of the active images laid out for the whole batch, 0 elsewhere."""
+        whole = active.new_zeros((len(self.exit), *active.shape[1:]))
+        whole[self.active] = active
+        return whole
+
+    def leave(self, who: Tensor, logits: Tensor, exit: int) -> None:
+        """End the run of those active images for which ``who`` holds, with their logits as the answer."""
+        leaving, stay = self.active[who], ~who
+        self.logits[leaving], self.exit[leaving] = logits[who], exit
+        self.active, self.norm_set = self.active[stay], self.norm_set[stay]
+        self.thresholds, self.confidence = self.thresholds[stay], self.confidence[stay]
+        self.values = {name: value[stay] for name, value in self.values.items()}
 
 
 class ReferenceEngine:
@@ -74,10 +94,13 @@ class ReferenceEngine:
         pixels = torch.from_numpy(np.array(images)).to(self._device)
         return State(
             controls=controls,
-            active=torch.arange(len(images)),
+            active=torch.arange(len(images), device=self._device),
             values={"": pixels.permute(0, 3, 1, 2)},
             norm_set=torch.tensor(controls.norm_set, device=self._device),
             thresholds=torch.tensor(controls.thresholds, device=self._device, dtype=self._dtype),
+            confidence=torch.tensor(exit_confidence(self.plan, controls), device=self._device, dtype=self._dtype),
+            logits=torch.full((len(images), self.plan.classes), torch.nan, device=self._device, dtype=self._dtype),
+            exit=torch.full((len(images),), self.plan.exits, device=self._device),
         )
 
     def step(self, step: steps.Step, state: State) -> None:
@@ -86,7 +109,8 @@ class ReferenceEngine:
             steps.Normalise: self._normalise,
             steps.Convolve: self._convolve,
             steps.MaxPool: self._max_pool,
-            steps.GlobalAveragePool: self._global_average_pool,
+            steps.AveragePool: self._average_pool,
+            steps.Exit: self._exit,
             steps.Classify: self._classify,
         }
         kinds[type(step)](step, state)
@@ -123,14 +147,14 @@ class ReferenceEngine:
             keep = maps > state.thresholds[:, gate.layer, None, None, None]
         else:
             keep = self._forced(state.controls.forced_masks[gate.layer], maps, state)
-        state.gates[gate.layer], state.masks[gate.layer] = maps, keep
+        state.gates[gate.layer], state.masks[gate.layer] = state.of_batch(maps), state.of_batch(keep)
         share = value.shape[1] // maps.shape[1]
         if maps.shape[1] > 1:
             maps, keep = maps.repeat_interleave(share, 1), keep.repeat_interleave(share, 1)
         return torch.where(keep, value * maps, torch.zeros_like(value))
 
     def _forced(self, mask: np.ndarray[Any, np.dtype[np.uint8]], maps: Tensor, state: State) -> Tensor:
-        forced = torch.from_numpy(mask).to(self._device)[state.active.to(self._device)]
+        forced = torch.from_numpy(mask).to(self._device)[state.active]
         if forced.shape != maps.shape:
             raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(forced.shape)}")
         return forced.bool()
@@ -138,12 +162,20 @@ class ReferenceEngine:
     def _max_pool(self, step: steps.MaxPool, state: State) -> None:
         state.values[step.raw] = F.max_pool2d(state.values[step.input], step.kernel, step.stride, step.kernel // 2)
 
-    def _global_average_pool(self, step: steps.GlobalAveragePool, state: State) -> None:
-        state.values[step.raw] = state.values[step.input].mean(dim=(2, 3), keepdim=True)
+    def _average_pool(self, step: steps.AveragePool, state: State) -> None:
+        state.values[step.raw] = F.adaptive_avg_pool2d(state.values[step.input], step.grid)
+
+    def _exit(self, step: steps.Exit, state: State) -> None:
+        features, weight = state.values[step.input].flatten(1), self._get(step.hidden_weight).flatten(1)
+        hidden = torch.relu(F.linear(features, weight, self._get(step.hidden_bias)))
+        logits = F.linear(hidden, self._get(step.weight), self._get(step.bias))
+        sure = torch.softmax(logits, dim=1).amax(dim=1) > state.confidence[:, step.exit]
+        state.leave(sure, logits, step.exit)
 
     def _classify(self, step: steps.Classify, state: State) -> None:
         features = state.values[step.input][:, :, 0, 0]
-        state.logits = F.linear(features, self._get(step.weight), self._get(step.bias))
+        state.logits[state.active] = F.linear(features, self._get(step.weight), self._get(step.bias))
+        state.ended = True
 
     def _conv(self, x: Tensor, weight: steps.Array, stride: int) -> Tensor:
         return F.conv2d(x, self._get(weight), stride=stride, padding=weight.shape[2] // 2)
@@ -153,19 +185,20 @@ class ReferenceEngine:
         return value * scale[:, :, None, None] + shift[:, :, None, None]
 
     def _output(self, state: State) -> Output:
-        if state.logits is None:
+        if not state.ended:
             raise ValueError("the plan has no Classify step")
-        images = len(state.active)
+        images = len(state.exit)
         masks = [state.masks[layer] for layer in range(len(self.plan.layers))]
         kept = np.zeros((images, len(masks)), dtype=np.int64)
         for layer, (mask, shape) in enumerate(zip(masks, self.shape.layers, strict=True)):
             channels_per_map = shape.convolution.out_channels // shape.gate_groups
             kept[:, layer] = mask.sum(dim=(1, 2, 3)).cpu().numpy() * channels_per_map
+        exit = state.exit.cpu().numpy()
         return Output(
             logits=state.logits.cpu().numpy(),
             kept=kept,
-            executed_macs=np.full(images, self.shape.dense + self.shape.gates, dtype=np.int64),
-            exit=np.full(images, self.plan.exits, dtype=np.int64),
+            executed_macs=self.shape.gated(self.shape.reached(exit) * self.shape.cells, exit),
+            exit=exit,
             masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.controls.want_masks else None,
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lccl.gates import GateSpec
 from lccl.layers import Place, SkipConv
+from lccl.sidenet import SideNets, SideNetSpec, sidenets_for
 
 Form = Literal["post", "pre"]
 
@@ -206,7 +207,7 @@ def _column(thresholds: Sequence[Tensor], number: int, conv: SkipConv) -> Tensor
 
 
 class ResNet(nn.Module):
-    """A stem, stages of residual blocks, global average pooling and a linear classifier.
+    """A stem, stages of residual blocks, global average pooling and a linear classifier; perhaps SideNets beside it.
 
     ``widths`` are those of the stages' 3×3 convolutions; a bottleneck gives out four times as many channels.
     ``image_size`` is the height and width, in pixels, of the pictures the network is made for.
@@ -239,6 +240,18 @@ class ResNet(nn.Module):
                 channels = block.out_channels
         self.final_norm = nn.BatchNorm2d(channels) if form == "pre" else None
         self.classifier = nn.Linear(channels, classes)
+        self.sidenets = SideNets()
+
+    def add_sidenets(self, specs: Sequence[SideNetSpec]) -> None:
+        """Put fresh SideNets beside the network, in place of any that it has.
+
+        Raises:
+            ArchitectureError: they do not fit this network.
+
+        """
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        channels = [list(block.convs.values())[-1].conv.out_channels for block in blocks]
+        self.sidenets = sidenets_for(specs, channels, self.classifier.out_features)
 
     @property
     def skip_convs(self) -> dict[str, SkipConv]:
@@ -247,7 +260,16 @@ class ResNet(nn.Module):
         return {name: module for name, module in named.items() if module.gate is not None}
 
     def forward(self, images: Tensor, thresholds: Tensor | None = None) -> NetworkOutput:
-        """Classify normalised images [N, 3, H, W]; ``thresholds`` [N, L], None means exact everywhere."""
+        """Classify normalised images [N, 3, H, W]; ``thresholds`` [N, L], None means exact everywhere.
+
+        No image leaves early here, whatever SideNets there are: engines do that.
+        """
+        return self.with_features(images, thresholds)[0]
+
+    def with_features(
+        self, images: Tensor, thresholds: Tensor | None = None
+    ) -> tuple[NetworkOutput, tuple[Tensor, ...]]:
+        """Classify as :meth:`forward` does, and give what each SideNet's hidden layer reads, [N, C · grid²]."""
         columns = () if thresholds is None else thresholds.unbind(1)
         x = self.stem_conv(images)
         if self.stem_norm is not None:
@@ -255,10 +277,22 @@ class ResNet(nn.Module):
         if self.stem.pool:
             x = F.max_pool2d(x, 3, 2, 1)
         gates: list[Tensor] = []
-        for block in self.blocks:
+        readers = {side.spec.after: side for side in self.sidenets}
+        features: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
             x, found = block(x, columns[len(gates) :])
             gates += found
+            if number in readers:
+                features.append(readers[number].pool(self._activated(number, x)))
         if self.final_norm is not None:
             x = torch.relu(self.final_norm(x))
         logits = self.classifier(x.mean(dim=(2, 3)))
-        return NetworkOutput(logits, tuple(gates))
+        return NetworkOutput(logits, tuple(gates)), tuple(features)
+
+    def _activated(self, block: int, x: Tensor) -> Tensor:
+        """A block's output as the block after it sees it."""
+        if self.final_norm is None:
+            return x
+        following = list(self.blocks)[block + 1 : block + 2]
+        norm = following[0].norms[0] if following and isinstance(following[0], PreActivationBlock) else self.final_norm
+        return torch.relu(norm(x))

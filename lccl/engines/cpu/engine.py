@@ -184,7 +184,7 @@ def _fill(program: _native.Program, plan: Plan) -> dict[str, int]:
                 _add_convolution(program, step, numbers)
             case steps.MaxPool():
                 program.add_max_pool(numbers[step.input], step.kernel, step.stride, numbers[step.raw])
-            case steps.GlobalAveragePool():
+            case steps.AveragePool():
                 program.add_average_pool(numbers[step.input], numbers[step.raw])
             case steps.Classify():
                 program.add_classifier(numbers[step.input], _floats(step.weight), _floats(step.bias))

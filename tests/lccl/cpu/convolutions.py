@@ -163,7 +163,7 @@ def plan_of(case):
             *before,
             it,
             *after,
-            steps.GlobalAveragePool(raw or "activated", "features"),
+            steps.AveragePool(raw or "activated", "features"),
             steps.Classify("features", np.zeros((2, case.out), np.float32), np.zeros(2, np.float32)),
         ),
         layers=("it",) if gate is not None else (),

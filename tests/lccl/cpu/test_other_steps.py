@@ -23,7 +23,7 @@ def small_plan(channels, height, width, *between, buffers=(), classes=2, weight=
         steps=(
             steps.Normalise(np.linspace(0.4, 0.6, channels), np.linspace(0.2, 0.3, channels), "image"),
             *between,
-            steps.GlobalAveragePool(last, "features"),
+            steps.AveragePool(last, "features"),
             steps.Classify(
                 "features",
                 np.zeros((classes, wide), np.float32) if weight is None else weight,
