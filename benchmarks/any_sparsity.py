@@ -101,7 +101,7 @@ def _against_removal(bundle: Bundle, engine: Engine, choose: Split, test: Split)
         if ratio > bundle.table.sparsity_range[1]:
             continue
         ours = measure(engine, test, bundle.table.resolve(Wish(sparsity=ratio)).thresholds)
-        macs = float(engine.shape.gated(ours.kept).mean())
+        macs = ours.gated_macs(engine.shape)
         rival = min((one for one in rivals if one.macs >= macs), key=lambda one: one.macs)
         theirs = measure(engine, test, rival.thresholds.tolist())
         ahead, interval = _paired(ours.right, theirs.right)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lccl.errors import ArchitectureError, BundleError, InputError
 from lccl.networks import Architecture, ResNet, build
 from lccl.operating_points import OperatingPointTable
 from lccl.preprocessing import Preprocessing
+from lccl.sidenet import SideNetSpec
 
 FORMAT = "lccl-bundle"
 FORMAT_VERSION = 1
@@ -69,6 +70,7 @@ def save(bundle: Bundle, folder: Path) -> str:
         "format_version": FORMAT_VERSION,
         "version": bundle.version,
         "architecture": bundle.architecture.to_json(),
+        "sidenets": [asdict(spec) for spec in bundle.network.sidenets.specs],
         "labels": list(bundle.labels),
         "preprocessing": bundle.preprocessing.to_json(),
         "operating_points": bundle.table.to_json(),
@@ -98,6 +100,7 @@ def load(folder: Path) -> Bundle:
     try:
         architecture = Architecture.from_json(description["architecture"])
         network = build(architecture)
+        network.add_sidenets(_sidenets(description))
         preprocessing = Preprocessing.from_json(description["preprocessing"])
         table = OperatingPointTable.from_json(description["operating_points"])
         labels, version, files = description["labels"], description["version"], description["files"]
@@ -120,6 +123,11 @@ def load(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder / DESCRIPTION} gives {len(table.exact.thresholds)} thresholds for "
             f"{len(network.skip_convs)} gated convolutions"
+        )
+    if len(table.exact.exit_confidence) != len(network.sidenets):
+        raise BundleError(
+            f"{folder / DESCRIPTION} gives {len(table.exact.exit_confidence)} exit confidences for "
+            f"{len(network.sidenets)} SideNets"
         )
     if any(point.norm_set for point in table.points):
         raise BundleError(f"{folder / DESCRIPTION} asks for a second normalisation set: these weights hold one")
@@ -147,6 +155,14 @@ def version_of(folder: Path) -> str:
 
     """
     return str(_read_description(folder).get("version", ""))
+
+
+def _sidenets(description: Mapping[str, Any]) -> list[SideNetSpec]:
+    """Where SideNets stand; bundles from before there were any do not say."""
+    entries = description.get("sidenets", [])
+    if not isinstance(entries, list):
+        raise ArchitectureError("sidenets are a list")
+    return [SideNetSpec.from_json(entry) for entry in entries]
 
 
 def _check_canary(canary: object, classes: int, file: Path) -> None:
@@ -213,6 +229,8 @@ def _fill(network: ResNet, tensors: dict[str, Tensor], file: Path) -> None:
             raise BundleError(f"{file}: {name} must hold finite floating numbers")
         if name.endswith("running_var") and (tensor < 0).any():
             raise BundleError(f"{file}: {name} holds a negative variance")
+        if name.endswith("temperature") and tensor <= 0:
+            raise BundleError(f"{file}: {name} must lie above 0")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
 
 

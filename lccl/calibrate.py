@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lccl.bundle import Bundle
 from lccl.data import HeldOut, Split
@@ -14,8 +15,17 @@ from lccl.engines.base import Engine
 from lccl.errors import DataError, LcclError
 from lccl.evaluate import Measurement, measure, operating_point
 from lccl.flops import NetworkShape
-from lccl.operating_points import EXACT, OperatingPoint, OperatingPointTable
-from lccl.threshold_path import LARGEST_COST, ThresholdPath, Thresholds, find_path, gate_values, notches_in
+from lccl.operating_points import EXACT, LOWEST_CONFIDENCE, OperatingPoint, OperatingPointTable
+from lccl.threshold_path import (
+    LARGEST_COST,
+    ThresholdPath,
+    Thresholds,
+    exit_notches,
+    find_path,
+    gate_values,
+    notches_in,
+    row_parts,
+)
 
 Progress = Callable[[str], None]
 STEP = 0.05
@@ -26,13 +36,17 @@ FINEST_STEP = 0.012
 MOST_TRIES = 16
 SEARCHED = 2000
 WEIGHED = 1000
+EXIT_CONFIDENCES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, LOWEST_CONFIDENCE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """Thresholds and what they did on the choosing part; their place on the path, where they lie on it."""
+    """Thresholds and exit confidences, as a row of the path, and what they did on the choosing part.
 
-    thresholds: tuple[float, ...]
+    ``place`` is theirs on the path, where they lie on it.
+    """
+
+    row: Thresholds
     place: float
     skip_ratio: float
     accuracy: float
@@ -43,11 +57,11 @@ def calibrate(
 ) -> Bundle:
     """Return the bundle with a fresh table of operating points.
 
-    Each layer has thresholds of its own, raised in the order of what that costs for the work it saves
-    (:func:`lccl.threshold_path.find_path`): points in steps of about 0.05 of skip ratio until ten points of accuracy
-    are lost, closer where the curve is steep or bends. All of that is decided on pictures of ``data.choose``; every
-    stated loss and skip ratio is from ``data.measure``, and nothing is dropped for what it shows. Exact's accuracy
-    is from both parts: its thresholds are 0, whatever is chosen.
+    Each layer has a threshold of its own and each early exit its confidence, moved in the order of what that costs
+    for the work it saves (:func:`lccl.threshold_path.find_path`): points in steps of about 0.05 of skip ratio until
+    ten points of accuracy are lost, closer where the curve is steep or bends. All of that is decided on pictures of
+    ``data.choose``; every stated loss and skip ratio is from ``data.measure``, and nothing is dropped for what it
+    shows. Exact's accuracy is from both parts: its thresholds are 0, whatever is chosen.
 
     Args:
         weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times.
@@ -58,12 +72,13 @@ def calibrate(
 
     """
     shape = engine.shape
-    if not shape.layers:
-        raise LcclError("a plain twin has no gates: there is nothing to calibrate")
+    if not shape.layers and not shape.exits:
+        raise LcclError("a network with neither gates nor early exits: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
+    weighed_on = data.choose.first(weighed)
     notches = notches_in(gate_values(bundle.network, bundle.preprocessing, data.choose))
-    path = find_path(engine, notches, data.choose.first(weighed), LARGEST_COST, progress)
+    path = find_path(engine, [*notches, *exit_notches(engine, weighed_on)], weighed_on, LARGEST_COST, progress)
     return calibrate_along(path, bundle, engine, data, progress)
 
 
@@ -74,23 +89,43 @@ def calibrate_along(
     shape = engine.shape
     chosen = _choose(_Search(engine, path, data.choose.first(SEARCHED), progress))
     progress(f"measuring {len(chosen)} points")
-    measured = [measure(engine, data.measure, one.thresholds) for one in chosen]
+    measured = [_measure(engine, data.measure, one.row) for one in chosen]
     exact = measured[0]
-    unchosen = np.concatenate([exact.right, measure(engine, data.choose, chosen[0].thresholds).right])
+    unchosen = np.concatenate([exact.right, _measure(engine, data.choose, chosen[0].row).right])
     names = _names(chosen)
     points = _rising(
         operating_point(name, found, exact, shape, unchosen) for name, found in zip(names, measured, strict=True)
     )
     spreads = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
+    leaving = {name: _shares_by_exit(found, shape) for name, found in zip(names, measured, strict=True)}
     return replace(
         bundle,
-        table=OperatingPointTable(points, len(data.measure)),
+        table=OperatingPointTable(points, len(data.measure), exit_points(engine, data, exact, unchosen)),
         calibration={
             "layers": [layer.name for layer in shape.layers],
             "skip_ratio_mean_std": {point.name: spreads[point.name] for point in points},
+            "images_by_exit": {point.name: leaving[point.name] for point in points},
         },
         digest="",
     )
+
+
+def exit_points(
+    engine: Engine, data: HeldOut, exact: Measurement, unchosen: NDArray[np.bool_]
+) -> tuple[OperatingPoint, ...]:
+    """What is to be expected where a client sets the exits' confidence by hand, with exact gates.
+
+    Args:
+        exact: over ``data.measure``.
+        unchosen: what exact got right on all held-out pictures, see :func:`lccl.evaluate.operating_point`.
+
+    """
+    nothing, exits = [0.0] * len(engine.plan.layers), engine.plan.exits
+    points = []
+    for confidence in EXIT_CONFIDENCES if exits else ():
+        found = measure(engine, data.measure, nothing, exit_confidence=[confidence] * exits)
+        points.append(operating_point(f"exit {confidence:g}", found, exact, engine.shape, unchosen))
+    return tuple(points)
 
 
 class _Search:
@@ -123,12 +158,11 @@ class _Search:
 
     def halfway(self, first: _Candidate, second: _Candidate) -> _Candidate:
         """What serving gives for a wish halfway between two points."""
-        halves = (np.array(first.thresholds) + np.array(second.thresholds)) / 2
-        return self._try(halves, (first.place + second.place) / 2)
+        return self._try((first.row + second.row) / 2, (first.place + second.place) / 2)
 
-    def _try(self, thresholds: Thresholds, place: float) -> _Candidate:
-        found = measure(self._engine, self._split, thresholds.tolist())
-        candidate = _Candidate(found.thresholds, place, found.skip_ratio(self._engine.shape), found.accuracy)
+    def _try(self, row: Thresholds, place: float) -> _Candidate:
+        found = _measure(self._engine, self._split, row)
+        candidate = _Candidate(row, place, found.skip_ratio(self._engine.shape), found.accuracy)
         self._progress(f"skip ratio {candidate.skip_ratio:.3f}, accuracy {candidate.accuracy:.4f}")
         return candidate
 
@@ -185,6 +219,17 @@ def _names(chosen: list[_Candidate]) -> list[str]:
     for one in chosen[1:]:
         names.append(next(name for digits in count() if (name := f"p{100 * one.skip_ratio:02.{digits}f}") not in names))
     return names
+
+
+def _measure(engine: Engine, split: Split, row: Thresholds) -> Measurement:
+    thresholds, confidences = row_parts(engine, row)
+    return measure(engine, split, thresholds, exit_confidence=confidences)
+
+
+def _shares_by_exit(found: Measurement, shape: NetworkShape) -> list[float]:
+    """Share of the pictures that each exit answered, the network's end last."""
+    counts = np.bincount(found.left_by, minlength=len(shape.exits) + 1)
+    return [round(float(share), 4) for share in counts / len(found.left_by)]
 
 
 def _layer_spread(found: Measurement, shape: NetworkShape) -> list[list[float]]:

@@ -13,6 +13,7 @@ from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.engines.base import Engine
 from lccl.errors import BundleError
+from lccl.operating_points import NEVER
 
 SEED, IMAGES = 0, 2
 COARSE = 5  # the pictures are noise of this many points a side, enlarged: as smooth as photographs are
@@ -39,13 +40,13 @@ def pictures_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
 
 
 def record(bundle: Bundle) -> dict[str, Any]:
-    """What the reference engine answers: at exact and at the last point, for the bundle's description.
+    """What the reference engine answers: at exact, at the last point's thresholds and at every exit, for the bundle.
 
     A point that a network barely trained has no finite answer at is left out.
     """
     engine = make_engine(bundle, "cpu", engine="reference")
-    points = {point.name: _run(engine, bundle, point.name) for point in _points(bundle)}
-    finite = {name: logits for name, logits in points.items() if np.isfinite(logits).all()}
+    found = {name: _run(engine, bundle, *row) for name, row in _rows(bundle).items()}
+    finite = {name: logits for name, logits in found.items() if np.isfinite(logits).all()}
     return {
         "seed": SEED,
         "logits": {name: [[float(f"{value:.6g}") for value in row] for row in rows] for name, rows in finite.items()},
@@ -64,27 +65,34 @@ def check(engine: Engine, bundle: Bundle) -> NDArray[np.floating]:
     """
     recorded: Mapping[str, Any] = bundle.canary.get("logits", {})
     exact: NDArray[np.floating] | None = None
-    for number, point in enumerate(_points(bundle)):
-        logits = _run(engine, bundle, point.name)
+    for name, row in _rows(bundle).items():
+        logits = _run(engine, bundle, *row)
         exact = logits if exact is None else exact
         if not np.isfinite(logits).all():
-            raise BundleError(f"the canary's logits at {point.name} are not finite")
-        if point.name in recorded:
-            wanted = np.array(recorded[point.name], dtype=np.float64)
+            raise BundleError(f"the canary's logits at {name} are not finite")
+        if name in recorded:
+            wanted = np.array(recorded[name], dtype=np.float64)
             if wanted.shape != logits.shape:
-                raise BundleError(f"the canary's record at {point.name} is {wanted.shape}, not {logits.shape}")
+                raise BundleError(f"the canary's record at {name} is {wanted.shape}, not {logits.shape}")
             off = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-            if not off <= TOLERANCE[engine.precision][min(number, 1)]:
-                raise BundleError(f"the canary's logits at {point.name} differ by {off:.2g} of their size")
+            if not off <= TOLERANCE[engine.precision][int(any(row[0]))]:
+                raise BundleError(f"the canary's logits at {name} differ by {off:.2g} of their size")
     assert exact is not None
     return exact
 
 
-def _points(bundle: Bundle) -> tuple[Any, ...]:
-    points = bundle.table.points
-    return points if len(points) < 2 else (points[0], points[-1])
+def _rows(bundle: Bundle) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Thresholds and exit confidences to run the pictures under: nobody leaves, or all by the same exit."""
+    exact, last = bundle.table.points[0], bundle.table.points[-1]
+    exits = len(exact.exit_confidence)
+    rows = {point.name: (point.thresholds, (NEVER,) * exits) for point in (exact, last)}
+    for number in range(exits):
+        rows[f"exit {number}"] = (exact.thresholds, tuple(NEVER * (number != other) for other in range(exits)))
+    return rows
 
 
-def _run(engine: Engine, bundle: Bundle, name: str) -> NDArray[np.floating]:
-    point = next(point for point in bundle.table.points if point.name == name)
-    return engine.run(pictures_for(engine, bundle), Controls.uniform(IMAGES, point.thresholds, point.norm_set)).logits
+def _run(
+    engine: Engine, bundle: Bundle, thresholds: tuple[float, ...], exit_confidence: tuple[float, ...]
+) -> NDArray[np.floating]:
+    controls = Controls.uniform(IMAGES, thresholds, exit_confidence=exit_confidence)
+    return engine.run(pictures_for(engine, bundle), controls).logits

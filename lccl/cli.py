@@ -265,9 +265,9 @@ def evaluate(
         with _counting("pictures", len(wishes) * len(split)) as advance:
             for wish in wishes:
                 setting = loaded.table.resolve(wish)
-                found = measure(runner, split, setting.thresholds, setting.norm_set, advance)
+                found = measure(runner, split, setting.thresholds, setting.norm_set, advance, setting.exit_confidence)
                 low, high = wilson(int(found.right.sum()), len(split))
-                skip_ratio, gated = found.skip_ratio(shape), float(shape.gated(found.kept).mean())
+                skip_ratio, gated = found.skip_ratio(shape), found.gated_macs(shape)
                 row = {
                     "point": setting.name, "skip_stated": setting.sparsity, "skip_reached": skip_ratio,
                     "accuracy_stated": setting.expected_accuracy, "accuracy_reached": found.accuracy,

@@ -28,14 +28,17 @@ class Measurement:
         right: bool [N].
         kept: int64 [N, L], cells kept.
         executed_macs: int64 [N].
+        left_by: int64 [N], the exit that answered; the number of exits at the network's end.
 
     """
 
     thresholds: tuple[float, ...]
     norm_set: int
+    exit_confidence: tuple[float, ...]
     right: NDArray[np.bool_]
     kept: NDArray[np.int64]
     executed_macs: NDArray[np.int64]
+    left_by: NDArray[np.int64]
 
     @property
     def accuracy(self) -> float:
@@ -45,21 +48,37 @@ class Measurement:
         """Mean skip ratio over the pictures."""
         return float(shape.skip_ratio(self.kept).mean())
 
+    def gated_macs(self, shape: NetworkShape) -> float:
+        """Mean theoretical MACs of a picture."""
+        return float(shape.gated(self.kept, self.left_by).mean())
+
 
 def outputs_over(
-    engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0
+    engine: Engine,
+    split: Split,
+    thresholds: Sequence[float],
+    norm_set: int = 0,
+    exit_confidence: Sequence[float] = (),
 ) -> Iterator[tuple[Output, NDArray[np.int64]]]:
     """Run a split under the same thresholds in batches that suit the engine: each batch's output and labels."""
     for start in range(0, len(split), engine.batch_limit):
         images = split.images[start : start + engine.batch_limit]
-        output = engine.run(images, Controls.uniform(len(images), thresholds, norm_set))
+        controls = Controls.uniform(len(images), thresholds, norm_set, exit_confidence=exit_confidence)
+        output = engine.run(images, controls)
         yield output, split.labels[start : start + engine.batch_limit]
 
 
 def measure(
-    engine: Engine, split: Split, thresholds: Sequence[float], norm_set: int = 0, progress: Progress = lambda _: None
+    engine: Engine,
+    split: Split,
+    thresholds: Sequence[float],
+    norm_set: int = 0,
+    progress: Progress = lambda _: None,
+    exit_confidence: Sequence[float] = (),
 ) -> Measurement:
     """Run every picture of a split under the same thresholds; ``progress`` is told how many are done.
+
+    Without exit confidences no picture leaves early.
 
     Raises:
         DataError: the split is empty.
@@ -67,18 +86,21 @@ def measure(
     """
     if not len(split):
         raise DataError("there are no pictures to measure on: the data set is too small to hold any out")
-    right, kept, executed = [], [], []
-    for output, labels in outputs_over(engine, split, thresholds, norm_set):
+    right, kept, executed, left_by = [], [], [], []
+    for output, labels in outputs_over(engine, split, thresholds, norm_set, exit_confidence):
         right.append(output.logits.argmax(1) == labels)
         kept.append(output.kept)
         executed.append(output.executed_macs)
+        left_by.append(output.exit)
         progress(len(labels))
     return Measurement(
         tuple(float(value) for value in thresholds),
         norm_set,
+        tuple(float(value) for value in exit_confidence) or (1.0,) * engine.plan.exits,
         np.concatenate(right),
         np.concatenate(kept),
         np.concatenate(executed),
+        np.concatenate(left_by),
     )
 
 
@@ -108,12 +130,13 @@ def operating_point(
         thresholds=found.thresholds,
         norm_set=found.norm_set,
         skip_ratio=found.skip_ratio(shape),
-        gated_macs=float(shape.gated(found.kept).mean()),
+        gated_macs=found.gated_macs(shape),
         accuracy=accuracy,
         accuracy_interval=interval,
         drop=100 * (lost - won) / count,
         drop_interval=Interval(100 * low, 100 * high),
         drop_bound=100 * bound,
+        exit_confidence=found.exit_confidence,
     )
 
 

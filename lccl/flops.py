@@ -102,16 +102,16 @@ class NetworkShape:
         """MACs of one cell of each SkipConv, int64 [L]."""
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
 
-    def gated(self, kept: NDArray[np.int64], exit: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    def gated(self, kept: NDArray[np.int64], left_by: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Theoretical MACs per image: gates + kept cells + the rest, as far as the image came.
 
         Args:
             kept: int64 [N, L], 0 in layers behind an image's exit.
-            exit: int64 [N], the exit that each image left by; None where all ran to the end.
+            left_by: int64 [N], the exit that each image left by; None where all ran to the end.
 
         """
         beside = self.beside_cells
-        spent: NDArray[np.int64] = (beside[-1] if exit is None else beside[exit]) + kept @ self.cell_macs
+        spent: NDArray[np.int64] = (beside[-1] if left_by is None else beside[left_by]) + kept @ self.cell_macs
         return spent
 
     @property
@@ -123,13 +123,14 @@ class NetworkShape:
         gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
         sides = np.cumsum([0, *(early.macs for early in self.exits)])
         before = [early.ungated_macs + gates[early.layers] for early in self.exits]
-        spent: NDArray[np.int64] = np.array([*before, self.ungated_macs + gates[-1]], dtype=np.int64)
-        return spent + np.array([*sides[1:], sides[-1]])
+        trunk = [*before, self.ungated_macs + gates[-1]]
+        found: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
+        return found
 
-    def reached(self, exit: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which SkipConvs images that leave by these exits come to: ``exit`` int64 [N] → bool [N, L]."""
+    def reached(self, left_by: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which SkipConvs images that leave by these exits come to: ``left_by`` int64 [N] → bool [N, L]."""
         layers = np.array([*(early.layers for early in self.exits), len(self.layers)])
-        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[exit][:, None]
+        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[left_by][:, None]
         return found
 
     def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:

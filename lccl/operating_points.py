@@ -14,7 +14,8 @@ from lccl.controls import Controls
 from lccl.errors import BundleError, WishError
 
 EXACT = "exact"
-TARGETS = ("sparsity", "operating_point", "deadline_ms")
+TARGETS = ("sparsity", "operating_point", "deadline_ms", "exit_confidence")
+NEVER, LOWEST_CONFIDENCE = 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Thresholds with what was measured under them on pictures that chose nothing.
+    """Thresholds and exit confidences with what was measured under them on pictures that chose nothing.
 
     Attributes:
         name: ``exact`` or a short name such as ``p45``.
         thresholds: one per SkipConv, finite and ≥ 0.
         norm_set: the normalisation set that belongs to them.
-        skip_ratio: mean share of SkipConv cells skipped, weighted by MACs; 0..1.
+        skip_ratio: mean share of SkipConv cells skipped or behind an image's exit, weighted by MACs; 0..1.
         gated_macs: mean theoretical MACs per image.
         accuracy: share of images classified right, with its interval; 0..1.
         drop: accuracy lost against exact on the same images, in percentage points, with its interval.
         drop_bound: one-sided 95 % upper bound of that drop, in percentage points.
+        exit_confidence: one per early exit, 0..1: an image leaves where it is surer than that, so never at 1.
 
     """
 
@@ -51,17 +53,19 @@ class OperatingPoint:
     drop: float
     drop_interval: Interval
     drop_bound: float
+    exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a client asks for: at most one target (sparsity, operating point or deadline) and at most one floor.
+    """What a client asks for: at most one target (all but ``max_accuracy_drop``) and at most one floor.
 
     Attributes:
         sparsity: wanted mean skip ratio, 0..1.
         operating_point: a point's name.
         max_accuracy_drop: the accuracy the client can spare, in percentage points against exact.
         deadline_ms: milliseconds, from the request's first byte, after which an answer is of no use.
+        exit_confidence: how sure an early exit must be, 0.5..1, with all gates exact; nobody leaves at 1.
 
     """
 
@@ -69,16 +73,20 @@ class Wish:
     operating_point: str | None = None
     max_accuracy_drop: float | None = None
     deadline_ms: float | None = None
+    exit_confidence: float | None = None
 
     def __post_init__(self) -> None:
         targets = [name for name in TARGETS if getattr(self, name) is not None]
         if len(targets) > 1:
-            count = "two" if len(targets) == 2 else "three"
+            count = ("two", "three", "four")[len(targets) - 2]
             raise WishError(f"{', '.join(targets)} are {count} targets: ask for one of them")
         if self.deadline_ms is not None and not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
             raise WishError(f"deadline_ms must be a positive number of milliseconds, not {self.deadline_ms}")
         if self.sparsity is not None and not (math.isfinite(self.sparsity) and 0 <= self.sparsity <= 1):
             raise WishError(f"sparsity must be a number from 0 to 1, not {self.sparsity}")
+        sure = self.exit_confidence
+        if sure is not None and not (math.isfinite(sure) and LOWEST_CONFIDENCE <= sure <= NEVER):
+            raise WishError(f"exit_confidence must be a number from {LOWEST_CONFIDENCE:g} to {NEVER:g}, not {sure}")
         drop = self.max_accuracy_drop
         if drop is not None and not (math.isfinite(drop) and 0 <= drop <= 100):
             raise WishError(f"max_accuracy_drop must be percentage points from 0 to 100, not {drop}")
@@ -86,7 +94,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a wish came to: thresholds, and what may be expected of them.
+    """What a wish came to: thresholds and exit confidences, and what may be expected of them.
 
     Attributes:
         name: the operating point's name; None between two points.
@@ -107,6 +115,7 @@ class Setting:
     accuracy_interval: Interval
     expected_accuracy_drop: float
     downgraded: bool = False
+    exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ def controls_for(settings: Sequence[Setting], want_masks: bool = False) -> Contr
     return Controls(
         thresholds=np.array([setting.thresholds for setting in settings], dtype=np.float32),
         norm_set=np.array([setting.norm_set for setting in settings], dtype=np.int64),
-        exit_confidence=np.zeros((len(settings), 0), dtype=np.float32),
+        exit_confidence=np.array([setting.exit_confidence for setting in settings], dtype=np.float32),
         want_masks=want_masks,
     )
 
@@ -152,29 +161,58 @@ class OperatingPointTable:
     """The points of a model, ordered by skip ratio; the first is ``exact``. Immutable and checked when made.
 
     Attributes:
-        points: at least ``exact``.
+        points: at least ``exact``. Gates and exits together: the best of both that calibration found.
         images: how many held-out pictures the figures were measured on.
+        exit_points: all gates exact, and every exit at one confidence that falls from point to point to
+            ``LOWEST_CONFIDENCE``; for wishes that set it by hand. None for a model without early exits.
 
     """
 
     points: tuple[OperatingPoint, ...]
     images: int
+    exit_points: tuple[OperatingPoint, ...] = ()
 
     def __post_init__(self) -> None:
         points = self.points
         if not points or points[0].name != EXACT or any(points[0].thresholds):
             raise BundleError("an operating point table starts with exact, whose thresholds are 0")
+        if any(confidence < NEVER for confidence in points[0].exit_confidence):
+            raise BundleError("no image leaves early at exact: its exit confidences are 1")
         if len({point.name for point in points}) != len(points):
             raise BundleError("operating points need different names")
-        for point in points:
-            thresholds = np.array(point.thresholds)
-            if len(thresholds) != len(points[0].thresholds) or not np.isfinite(thresholds).all():
-                raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
+        for point in (*points, *self.exit_points):
+            self._check_lengths(point)
         for before, point in pairwise(points):
             if not point.skip_ratio > before.skip_ratio:
                 raise BundleError(f"operating point {point.name} does not skip more than {before.name}")
             if any(new < old for old, new in zip(before.thresholds, point.thresholds, strict=True)):
                 raise BundleError(f"a layer's threshold falls from operating point {before.name} to {point.name}")
+            if any(new > old for old, new in zip(before.exit_confidence, point.exit_confidence, strict=True)):
+                raise BundleError(f"an exit's confidence rises from operating point {before.name} to {point.name}")
+        self._check_exit_points()
+
+    def _check_lengths(self, point: OperatingPoint) -> None:
+        thresholds, exact = np.array(point.thresholds), self.points[0]
+        if len(thresholds) != len(exact.thresholds) or not np.isfinite(thresholds).all():
+            raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
+        if len(point.exit_confidence) != len(exact.exit_confidence):
+            raise BundleError(f"operating point {point.name} needs one confidence per early exit")
+
+    def _check_exit_points(self) -> None:
+        points = self.exit_points
+        if bool(points) != bool(self.exact.exit_confidence):
+            raise BundleError(
+                "a table has points of falling exit confidence where the model has early exits, else none"
+            )
+        for before, point in pairwise((self.exact, *points)):
+            if any(point.thresholds) or len(set(point.exit_confidence)) != 1:
+                raise BundleError(
+                    f"{point.name} has exact gates and one confidence for all exits, or it is no exit point"
+                )
+            if not point.exit_confidence[0] < before.exit_confidence[0] or point.skip_ratio < before.skip_ratio:
+                raise BundleError(f"{point.name} needs a lower exit confidence than {before.name}, and its skip ratio")
+        if points and points[-1].exit_confidence[0] != LOWEST_CONFIDENCE:
+            raise BundleError(f"the last exit point has the confidence {LOWEST_CONFIDENCE:g}")
 
     @property
     def exact(self) -> OperatingPoint:
@@ -213,6 +251,8 @@ class OperatingPointTable:
             wanted = _setting(self._named(wish.operating_point))
         elif wish.sparsity is not None:
             wanted = self._at(wish.sparsity)
+        elif wish.exit_confidence is not None:
+            wanted = self._leaving_at(wish.exit_confidence, wish.max_accuracy_drop)
         else:
             return Offer((_setting(floor or self.exact),))
         if floor is None:
@@ -244,18 +284,25 @@ class OperatingPointTable:
         denser, sparser = self.points[index - 1], self.points[index]
         if sparser.skip_ratio == sparsity:
             return _setting(sparser)
-        weight = (sparsity - denser.skip_ratio) / (sparser.skip_ratio - denser.skip_ratio)
-        pairs = zip(denser.thresholds, sparser.thresholds, strict=True)
-        return Setting(
-            name=None,
-            thresholds=tuple(old + weight * (new - old) for old, new in pairs),
-            norm_set=(sparser if weight >= 0.5 else denser).norm_set,
-            sparsity=sparsity,
-            gated_macs=denser.gated_macs + weight * (sparser.gated_macs - denser.gated_macs),
-            expected_accuracy=sparser.accuracy,
-            accuracy_interval=sparser.accuracy_interval,
-            expected_accuracy_drop=sparser.drop,
-        )
+        return _between(denser, sparser, (sparsity - denser.skip_ratio) / (sparser.skip_ratio - denser.skip_ratio))
+
+    def _leaving_at(self, confidence: float, max_drop: float | None) -> Setting:
+        """Exact gates and this confidence at every exit; what to expect is measured at the points around it."""
+        if not self.exit_points:
+            raise WishError("this model has no early exits: leave exit_confidence out")
+        line = (self.exact, *self.exit_points)
+        index = next(number for number, point in enumerate(line) if point.exit_confidence[0] <= confidence)
+        sparser = line[index]
+        if max_drop is not None and index and sparser.drop_bound > max_drop:
+            raise WishError(
+                f"the target lies past its own floor: exit_confidence {confidence:g} may lose up to "
+                f"{sparser.drop_bound:.2f} points, max_accuracy_drop allows {max_drop:g}"
+            )
+        if not index:
+            return _setting(self.exact)
+        denser = line[index - 1]
+        span = denser.exit_confidence[0] - sparser.exit_confidence[0]
+        return _between(denser, sparser, (denser.exit_confidence[0] - confidence) / span)
 
     def _sparsest_within(self, max_drop: float) -> OperatingPoint:
         """Go from exact towards sparser points and stop before the first whose drop may exceed the floor.
@@ -287,9 +334,31 @@ class OperatingPointTable:
             images = value["images"]
             if not isinstance(images, int) or images < 1:
                 raise ValueError(f"they were measured on {images!r} images")
-            return cls(tuple(_point(entry) for entry in value["points"]), images)
+            points, exit_points = (
+                tuple(_point(entry) for entry in entries) for entries in (value["points"], value.get("exit_points", ()))
+            )
+            return cls(points, images, exit_points)
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise BundleError(f"the operating points are not readable: {error}") from error
+
+
+def _between(denser: OperatingPoint, sparser: OperatingPoint, weight: float) -> Setting:
+    """A share of the way from one point to the next sparser one; it states the sparser one's accuracy."""
+
+    def mix(old: float, new: float) -> float:
+        return old + weight * (new - old)
+
+    return Setting(
+        name=None,
+        thresholds=tuple(map(mix, denser.thresholds, sparser.thresholds)),
+        norm_set=(sparser if weight >= 0.5 else denser).norm_set,
+        sparsity=mix(denser.skip_ratio, sparser.skip_ratio),
+        gated_macs=mix(denser.gated_macs, sparser.gated_macs),
+        expected_accuracy=sparser.accuracy,
+        accuracy_interval=sparser.accuracy_interval,
+        expected_accuracy_drop=sparser.drop,
+        exit_confidence=tuple(map(mix, denser.exit_confidence, sparser.exit_confidence)),
+    )
 
 
 def _setting(point: OperatingPoint, downgraded: bool = False) -> Setting:
@@ -303,17 +372,19 @@ def _setting(point: OperatingPoint, downgraded: bool = False) -> Setting:
         accuracy_interval=point.accuracy_interval,
         expected_accuracy_drop=point.drop,
         downgraded=downgraded,
+        exit_confidence=point.exit_confidence,
     )
 
 
 def _point(entry: dict[str, Any]) -> OperatingPoint:
     """Read one point; every number must be one, finite, and in its range."""
-    unknown = set(entry) ^ {field.name for field in fields(OperatingPoint)}
+    unknown = (set(entry) | {"exit_confidence"}) ^ {field.name for field in fields(OperatingPoint)}
     if unknown:
         raise ValueError(f"unexpected or missing {', '.join(sorted(unknown))}")
     if not isinstance(entry["thresholds"], list | tuple):
         raise TypeError("thresholds are a list")
     thresholds = tuple(_number(value) for value in entry["thresholds"])
+    confidences = tuple(_number(value) for value in entry.get("exit_confidence", ()))
     point = OperatingPoint(
         name=entry["name"],
         thresholds=thresholds,
@@ -325,10 +396,13 @@ def _point(entry: dict[str, Any]) -> OperatingPoint:
         drop=_number(entry["drop"]),
         drop_interval=_interval(entry["drop_interval"]),
         drop_bound=_number(entry["drop_bound"]),
+        exit_confidence=confidences,
     )
     numbers = (*thresholds, point.gated_macs, point.drop, point.drop_bound)
     if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0:
         raise ValueError("numbers must be finite and thresholds not negative")
+    if not all(0 <= confidence <= 1 for confidence in confidences):
+        raise ValueError("exit confidences lie in 0..1")
     if not (0 <= point.skip_ratio <= 1 and 0 <= point.accuracy <= 1):
         raise ValueError("skip_ratio and accuracy lie in 0..1")
     if not isinstance(point.name, str) or not isinstance(point.norm_set, int) or point.norm_set < 0:

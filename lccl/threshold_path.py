@@ -1,4 +1,4 @@
-"""The way from exact to sparse: which layer's threshold to raise next, by what its skipping costs."""
+"""The way from exact to sparse: which threshold to raise or which exit to widen next, by what that costs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.evaluate import outputs_over
 from lccl.networks import ResNet
+from lccl.operating_points import NEVER
 from lccl.preprocessing import Preprocessing
 
 Progress = Callable[[str], None]
@@ -23,13 +24,15 @@ FEWEST_NOTCHES, MOST_NOTCHES = 3, 8
 SAMPLED_IMAGES = 256
 LOOKED_AT = 4
 SHUT = 1.1
+EXIT_NOTCHES = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ThresholdPath:
-    """Thresholds from exact onwards, float64 [corners, L]; no layer's threshold ever falls along it.
+    """Thresholds and exit confidences from exact onwards, float64 [corners, L + E].
 
-    ``skip_ratios`` [corners] are those reached on the pictures that it was found on.
+    No layer's threshold ever falls along it, and no exit's confidence rises. ``skip_ratios`` [corners] are those
+    reached on the pictures that it was found on.
     """
 
     corners: Thresholds
@@ -40,7 +43,7 @@ class ThresholdPath:
         return len(self.corners) - 1
 
     def at(self, place: float) -> Thresholds:
-        """The thresholds [L] at a place from 0 (exact) to ``length``, linear between corners."""
+        """The row [L + E] at a place from 0 (exact) to ``length``, linear between corners."""
         low = min(int(place), max(0, self.length - 1))
         high = min(low + 1, self.length)
         thresholds: Thresholds = self.corners[low] + (place - low) * (self.corners[high] - self.corners[low])
@@ -50,7 +53,7 @@ class ThresholdPath:
 def find_path(
     engine: Engine, notches: list[Thresholds], split: Split, largest_cost: float, progress: Progress = lambda _: None
 ) -> ThresholdPath:
-    """Raise one layer's threshold by a notch at a time, the one that costs least for the work it saves.
+    """Move one threshold or exit by a notch at a time, the one that costs least for the work it saves.
 
     The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
     the pictures; the work saved is the skip ratio reached, what a move brings about in later layers included. A
@@ -60,16 +63,15 @@ def find_path(
     layer has moved: a lazy greedy search, some five runs over the pictures for a move.
 
     Args:
-        notches: for each layer the rising thresholds, all above 0, that it may go through.
+        notches: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
+            the falling confidences, all below 1.
         largest_cost: where to stop, in nats.
 
     """
     search = _Greedy(engine, notches, split)
     while search.cost <= largest_cost and search.advance():
         done = len(search.corners) - 1
-        progress(
-            f"raised {done} thresholds: skip ratio {search.skip_ratios[-1]:.3f}, {search.cost:.4f} nats from exact"
-        )
+        progress(f"{done} moves: skip ratio {search.skip_ratios[-1]:.3f}, {search.cost:.4f} nats from exact")
     return ThresholdPath(np.stack(search.corners), np.array(search.skip_ratios))
 
 
@@ -93,6 +95,27 @@ def notches_in(values: list[Thresholds]) -> list[Thresholds]:
     return found
 
 
+def exit_notches(engine: Engine, split: Split) -> list[Thresholds]:
+    """For each early exit falling quantiles of its confidences over some pictures, and last what lets all leave."""
+    never = [NEVER] * engine.plan.exits
+    found = []
+    for number in range(engine.plan.exits):
+        confidence = [NEVER] * number + [0.0] + never[number + 1 :]
+        nothing = [0.0] * len(engine.plan.layers)
+        outputs = [output for output, _ in outputs_over(engine, split, nothing, 0, confidence)]
+        sure = np.exp(_log_softmax(np.concatenate([output.logits for output in outputs]).astype(np.float64))).max(1)
+        quantiles = np.quantile(sure, 1 - np.arange(1, EXIT_NOTCHES) / EXIT_NOTCHES)
+        found.append(np.array([*sorted({*quantiles.round(4)} - {NEVER}, reverse=True), 0.0]))
+    return found
+
+
+def row_parts(engine: Engine, row: Thresholds) -> tuple[list[float], list[float]]:
+    """A row [L + E] as thresholds and exit confidences."""
+    values = row.tolist()
+    layers = len(engine.plan.layers)
+    return values[:layers], values[layers:]
+
+
 def levels_on(path: ThresholdPath, values: list[Thresholds]) -> Thresholds:
     """Each corner's thresholds as shares of the gate values that they shut, float64 [corners, L]; 0 where at 0."""
     columns = [
@@ -113,13 +136,14 @@ class _Move:
 
 
 class _Greedy:
-    """The state of the search: where every layer stands, and what its next move would come to."""
+    """The state of the search: where every layer and exit stands, and what its next move would come to."""
 
     def __init__(self, engine: Engine, notches: list[Thresholds], split: Split) -> None:
         self._engine, self._notches, self._split = engine, notches, split
         self._exact: NDArray[np.float64] | None = None
         self._level = [0] * len(notches)
-        self.corners: list[Thresholds] = [np.zeros(len(notches))]
+        exits = engine.plan.exits
+        self.corners: list[Thresholds] = [np.array([0.0] * (len(notches) - exits) + [NEVER] * exits)]
         self.cost, exact = self._run(self.corners[0])
         self.skip_ratios = [exact]
         self._moves = {layer: self._look(layer) for layer in range(len(notches))}
@@ -162,7 +186,8 @@ class _Greedy:
 
     def _run(self, row: Thresholds) -> tuple[float, float]:
         """Mean divergence from exact's answers, in nats, and the mean skip ratio."""
-        outputs = [output for output, _ in outputs_over(self._engine, self._split, row.tolist())]
+        thresholds, exits = row_parts(self._engine, row)
+        outputs = [output for output, _ in outputs_over(self._engine, self._split, thresholds, 0, exits)]
         answers = _log_softmax(np.concatenate([output.logits.astype(np.float64) for output in outputs]))
         if self._exact is None:
             self._exact = answers

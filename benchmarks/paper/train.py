@@ -162,7 +162,7 @@ def train_row(run: Run, seed: int, pictures: Pictures, options: Options, folder:
         "zeros": round(found.skip_ratio(shape), 6),
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
         "dense_macs": shape.dense,
-        "gated_macs": round(float(shape.gated(found.kept).mean()), 1),
+        "gated_macs": round(found.gated_macs(shape), 1),
         "trained": record["machine"] | {"seconds": round(sum(epoch["seconds"] for epoch in record["epochs"]))},
         "last_epoch": record["epochs"][-1],
     }

@@ -50,10 +50,10 @@ class State:
         whole[self.active] = active
         return whole
 
-    def leave(self, who: Tensor, logits: Tensor, exit: int) -> None:
+    def leave(self, who: Tensor, logits: Tensor, number: int) -> None:
         """End the run of those active images for which ``who`` holds, with their logits as the answer."""
         leaving, stay = self.active[who], ~who
-        self.logits[leaving], self.exit[leaving] = logits[who], exit
+        self.logits[leaving], self.exit[leaving] = logits[who], number
         self.active, self.norm_set = self.active[stay], self.norm_set[stay]
         self.thresholds, self.confidence = self.thresholds[stay], self.confidence[stay]
         self.values = {name: value[stay] for name, value in self.values.items()}
@@ -193,12 +193,12 @@ class ReferenceEngine:
         for layer, (mask, shape) in enumerate(zip(masks, self.shape.layers, strict=True)):
             channels_per_map = shape.convolution.out_channels // shape.gate_groups
             kept[:, layer] = mask.sum(dim=(1, 2, 3)).cpu().numpy() * channels_per_map
-        exit = state.exit.cpu().numpy()
+        left_by = state.exit.cpu().numpy()
         return Output(
             logits=state.logits.cpu().numpy(),
             kept=kept,
-            executed_macs=self.shape.gated(self.shape.reached(exit) * self.shape.cells, exit),
-            exit=exit,
+            executed_macs=self.shape.gated(self.shape.reached(left_by) * self.shape.cells, left_by),
+            exit=left_by,
             masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.controls.want_masks else None,
         )
 

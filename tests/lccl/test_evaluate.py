@@ -16,7 +16,8 @@ SHAPE = NetworkShape((GatedConvolution("only", Convolution(2, 10, 1, 1, 1), 1, 1
 
 def measurement(right, kept):
     count = len(right)
-    return Measurement((0.5,), 0, np.array(right, dtype=bool), np.array(kept)[:, None], np.zeros(count, np.int64))
+    nothing = np.zeros(count, np.int64)
+    return Measurement((0.5,), 0, (), np.array(right, dtype=bool), np.array(kept)[:, None], nothing, nothing)
 
 
 def test_every_picture_is_measured_once_with_its_own_label(bundle, pictures):
