@@ -72,8 +72,8 @@ def calibrate(
 
     """
     shape = engine.shape
-    if not shape.layers and not shape.exits:
-        raise LcclError("a network with neither gates nor early exits: there is nothing to calibrate")
+    if not shape.layers:
+        raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
     weighed_on = data.choose.first(weighed)
@@ -120,7 +120,7 @@ def exit_points(
         unchosen: what exact got right on all held-out pictures, see :func:`lccl.evaluate.operating_point`.
 
     """
-    nothing, exits = [0.0] * len(engine.plan.layers), engine.plan.exits
+    nothing, exits = [0.0] * len(engine.shape.layers), len(engine.shape.exits)
     points = []
     for confidence in EXIT_CONFIDENCES if exits else ():
         found = measure(engine, data.measure, nothing, exit_confidence=[confidence] * exits)

@@ -96,7 +96,7 @@ def measure(
     return Measurement(
         tuple(float(value) for value in thresholds),
         norm_set,
-        tuple(float(value) for value in exit_confidence) or (1.0,) * engine.plan.exits,
+        tuple(float(value) for value in exit_confidence) or (1.0,) * len(engine.shape.exits),
         np.concatenate(right),
         np.concatenate(kept),
         np.concatenate(executed),

@@ -97,11 +97,11 @@ def notches_in(values: list[Thresholds]) -> list[Thresholds]:
 
 def exit_notches(engine: Engine, split: Split) -> list[Thresholds]:
     """For each early exit falling quantiles of its confidences over some pictures, and last what lets all leave."""
-    never = [NEVER] * engine.plan.exits
+    never = [NEVER] * len(engine.shape.exits)
     found = []
-    for number in range(engine.plan.exits):
+    for number in range(len(engine.shape.exits)):
         confidence = [NEVER] * number + [0.0] + never[number + 1 :]
-        nothing = [0.0] * len(engine.plan.layers)
+        nothing = [0.0] * len(engine.shape.layers)
         outputs = [output for output, _ in outputs_over(engine, split, nothing, 0, confidence)]
         sure = np.exp(_log_softmax(np.concatenate([output.logits for output in outputs]).astype(np.float64))).max(1)
         quantiles = np.quantile(sure, 1 - np.arange(1, EXIT_NOTCHES) / EXIT_NOTCHES)
@@ -112,7 +112,7 @@ def exit_notches(engine: Engine, split: Split) -> list[Thresholds]:
 def row_parts(engine: Engine, row: Thresholds) -> tuple[list[float], list[float]]:
     """A row [L + E] as thresholds and exit confidences."""
     values = row.tolist()
-    layers = len(engine.plan.layers)
+    layers = len(engine.shape.layers)
     return values[:layers], values[layers:]
 
 
@@ -142,7 +142,7 @@ class _Greedy:
         self._engine, self._notches, self._split = engine, notches, split
         self._exact: NDArray[np.float64] | None = None
         self._level = [0] * len(notches)
-        exits = engine.plan.exits
+        exits = len(engine.shape.exits)
         self.corners: list[Thresholds] = [np.array([0.0] * (len(notches) - exits) + [NEVER] * exits)]
         self.cost, exact = self._run(self.corners[0])
         self.skip_ratios = [exact]
