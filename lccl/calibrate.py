@@ -97,15 +97,14 @@ def calibrate_along(
         operating_point(name, found, exact, shape, unchosen) for name, found in zip(names, measured, strict=True)
     )
     spreads = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
-    leaving = {name: _shares_by_exit(found, shape) for name, found in zip(names, measured, strict=True)}
     return replace(
         bundle,
         table=OperatingPointTable(points, len(data.measure), exit_points(engine, data, exact, unchosen)),
         calibration={
             "layers": [layer.name for layer in shape.layers],
             "skip_ratio_mean_std": {point.name: spreads[point.name] for point in points},
-            "images_by_exit": {point.name: leaving[point.name] for point in points},
-        },
+        }
+        | _by_exit(names, measured, points, shape),
         digest="",
     )
 
@@ -226,10 +225,19 @@ def _measure(engine: Engine, split: Split, row: Thresholds) -> Measurement:
     return measure(engine, split, thresholds, exit_confidence=confidences)
 
 
-def _shares_by_exit(found: Measurement, shape: NetworkShape) -> list[float]:
-    """Share of the pictures that each exit answered, the network's end last."""
-    counts = np.bincount(found.left_by, minlength=len(shape.exits) + 1)
-    return [round(float(share), 4) for share in counts / len(found.left_by)]
+def _by_exit(
+    names: list[str], measured: list[Measurement], points: tuple[OperatingPoint, ...], shape: NetworkShape
+) -> dict[str, dict[str, list[float]]]:
+    """Share of the pictures that each exit answered at each point, the network's end last; for the bundle."""
+    if not shape.exits:
+        return {}
+    known = {point.name for point in points}
+    shares = {
+        name: np.bincount(found.left_by, minlength=len(shape.exits) + 1) / len(found.left_by)
+        for name, found in zip(names, measured, strict=True)
+        if name in known
+    }
+    return {"images_by_exit": {name: [round(float(share), 4) for share in row] for name, row in shares.items()}}
 
 
 def _layer_spread(found: Measurement, shape: NetworkShape) -> list[list[float]]:

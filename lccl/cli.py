@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from lccl import cli_sidenet
 from lccl.errors import LcclError
+from lccl.terminal import (
+    BundleFolder,
+    Data,
+    NewBundle,
+    Threads,
+    console,
+    counting,
+    load_data,
+    new_table,
+    one_sentence_errors,
+    print_points,
+    training_progress,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from lccl.bundle import Bundle
-    from lccl.data import Dataset
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
+app.add_typer(cli_sidenet.app, name="sidenet")
 
-Data = Annotated[
-    Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one.")
-]
-BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
-NewBundle = Annotated[Path, typer.Option("--out", help="Where the bundle goes.")]
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
 TrainingPrecision = Annotated[str, typer.Option(help="fp32, or bf16 autocast.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")]
 CompileNetwork = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes one per core.")]
 
 
 @app.command()
@@ -77,13 +79,13 @@ def train(
     from lccl.train.loop import train as run
     from lccl.train.recipe import Recipe, continued
 
-    with _one_sentence_errors():
-        _use_threads(threads)
+    with one_sentence_errors():
+        use_threads(threads)
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm)
-        dataset = _load(data, network_input(build(chosen).image_size))
+        dataset = load_data(data, network_input(build(chosen).image_size))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)
         if began is not None:
@@ -94,7 +96,7 @@ def train(
             raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
             raise LcclError(f"{teacher} tells other classes apart: {', '.join(taught.labels)}")
-        with _training_progress() as report:
+        with training_progress() as report:
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
@@ -143,15 +145,15 @@ def attach(
     from lccl.train.plain_weights import read_plain
     from lccl.train.recipe import Recipe, attached
 
-    with _one_sentence_errors():
-        _use_threads(threads)
+    with one_sentence_errors():
+        use_threads(threads)
         recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
         place = choose_device(device)
         plain = read_plain(weights, network, centred=centred)
         architecture = attaching.gated(plain, gate)
         preprocessing = attaching.input_of(plain, _statistics(mean, std))
         order = attaching.read_labels(labels) if labels else None
-        dataset = _load(data, preprocessing or network_input(plain.network.image_size))
+        dataset = load_data(data, preprocessing or network_input(plain.network.image_size))
         attachment = attaching.prepare(plain, dataset, preprocessing, order)
         yardstick = attachment.plain_twin
         tested = f", {yardstick['test']['accuracy']:.4f} on test pictures" if yardstick["test"] else ""
@@ -163,7 +165,7 @@ def attach(
                 "[yellow]warning[/yellow] that is hardly better than guessing: "
                 "--mean and --std, the order of --labels or the pictures' size are probably not its own"
             )
-        with _training_progress() as report:
+        with training_progress() as report:
             made = attaching.attach(
                 attachment, architecture, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
@@ -187,17 +189,17 @@ def calibrate(
     from lccl.data import hold_out
     from lccl.model_card import write_card
 
-    with _one_sentence_errors():
-        _use_threads(threads)
+    with one_sentence_errors():
+        use_threads(threads)
         loaded = bundles.load(bundle)
-        dataset = _load(data, loaded.preprocessing).in_order_of(loaded.labels)
+        dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         with console.status("calibrating") as status:
             runner = make(loaded, engine=engine, threads=threads)
             done = run(loaded, runner, hold_out(dataset.train), status.update, search)
         done = replace(done, canary=record_canary(done))
         bundles.save(done, bundle)
         write_card(done, bundle)
-        _print_points(done)
+        print_points(done)
 
 
 @app.command()
@@ -206,7 +208,7 @@ def canary(bundle: BundleFolder) -> None:
     from lccl import bundle as bundles
     from lccl.canary import record as record_canary
 
-    with _one_sentence_errors():
+    with one_sentence_errors():
         loaded = bundles.load(bundle)
         bundles.save(replace(loaded, canary=record_canary(loaded)), bundle)
 
@@ -220,13 +222,13 @@ def compare(
     from lccl import bundle as bundles
     from lccl.model_card import write_card
 
-    with _one_sentence_errors():
+    with one_sentence_errors():
         loaded = bundles.load(bundle)
         training = dict(loaded.training) | {"plain_twin": _twin_figures(twin, loaded)}
         done = replace(loaded, training=training)
         bundles.save(done, bundle)
         write_card(done, bundle)
-        _print_points(done)
+        print_points(done)
 
 
 @app.command()
@@ -247,10 +249,10 @@ def evaluate(
     from lccl.operating_points import Wish
     from lccl.statistics import wilson
 
-    with _one_sentence_errors():
-        _use_threads(threads)
+    with one_sentence_errors():
+        use_threads(threads)
         loaded = bundles.load(bundle)
-        dataset = _load(data, loaded.preprocessing).in_order_of(loaded.labels)
+        dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         if part not in ("test", "measure"):
             raise LcclError(f"unknown part {part!r}: use test or measure")
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
@@ -260,9 +262,9 @@ def evaluate(
         shape = runner.shape
         wishes = [Wish(sparsity=value) for value in sparsity or []]
         wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
-        table = _table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
+        table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
         rows: list[dict[str, Any]] = []
-        with _counting("pictures", len(wishes) * len(split)) as advance:
+        with counting("pictures", len(wishes) * len(split)) as advance:
             for wish in wishes:
                 setting = loaded.table.resolve(wish)
                 found = measure(runner, split, setting.thresholds, setting.norm_set, advance, setting.exit_confidence)
@@ -309,10 +311,10 @@ def bench(
     from lccl.bench.workload import find_model, find_pictures, make_workload
     from lccl.engines.cpu.cores import usable_cores
 
-    with _one_sentence_errors():
+    with one_sentence_errors():
         threads = threads or usable_cores()
         options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
-        _use_threads(threads)
+        use_threads(threads)
         found = find_model(model, form, gate)
         with console.status("choosing pictures and thresholds"):
             workload = make_workload(found, find_pictures(found, images, batch), batch, skip)
@@ -348,13 +350,6 @@ def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
     return twin_figures(twin)
 
 
-def _load(path: Path, preprocessing: Any) -> Dataset:
-    from lccl.data import load_dataset
-
-    with console.status(f"reading {path}"):
-        return load_dataset(path, preprocessing)
-
-
 def _statistics(mean: str | None, std: str | None) -> Any:
     """Both as triples of numbers, or None where neither is given."""
     if mean is None and std is None:
@@ -366,60 +361,3 @@ def _statistics(mean: str | None, std: str | None) -> Any:
     if [len(triple) for triple in triples] != [3, 3]:
         raise LcclError("give --mean and --std together, each as three numbers R,G,B")
     return tuple(triples)
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _one_sentence_errors() -> Iterator[None]:
-    try:
-        yield
-    except LcclError as error:
-        console.print(f"[red]error[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from error
-
-
-@contextmanager
-def _counting(what: str, total: int) -> Iterator[Any]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _training_progress() -> Iterator[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=None)
-
-        def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
-            if kind == "step":
-                progress.update(task, completed=done, total=of, description=f"loss {figures['loss']:.3f}")
-            else:
-                shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-                progress.console.print(f"epoch {done}/{of}  {shown}", highlight=False)
-
-        yield report
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _print_points(bundle: Bundle) -> None:
-    table = _table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
-    for point in bundle.table.points:
-        table.add_row(
-            point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
-            f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
-        )  # fmt: skip
-    console.print(table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from lccl.bundle import Bundle
 from lccl.flops import NetworkShape
 from lccl.lowering import lower, shape_of
@@ -16,7 +18,8 @@ CARD = "README.md"
 def write_card(bundle: Bundle, folder: Path) -> None:
     """Write ``README.md`` into the bundle's folder."""
     shape = shape_of(lower(bundle.network, bundle.preprocessing))
-    lines = [*_head(bundle, folder.name, shape), *_points(bundle, shape), *_layers(bundle), *_training(bundle)]
+    parts = (_head(bundle, folder.name, shape), _points(bundle, shape), _exits(bundle, shape), _layers(bundle))
+    lines = [line for part in (*parts, _training(bundle)) for line in part]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -73,6 +76,63 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         yield ""
 
 
+def _exits(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
+    record = bundle.training.get("sidenets")
+    if not record:
+        return
+    answers = [*record["exits"], record["end"]]
+    yield "## Early exits"
+    yield ""
+    yield (
+        f"What each answer is worth on {record['measured_on']:,} held-out pictures if all of them took it, with exact "
+        "gates. The calibration error is the expected one over 15 bins, before and after the temperature that the "
+        "other held-out pictures gave. Risk is the share of wrong answers among the surest ones: a steep rise says "
+        "that an exit knows whom it may let go."
+    )
+    yield ""
+    covered = [f"risk % of the surest {coverage:.0%}" for coverage, _ in answers[0]["risk_coverage"]]
+    heads = ["answer", "MACs spent / dense", "accuracy %", "calibration error %", "temperature", *covered]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    ways = np.arange(len(answers))
+    spent = shape.gated(shape.reached(ways) * shape.cells, ways) / shape.dense
+    for number, one in enumerate(answers):
+        name = f"exit {number}, after block {one['after']}" if "after" in one else "the network's end"
+        errors = f"{100 * one['calibration_error_before']:.1f} → {100 * one['calibration_error']:.1f}"
+        cells = [name, f"{spent[number]:.3f}", f"{100 * one['accuracy']:.2f}", errors, f"{one['temperature']:.2f}"]
+        yield f"| {' | '.join([*cells, *(f'{100 * risk:.1f}' for _, risk in one['risk_coverage'])])} |"
+    yield ""
+    yield from _exit_points(bundle, shape)
+    yield from _shares_by_exit(bundle, len(shape.exits))
+
+
+def _exit_points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
+    yield "With exact gates and the same confidence asked of every exit:"
+    yield ""
+    yield "| exit confidence | skip ratio | gated / dense MACs | accuracy % | lost against exact, points | at most |"
+    yield "|---|---|---|---|---|---|"
+    for point in bundle.table.exit_points:
+        yield (
+            f"| {point.exit_confidence[0]:g} | {point.skip_ratio:.3f} | {point.gated_macs / shape.dense:.3f} | "
+            f"{100 * point.accuracy:.2f} | {point.drop:.2f} ({point.drop_interval.low:.2f} – "
+            f"{point.drop_interval.high:.2f}) | {point.drop_bound:.2f} |"
+        )
+    yield ""
+
+
+def _shares_by_exit(bundle: Bundle, exits: int) -> Iterator[str]:
+    shares = bundle.calibration.get("images_by_exit")
+    if not shares:
+        return
+    yield "Percent of the pictures that each exit answers:"
+    yield ""
+    yield "| point | " + " | ".join([*(f"exit {number}" for number in range(exits)), "the network's end"]) + " |"
+    yield "|---" * (exits + 2) + "|"
+    for point in _few(list(shares), 9):
+        yield f"| {point} | " + " | ".join(f"{100 * share:.1f}" for share in shares[point]) + " |"
+    yield ""
+
+
 def _layers(bundle: Bundle) -> Iterator[str]:
     spread = bundle.calibration.get("skip_ratio_mean_std")
     if not spread:
@@ -123,7 +183,7 @@ def _twin_test(bundle: Bundle) -> dict[str, float] | None:
 
 
 def _few(points: list[str], most: int = 5) -> list[str]:
-    """At most five points, evenly spread, first and last among them."""
+    """At most that many points, evenly spread, first and last among them."""
     if len(points) <= most:
         return points
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from lccl.errors import BundleError, WishError
 EXACT = "exact"
 TARGETS = ("sparsity", "operating_point", "deadline_ms", "exit_confidence")
 NEVER, LOWEST_CONFIDENCE = 1.0, 0.5
+ROUNDING = 1e-3  # engines differ in the last bits of a gate, and skip ratios with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +202,16 @@ class OperatingPointTable:
     def _check_exit_points(self) -> None:
         points = self.exit_points
         if bool(points) != bool(self.exact.exit_confidence):
-            raise BundleError(
-                "a table has points of falling exit confidence where the model has early exits, else none"
-            )
+            raise BundleError("a table has exit points where the model has early exits, and none elsewhere")
         for before, point in pairwise((self.exact, *points)):
             if any(point.thresholds) or len(set(point.exit_confidence)) != 1:
                 raise BundleError(
                     f"{point.name} has exact gates and one confidence for all exits, or it is no exit point"
                 )
-            if not point.exit_confidence[0] < before.exit_confidence[0] or point.skip_ratio < before.skip_ratio:
-                raise BundleError(f"{point.name} needs a lower exit confidence than {before.name}, and its skip ratio")
+            if not point.exit_confidence[0] < before.exit_confidence[0]:
+                raise BundleError(f"{point.name} needs a lower exit confidence than {before.name}")
+            if point.skip_ratio < before.skip_ratio - ROUNDING:
+                raise BundleError(f"{point.name} skips less than {before.name}, though more images may leave early")
         if points and points[-1].exit_confidence[0] != LOWEST_CONFIDENCE:
             raise BundleError(f"the last exit point has the confidence {LOWEST_CONFIDENCE:g}")
 
@@ -284,7 +285,8 @@ class OperatingPointTable:
         denser, sparser = self.points[index - 1], self.points[index]
         if sparser.skip_ratio == sparsity:
             return _setting(sparser)
-        return _between(denser, sparser, (sparsity - denser.skip_ratio) / (sparser.skip_ratio - denser.skip_ratio))
+        weight = (sparsity - denser.skip_ratio) / (sparser.skip_ratio - denser.skip_ratio)
+        return replace(_between(denser, sparser, weight), sparsity=sparsity)
 
     def _leaving_at(self, confidence: float, max_drop: float | None) -> Setting:
         """Exact gates and this confidence at every exit; what to expect is measured at the points around it."""

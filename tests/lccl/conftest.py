@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.data import HeldOut, Split
 from lccl.preprocessing import Preprocessing
+from lccl.sidenet import SideNetSpec
+from lccl.train.sidenets import SideNetRecipe, fit_sidenets
 from tests.lccl.networks import shortened
 
 
@@ -62,6 +66,23 @@ def toy_data():
         return HeldOut(*(whole.subset(part) for part in parts), digest="toy")
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def leaving_bundle(random_bundle, make_table, toy_data):
+    """``leaving_bundle(Architecture(...))``: a random bundle for ``toy_data`` with two SideNets fitted on it."""
+
+    def make(architecture, **recipe):
+        bundle = replace(random_bundle(replace(architecture, classes=3)), splits={"digest": "toy"})
+        if bundle.network.skip_convs:
+            bundle = replace(bundle, table=make_table(18, (0.0, 0.2, 0.4, 0.6)))
+        specs = [SideNetSpec(2, 2, 8), SideNetSpec(5, 1, 8)]
+        return fit_sidenets(bundle, specs, toy_data(), SideNetRecipe(**{"batch": 16} | recipe), ignored, "reference")
+
+    def ignored(*_):
+        pass
+
+    return make
 
 
 @pytest.fixture(scope="session")

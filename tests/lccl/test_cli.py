@@ -298,6 +298,58 @@ def test_help_names_every_command():
     assert all(command in output for command in ("train", "attach", "calibrate", "compare", "evaluate"))
 
 
+# early exits
+
+
+@pytest.fixture(scope="module")
+def leaving(trained, data, place):
+    out = place / "leaving"
+    options = ["--after", 2, "--after", 5, "--grid", 2, "--hidden", 8, "--threads", 1, "--engine", "reference"]
+    output = succeeded(
+        lccl("sidenet", "train", trained / "model", data, "--out", out, "--epochs", 2, "--batch", 8, *options)
+    )
+    assert "block 5" in output
+    assert "the end" in output
+    return out
+
+
+def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, trained):
+    loaded = bundles.load(leaving)
+    assert [(side.spec.after, side.spec.grid, side.spec.hidden) for side in loaded.network.sidenets] == [
+        (2, 2, 8),
+        (5, 2, 8),
+    ]
+    assert not len(bundles.load(trained / "model").network.sidenets)
+    assert "## Early exits" in (leaving / "README.md").read_text()
+    assert {"exit 0", "exit 1"} <= set(loaded.canary["logits"])
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_reliability_diagram_is_drawn(leaving, tmp_path, kind):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    file = tmp_path / f"diagram.{kind}"
+    succeeded(lccl("sidenet", "diagram", leaving, "--out", file))
+    assert file.stat().st_size > 2000
+
+
+def test_a_bundle_without_sidenets_has_no_diagram(trained, tmp_path):
+    failed(lccl("sidenet", "diagram", trained / "model", "--out", tmp_path / "no.svg"), "no SideNets: fit some")
+
+
+def test_a_diagram_of_another_kind_is_refused(leaving, tmp_path):
+    failed(
+        lccl("sidenet", "diagram", leaving, "--out", tmp_path / "no.txt"), "use a name that ends in .svg, .png, .pdf"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--after", "9"], "no block 9"), (["--grid", "0"], "parts a side"), (["--lr", "0"], "learning rate")],
+)
+def test_sidenets_that_cannot_be_fitted(trained, data, tmp_path, options, sentence):
+    failed(lccl("sidenet", "train", trained / "model", data, "--out", tmp_path / "no", *options), sentence)
+
+
 # errors
 
 

@@ -271,7 +271,7 @@ def test_a_point_with_a_wrong_value_is_refused(change):
         OperatingPointTable.from_json(value)
 
 
-@pytest.mark.parametrize("field", list(EXACT.__dataclass_fields__))
+@pytest.mark.parametrize("field", sorted(set(EXACT.__dataclass_fields__) - {"exit_confidence"}))
 def test_a_point_without_one_of_its_fields_is_refused(field):
     value = OperatingPointTable((EXACT, P1), 100).to_json()
     del value["points"][1][field]
@@ -310,3 +310,104 @@ def test_controls_have_a_row_per_setting(make_table):
     assert controls.exit_confidence.shape == (3, 0)
     assert controls.want_masks
     assert not controls_for(settings).want_masks
+
+
+# early exits
+
+
+def exiting(name, confidence, ratio, drop_bound=0.0, thresholds=(0.0, 0.0)):
+    return replace(
+        point(name, thresholds, ratio, drop_bound), exit_confidence=(confidence,) * 3, gated_macs=1e6 * (1 - ratio)
+    )
+
+
+FRONT = (exiting("exact", 1.0, 0.1), exiting("p40", 0.8, 0.4, 1.0, (0.1, 0.2)))
+BY_HAND = (exiting("exit 0.9", 0.9, 0.2, 0.5), exiting("exit 0.5", 0.5, 0.6, 4.0))
+LEAVING = OperatingPointTable(FRONT, 5000, BY_HAND)
+
+
+def test_a_confidence_by_hand_is_every_exits_with_exact_gates():
+    setting = LEAVING.resolve(Wish(exit_confidence=0.7))
+    assert setting.exit_confidence == pytest.approx((0.7,) * 3)
+    assert setting.thresholds == (0.0, 0.0)
+    assert setting.name is None
+    assert setting.sparsity == pytest.approx(0.4)
+    assert setting.gated_macs == pytest.approx(0.6e6)
+    assert setting.expected_accuracy_drop == BY_HAND[1].drop
+
+
+def test_a_confidence_of_one_is_exact():
+    assert LEAVING.resolve(Wish(exit_confidence=1)) == LEAVING.resolve(Wish())
+
+
+@given(st.floats(0.5, 1), st.floats(0.5, 1))
+def test_less_confidence_is_never_expected_to_cost_more(first, second):
+    low, high = sorted((first, second))
+    settings = [LEAVING.resolve(Wish(exit_confidence=value)) for value in (low, high)]
+    assert settings[0].gated_macs <= settings[1].gated_macs
+    assert settings[0].exit_confidence <= settings[1].exit_confidence
+
+
+def test_between_points_exits_change_with_thresholds():
+    setting = LEAVING.resolve(Wish(sparsity=0.25))
+    assert setting.exit_confidence == pytest.approx((0.9,) * 3)
+    assert setting.thresholds == pytest.approx((0.05, 0.1))
+    assert controls_for([setting, LEAVING.resolve(Wish())]).exit_confidence.tolist() == [
+        pytest.approx([0.9] * 3), [1, 1, 1],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.49, 1.01, -1, float("nan"), float("inf")])
+def test_a_confidence_out_of_range_is_refused(value):
+    with pytest.raises(WishError, match=r"exit_confidence must be a number from 0\.5 to 1"):
+        Wish(exit_confidence=value)
+
+
+def test_a_confidence_is_a_target():
+    with pytest.raises(WishError, match="two targets"):
+        Wish(exit_confidence=0.9, sparsity=0.3)
+
+
+def test_a_model_without_exits_has_no_confidence_to_set():
+    with pytest.raises(WishError, match="no early exits"):
+        OperatingPointTable((point("exact", (), 0.1),), 5000).resolve(Wish(exit_confidence=0.9))
+
+
+def test_a_confidence_past_its_floor_is_refused_and_one_within_may_be_lowered():
+    with pytest.raises(WishError, match="past its own floor"):
+        LEAVING.offer(Wish(exit_confidence=0.6, max_accuracy_drop=1.0))
+    offer = LEAVING.offer(Wish(exit_confidence=0.95, max_accuracy_drop=1.0))
+    assert [setting.name for setting in offer.settings] == [None, "p40"]
+    assert offer.gives_way
+
+
+@pytest.mark.parametrize(
+    ("points", "by_hand", "message"),
+    [
+        (FRONT, (), "exit points where the model has"),
+        ((point("exact", (0.0, 0.0), 0.1),), BY_HAND, "one confidence per early exit"),
+        ((replace(FRONT[0], exit_confidence=(0.9,) * 3), FRONT[1]), BY_HAND, "nobody|no image leaves early at exact"),
+        ((FRONT[0], replace(FRONT[1], exit_confidence=(0.9,) * 2)), BY_HAND, "p40 needs one confidence"),
+        ((*FRONT, exiting("p50", 0.9, 0.5, 1.0, (0.1, 0.2))), BY_HAND, "an exit's confidence rises"),
+        (FRONT, BY_HAND[:1], "the last exit point has the confidence 0.5"),
+        (FRONT, (BY_HAND[0], replace(BY_HAND[1], thresholds=(0.0, 0.1))), "exact gates"),
+        (FRONT, (BY_HAND[0], replace(BY_HAND[1], exit_confidence=(0.5, 0.5, 0.6))), "one confidence for all"),
+        (FRONT, (BY_HAND[0], replace(BY_HAND[1], skip_ratio=0.15)), "skips less than exit 0.9"),
+        (FRONT, (BY_HAND[0], BY_HAND[0], BY_HAND[1]), "needs a lower exit confidence"),
+    ],
+)
+def test_tables_whose_exits_make_no_sense_are_refused(points, by_hand, message):
+    with pytest.raises(BundleError, match=message):
+        OperatingPointTable(points, 5000, by_hand)
+
+
+def test_exits_come_back_from_json():
+    assert OperatingPointTable.from_json(json.loads(json.dumps(LEAVING.to_json()))) == LEAVING
+
+
+@pytest.mark.parametrize("confidence", [1.5, -0.1, float("nan"), "0.5", None])
+def test_confidences_that_are_none_are_refused(confidence):
+    entry = json.loads(json.dumps(LEAVING.to_json()))
+    entry["points"][1]["exit_confidence"][0] = confidence
+    with pytest.raises(BundleError):
+        OperatingPointTable.from_json(entry)

@@ -1,12 +1,14 @@
 """The path raises the threshold that costs least for the work it saves, and never lowers one."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls, Output
 from lccl.data import Split
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
-from lccl.threshold_path import ThresholdPath, find_path, gate_values, levels_on, notches_in
+from lccl.flops import Convolution, EarlyExit, GatedConvolution, NetworkShape
+from lccl.threshold_path import ThresholdPath, exit_notches, find_path, gate_values, levels_on, notches_in
 
 IMAGES = 20
 ANY = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.zeros(IMAGES, dtype=np.int64))
@@ -123,3 +125,41 @@ def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_
         row[column] = layer[0]
         skipped = engine.shape.layer_skip_ratios(engine.run(split.images, Controls.uniform(16, row.tolist())).kept)
         assert 0 < skipped[:, column].mean() <= 1
+
+
+class LeavingEngine(PricedEngine):
+    """Three layers, and an exit before the last of them that a share of the pictures takes, at no harm above 0.5."""
+
+    shape = NetworkShape(PricedEngine.shape.layers, 0, (EarlyExit(1, 2, 0),))
+
+    def __init__(self):
+        super().__init__(lambda row: row @ [0.5, 0.5, 0.5])
+
+    def run(self, images, controls):
+        out = super().run(images, controls)
+        share = 1 - float(controls.exit_confidence[0, 0])
+        out.kept[:, 2] = np.round(out.kept[:, 2] * (1 - share))
+        logits = out.logits - [[max(0.0, share - 0.5), 0.0]]
+        return replace(out, logits=logits, exit=np.full(len(images), int(share < 1), np.int64))
+
+
+def test_an_exit_that_does_no_harm_is_widened_before_any_layer_is_touched():
+    path = find_path(LeavingEngine(), [*NOTCHES, np.array([0.9, 0.7, 0.5, 0.2, 0.0])], ANY, 10.0)
+    assert [tuple(row) for row in path.corners[:4]] == [
+        (0, 0, 0, 1), (0, 0, 0, 0.9), (0, 0, 0, 0.7), (0, 0, 0, 0.5),
+    ]  # fmt: skip
+    assert (np.diff(path.corners[:, 3]) <= 0).all()
+    assert (np.diff(path.corners[:, :3], axis=0) >= 0).all()
+
+
+def test_exits_are_tried_at_the_confidences_that_pictures_have():
+    class Sure(LeavingEngine):
+        def run(self, images, controls):
+            out = super().run(images, controls)
+            return replace(out, logits=np.linspace(0, 6, len(images))[:, None] * [1, 0])
+
+    (notches,) = exit_notches(Sure(), ANY)
+    assert (np.diff(notches) < 0).all()
+    assert notches[-1] == 0
+    assert 0.9 < notches[0] < 1
+    assert min(notches[:-1]) >= 0.5

@@ -1,0 +1,100 @@
+"""What the command lines share: how they print, count and fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lccl.errors import LcclError
+
+if TYPE_CHECKING:
+    from lccl.bundle import Bundle
+    from lccl.data import Dataset
+
+console = Console()
+
+Data = Annotated[
+    Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
+NewBundle = Annotated[Path, typer.Option("--out", help="Where the bundle goes.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes one per core.")]
+
+
+def load_data(path: Path, preprocessing: Any) -> Dataset:
+    """Read a data set, with a line that says so."""
+    from lccl.data import load_dataset
+
+    with console.status(f"reading {path}"):
+        return load_dataset(path, preprocessing)
+
+
+def use_threads(threads: int) -> None:
+    """PyTorch's own; 0 leaves them."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Errors that are the user's to mend end the command with one sentence instead of a traceback."""
+    try:
+        yield
+    except LcclError as error:
+        console.print(f"[red]error[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Any]:
+    """A bar for ``total`` things; yields a function that is told how many more are done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def training_progress() -> Iterator[Any]:
+    """A bar for the steps and a line for each epoch; yields what training reports to."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None)
+
+        def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
+            if kind == "step":
+                progress.update(task, completed=done, total=of, description=f"loss {figures['loss']:.3f}")
+            else:
+                shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                progress.console.print(f"epoch {done}/{of}  {shown}", highlight=False)
+
+        yield report
+
+
+def new_table(*columns: str) -> Table:
+    """A table of figures."""
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def print_points(bundle: Bundle) -> None:
+    """A bundle's operating points."""
+    table = new_table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
+    for point in bundle.table.points:
+        table.add_row(
+            point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
+            f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
+        )  # fmt: skip
+    console.print(table)

@@ -1,0 +1,246 @@
+"""Fits SideNets to a trained network, which stays as it is, and tells how far their confidences can be believed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lccl.bundle import Bundle
+from lccl.calibrate import exit_points
+from lccl.compiler import compile as make_engine
+from lccl.data import HeldOut, Split
+from lccl.errors import DataError, LcclError
+from lccl.evaluate import measure
+from lccl.lowering import lower, shape_of
+from lccl.networks import ResNet
+from lccl.operating_points import NEVER
+from lccl.preprocessing import Preprocessing
+from lccl.reliability import expected_calibration_error, fit_temperature, reliability, risk_coverage, softmax
+from lccl.sidenet import SideNet, SideNetSpec
+from lccl.train.augmentation import augment
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+FIRST_LOOK = 2048
+SMALLEST_DEVIATION = 1e-3
+BATCH_IN_EVALUATION = 250
+
+
+@dataclass(frozen=True, slots=True)
+class SideNetRecipe:
+    """Settings of one fit.
+
+    Attributes:
+        lr: highest learning rate, of AdamW; it rises over a tenth of the run and falls to 0 along half a cosine.
+        exact_share: share of the pictures that run through an exact trunk. The others run under the thresholds of
+            operating points drawn at random, so that the SideNets know what skipping does to what they read.
+
+    """
+
+    epochs: int = 5
+    batch: int = 256
+    lr: float = 3e-3
+    weight_decay: float = 1e-2
+    exact_share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2:
+            raise LcclError("training needs at least one epoch and batches of at least two images")
+        if not 0 < self.lr <= 1:
+            raise LcclError(f"a learning rate lies above 0 and is at most 1, not {self.lr}")
+
+
+def usual_places(network: ResNet) -> list[int]:
+    """Blocks to put SideNets after: the ends of all stages but the last, a third and two thirds of that one."""
+    widths = [value.shape[0] for name, value in network.state_dict().items() if name.endswith("conv2.conv.weight")]
+    ends = [number for number in range(len(widths) - 1) if widths[number] != widths[number + 1]]
+    first = ends[-1] + 1 if ends else 0
+    inner = {first - 1 + round(third * (len(widths) - first) / 3) for third in (1, 2)}
+    return sorted({*ends, *inner} - {len(widths) - 1, -1})
+
+
+def fit_sidenets(
+    bundle: Bundle, specs: Sequence[SideNetSpec], data: HeldOut, recipe: SideNetRecipe, report: Report, engine: str
+) -> Bundle:
+    """Return the bundle with SideNets beside its network, whose answers without early exits stay the same.
+
+    Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. The
+    operating points stay as they are, no image leaves early at any; ``lccl calibrate`` looks for better ones.
+
+    Args:
+        report: called as ``report("step" | "epoch", done, of, figures)``.
+        engine: what measures ``exit_points``, as ``lccl.compile`` takes it.
+
+    Raises:
+        DataError: the data is not what the bundle was made from.
+        ArchitectureError: the SideNets do not fit the network.
+        LcclError: the loss is no longer finite.
+
+    """
+    if bundle.splits.get("digest") != data.digest:
+        raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
+    began = time.perf_counter()
+    torch.manual_seed(recipe.seed)
+    network = copy.deepcopy(bundle.network).eval().requires_grad_(False)
+    network.add_sidenets(specs)
+    _fit(network, bundle, data.train, recipe, report)
+    network.sidenets.requires_grad_(False)
+    seconds = time.perf_counter() - began
+    figures = _set_temperatures(network, bundle.preprocessing, data)
+    record = {
+        "recipe": asdict(recipe), "images": len(data.train), "seconds": round(seconds, 1),
+        "measured_on": len(data.measure), "exits": figures[:-1], "end": figures[-1],
+    }  # fmt: skip
+    made = replace(
+        bundle,
+        network=network,
+        training=dict(bundle.training) | {"sidenets": record},
+        calibration={},
+        canary={},
+        digest="",
+    )
+    return _with_exit_points(made, data, engine)
+
+
+def _with_exit_points(bundle: Bundle, data: HeldOut, engine: str) -> Bundle:
+    """The table with no early exits at its points, and what setting the exits' confidence by hand comes to."""
+    runner = make_engine(bundle, engine=engine)
+    never = (NEVER,) * len(runner.shape.exits)
+    nothing = [0.0] * len(runner.shape.layers)
+    exact, others = (measure(runner, split, nothing) for split in (data.measure, data.choose))
+    points = tuple(replace(point, exit_confidence=never) for point in bundle.table.points)
+    by_hand = exit_points(runner, data, exact, np.concatenate([exact.right, others.right]))
+    return replace(bundle, table=replace(bundle.table, points=points, exit_points=by_hand))
+
+
+def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, report: Report) -> None:
+    sides, random = list(network.sidenets), np.random.default_rng(recipe.seed)
+    centres = [_centre(features) for features in _first_look(network, bundle.preprocessing, split)]
+    parameters = [parameter for side in sides for parameter in side.parameters()]
+    optimiser = torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    steps = -(-len(split) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.lr, total_steps=recipe.epochs * steps, pct_start=0.1
+    )
+    for epoch in range(recipe.epochs):
+        right, total = np.zeros(len(sides)), 0.0
+        for number, (features, labels) in enumerate(_batches(network, bundle, split, recipe, random), 1):
+            logits = [
+                side.classify((value - mean) / deviation)
+                for side, value, (mean, deviation) in zip(sides, features, centres, strict=True)
+            ]
+            loss = torch.stack([F.cross_entropy(one, labels) for one in logits]).sum()
+            if not torch.isfinite(loss):
+                raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            total += loss.item()
+            right += [int((one.argmax(1) == labels).sum()) for one in logits]
+            report("step", epoch * steps + number, recipe.epochs * steps, {"loss": loss.item()})
+        shares = (right / len(split)).tolist()
+        figures = {f"accuracy_{side.spec.after}": share for side, share in zip(sides, shares, strict=True)}
+        report("epoch", epoch + 1, recipe.epochs, {"loss": total / steps} | figures)
+    for side, centre in zip(sides, centres, strict=True):
+        _absorb(side, *centre)
+
+
+def _batches(
+    network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, random: np.random.Generator
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """An epoch of shifted and flipped pictures: what each SideNet reads of them, and their labels."""
+    fill = (np.array(bundle.preprocessing.mean) * 255).round().astype(np.uint8)
+    rows = np.array([point.thresholds for point in bundle.table.points], dtype=np.float32)
+    order = random.permutation(len(split))
+    for start in range(0, len(order), recipe.batch):
+        taken = order[start : start + recipe.batch]
+        thresholds = rows[random.integers(0, len(rows), len(taken))]
+        thresholds[random.random(len(taken)) < recipe.exact_share] = 0
+        images = _normalised(augment(split.images[taken], fill, random), bundle.preprocessing)
+        with torch.no_grad():
+            features = network.with_features(images, torch.from_numpy(thresholds) if rows.shape[1] else None)[1]
+        yield features, torch.from_numpy(split.labels[taken])
+
+
+def _first_look(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Tensor]:
+    """What each SideNet reads of the first pictures, [images, C · grid²] each."""
+    return _answers(network, preprocessing, split.first(FIRST_LOOK))[1]
+
+
+def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature; features that hardly vary are not blown up."""
+    return features.mean(0), features.std(0) + SMALLEST_DEVIATION
+
+
+def _absorb(side: SideNet, mean: Tensor, deviation: Tensor) -> None:
+    """Let the hidden layer read features as they are, where it was trained on centred ones."""
+    with torch.no_grad():
+        side.hidden.weight.div_(deviation)
+        side.hidden.bias.sub_(side.hidden.weight @ mean)
+
+
+def _set_temperatures(network: ResNet, preprocessing: Preprocessing, data: HeldOut) -> list[dict[str, Any]]:
+    """Give every answer, the network's own last, its temperature; returns what is to be said of each."""
+    chosen, measured = (_logits(network, preprocessing, split) for split in (data.choose, data.measure))
+    shape = shape_of(lower(network, preprocessing))
+    figures = []
+    for number, (choose, logits) in enumerate(zip(chosen, measured, strict=True)):
+        temperature = fit_temperature(choose, data.choose.labels)
+        if number < len(network.sidenets):
+            side = list(network.sidenets)[number]
+            side.temperature.fill_(temperature)
+            place = {"after": side.spec.after, "macs": shape.exits[number].macs}
+        else:
+            assert network.sidenets.temperature is not None
+            network.sidenets.temperature.fill_(temperature)
+            place = {}
+        figures.append(place | {"temperature": temperature} | _believable(logits, data.measure.labels, temperature))
+    return figures
+
+
+def _believable(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
+    """What an answer is worth if all pictures took it: accuracy, calibration error, reliability, risk and coverage."""
+    right = logits.argmax(1) == labels
+    before, after = softmax(logits).max(1), softmax(logits, temperature).max(1)
+    return {
+        "accuracy": float(right.mean()),
+        "calibration_error_before": expected_calibration_error(before, right),
+        "calibration_error": expected_calibration_error(after, right),
+        "reliability": [asdict(one) for one in reliability(after, right)],
+        "risk_coverage": risk_coverage(after, right),
+    }
+
+
+def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[NDArray[np.floating]]:
+    """Each SideNet's logits of every picture, and the network's own last, [N, classes] each, at temperature 1."""
+    own, features = _answers(network, preprocessing, split)
+    with torch.no_grad():
+        sides = [side.classify(value) for side, value in zip(network.sidenets, features, strict=True)]
+    return [*(logits.numpy() for logits in sides), own.numpy()]
+
+
+def _answers(network: ResNet, preprocessing: Preprocessing, split: Split) -> tuple[Tensor, list[Tensor]]:
+    """The network's own logits of every picture at exact, and what each SideNet reads."""
+    logits, features = [], []
+    with torch.no_grad():
+        for start in range(0, len(split), BATCH_IN_EVALUATION):
+            images = _normalised(split.images[start : start + BATCH_IN_EVALUATION], preprocessing)
+            output, read = network.with_features(images)
+            logits.append(output.logits)
+            features.append(read)
+    return torch.cat(logits), [torch.cat(parts) for parts in zip(*features, strict=True)]
+
+
+def _normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    return ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

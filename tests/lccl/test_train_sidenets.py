@@ -1,0 +1,199 @@
+"""Fitting SideNets: the network stays as it is, what is stated is what unseen pictures show, calibration uses them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lccl import canary
+from lccl.bundle import load, save
+from lccl.calibrate import EXIT_CONFIDENCES, calibrate, calibrate_along
+from lccl.compiler import compile as make_engine
+from lccl.controls import Controls
+from lccl.errors import ArchitectureError, BundleError, DataError, LcclError
+from lccl.evaluate import measure
+from lccl.model_card import write_card
+from lccl.networks import Architecture, build
+from lccl.operating_points import Wish
+from lccl.reliability import expected_calibration_error, softmax
+from lccl.sidenet import SideNetSpec
+from lccl.threshold_path import ThresholdPath
+from lccl.train.sidenets import SideNetRecipe, fit_sidenets, usual_places
+
+SHARED, PLAIN = Architecture("resnet20", classes=3), Architecture("resnet20", gate="none", classes=3)
+LEAVES, STAYS = 0.0, 1.0
+
+
+@pytest.fixture(scope="module", params=[SHARED, PLAIN, Architecture("resnet20", "pre", classes=3)], ids=str)
+def fitted(request, leaving_bundle):
+    return leaving_bundle(request.param)
+
+
+@pytest.fixture(scope="module")
+def gated(leaving_bundle):
+    return leaving_bundle(SHARED, epochs=12)
+
+
+def engine_for(bundle):
+    return make_engine(bundle, engine="reference")
+
+
+def test_the_network_itself_stays_as_it_was(fitted, random_bundle):
+    before = random_bundle(fitted.architecture).network.state_dict()
+    after = fitted.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(name.startswith("sidenets.") for name in set(after) - set(before))
+
+
+def test_what_is_stated_of_an_exit_is_what_unseen_pictures_show(fitted, toy_data):
+    engine, held, record = engine_for(fitted), toy_data().measure, fitted.training["sidenets"]
+    nothing = [0.0] * len(engine.plan.layers)
+    for number, stated in enumerate([*record["exits"], record["end"]]):
+        confidences = [LEAVES if number == other else STAYS for other in range(2)]
+        found = measure(engine, held, nothing, exit_confidence=confidences)
+        assert (found.left_by == number).all()
+        assert found.accuracy == stated["accuracy"]
+        logits = engine.run(held.images, _controls(len(held), nothing, confidences)).logits
+        confidence = softmax(logits).max(1)
+        error = expected_calibration_error(confidence, found.right)
+        assert error == pytest.approx(stated["calibration_error"], abs=0.02)
+        assert stated["risk_coverage"][-1][1] == pytest.approx(1 - stated["accuracy"])
+
+
+def _controls(count, thresholds, confidences):
+    return Controls.uniform(count, thresholds, exit_confidence=confidences)
+
+
+def test_clear_pictures_are_learned(gated):
+    """Three classes told by colour: more than guessing after a few steps."""
+    assert all(one["accuracy"] > 0.6 for one in gated.training["sidenets"]["exits"])
+
+
+def test_fitting_twice_gives_the_same(leaving_bundle):
+    first, second = (leaving_bundle(SHARED, epochs=1).network.state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_nobody_leaves_early_before_calibration(fitted):
+    for point in fitted.table.points:
+        assert point.exit_confidence == (1.0, 1.0)
+
+
+def test_exits_set_by_hand_are_measured(fitted, toy_data):
+    engine = engine_for(fitted)
+    assert [point.exit_confidence for point in fitted.table.exit_points] == [(one, one) for one in EXIT_CONFIDENCES]
+    for point in fitted.table.exit_points:
+        found = measure(engine, toy_data().measure, point.thresholds, exit_confidence=point.exit_confidence)
+        assert point.gated_macs == found.gated_macs(engine.shape)
+        assert point.skip_ratio == found.skip_ratio(engine.shape)
+
+
+def test_a_bundle_keeps_its_sidenets(fitted, tmp_path, pictures):
+    save(fitted, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.network.sidenets.specs == fitted.network.sidenets.specs
+    assert loaded.table == fitted.table
+    controls = _controls(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
+    before, after = (engine_for(one).run(pictures(4), controls) for one in (fitted, loaded))
+    assert np.array_equal(before.logits, after.logits)
+    assert np.array_equal(before.exit, after.exit)
+
+
+def test_the_canary_sends_its_pictures_out_by_every_exit(gated):
+    recorded = replace(gated, canary=canary.record(gated))
+    assert {"exact", "exit 0", "exit 1"} <= set(recorded.canary["logits"])
+    canary.check(engine_for(recorded), recorded)
+    damaged = replace(recorded, network=build_like(recorded))
+    list(damaged.network.sidenets)[1].classifier.weight.mul_(1.1)
+    with pytest.raises(BundleError, match="exit 1 differ"):
+        canary.check(engine_for(damaged), damaged)
+
+
+def build_like(bundle):
+    network = build(bundle.architecture)
+    network.add_sidenets(bundle.network.sidenets.specs)
+    network.load_state_dict(bundle.network.state_dict())
+    return network.eval().requires_grad_(False)
+
+
+def test_the_card_tells_what_every_exit_is_worth(gated, tmp_path):
+    write_card(gated, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    for number, one in enumerate(gated.training["sidenets"]["exits"]):
+        head = f"| exit {number}, after block {one['after']} |"
+        row = next(line for line in text.splitlines() if line.startswith(head))
+        assert f"| {100 * one['accuracy']:.2f} |" in row
+        assert row.endswith(f"| {100 * one['risk_coverage'][-1][1]:.1f} |")
+    assert "| the network's end |" in text
+    assert "| 0.95 |" in text
+
+
+# calibration
+
+
+def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
+    rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
+    engine = engine_for(gated)
+    data = as_answered_by(engine, toy_data(), [1.0, 0.0])
+    done = calibrate_along(ThresholdPath(np.array(rows), np.zeros(3)), gated, engine, data)
+    points, shares = done.table.points, done.calibration["images_by_exit"]
+    assert points[0].exit_confidence == (1.0, 1.0)
+    assert len(points) > 1
+    assert shares["exact"] == [0, 0, 1]
+    assert all(sum(shares[point.name]) == pytest.approx(1, abs=1e-3) for point in points)
+    last = done.table.resolve(Wish(operating_point=points[-1].name))
+    assert min(last.exit_confidence) < 1
+    assert last.thresholds[-1] > 0
+    found = measure(engine, data.measure, last.thresholds, exit_confidence=last.exit_confidence)
+    assert found.skip_ratio(engine.shape) == last.sparsity
+    assert found.gated_macs(engine.shape) == last.gated_macs
+    assert [point.exit_confidence for point in done.table.exit_points] == [(one, one) for one in EXIT_CONFIDENCES]
+
+
+def as_answered_by(engine, data, confidences):
+    """The held-out pictures with what the network answers as their labels: no way to it can lose much."""
+
+    def relabelled(split):
+        controls = _controls(len(split), [0.0] * len(engine.plan.layers), confidences)
+        return replace(split, labels=engine.run(split.images, controls).logits.argmax(1))
+
+    return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
+
+
+def test_calibration_looks_at_gates_and_exits(gated, toy_data):
+    done = calibrate(gated, engine_for(gated), toy_data(), weighed=6)
+    assert len(done.table.exact.exit_confidence) == 2
+
+
+# what is refused
+
+
+def fit(bundle, data, after=2):
+    return fit_sidenets(bundle, [SideNetSpec(after, 2, 8)], data, SideNetRecipe(), lambda *_: None, "reference")
+
+
+def test_other_data_is_refused(random_bundle, toy_data):
+    with pytest.raises(DataError, match="not the data"):
+        fit(random_bundle(SHARED), toy_data())
+
+
+def test_a_block_that_is_not_there_is_refused(random_bundle, toy_data):
+    with pytest.raises(ArchitectureError, match="no block 9"):
+        fit(replace(random_bundle(SHARED), splits={"digest": "toy"}), toy_data(), after=9)
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 0}, {"batch": 1}, {"lr": 0.0}, {"lr": 2.0}])
+def test_settings_that_cannot_train_are_refused(settings):
+    with pytest.raises(LcclError):
+        SideNetRecipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [("resnet20", [2, 5, 6, 7]), ("resnet18", [1, 3, 5, 6]), ("resnet164", [17, 35, 41, 47]), ("wrn-16-4", [1, 3, 4])],
+)
+def test_usual_places_are_the_ends_of_stages_and_thirds_of_the_last(name, places):
+    network = build(Architecture(name))
+    assert usual_places(network) == places
+    network.add_sidenets([SideNetSpec(place, 1, 4) for place in places])
