@@ -83,7 +83,7 @@ def fit_sidenets(
     Raises:
         DataError: the data is not what the bundle was made from.
         ArchitectureError: the SideNets do not fit the network.
-        LcclError: the loss is no longer finite.
+        LcclError: the loss, or an answer on a held-out picture, is not finite.
 
     """
     if bundle.splits.get("digest") != data.digest:
@@ -226,7 +226,10 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
     own, features = _answers(network, preprocessing, split)
     with torch.no_grad():
         sides = [side.classify(value) for side, value in zip(network.sidenets, features, strict=True)]
-    return [*(logits.numpy() for logits in sides), own.numpy()]
+    found = [*(logits.numpy() for logits in sides), own.numpy()]
+    if not all(np.isfinite(logits).all() for logits in found):
+        raise LcclError("answers on held-out pictures are not finite: train the network longer before its SideNets")
+    return found
 
 
 def _answers(network: ResNet, preprocessing: Preprocessing, split: Split) -> tuple[Tensor, list[Tensor]]:

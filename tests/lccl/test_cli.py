@@ -302,24 +302,23 @@ def test_help_names_every_command():
 
 
 @pytest.fixture(scope="module")
-def leaving(trained, data, place):
+def leaving(calibrated, data, place):
     out = place / "leaving"
-    options = ["--after", 2, "--after", 5, "--grid", 2, "--hidden", 8, "--threads", 1, "--engine", "reference"]
-    output = succeeded(
-        lccl("sidenet", "train", trained / "model", data, "--out", out, "--epochs", 2, "--batch", 8, *options)
-    )
+    shape = ["--after", 2, "--after", 5, "--grid", 2, "--hidden", 8]
+    recipe = ["--epochs", 2, "--batch", 8, "--threads", 1, "--engine", "reference"]
+    output = succeeded(lccl("sidenet", "train", calibrated, data, "--out", out, *shape, *recipe))
     assert "block 5" in output
     assert "the end" in output
     return out
 
 
-def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, trained):
+def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, calibrated):
     loaded = bundles.load(leaving)
     assert [(side.spec.after, side.spec.grid, side.spec.hidden) for side in loaded.network.sidenets] == [
         (2, 2, 8),
         (5, 2, 8),
     ]
-    assert not len(bundles.load(trained / "model").network.sidenets)
+    assert not len(bundles.load(calibrated).network.sidenets)
     assert "## Early exits" in (leaving / "README.md").read_text()
     assert {"exit 0", "exit 1"} <= set(loaded.canary["logits"])
 
@@ -332,8 +331,8 @@ def test_a_reliability_diagram_is_drawn(leaving, tmp_path, kind):
     assert file.stat().st_size > 2000
 
 
-def test_a_bundle_without_sidenets_has_no_diagram(trained, tmp_path):
-    failed(lccl("sidenet", "diagram", trained / "model", "--out", tmp_path / "no.svg"), "no SideNets: fit some")
+def test_a_bundle_without_sidenets_has_no_diagram(calibrated, tmp_path):
+    failed(lccl("sidenet", "diagram", calibrated, "--out", tmp_path / "no.svg"), "no SideNets: fit some")
 
 
 def test_a_diagram_of_another_kind_is_refused(leaving, tmp_path):
@@ -346,8 +345,15 @@ def test_a_diagram_of_another_kind_is_refused(leaving, tmp_path):
     ("options", "sentence"),
     [(["--after", "9"], "no block 9"), (["--grid", "0"], "parts a side"), (["--lr", "0"], "learning rate")],
 )
-def test_sidenets_that_cannot_be_fitted(trained, data, tmp_path, options, sentence):
-    failed(lccl("sidenet", "train", trained / "model", data, "--out", tmp_path / "no", *options), sentence)
+def test_sidenets_that_cannot_be_fitted(calibrated, data, tmp_path, options, sentence):
+    failed(lccl("sidenet", "train", calibrated, data, "--out", tmp_path / "no", *options), sentence)
+
+
+def test_a_network_without_finite_answers_gets_no_sidenets(calibrated, data, tmp_path):
+    wild = bundles.load(calibrated)
+    wild.network.stem_norm.weight.fill_(1e30)
+    bundles.save(wild, tmp_path / "wild")
+    failed(lccl("sidenet", "train", tmp_path / "wild", data, "--out", tmp_path / "no"), "finite")
 
 
 # errors
