@@ -1,4 +1,4 @@
-"""Draws reliability diagrams: accuracy against confidence, a panel for each exit."""
+"""Draws reliability diagrams: accuracy against confidence, a panel for each exit; darker bars hold more pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lccl.errors import LcclError
 from lccl.reliability import BINS
 
 KINDS = (".svg", ".png", ".pdf")
+COLOUR = (0.23, 0.43, 0.65)
 
 
 def draw(record: Mapping[str, Any], to: Path) -> None:
@@ -29,11 +30,10 @@ def draw(record: Mapping[str, Any], to: Path) -> None:
     figure = Figure(figsize=(2.6 * len(panels), 3.1), layout="constrained")
     for number, (axes, panel) in enumerate(zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)):
         bins = panel["reliability"]
+        most = max(one["images"] for one in bins)
+        colours = [(*COLOUR, 0.25 + 0.75 * one["images"] / most) for one in bins]
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        axes.bar(
-            [one["confidence"] for one in bins], [one["accuracy"] for one in bins], 0.8 / BINS, color="#3b6ea5",
-            alpha=[0.25 + 0.75 * one["images"] / max(other["images"] for other in bins) for one in bins],
-        )  # fmt: skip
+        axes.bar([one["confidence"] for one in bins], [one["accuracy"] for one in bins], 0.8 / BINS, color=colours)
         place = f"exit {number}, after block {panel['after']}" if "after" in panel else "the network's end"
         axes.set_title(f"{place}\ncalibration error {100 * panel['calibration_error']:.1f} %", fontsize=9)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence")
