@@ -24,7 +24,7 @@ from benchmarks.stated_and_reached import z_score
 from lccl.bundle import Bundle
 from lccl.data import Split, hold_out, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import Measurement, measure
+from lccl.evaluate import Measurement, measure, measure_setting
 from lccl.operating_points import Wish
 from lccl.statistics import paired_difference
 
@@ -56,7 +56,7 @@ def main() -> None:
         "points": _points(bundle, engine, dataset.test),
         "floors": [_floor(bundle, engine, dataset.test, floor) for floor in FLOORS],
     }
-    _print(found)
+    print_tables(found, ("lost", "removal", "points", "floors"))
     print(results.write("any_sparsity", f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN", found))
 
 
@@ -67,8 +67,8 @@ def _lost(
     low, high = bundle.table.sparsity_range
     if ratio > high:
         return {"skip_ratio": ratio, "out_of_reach": high}
-    found = measure(engine, test, bundle.table.resolve(Wish(sparsity=max(ratio, low))).thresholds)
-    lost, interval = _paired(right_of_twin, found.right)
+    found = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=max(ratio, low))))
+    lost, interval = paired(right_of_twin, found.right)
     return {
         "skip_ratio": ratio,
         "reached": found.skip_ratio(engine.shape),
@@ -100,11 +100,11 @@ def _against_removal(bundle: Bundle, engine: Engine, choose: Split, test: Split)
     for ratio in AGAINST_REMOVAL:
         if ratio > bundle.table.sparsity_range[1]:
             continue
-        ours = measure(engine, test, bundle.table.resolve(Wish(sparsity=ratio)).thresholds)
+        ours = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=ratio)))
         macs = ours.gated_macs(engine.shape)
         rival = min((one for one in rivals if one.macs >= macs), key=lambda one: one.macs)
         theirs = measure(engine, test, rival.thresholds.tolist())
-        ahead, interval = _paired(ours.right, theirs.right)
+        ahead, interval = paired(ours.right, theirs.right)
         rows.append(
             {
                 "skip_ratio": ratio, "macs": macs, "accuracy": ours.accuracy, "removed_macs": rival.macs,
@@ -140,7 +140,7 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
     """Each operating point's stated skip ratio and accuracy beside those reached, and the difference over its error."""
     rows = []
     for point in bundle.table.points:
-        found = measure(engine, test, point.thresholds)
+        found = measure_setting(engine, test, point)
         interval = point.accuracy_interval
         rows.append(
             {
@@ -156,8 +156,8 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
 def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[str, Any]:
     """What a floor alone is served with, and what that loses on the test pictures; broken where surely more."""
     setting = bundle.table.resolve(Wish(max_accuracy_drop=floor))
-    exact = measure(engine, test, bundle.table.exact.thresholds)
-    lost, interval = _paired(exact.right, measure(engine, test, setting.thresholds).right)
+    exact = measure_setting(engine, test, bundle.table.exact)
+    lost, interval = paired(exact.right, measure_setting(engine, test, setting).right)
     kept = interval[0] <= floor
     return {"floor": floor, "point": setting.name, "skip_ratio": setting.sparsity, "lost": lost, "interval": interval,
             "met": kept}  # fmt: skip
@@ -168,16 +168,17 @@ def _varying(engine: Engine, found: Measurement) -> int:
     return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
 
 
-def _paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, list[float]]:
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, list[float]]:
     """Percentage points by which the first is right more often, with the 95 % interval."""
     lost, won = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = paired_difference(lost, won, len(first))
     return 100 * (lost - won) / len(first), [100 * low, 100 * high]
 
 
-def _print(found: dict[str, Any]) -> None:
+def print_tables(found: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Print the named lists of rows as tables."""
     console = Console()
-    for name in ("lost", "removal", "points", "floors"):
+    for name in names:
         rows = found[name]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         table = Table(box=None, header_style="bold", title=name)

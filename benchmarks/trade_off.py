@@ -23,9 +23,8 @@ from benchmarks import results
 from benchmarks.serving.workload import DATA
 from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
 from lccl.bundle import Bundle, load
-from lccl.controls import Controls
 from lccl.engines.base import Engine
-from lccl.operating_points import Setting, Wish
+from lccl.operating_points import Setting, Wish, controls_for
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10"
 DROPS = (0.5, 1.0, 2.0, 5.0)
@@ -60,7 +59,7 @@ def measure(
     seconds = {name: np.zeros(rounds) for name in settings}
     for number in range(rounds):
         for name in random.permutation(list(settings)):
-            controls = Controls.uniform(BATCH, settings[name].thresholds, settings[name].norm_set)
+            controls = controls_for([settings[name]] * BATCH)
             began = time.perf_counter()
             for batch in batches * REPEATS:
                 engine.run(batch, controls)

@@ -245,7 +245,7 @@ def evaluate(
     from lccl import bundle as bundles
     from lccl.compiler import compile as make
     from lccl.data import hold_out
-    from lccl.evaluate import measure
+    from lccl.evaluate import measure_setting
     from lccl.operating_points import Wish
     from lccl.statistics import wilson
 
@@ -267,7 +267,7 @@ def evaluate(
         with counting("pictures", len(wishes) * len(split)) as advance:
             for wish in wishes:
                 setting = loaded.table.resolve(wish)
-                found = measure(runner, split, setting.thresholds, setting.norm_set, advance, setting.exit_confidence)
+                found = measure_setting(runner, split, setting, advance)
                 low, high = wilson(int(found.right.sum()), len(split))
                 skip_ratio, gated = found.skip_ratio(shape), found.gated_macs(shape)
                 row = {

@@ -14,7 +14,7 @@ from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.errors import DataError
 from lccl.flops import NetworkShape
-from lccl.operating_points import Interval, OperatingPoint
+from lccl.operating_points import Interval, OperatingPoint, Setting
 from lccl.statistics import Z_ONE_SIDED, Z_TWO_SIDED, paired_difference, wilson
 
 Progress = Callable[[int], None]
@@ -102,6 +102,13 @@ def measure(
         np.concatenate(executed),
         np.concatenate(left_by),
     )
+
+
+def measure_setting(
+    engine: Engine, split: Split, setting: Setting | OperatingPoint, progress: Progress = lambda _: None
+) -> Measurement:
+    """Run every picture of a split as a wish or an operating point has it; see :func:`measure`."""
+    return measure(engine, split, setting.thresholds, setting.norm_set, progress, setting.exit_confidence)
 
 
 def operating_point(

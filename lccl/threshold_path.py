@@ -64,7 +64,7 @@ def find_path(
 
     Args:
         notches: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
-            the falling confidences, all below 1.
+            the falling confidences, all below 1. What has none stays where it is.
         largest_cost: where to stop, in nats.
 
     """
@@ -146,7 +146,7 @@ class _Greedy:
         self.corners: list[Thresholds] = [np.array([0.0] * (len(notches) - exits) + [NEVER] * exits)]
         self.cost, exact = self._run(self.corners[0])
         self.skip_ratios = [exact]
-        self._moves = {layer: self._look(layer) for layer in range(len(notches))}
+        self._moves = {place: self._look(place) for place in range(len(notches)) if len(notches[place])}
 
     def advance(self) -> bool:
         """Make the cheapest move; False where every layer is shut."""

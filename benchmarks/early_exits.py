@@ -1,0 +1,206 @@
+"""Early exits on test pictures: what they save beside skipping, whether they are rightly sure, and the time it takes.
+
+    python -m benchmarks.early_exits DATA [--model FOLDER] [--threads 0]
+
+DATA is a data set with test pictures, as for ``lccl evaluate``. Gates alone and exits alone follow paths that are found
+on the choosing part, as calibration finds that of both. Work is told in MACs of the plain network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lccl
+from benchmarks import results
+from benchmarks.any_sparsity import paired, print_tables
+from lccl.bundle import Bundle
+from lccl.controls import Controls
+from lccl.data import Split, hold_out, load_dataset
+from lccl.engines.base import Engine
+from lccl.evaluate import Measurement, measure, measure_setting, outputs_over
+from lccl.operating_points import NEVER, OperatingPoint
+from lccl.reliability import expected_calibration_error, softmax
+from lccl.threshold_path import LARGEST_COST, ThresholdPath, exit_notches, find_path, gate_values, notches_in, row_parts
+
+WORK = (0.3, 0.4, 0.5, 0.6, 0.7)
+WEIGHED, PLACES = 1000, 30
+NO_LOSS_AT_MOST, HALF_TIME_AT_MOST, CALIBRATION_ERROR_AT_MOST = 0.65, 0.6, 0.02
+BATCH, ROUNDS = 32, 31
+
+
+def main() -> None:
+    """Measure, print, write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    bundle = lccl.load(options.model)
+    dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
+    engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
+    points = [_Place.at(engine, measure_setting(engine, dataset.test, point)) for point in bundle.table.points]
+    found = {
+        "model": options.model.name,
+        "digest": bundle.digest,
+        "images": len(dataset.test),
+        "no_loss": _no_loss(bundle, points),
+        "curves": _curves(bundle, engine, choose, dataset.test, points),
+        "exits": _exits(engine, dataset.test),
+        "latency": _latency(bundle, engine, dataset.test),
+    }
+    print_tables(found, ("no_loss", "curves", "exits", "latency"))
+    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", found))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A setting on the test pictures: MACs of the plain network's, and what it got right."""
+
+    work: float
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def at(cls, engine: Engine, found: Measurement) -> _Place:
+        return cls(found.gated_macs(engine.shape) / engine.shape.dense, found.right)
+
+
+def _no_loss(bundle: Bundle, points: list[_Place]) -> list[dict[str, Any]]:
+    """The sparsest point whose paired loss against exact has an interval that touches 0, and its MACs of exact's."""
+    rows = []
+    for point, place in zip(bundle.table.points, points, strict=True):
+        lost, interval = paired(points[0].right, place.right)
+        if interval[0] <= 0:
+            rows.append({"point": point.name, "work": place.work / points[0].work, "lost": lost, "interval": interval})
+    best = min(rows, key=lambda row: float(row["work"]))
+    return [best | {"goal": NO_LOSS_AT_MOST, "met": best["work"] <= NO_LOSS_AT_MOST}]
+
+
+def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: list[_Place]) -> list[dict[str, Any]]:
+    """Accuracy at equal MACs, linear between places: gates and exits together, gates alone, exits alone."""
+    weighed = choose.first(WEIGHED)
+    gates = notches_in(gate_values(bundle.network, bundle.preprocessing, choose))
+    exits = exit_notches(engine, weighed)
+    nothing = [np.empty(0)]
+    alone = {
+        "gates": find_path(engine, [*gates, *nothing * len(exits)], weighed, LARGEST_COST),
+        "exits": find_path(engine, [*nothing * len(gates), *exits], weighed, LARGEST_COST),
+    }
+    places = {"both": both} | {name: _along(engine, path, test) for name, path in alone.items()}
+    rows = []
+    for work in WORK:
+        row: dict[str, Any] = {"work": work}
+        for name, found in places.items():
+            row[name] = _accuracy_at(found, work)
+        for name in alone:
+            row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, places[name], work)
+        rows.append(row)
+    return rows
+
+
+def _along(engine: Engine, path: ThresholdPath, test: Split) -> list[_Place]:
+    found = []
+    for place in np.linspace(0, path.length, PLACES):
+        thresholds, confidences = row_parts(engine, path.at(place))
+        found.append(_Place.at(engine, measure(engine, test, thresholds, exit_confidence=confidences)))
+    return found
+
+
+def _around(places: list[_Place], work: float) -> tuple[_Place, _Place, float] | None:
+    """The neighbours in work, and how far it lies from the first towards the second; None out of reach."""
+    above = min((one for one in places if one.work >= work), key=lambda one: one.work, default=None)
+    below = max((one for one in places if one.work <= work), key=lambda one: one.work, default=None)
+    if above is None or below is None:
+        return None
+    span = above.work - below.work
+    return below, above, (work - below.work) / span if span else 0.0
+
+
+def _rights_at(places: list[_Place], work: float) -> NDArray[np.float64] | None:
+    """Each picture's chance of being right at that work, between the neighbours' answers."""
+    around = _around(places, work)
+    if around is None:
+        return None
+    below, above, share = around
+    rights: NDArray[np.float64] = (1 - share) * below.right + share * above.right
+    return rights
+
+
+def _accuracy_at(places: list[_Place], work: float) -> float | None:
+    rights = _rights_at(places, work)
+    return None if rights is None else float(rights.mean())
+
+
+def _ahead(ours: list[_Place], theirs: list[_Place], work: float) -> tuple[float | None, list[float]]:
+    """Percentage points ahead at equal work, with a 95 % interval from the pictures' differences."""
+    mine, other = _rights_at(ours, work), _rights_at(theirs, work)
+    if mine is None or other is None:
+        return None, []
+    difference = mine - other
+    ahead, spread = float(difference.mean()), 1.96 * float(difference.std()) / len(difference) ** 0.5
+    return 100 * ahead, [100 * (ahead - spread), 100 * (ahead + spread)]
+
+
+def _exits(engine: Engine, test: Split) -> list[dict[str, Any]]:
+    """Each exit if all pictures took it, with exact gates; the network's end last."""
+    exits, nothing = len(engine.shape.exits), [0.0] * len(engine.shape.layers)
+    rows = []
+    for number in range(exits + 1):
+        confidences = [NEVER * (number != other) for other in range(exits)]
+        parts = list(outputs_over(engine, test, nothing, 0, confidences))
+        logits, labels = (np.concatenate(column) for column in ([o.logits for o, _ in parts], [y for _, y in parts]))
+        right, sure = logits.argmax(1) == labels, softmax(logits).max(1)
+        error = expected_calibration_error(sure, right)
+        rows.append({
+            "exit": "end" if number == exits else str(number), "accuracy": float(right.mean()),
+            "calibration_error": error, "goal": CALIBRATION_ERROR_AT_MOST, "met": error <= CALIBRATION_ERROR_AT_MOST,
+        })  # fmt: skip
+    return rows
+
+
+def _latency(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]:
+    """Time of a batch at the point that halves exact's MACs, against exact, by turns; medians and quartiles."""
+    exact = bundle.table.exact
+    half = min(bundle.table.points, key=lambda point: abs(point.gated_macs - exact.gated_macs / 2))
+    random = np.random.default_rng(0)
+    batches = [test.images[random.permutation(len(test))[:BATCH]] for _ in range(8)]
+    ratios, spent = [], []
+    for _ in range(ROUNDS):
+        seconds = {}
+        for number in random.permutation(2):
+            point = (exact, half)[number]
+            seconds[number], macs = _time(engine, batches, _controls(point))
+            spent.append((number, macs))
+        ratios.append(seconds[1] / seconds[0])
+    macs_of = [np.mean([macs for one, macs in spent if one == number]) for number in (0, 1)]
+    quartiles = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+    return [{
+        "point": half.name, "batch": BATCH, "threads": getattr(engine, "threads", 1), "macs": macs_of[1] / macs_of[0],
+        "time": quartiles[1], "quartiles": quartiles,
+        "goal": HALF_TIME_AT_MOST, "met": quartiles[1] <= HALF_TIME_AT_MOST,
+    }]  # fmt: skip
+
+
+def _controls(point: OperatingPoint) -> Controls:
+    return Controls.uniform(BATCH, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
+
+
+def _time(engine: Engine, batches: list[NDArray[np.uint8]], controls: Controls) -> tuple[float, float]:
+    """Seconds for all batches, and mean gated MACs of a picture."""
+    macs = 0.0
+    began = time.perf_counter()
+    outputs = [engine.run(batch, controls) for batch in batches]
+    seconds = time.perf_counter() - began
+    for output in outputs:
+        macs += float(engine.shape.gated(output.kept, output.exit).mean()) / len(outputs)
+    return seconds, macs
+
+
+if __name__ == "__main__":
+    main()
