@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution's shape: ``out_channels`` × ``height`` × ``width`` cells of kernel² · ``in_channels`` MACs each."""
+    """A convolution's shape: ``out_channels`` × ``height`` × ``width`` cells of kernel² · ``in_channels`` MACs each.
+
+    Attributes:
+        window_channels: of a split convolution (SPConv), how many channels a cell's window holds; all ``in_channels``
+            pass a 1×1 window beside it. None: the window holds them all.
+
+    """
 
     in_channels: int
     out_channels: int
     kernel: int
     height: int
     width: int
+    window_channels: int | None = None
 
     @property
     def cells(self) -> int:
@@ -30,12 +37,19 @@ class Convolution:
     @property
     def cell_macs(self) -> int:
         """MACs of one cell."""
-        return self.kernel**2 * self.in_channels
+        if self.window_channels is None:
+            return self.kernel**2 * self.in_channels
+        return self.kernel**2 * self.window_channels + self.in_channels
 
     @property
     def macs(self) -> int:
-        """X·Y·T·k²·C."""
+        """X·Y·T·k²·C; split, X·Y·T·(k²·αC/2 + αC + (1 − α)C)."""
         return self.cells * self.cell_macs
+
+    @property
+    def mean_macs(self) -> int:
+        """What the means of a split convolution take from its inputs' sums: those of one position."""
+        return 0 if self.window_channels is None else self.out_channels * self.cell_macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +74,19 @@ class GatedConvolution:
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Everything that counts in a network: its SkipConvs, and the MACs of all that has no gate."""
+    """Everything that counts in a network.
+
+    Attributes:
+        layers: its SkipConvs.
+        ungated_macs: MACs of all that has no gate.
+        means: MACs of the means in split convolutions. Where all cells are there the means could be theirs, so they do
+            not count as dense.
+
+    """
 
     layers: tuple[GatedConvolution, ...]
     ungated_macs: int
+    means: int = 0
 
     @property
     def dense(self) -> int:
@@ -86,8 +109,8 @@ class NetworkShape:
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
 
     def gated(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Theoretical MACs per image: gates + kept cells + the rest. ``kept`` int64 [N, L] → int64 [N]."""
-        return self.ungated_macs + self.gates + kept @ self.cell_macs
+        """Theoretical MACs per image: gates + means + kept cells + the rest. ``kept`` int64 [N, L] → int64 [N]."""
+        return self.ungated_macs + self.gates + self.means + kept @ self.cell_macs
 
     def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of SkipConv cells not kept, weighted by MACs. ``kept`` int64 [N, L] → float64 [N]; 0 without gates."""

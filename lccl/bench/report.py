@@ -17,7 +17,7 @@ from lccl.bench.child import OWN, OWN_DENSE
 from lccl.bench.measure import Contestant, Samples
 from lccl.bench.workload import OPEN, Workload
 from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
+from lccl.lowering import convolution_of, lower, shape_of
 from lccl.plan import Classify, Convolve, Plan
 
 QUANTILES = (0.5, 0.2, 0.8)
@@ -80,9 +80,9 @@ def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
     found = []
     for step in plan.steps:
         if isinstance(step, Convolve):
-            height, width = _map(plan, step)
+            height, _ = _map(plan, step)
             layer = None if step.gate is None else step.gate.layer
-            found.append(StepFacts(step.name, height * width * step.weight.size, layer, height == smallest))
+            found.append(StepFacts(step.name, convolution_of(plan, step).macs, layer, height == smallest))
         else:
             macs = step.weight.size if isinstance(step, Classify) else 0
             found.append(StepFacts(type(step).__name__, macs, None, False))
