@@ -172,11 +172,13 @@ def _choose(search: _Search) -> list[_Candidate]:
     target = STEP * np.floor(chosen[0].skip_ratio / STEP + 1.4)
     while target < 1 - STEP / 2:
         point = search.reaching(float(target))
-        if point is None or 100 * (chosen[0].accuracy - point.accuracy) > LARGEST_DROP:
+        target += STEP
+        if point is None:
+            continue
+        if 100 * (chosen[0].accuracy - point.accuracy) > LARGEST_DROP:
             break
         if point.skip_ratio > chosen[-1].skip_ratio:
             chosen.append(point)
-        target += STEP
     index = 0
     while index + 1 < len(chosen):
         added = _between(search, chosen[index], chosen[index + 1])

@@ -57,6 +57,9 @@ def train(
         str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
     ] = "aft-aft",
     gate_norm: Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")] = True,
+    split: Annotated[
+        str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
+    ] = "none",
     epochs: int = 20,
     batch: int = 128,
     lr: LearningRate = 0.1,
@@ -84,7 +87,7 @@ def train(
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
-        chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm)
+        chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
         dataset = load_data(data, network_input(build(chosen).image_size))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)

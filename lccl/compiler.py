@@ -30,7 +30,8 @@ def compile(
         model: a bundle, or a network.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         precision: ``fp32``, ``bf16`` (cpu) or ``fp64`` (reference).
-        engine: ``cpu``, ``reference`` or ``auto``: cpu for fp32 and bf16 on a CPU, else reference.
+        engine: ``cpu``, ``reference`` or ``auto``: cpu for fp32 and bf16 on a CPU, else reference; reference too for
+            split convolutions, which it alone runs.
         preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
         threads: of the cpu engine; 0 takes one per core.
         streams: of the cpu engine: how many calls run at once when they share its threads.
@@ -46,8 +47,8 @@ def compile(
         network, size = model, model.image_size
         preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     place = choose_device(device)
-    chosen = _choose_engine(engine, place, precision)
     plan = lower(network, preprocessing)
+    chosen = _choose_engine(engine, place, precision, plan)
     if chosen == "cpu":
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
@@ -55,11 +56,11 @@ def compile(
     return ReferenceEngine(plan, shape_of(plan), place, precision)
 
 
-def _choose_engine(engine: str, device: torch.device, precision: str) -> str:
+def _choose_engine(engine: str, device: torch.device, precision: str, plan: Plan) -> str:
     if engine not in ("auto", "cpu", "reference"):
         raise EngineError(f"unknown engine {engine!r}: use auto, cpu or reference")
     if engine == "auto":
-        return "cpu" if device.type == "cpu" and precision != "fp64" else "reference"
+        return "cpu" if device.type == "cpu" and precision != "fp64" and not plan.splits else "reference"
     if engine == "cpu" and device.type != "cpu":
         raise EngineError(f"the cpu engine does not run on {device}: use device cpu or engine reference")
     return engine

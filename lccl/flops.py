@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution's shape: ``out_channels`` × ``height`` × ``width`` cells of kernel² · ``in_channels`` MACs each."""
+    """A convolution's shape: ``out_channels`` × ``height`` × ``width`` cells of kernel² · ``in_channels`` MACs each.
+
+    Attributes:
+        window_channels: of a split convolution (SPConv), how many channels a cell's window holds; all ``in_channels``
+            pass a 1×1 window beside it. None: the window holds them all.
+
+    """
 
     in_channels: int
     out_channels: int
     kernel: int
     height: int
     width: int
+    window_channels: int | None = None
 
     @property
     def cells(self) -> int:
@@ -30,12 +37,19 @@ class Convolution:
     @property
     def cell_macs(self) -> int:
         """MACs of one cell."""
-        return self.kernel**2 * self.in_channels
+        if self.window_channels is None:
+            return self.kernel**2 * self.in_channels
+        return self.kernel**2 * self.window_channels + self.in_channels
 
     @property
     def macs(self) -> int:
-        """X·Y·T·k²·C."""
+        """X·Y·T·k²·C; split, X·Y·T·(k²·αC/2 + αC + (1 − α)C)."""
         return self.cells * self.cell_macs
+
+    @property
+    def mean_macs(self) -> int:
+        """What the means of a split convolution take from its inputs' sums: those of one position."""
+        return 0 if self.window_channels is None else self.out_channels * self.cell_macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +80,32 @@ class EarlyExit:
         macs: of its own classifier, which every image that comes there runs.
         layers: how many SkipConvs lie before it.
         ungated_macs: of all before it that has no gate, exits not counted.
+        means: MACs of the means in split convolutions before it.
 
     """
 
     macs: int
     layers: int
     ungated_macs: int
+    means: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """Everything that counts in a network: its SkipConvs, the MACs of all that has no gate, and its early exits."""
+    """Everything that counts in a network.
+
+    Attributes:
+        layers: its SkipConvs.
+        ungated_macs: MACs of all that has no gate.
+        means: MACs of the means in split convolutions. Where all cells are there the means could be theirs, so they do
+            not count as dense.
+        exits: its early exits, in the order that images come to them.
+
+    """
 
     layers: tuple[GatedConvolution, ...]
     ungated_macs: int
+    means: int = 0
     exits: tuple[EarlyExit, ...] = ()
 
     @property
@@ -103,7 +129,7 @@ class NetworkShape:
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
 
     def gated(self, kept: NDArray[np.int64], left_by: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Theoretical MACs per image: gates + kept cells + the rest, as far as the image came.
+        """Theoretical MACs per image: gates + means + kept cells + the rest, as far as the image came.
 
         Args:
             kept: int64 [N, L], 0 in layers behind an image's exit.
@@ -118,12 +144,12 @@ class NetworkShape:
     def beside_cells(self) -> NDArray[np.int64]:
         """MACs of all but SkipConv cells for an image that leaves by each exit, the network's end last, int64 [E + 1].
 
-        Those are what has no gate, the gates, and the exits' own classifiers.
+        Those are what has no gate, the gates, means of split convolutions, and the exits' own classifiers.
         """
         gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
         sides = np.cumsum([0, *(early.macs for early in self.exits)])
-        before = [early.ungated_macs + gates[early.layers] for early in self.exits]
-        trunk = [*before, self.ungated_macs + gates[-1]]
+        before = [early.ungated_macs + early.means + gates[early.layers] for early in self.exits]
+        trunk = [*before, self.ungated_macs + self.means + gates[-1]]
         found: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
         return found
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lccl.gates import Gate, GateSpec
+from lccl.spconv import SplitConv
 
 Place = Literal["norm_relu", "norm", "bare"]
 
@@ -18,6 +19,8 @@ class SkipConv(nn.Module):
     ``place`` names f: ``norm_relu`` (first convolution of a post-activation block), ``norm`` (its
     second) or ``bare`` (pre-activation block, where normalisation follows the product).
 
+    ``conv`` may become a :class:`SplitConv` (:func:`lccl.spconv.convert`).
+
     This is the trainable form: every cell is computed, then masked. Engines skip.
     """
 
@@ -26,7 +29,7 @@ class SkipConv(nn.Module):
     ) -> None:
         super().__init__()
         self.place = place
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        self.conv: nn.Conv2d | SplitConv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         self.norm = None if place == "bare" else nn.BatchNorm2d(out_channels)
         self.gate = (
             None

@@ -32,9 +32,11 @@ from lccl.plan import (
     Normalise,
     Plan,
     Residual,
+    Split,
     Step,
 )
 from lccl.preprocessing import Preprocessing
+from lccl.spconv import SplitConv
 
 
 def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
@@ -66,23 +68,31 @@ def shape_of(plan: Plan) -> NetworkShape:
     """What counts in a plan: the geometry that ``flops`` turns into MACs."""
     layers: list[GatedConvolution] = []
     exits: list[EarlyExit] = []
-    ungated = 0
+    ungated, means = 0, 0
     for step in plan.steps:
         if isinstance(step, Classify):
             ungated += step.weight.size
         elif isinstance(step, Exit):
-            exits.append(EarlyExit(step.hidden_weight.size + step.weight.size, len(layers), ungated))
+            exits.append(EarlyExit(step.hidden_weight.size + step.weight.size, len(layers), ungated, means))
         elif isinstance(step, Convolve):
-            out = plan.buffer(step.raw or (step.activated.buffer if step.activated else ""))
-            convolution = Convolution(
-                step.weight.shape[1], step.weight.shape[0], step.weight.shape[2], out.height, out.width
-            )
+            convolution = convolution_of(plan, step)
+            means += convolution.mean_macs
             if step.gate is None:
                 ungated += convolution.macs
             else:
                 groups, _, kernel, _ = step.gate.weight.shape
                 layers.append(GatedConvolution(step.gate.name, convolution, kernel, groups))
-    return NetworkShape(tuple(layers), ungated, tuple(exits))
+    return NetworkShape(tuple(layers), ungated, means, tuple(exits))
+
+
+def convolution_of(plan: Plan, step: Convolve) -> Convolution:
+    """The shape of a plan's convolution, split or not."""
+    out = plan.buffer(step.raw or (step.activated.buffer if step.activated else ""))
+    channels, window, kernel, _ = step.weight.shape
+    if step.split is None:
+        return Convolution(window, channels, kernel, out.height, out.width)
+    read = step.split.pointwise.shape[1] + step.split.rest.shape[1]
+    return Convolution(read, channels, kernel, out.height, out.width, window_channels=window)
 
 
 @dataclass
@@ -101,7 +111,7 @@ class _Builder:
         self,
         name: str,
         source: str,
-        conv: nn.Conv2d,
+        conv: nn.Conv2d | SplitConv,
         norm: nn.BatchNorm2d | None,
         *,
         relu: bool,
@@ -131,10 +141,11 @@ class _Builder:
             Convolve(
                 name=name,
                 input=source,
-                weight=_array(conv.weight),
+                weight=_array(conv.window.weight if isinstance(conv, SplitConv) else conv.weight),
                 stride=stride,
                 affine=None if norm is None else _affine(norm),
                 relu=relu,
+                split=_split(conv) if isinstance(conv, SplitConv) else None,
                 gate=lowered,
                 residual=residual,
                 raw=raw,
@@ -232,6 +243,11 @@ def _stem_pool(builder: _Builder, network: ResNet, source: str) -> str:
     pooled = builder.buffer("stem.pool", before.channels, -(-before.height // 2), -(-before.width // 2))
     builder.steps.append(MaxPool(source, 3, 2, pooled))
     return pooled
+
+
+def _split(conv: SplitConv) -> Split:
+    pointwise, rest = _array(conv.pointwise.weight), _array(conv.rest.weight)
+    return Split(pointwise, _affine(conv.window_norm), rest, _affine(conv.rest_norm))
 
 
 def _affine(norm: nn.BatchNorm2d) -> Affine:

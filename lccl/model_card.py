@@ -30,7 +30,8 @@ def _head(bundle: Bundle, name: str, shape: NetworkShape) -> Iterator[str]:
     yield (
         f"{network.name}, {network.form}-activation blocks, {_gates(network)}, {network.classes} classes; "
         f"{bundle.preprocessing.size} × {bundle.preprocessing.size} pixels. "
-        f"Plain twin: {shape.dense:,} MACs; gates: {shape.gates:,} MACs."
+        f"Plain twin: {shape.dense:,} MACs; gates: {shape.gates:,} MACs"
+        f"{f'; means of split convolutions: {shape.means:,} MACs' if shape.means else ''}."
     )
     yield ""
     yield f"Labels: {', '.join(bundle.labels)}."
@@ -39,7 +40,9 @@ def _head(bundle: Bundle, name: str, shape: NetworkShape) -> Iterator[str]:
 
 def _gates(network: Architecture) -> str:
     placed = "" if network.placement == "aft-aft" else f" placed {network.placement}"
-    return f"{network.gate} gates{placed}" + ("" if network.gate_norm else " without normalisation")
+    bare = "" if network.gate_norm else " without normalisation"
+    split = "" if network.split == "none" else f", 3×3 convolutions split at {network.split}"
+    return f"{network.gate} gates{placed}{bare}{split}"
 
 
 def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:

@@ -77,10 +77,34 @@ class Normalise:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What makes a convolution a split one (SPConv); its own weight, [T, R / groups, k, k], reads the first R channels.
+
+    ``u = affine(conv(representative) + pointwise · pool(representative))``, ``v = rest_affine(rest · pool(others))``;
+    the value is ``β · u + (1 − β) · v`` with ``β = 1 / (1 + e^(mean v − mean u))`` per image and channel.
+
+    ``pool`` is the mean of stride × stride inputs, at the border of those there are. Means over all positions are
+    taken from the input: the weights times each tap's mean of what lies under it. So they do not depend on which cells
+    are computed.
+
+    Attributes:
+        pointwise: [T, R, 1, 1], of the R representative channels.
+        rest: [T, C − R, 1, 1], of the other ones.
+
+    """
+
+    pointwise: Array
+    affine: Affine
+    rest: Array
+    rest_affine: Affine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Convolve:
     """``value = f(affine(conv(input))) · g + residual``, where g is the gate's value, 0 at skipped cells.
 
-    f is ReLU or nothing (``relu``); without a gate g is 1. ``weight`` is [T, C, k, k], padding k // 2.
+    f is ReLU or nothing (``relu``); without a gate g is 1. ``weight`` is [T, C, k, k], padding k // 2; with a
+    ``split`` it is one of three, and conv the whole of :class:`Split`.
 
     A skipped cell holds exactly the residual in ``raw``; without a residual that is 0, and
     ``ReLU(shift)`` of its channel and normalisation set in ``activated`` (:meth:`fill`).
@@ -92,6 +116,7 @@ class Convolve:
     stride: int
     affine: Affine | None
     relu: bool
+    split: Split | None = None
     gate: Gate | None = None
     residual: Residual | None = None
     raw: str | None = None
@@ -207,3 +232,8 @@ class Plan:
     def gated(self) -> tuple[Convolve, ...]:
         """The steps that have a gate, in the order of the thresholds' columns."""
         return tuple(step for step in self.steps if isinstance(step, Convolve) and step.gate is not None)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a convolution is split."""
+        return any(isinstance(step, Convolve) and step.split is not None for step in self.steps)

@@ -45,7 +45,8 @@ class Result:
         pictures: digest of the test pictures.
         right: bool [N].
         zeros: share of the gated cells that are zero, weighted by MACs.
-        speed_up: 1 − gated / dense MACs of the whole network.
+        macs: gated MACs of the whole network.
+        speed_up: 1 − these / the MACs of the row's plain network.
 
     """
 
@@ -55,6 +56,7 @@ class Result:
     pictures: str
     right: NDArray[np.bool_]
     zeros: float
+    macs: float
     speed_up: float
 
     @property
@@ -91,5 +93,6 @@ def _read(value: dict[str, Any]) -> Result:
         pictures=test["digest"],
         right=np.unpackbits(packed, count=test["images"]).astype(bool),
         zeros=value["zeros"],
+        macs=value["gated_macs"],
         speed_up=1 - value["gated_macs"] / value["dense_macs"],
     )

@@ -50,14 +50,14 @@ class Run:
 
     @property
     def twin(self) -> Run:
-        """The plain twin, which all networks of that name, form and data set share."""
+        """The network to compare with, neither gated nor split, which all of that name, form and data set share."""
         name, form = self.network["name"], self.network["form"]
         return Run(f"{_prefix(self.data)}{name}-{form}-plain", {"name": name, "form": form, "gate": "none"}, self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Figures of the paper: MACs of one picture, the others in percent or percentage points; None where it has none.
+    """Figures of a paper: MACs of one picture, the others in percent or percentage points; None where it has none.
 
     ``drop`` is the top-1 drop against the plain network, ``zeros`` the share of zero cells in the paper's words.
     """
@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One of the paper's tables."""
+    """One of a paper's tables."""
 
     title: str
     rows: tuple[Row, ...]
@@ -121,6 +121,11 @@ def _shared(network: str, form: str = "pre", data: str = "cifar10", suffix: str 
     return Run(f"{_prefix(data)}{network}{suffix}", {"name": network, "form": form, "gate": "shared"}, data)
 
 
+def _split(split: str, gate: str = "none") -> Run:
+    name = f"resnet20-spconv-{split.replace('/', '-')}" + ("" if gate == "none" else f"-{gate}")
+    return Run(name, {"name": "resnet20", "form": "post", "gate": gate, "split": split})
+
+
 def _runs() -> dict[str, Run]:
     """The released code's blocks are pre-activation ones; so are these, where nothing else is said."""
     base = {"name": "resnet20", "form": "pre", "gate": "shared"}
@@ -138,6 +143,7 @@ def _runs() -> dict[str, Run]:
         _shared("resnet164", data="cifar100", suffix="-shared"),
         *(_shared(f"wrn-{size}", data="cifar100") for size in ("16-4", "22-8", "40-1", "40-2", "40-4", "52-1")),
         *(_shared(name, "post", "imagenet", "-shared") for name in ("resnet18", "resnet34")),
+        _split("1/2"), _split("1/4"), _split("1/2", "shared"),
     ]  # fmt: skip
     return {run.name: run for run in runs} | {run.twin.name: run.twin for run in runs}
 
@@ -187,6 +193,12 @@ TABLES = (
         Row("ResNet-18", "imagenet-resnet18-shared", Published(1.2e9, drop=3.65, speed_up=34.6)),
         Row("ResNet-34", "imagenet-resnet34-shared", Published(2.7e9, drop=0.43, speed_up=24.8)),
     )),
+    Table("Split convolutions, CIFAR-10", (
+        Row("ResNet-20", "resnet20-post-plain", Published(4.162e7, error=8.00)),
+        Row("ResNet-20, SPConv 1/2", "resnet20-spconv-1-2", Published(1.791e7, plain_error=8.00, error=7.77)),
+        Row("ResNet-20, SPConv 1/4", "resnet20-spconv-1-4", Published(1.289e7, plain_error=8.00, error=8.85)),
+        Row("ResNet-20, SPConv 1/2 and shared gates", "resnet20-spconv-1-2-shared"),
+    )),
     Table("Not in the paper, CIFAR-10", (
         Row("ResNet-20, four groups of channels", "resnet20-grouped"),
         Row("ResNet-20, shared, post-activation", "resnet20-post-shared"),
@@ -196,7 +208,8 @@ TABLES = (
 PRESETS = {
     "cpu": Preset(
         ("resnet20-shared", "resnet20-pointwise", "resnet20-grouped", "resnet20-post-shared", "resnet20-pre-aft-bef",
-         "resnet20-pre-bef-bef", "resnet20-pre-bef-aft", "resnet20-kind-conv-relu", "resnet20-kind-regularised"),
+         "resnet20-pre-bef-bef", "resnet20-pre-bef-aft", "resnet20-kind-conv-relu", "resnet20-kind-regularised",
+         "resnet20-spconv-1-2", "resnet20-spconv-1-4", "resnet20-spconv-1-2-shared"),
         (0,), 10,
     ),
     "gpu": Preset(

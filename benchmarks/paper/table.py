@@ -1,4 +1,4 @@
-"""The page with the paper's tables: published figures beside those of the result files."""
+"""The page with the papers' tables: published figures beside those of the result files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.paper.result import Budget, Result, read_all
-from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table
+from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table, with_twins
 from lccl.errors import LcclError
 from lccl.statistics import paired_difference
 
@@ -19,13 +19,15 @@ PUBLISHED = {
     "speed_up": "speed-up %",
     "zeros": "zeros %",
 }
-HERE = ("plain twin, error %", "error %", "difference, points (95 %)", "zeros %", "speed-up %", "seeds", "budget")
+HERE = (
+    "plain twin, error %", "error %", "difference, points (95 %)", "zeros %", "MACs", "speed-up %", "seeds", "budget"
+)  # fmt: skip
 REGULARISED = RUNS["resnet20-kind-regularised"].recipe
 INTRODUCTION = f"""# The paper's tables
 
 Figures published in "More is Less" (Dong, Huang, Yang, Yan; CVPR 2017), and what this project's code gives. Written by
 `python -m benchmarks.paper --table` from the files in `benchmarks/results/paper`, each of which names the command that
-made it.
+made it. Those of split convolutions ([spconv.md](spconv.md)) are from "Split to Be Slim" (Zhang et al.; IJCAI 2020).
 
 **Mind the budget.** The published networks were trained for 164 to 350 epochs. A row's budget, in its last column, is
 epochs × training pictures, and the data set's name; its plain twin, the same network without gates, had the same. Under
@@ -37,9 +39,11 @@ A row without a result says so.
 - *difference*: error less the twin's, on the same pictures, with a 95 % interval (Tango's) for other test pictures. It
   does not cover other seeds; with several seeds it stays as wide as for one.
 - *zeros*: share of the gated convolutions' cells whose gate is exactly 0 over the test pictures, weighted by MACs.
-- *speed-up*: 1 − gated / dense multiply-accumulates of the whole network, gates included, at threshold 0. The MACs
-  published for ResNet-20, 32 and 44 follow from the published speed-ups in the same way. It is theory, as in the paper;
-  measured times are in [cpu-engine.md](cpu-engine.md).
+- *MACs*: gated multiply-accumulates of the whole network per picture, gates included, at threshold 0.
+- *speed-up*: 1 − these / the plain twin's. The MACs published for ResNet-20, 32 and 44 follow from the published
+  speed-ups in the same way. It is theory, as in the paper; measured times are in [cpu-engine.md](cpu-engine.md).
+- *Split convolutions* have the plain network, neither gated nor split, as their twin. Their paper counts more than
+  multiply-accumulates: four operations per normalised element, pooling and biases, and shortcuts with convolutions.
 
 **The recipe** is the same for every row: SGD with Nesterov momentum {RECIPE["momentum"]:g}, batch {RECIPE["batch"]},
 weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold takes part in training. Gates begin
@@ -49,8 +53,9 @@ and falls to 0 along half a cosine; there it falls in steps. Gates have no weigh
 `cifar10-jpeg` holds lossy copies of CIFAR-10's pictures, 50,000 to train on and 8,000 to test on, whose errors are some
 points above the originals'.
 
-Blocks are pre-activation ones, as in the released code, where nothing else is said; ImageNet's are post-activation. The
-paper does not tell the weight of its regularisation: here it is {REGULARISED["gate_l1"]:g} × the mean gate value.
+Blocks are pre-activation ones, as in the released code, where nothing else is said; ImageNet's, and those
+of split convolutions, are post-activation. The paper does not tell the weight of its regularisation: here it is
+{REGULARISED["gate_l1"]:g} × the mean gate value.
 """
 
 
@@ -79,7 +84,8 @@ def why_not(row: Row) -> str:
     run = RUNS[row.run]
     if run.data != "cifar10":
         return f"not run: needs {DATA[run.data].title}"
-    return "not run" if run.name in PRESETS["cpu"].runs else "not run: needs a GPU"
+    here = with_twins(RUNS[name] for name in PRESETS["cpu"].runs)
+    return "not run" if run in here else "not run: needs a GPU"
 
 
 def _here(row: Row, results: Sequence[Result]) -> list[list[str]]:
@@ -91,11 +97,11 @@ def _here(row: Row, results: Sequence[Result]) -> list[list[str]]:
         runs = [result for result in mine if result.budget == budget]
         twin = RUNS[row.run].twin.name
         twins = {result.seed: result for result in results if (result.run, result.budget) == (twin, budget)}
-        pairs = [(twins[run.seed], run) for run in runs if run.seed in twins]
+        pairs = [(twins[run.seed], run) for run in runs if run.seed in twins and run.run != twin]
         lines.append([
             _spread([twin.error for twin, _ in pairs]), _spread([run.error for run in runs]), difference(pairs),
-            _spread([run.zeros for run in runs], 1), _spread([run.speed_up for run in runs], 1),
-            str(len(runs)), _words(budget),
+            _spread([run.zeros for run in runs], 1), _macs(mean(run.macs for run in runs)),
+            _spread([run.speed_up for run in runs], 1), str(len(runs)), _words(budget),
         ])  # fmt: skip
     return lines
 
@@ -125,8 +131,14 @@ def _known(published: Published, name: str) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
     if name == "macs":
-        return f"{value:.1E}".replace("E+0", "E")
+        return _macs(value)
     return f"{value:.2f}" if name != "speed_up" else f"{value:g}"
+
+
+def _macs(value: float) -> str:
+    """To four digits: 3.2E7."""
+    digits, exponent = f"{value:.3E}".split("E+")
+    return f"{float(digits):g}E{int(exponent)}"
 
 
 def _spread(values: Sequence[float], digits: int = 2) -> str:

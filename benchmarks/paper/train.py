@@ -20,7 +20,8 @@ from lccl.data import HeldOut, Split, load_dataset
 from lccl.errors import DataError, LcclError
 from lccl.evaluate import Measurement, measure
 from lccl.flops import NetworkShape
-from lccl.networks import Architecture, ResNet
+from lccl.lowering import lower, shape_of
+from lccl.networks import Architecture, ResNet, build
 from lccl.train.export import network_input
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe
@@ -161,11 +162,17 @@ def train_row(run: Run, seed: int, pictures: Pictures, options: Options, folder:
         "error": round(1 - found.accuracy, 6),
         "zeros": round(found.skip_ratio(shape), 6),
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
-        "dense_macs": shape.dense,
+        "dense_macs": plain_macs(run),
         "gated_macs": round(found.gated_macs(shape), 1),
         "trained": record["machine"] | {"seconds": round(sum(epoch["seconds"] for epoch in record["epochs"]))},
         "last_epoch": record["epochs"][-1],
     }
+
+
+def plain_macs(run: Run) -> int:
+    """MACs of the network that a run is compared with."""
+    network = build(Architecture(**run.twin.network, classes=DATA[run.data].classes))
+    return shape_of(lower(network, network_input(network.image_size))).dense
 
 
 def on_test_pictures(

@@ -17,7 +17,7 @@ from lccl.bench.child import OWN, OWN_DENSE
 from lccl.bench.measure import Contestant, Samples
 from lccl.bench.workload import OPEN, Workload
 from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
+from lccl.lowering import convolution_of, lower, shape_of
 from lccl.plan import Classify, Convolve, Plan
 
 QUANTILES = (0.5, 0.2, 0.8)
@@ -76,13 +76,12 @@ def realised(time_share: float, macs_share: float) -> float | None:
 
 def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
     """The plan's steps in order; the last stage is that of the convolutions with the smallest maps."""
-    smallest = min(_map(plan, step)[0] for step in plan.steps if isinstance(step, Convolve))
+    smallest = min(convolution_of(plan, step).height for step in plan.steps if isinstance(step, Convolve))
     found = []
     for step in plan.steps:
         if isinstance(step, Convolve):
-            height, width = _map(plan, step)
-            layer = None if step.gate is None else step.gate.layer
-            found.append(StepFacts(step.name, height * width * step.weight.size, layer, height == smallest))
+            shape, layer = convolution_of(plan, step), None if step.gate is None else step.gate.layer
+            found.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest))
         else:
             macs = step.weight.size if isinstance(step, Classify) else 0
             found.append(StepFacts(type(step).__name__, macs, None, False))
@@ -155,11 +154,6 @@ class StagesShown:
         """Show a new line of ``turns`` turns; call what is returned after each."""
         task = self.progress.add_task(what, total=turns)
         return lambda: self.progress.advance(task)
-
-
-def _map(plan: Plan, step: Convolve) -> tuple[int, int]:
-    out = plan.buffer(step.raw or (step.activated.buffer if step.activated else ""))
-    return out.height, out.width
 
 
 def _contestant(entry: Entry, samples: Samples, best: str | None) -> dict[str, Any]:

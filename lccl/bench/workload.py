@@ -129,7 +129,7 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
     """Load the bundle in the folder ``name``, or build the network of that name with fresh weights.
 
     Raises:
-        LcclError: there is neither, or it has no gates.
+        LcclError: there is neither, or it has no gates, or split convolutions.
 
     """
     if Path(name).is_dir():
@@ -156,6 +156,8 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
         raise LcclError(f"{name!r} is neither a bundle's folder nor a network: use one of {', '.join(NETWORKS)}")
     if not model.network.skip_convs:
         raise LcclError(f"{name} has no gates, so there is nothing to skip")
+    if model.architecture.split != "none":
+        raise LcclError(f"{name} has split convolutions, which the cpu engine, measured here, does not run")
     return model
 
 
@@ -199,7 +201,8 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
     stem -= stem.mean((2, 3), keepdim=True)
     for block in network.blocks:
         convs = list(cast(Block, block).convs.values())
-        (convs[-1].norm or convs[-1].conv).weight.data *= min(0.5, 14 / len(network.blocks))
+        last = cast("nn.Conv2d | nn.BatchNorm2d", convs[-1].norm or convs[-1].conv)  # fresh networks are not split
+        last.weight.data *= min(0.5, 14 / len(network.blocks))
         for gate in [conv.gate for conv in convs if conv.gate is not None][1:]:
             gate.conv.weight.data.abs_()
     for gate in (module for module in network.modules() if isinstance(module, Gate)):
@@ -209,7 +212,7 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
         nn.init.constant_(gate.norm.weight, 0.02)
         nn.init.constant_(gate.norm.bias, 0.95)
     hooks = [
-        block.norms[2].register_forward_pre_hook(partial(_turn, block.convs["conv2"].conv))
+        block.norms[2].register_forward_pre_hook(partial(_turn, cast(nn.Conv2d, block.convs["conv2"].conv)))
         for block in network.blocks if isinstance(block, PreActivationBlock) and len(block.convs) == 3
     ]  # fmt: skip
     hooks += [

@@ -60,7 +60,7 @@ class State:
 
 
 class ReferenceEngine:
-    """Runs a plan step by step; every cell is computed, so ``executed`` MACs are all of them and the gates'."""
+    """Runs a plan step by step; every cell is computed, so ``executed`` MACs are all of them, gates and means."""
 
     name = "reference"
     batch_limit = 32
@@ -123,7 +123,11 @@ class ReferenceEngine:
         state.values[step.raw] = pixels.to(self._dtype)
 
     def _convolve(self, step: steps.Convolve, state: State) -> None:
-        value = self._conv(state.values[step.input], step.weight, step.stride)
+        x = state.values[step.input]
+        if step.split is None:
+            value = self._conv(x, step.weight, step.stride)
+        else:
+            value = self._split(step, step.split, x, state)
         if step.affine is not None:
             value = self._affine(step.affine, value, state)
         if step.relu:
@@ -139,6 +143,25 @@ class ReferenceEngine:
             state.values[step.activated.buffer] = torch.relu(
                 value if affine is None else self._affine(affine, value, state)
             )
+
+    def _split(self, step: steps.Convolve, split: steps.Split, x: Tensor, state: State) -> Tensor:
+        """Both parts, mixed by means that are taken from the input, never from the cells."""
+        pooled = F.avg_pool2d(x, step.stride, ceil_mode=True)
+        count = split.pointwise.shape[1]
+        representative, pad = x[:, :count], step.weight.shape[2] // 2
+
+        def parts(under: Tensor, pooled: Tensor, stride: int, pad: int) -> tuple[Tensor, Tensor]:
+            groups = count // step.weight.shape[1]
+            window = F.conv2d(under, self._get(step.weight), stride=stride, padding=pad, groups=groups)
+            u = window + self._conv(pooled[:, :count], split.pointwise, 1)
+            v = self._conv(pooled[:, count:], split.rest, 1)
+            return self._affine(split.affine, u, state), self._affine(split.rest_affine, v, state)
+
+        taps = tap_means(representative, step.weight.shape[2], step.stride)
+        u_mean, v_mean = parts(taps, pooled.mean(dim=(2, 3), keepdim=True), 1, 0)
+        u, v = parts(representative, pooled, step.stride, pad)
+        beta = torch.sigmoid(u_mean - v_mean)
+        return beta * u + (1 - beta) * v
 
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
@@ -204,6 +227,22 @@ class ReferenceEngine:
 
     def _get(self, array: steps.Array) -> Tensor:
         return torch.from_numpy(array).to(self._device, self._dtype)
+
+
+def tap_means(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Means over a convolution's output positions of what lies under each tap: [N, C, H, W] → [N, C, kernel, kernel].
+
+    The convolution has padding kernel // 2; its weights times these are the means of its cells.
+    """
+    padded = F.pad(x, [kernel // 2] * 4)
+    height, width = (-(-size // stride) for size in x.shape[2:])
+    rows = [padded[:, :, row : row + stride * (height - 1) + 1 : stride] for row in range(kernel)]
+    means = [
+        taken[..., column : column + stride * (width - 1) + 1 : stride].mean(dim=(2, 3))
+        for taken in rows
+        for column in range(kernel)
+    ]
+    return torch.stack(means, dim=2).view(*x.shape[:2], kernel, kernel)
 
 
 def _shortcut(source: Tensor, stride: int, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lccl.networks.cifar import cifar_bottleneck_resnet, cifar_resnet
 from lccl.networks.imagenet import imagenet_resnet
 from lccl.networks.resnet import Form, NetworkOutput, ResNet
 from lccl.networks.wide import wide_resnet
+from lccl.spconv import convert, read_split
 
 __all__ = ["FORMS", "NETWORKS", "PLACEMENTS", "Architecture", "NetworkOutput", "ResNet", "build"]
 
@@ -56,8 +57,10 @@ class Architecture:
             tensor after BN + ReLU, as the convolution does, or ``bef`` the one before. In a bottleneck the first gate
             is that of the 3×3 convolution, the second that of the last 1×1.
         gate_norm: whether gates are normalised: ReLU(BN(conv)), else ReLU(conv).
+        split: ``none``, or the share α of channels that the blocks' 3×3 convolutions are split at, such as ``1/2``.
 
-    Source: Dong et al., "More is Less", CVPR 2017 (placements, kinds of collaborative layer).
+    Source: Dong et al., "More is Less", CVPR 2017 (placements, kinds of collaborative layer); Zhang et al., "Split to
+    Be Slim", IJCAI 2020 (split).
 
     """
 
@@ -67,6 +70,7 @@ class Architecture:
     classes: int = 10
     placement: str = "aft-aft"
     gate_norm: bool = True
+    split: str = "none"
 
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
@@ -80,6 +84,8 @@ class Architecture:
             raise ArchitectureError(f"{self.name} has the {only}-activation form only: use form {only} or auto")
         if not isinstance(self.classes, int) or not 1 < self.classes <= 100_000:
             raise ArchitectureError(f"a network needs 2 to 100,000 classes, not {self.classes!r}")
+        if self.split != "none":
+            object.__setattr__(self, "split", str(read_split(self.split)))
         self._check_gates()
 
     def _check_gates(self) -> None:
@@ -94,25 +100,25 @@ class Architecture:
 
     @property
     def plain_twin(self) -> Architecture:
-        """The same network without gates."""
-        return Architecture(self.name, self.form, "none", self.classes)
+        """The same network without gates; split convolutions stay split."""
+        return Architecture(self.name, self.form, "none", self.classes, split=self.split)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: object) -> Architecture:
-        """Read what :meth:`to_json` wrote, or wrote before gates had placements and could lack a normalisation.
+        """Read what :meth:`to_json` wrote, now or before an architecture had its later fields.
 
         Raises:
             ArchitectureError: anything else.
 
         """
         names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or set(value) | {"placement", "gate_norm"} != set(names):
+        if not isinstance(value, dict) or set(value) | {"placement", "gate_norm", "split"} != set(names):
             raise ArchitectureError(f"an architecture has exactly the fields {', '.join(names)}")
-        if not all(isinstance(value.get(name, ""), str) for name in ("name", "form", "gate", "placement")):
-            raise ArchitectureError("an architecture's name, form, gate and placement are texts")
+        if not all(isinstance(value.get(name, ""), str) for name in ("name", "form", "gate", "placement", "split")):
+            raise ArchitectureError("an architecture's name, form, gate, placement and split are texts")
         if not isinstance(value.get("gate_norm", True), bool):
             raise ArchitectureError("an architecture's gate_norm is true or false")
         if value["form"] == "auto":
@@ -126,4 +132,7 @@ def build(architecture: Architecture) -> ResNet:
     if architecture.gate != "none":
         placement = PLACEMENTS[architecture.placement]
         gate = replace(GateSpec.parse(architecture.gate), norm=architecture.gate_norm, before=placement)
-    return NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
+    made = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
+    if architecture.split != "none":
+        convert(made, read_split(architecture.split))
+    return made

@@ -211,7 +211,8 @@ def layer_macs(network: ResNet) -> list[int]:
     gates = network.eval()(torch.zeros(1, 3, size, size, device=device)).gates
     network.train(was_training)
     convs = [module.conv for module in network.skip_convs.values()]
-    return [conv.weight.numel() * gate.shape[2] * gate.shape[3] for conv, gate in zip(convs, gates, strict=True)]
+    weights = [sum(weight.numel() for weight in conv.parameters() if weight.dim() == 4) for conv in convs]
+    return [count * gate.shape[2] * gate.shape[3] for count, gate in zip(weights, gates, strict=True)]
 
 
 def _batches(

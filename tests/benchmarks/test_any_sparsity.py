@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.any_sparsity import _paired, _removals
+from benchmarks.any_sparsity import _removals, paired
 from benchmarks.training_tables import floors_table, lost_table, recipes_table
 from lccl.controls import Output
 from lccl.data import Split
@@ -43,9 +43,9 @@ def test_branches_fall_cheapest_first_and_cost_nothing_any_more():
     assert [one.macs for one in found] == [650, 450, 250, 50]
 
 
-def test_differences_are_paired():
+def test_differences_arepaired():
     first, second = np.array([True] * 60 + [False] * 40), np.array([True] * 50 + [False] * 45 + [True] * 5)
-    lost, (low, high) = _paired(first, second)
+    lost, (low, high) = paired(first, second)
     assert lost == pytest.approx(5)
     assert low < 5 < high
 

@@ -13,6 +13,8 @@ def called(architecture: Architecture) -> str:
     words = [architecture.name, architecture.form, architecture.gate]
     if architecture.placement != "aft-aft":
         words.append(architecture.placement)
+    if architecture.split != "none":
+        words.append(f"split-{architecture.split}")
     return "-".join(words if architecture.gate_norm else [*words, "bare"])
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from lccl import bundle as bundles
 from lccl.bench import provenance
 from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload, timed
 from lccl.bench.measure import Contestant, Samples, measure, profile, profile_turns
@@ -30,6 +31,7 @@ from lccl.cli import app
 from lccl.compiler import compile as make_engine
 from lccl.errors import DataError, LcclError
 from lccl.lowering import lower, shape_of
+from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 
 SIXTEEN = noise_pictures(16, 32)
@@ -361,6 +363,18 @@ def test_what_cannot_be_measured_is_told_in_a_sentence(arguments, sentence):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert sentence in " ".join(result.output.split()).split("error ", 1)[1]
+
+
+def test_split_convolutions_are_not_measured(random_bundle, tmp_path):
+    bundles.save(random_bundle(Architecture("resnet20", split="1/2")), tmp_path)
+    with pytest.raises(LcclError, match="split convolutions, which the cpu engine, measured here, does not run"):
+        find_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["none", "1/2"])
+def test_steps_have_the_dense_macs_of_their_network(split):
+    plan = lower(build(Architecture("resnet20", split=split)), Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3))
+    assert sum(fact.macs for fact in step_facts(plan)) == shape_of(plan).dense
 
 
 def test_drawn_pictures_say_so():

@@ -71,6 +71,8 @@ def refused(folder, match):
         Architecture("resnet18", classes=5),
         Architecture("resnet164", classes=100),
         Architecture("wrn-16-4", placement="bef-aft", gate_norm=False),
+        Architecture("resnet20", gate="none", split="1/2"),
+        Architecture("resnet20", "pre", split="1/4"),
     ],
 )
 def test_a_bundle_comes_back_as_it_was_saved(architecture, random_bundle, tmp_path):
@@ -90,7 +92,7 @@ def test_a_bundle_comes_back_as_it_was_saved(architecture, random_bundle, tmp_pa
         assert getattr(loaded, name) == getattr(saved, name)
 
 
-def test_a_bundle_older_than_placements_and_bare_gates_loads(bundle, folder):
+def test_a_bundle_older_than_placements_bare_gates_and_splits_loads(bundle, folder):
     architecture = read(folder)["architecture"]
     edit(folder, architecture={name: architecture[name] for name in ("name", "form", "gate", "classes")})
     loaded = bundles.load(folder)
@@ -256,11 +258,19 @@ def test_a_description_with_a_wrong_part_is_refused(folder, changes, match):
         ("name", "resnet51"), ("form", "both"), ("form", "auto"), ("gate", "grouped:0"), ("classes", 1),
         ("placement", "bef-aft"), ("gate_norm", "yes"),
         ("gate", "grouped:3"),  # does not divide 16 channels
+        ("split", "0.5"), ("split", "2/1"), ("split", 0.5), ("split", None), ("split", True), ("split", ["1/2"]),
+        ("split", "1/" + "9" * 9000), ("split", "999/1"),
+        ("split", "1/100"),  # leaves a group no channel
     ],
 )  # fmt: skip
 def test_an_architecture_that_cannot_be_built_is_refused(folder, name, value):
     edit(folder, architecture=read(folder)["architecture"] | {name: value})
     refused(folder, "not usable")
+
+
+def test_weights_of_a_whole_network_do_not_fit_a_split_one(folder):
+    edit(folder, architecture=read(folder)["architecture"] | {"split": "1/2"})
+    refused(folder, "does not fit its architecture")
 
 
 def test_a_block_form_that_the_network_lacks_is_refused(folder):

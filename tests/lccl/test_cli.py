@@ -135,6 +135,7 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
     [
         (["--network", "wrn-40-1", "--placement", "bef-aft"], Architecture("wrn-40-1", "pre", "shared", 3, "bef-aft")),
         (["--no-gate-norm"], Architecture("resnet20", "post", "shared", 3, gate_norm=False)),
+        (["--split", "1/2"], Architecture("resnet20", "post", "shared", 3, split="1/2")),
     ],
 )
 def test_training_takes_the_networks_own_form_and_the_gates_asked_for(options, expected, data, tmp_path):
@@ -371,6 +372,8 @@ def test_a_network_without_finite_answers_gets_no_sidenets(calibrated, data, tmp
         (["--placement", "bef-aft"], "needs the pre-activation form"),
         (["--form", "pre", "--placement", "after"], "unknown placement 'after'"),
         (["--gate", "none", "--no-gate-norm"], "without gates"),
+        (["--split", "0.5"], "unknown split '0.5': use none, or a fraction below 1 such as 1/2 or 1/4"),
+        (["--split", "1/12"], "1/12 of 16 channels are fewer than 2 groups"),
         (["--epochs", "0"], "at least one epoch"),
         (["--lr", "nan"], "positive learning rates"),
         (["--precision", "fp8"], "unknown training precision 'fp8'"),

@@ -52,6 +52,16 @@ def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precis
     assert np.array_equal(made.run(pictures(2), controls).logits, given.run(pictures(2), controls).logits)
 
 
+@pytest.mark.parametrize("gate", ["none", "shared"])
+def test_split_convolutions_run_on_the_reference_engine_alone(gate, random_bundle):
+    bundle = random_bundle(Architecture("resnet20", gate=gate, split="1/2"))
+    assert make_engine(bundle).name == "reference"
+    with pytest.raises(EngineError, match="does not run split convolutions: use engine reference"):
+        make_engine(bundle, engine="cpu")
+    with pytest.raises(EngineError, match="no precision 'bf16': use fp32 or fp64"):
+        make_engine(bundle, precision="bf16")
+
+
 def test_threads_and_instruction_set_reach_the_cpu_engine(bundle):
     made = make_engine(bundle, threads=3, instruction_set="portable")
     assert (made.threads, made.instruction_set) == (3, "portable")

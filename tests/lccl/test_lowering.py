@@ -15,6 +15,11 @@ PLACED = [
     for name in ("resnet20", "resnet164", "wrn-16-4")
     for placement in PLACEMENTS
 ]
+SPLIT = [
+    Architecture("resnet20", form, gate, split=split)
+    for form in ("post", "pre")
+    for gate, split in (("none", "1/2"), ("shared", "1/4"))
+]
 GATES = ["shared", "pointwise", "grouped:4", "grouped:4:1x1"]
 
 
@@ -35,7 +40,7 @@ def written_by(step):
     return [name for name in found if name is not None]
 
 
-@pytest.mark.parametrize("architecture", [*EVERY, *(one.plain_twin for one in EVERY), *PLACED], ids=called)
+@pytest.mark.parametrize("architecture", [*EVERY, *(one.plain_twin for one in EVERY), *PLACED, *SPLIT], ids=called)
 def test_every_buffer_is_written_once_and_then_read(architecture, square):
     plan = lower(build(architecture), square(32))
     written, read = [], set()
@@ -181,7 +186,18 @@ def left_by_skipping(step, output, state):
 def test_skipped_cells_hold_exactly_their_fill_or_the_residual(
     name, form, placement, size, gate, gated_network, make_reference, pictures, rows
 ):
-    architecture = Architecture(name, form, gate, placement=placement)
+    check_skipped(
+        Architecture(name, form, gate, placement=placement), size, gated_network, make_reference, pictures, rows
+    )
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_skipped_cells_of_split_convolutions_do_too(form, gated_network, make_reference, pictures, rows):
+    architecture = Architecture("resnet20", form, "grouped:4", split="1/2")
+    check_skipped(architecture, 32, gated_network, make_reference, pictures, rows)
+
+
+def check_skipped(architecture, size, gated_network, make_reference, pictures, rows):
     pixels, thresholds = pictures(3, size), np.repeat([[0.1], [0.3], [0.5]], layers_of(architecture), 1)
     engine = make_reference(gated_network(architecture, pixels, thresholds), size=size)
     _, state = engine.trace(pixels, rows(thresholds))
@@ -216,6 +232,47 @@ def test_the_shape_of_a_plan(form, gate, kernel, groups, square):
         assert (layers[name].gate_kernel, layers[name].gate_groups) == (kernel, maps)
     assert shape.ungated_macs == 32 * 32 * 16 * 27 + 64 * 10
     assert shape.dense == 40_551_040
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+def test_a_split_convolution_is_lowered_whole(form, random_network, square):
+    network = random_network(Architecture("resnet20", form, split="3/4"))
+    step = lower(network, square(32)).gated[7]
+    module = network.skip_convs["blocks.3.conv2"].conv
+    assert np.array_equal(step.weight, module.window.weight.numpy())
+    assert step.weight.shape == (32, 12, 3, 3)  # 24 of 32 channels in two groups
+    assert np.array_equal(step.split.pointwise, module.pointwise.weight.numpy())
+    assert np.array_equal(step.split.rest, module.rest.weight.numpy())
+    x = torch.randn(2, 32, 4, 4)
+    for affine, norm in (
+        (step.split.affine, module.window_norm),
+        (step.split.rest_affine, module.rest_norm),
+    ):
+        scale, shift = (torch.from_numpy(array)[:, :, None, None] for array in (affine.scale, affine.shift))
+        torch.testing.assert_close(x * scale + shift, norm(x))
+
+
+def test_the_convolutions_outside_the_blocks_are_not_split(square):
+    plan = lower(build(Architecture("resnet18", gate="none", split="1/2")), square(64))
+    assert plan.splits
+    whole = {step.name for step in plan.steps if isinstance(step, steps.Convolve) and step.split is None}
+    assert whole == {"stem", *(f"blocks.{index}.shortcut" for index in (2, 4, 6))}
+    assert not lower(build(Architecture("resnet18")), square(64)).splits
+
+
+@pytest.mark.parametrize(("split", "window", "dense"), [("1/2", 8, 14_926_464), ("1/4", 4, 9_912_960)])
+@pytest.mark.parametrize(("form", "gate"), [("post", "shared"), ("pre", "pointwise")])
+def test_the_shape_of_a_split_plan(form, gate, split, window, dense, square):
+    """A cell takes αC/2 · 9 + αC + (1 − α)C; a gate reads all channels, as ever."""
+    shape = shape_of(lower(build(Architecture("resnet20", form, gate, split=split)), square(32)))
+    layer = {layer.name: layer for layer in shape.layers}["blocks.2.conv2"]
+    assert layer.convolution.cell_macs == window * 9 // 2 + 16
+    assert (layer.convolution.in_channels, layer.convolution.out_channels) == (16, 16)
+    whole = shape_of(lower(build(Architecture("resnet20", form, gate)), square(32)))
+    assert shape.gates == whole.gates
+    assert shape.dense == dense
+    assert shape.means == sum(one.convolution.out_channels * one.convolution.cell_macs for one in shape.layers)
+    assert shape.gated(shape.cells[None])[0] == dense + shape.gates + shape.means
 
 
 def test_the_plain_twins_plan_has_the_same_dense_macs_and_no_layers(square):

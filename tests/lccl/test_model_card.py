@@ -49,6 +49,13 @@ def test_unusual_gates_are_named(random_bundle, tmp_path):
     assert "shared gates placed bef-aft without normalisation, 10" in card(random_bundle(odd), tmp_path)
 
 
+def test_split_convolutions_are_named(random_bundle, tmp_path):
+    text = card(random_bundle(Architecture("resnet20", split="1/2")), tmp_path)
+    assert "shared gates, 3×3 convolutions split at 1/2, 10 classes" in text
+    assert "Plain twin: 14,926,464 MACs; gates: 1,492,992 MACs; means of split convolutions: 96,512 MACs." in text
+    assert "split at" not in card(random_bundle(Architecture("resnet20")), tmp_path)
+
+
 def test_a_plain_twin_has_a_card_too(random_bundle, tmp_path):
     text = card(random_bundle(Architecture("resnet20", gate="none")), tmp_path)
     assert "gates: 0 MACs" in text

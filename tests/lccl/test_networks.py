@@ -1,6 +1,7 @@
 """The networks have the published sizes, become their plain twins when every gate is 1, and refuse what they lack."""
 
 import json
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from lccl.compiler import compile as make_engine
 from lccl.errors import ArchitectureError
 from lccl.networks import Architecture, build
+from lccl.spconv import SplitConv
 
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 CONVOLUTION_MACS = (
@@ -271,10 +273,31 @@ def test_the_plain_twin_of_any_gates_is_the_same():
     assert odd.plain_twin == Architecture("resnet20", "pre", "none", 100)
 
 
+def test_the_plain_twin_of_a_split_network_is_split():
+    split = Architecture("resnet20", "pre", split="1/4")
+    assert split.plain_twin == Architecture("resnet20", "pre", "none", split="1/4")
+    assert split.plain_twin != Architecture("resnet20", "pre").plain_twin
+
+
+def test_a_split_is_held_in_lowest_terms():
+    assert Architecture("resnet20", split="2/8") == Architecture("resnet20", split="1/4")
+
+
+@pytest.mark.parametrize("split", ["1/2", "1/4", "3/4"])
+def test_a_split_network_is_built_split(split):
+    network = build(Architecture("resnet20", "pre", "pointwise", split=split))
+    convs = [module.conv for module in network.skip_convs.values()]
+    assert all(isinstance(conv, SplitConv) for conv in convs)
+    assert {conv.window.in_channels / conv.in_channels for conv in convs} == {float(Fraction(split))}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"name": "resnet51"}, {"name": "ResNet20"}, {"name": "wrn-28-11"}, {"placement": "aft"}, {"placement": ""},
+        {"split": ""}, {"split": "half"}, {"split": "0.5"}, {"split": "1/1"}, {"split": "2/1"}, {"split": "0/2"},
+        {"split": "1/0"}, {"split": "-1/2"}, {"split": "1 / 2"}, {"split": "1/2 "}, {"split": "1e9/1e10"},
+        {"split": "1/" + "9" * 5000}, {"split": "١/٢"},
         {"gate": "none", "gate_norm": False}, {"form": "both"}, {"gate": "grouped"}, {"gate": ""},
         {"classes": 1}, {"classes": 100_001}, {"classes": 10.0}, {"classes": True},
     ],
@@ -287,6 +310,8 @@ def test_an_unknown_architecture_is_refused(fields):
 def test_what_does_not_fit_is_refused_when_built():
     with pytest.raises(ArchitectureError, match="3 gate groups do not divide 16 channels"):
         build(Architecture("resnet20", gate="grouped:3"))
+    with pytest.raises(ArchitectureError, match="1/9 of 16 channels are fewer than 2 groups"):
+        build(Architecture("resnet20", split="1/9"))
 
 
 @pytest.mark.parametrize(
@@ -295,14 +320,15 @@ def test_what_does_not_fit_is_refused_when_built():
         Architecture("resnet56", "pre", "grouped:4:1x1", 100),
         Architecture("resnet34", gate="none"),
         Architecture("wrn-28-10", placement="bef-aft", gate_norm=False),
+        Architecture("resnet20", split="1/2"),
     ],
 )
 def test_an_architecture_survives_json(architecture):
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
 
 
-@pytest.mark.parametrize("missing", [{"placement", "gate_norm"}, {"placement"}, {"gate_norm"}])
-def test_descriptions_older_than_placements_and_bare_gates_are_read(missing):
+@pytest.mark.parametrize("missing", [{"placement", "gate_norm", "split"}, {"placement"}, {"gate_norm"}, {"split"}])
+def test_descriptions_older_than_later_fields_are_read(missing):
     architecture = Architecture("resnet20", "pre", "pointwise", 3)
     older = {name: value for name, value in architecture.to_json().items() if name not in missing}
     assert Architecture.from_json(older) == architecture
@@ -316,6 +342,8 @@ def test_descriptions_older_than_placements_and_bare_gates_are_read(missing):
         lambda fields: fields | {"name": ["resnet20"]}, lambda fields: fields | {"gate": None},
         lambda fields: fields | {"classes": "10"}, lambda fields: fields | {"form": "auto"},
         lambda fields: fields | {"placement": None}, lambda fields: fields | {"placement": ["aft-aft"]},
+        lambda fields: fields | {"split": None}, lambda fields: fields | {"split": 0.5},
+        lambda fields: fields | {"split": ["1/2"]}, lambda fields: fields | {"split": "0.5"},
         lambda fields: fields | {"gate_norm": 1}, lambda fields: fields | {"gate_norm": "true"},
         lambda fields: {name: value for name, value in fields.items() if name != "gate"},
     ],

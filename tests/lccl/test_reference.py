@@ -10,7 +10,7 @@ import torch
 
 from lccl import plan as steps
 from lccl.controls import Controls
-from lccl.engines.reference import ReferenceEngine
+from lccl.engines.reference import ReferenceEngine, tap_means
 from lccl.errors import EngineError, InputError
 from lccl.networks import FORMS, PLACEMENTS, Architecture, build
 from tests.lccl.networks import called, layers_of
@@ -28,6 +28,12 @@ KINDS = [
     *(Architecture(name, placement=placement) for name in ("resnet164", "wrn-16-4") for placement in PLACEMENTS),
     *(Architecture("resnet20", form, gate_norm=False) for form in ("post", "pre")),
     Architecture("resnet20", "pre", "grouped:4", placement="bef-bef", gate_norm=False),
+    *(
+        Architecture("resnet20", form, gate, split="1/2")
+        for form in ("post", "pre")
+        for gate in ("shared", "pointwise")
+    ),
+    *(Architecture(name, split="1/4") for name in ("resnet50", "resnet164")),
 ]
 
 
@@ -82,7 +88,14 @@ def test_it_agrees_with_the_modules(architecture, gated_network, make_reference,
     assert ((middle > 0.1) & (middle < 0.95)).all()
 
 
-@pytest.mark.parametrize("architecture", [one.plain_twin for one in SHARED], ids=called)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *(one.plain_twin for one in SHARED),
+        *(Architecture("resnet20", form, "none", split="1/4") for form in ("post", "pre")),
+    ],
+    ids=called,
+)
 def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, make_reference, pictures):
     size = size_for(architecture)
     network = random_network(architecture).double()
@@ -92,6 +105,63 @@ def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, ma
     np.testing.assert_allclose(out.logits, network(normalised(engine, pixels)).logits.numpy(), rtol=1e-9, atol=1e-9)
     assert out.kept.shape == (2, 0)
     assert engine.shape.skip_ratio(out.kept).tolist() == [0, 0]
+
+
+# split convolutions
+
+
+@pytest.mark.parametrize("form", ["post", "pre"])
+@pytest.mark.parametrize("size", [32, 19])  # 19, 10 and 5: pools and windows of stride 2 end beyond the border
+def test_without_skipping_a_split_network_answers_as_with_every_gate_computed(
+    form, size, gated_network, make_reference, pictures, rows
+):
+    pixels, zeros = pictures(3, size), np.zeros((3, 18), np.float32)
+    engine = make_reference(gated_network(Architecture("resnet20", form, split="1/2"), pixels, zeros), size=size)
+    exact, dense = (engine.run(pixels, rows(np.full_like(zeros, tau))) for tau in (0.0, -np.inf))
+    np.testing.assert_allclose(exact.logits, dense.logits, rtol=1e-12, atol=1e-12)
+    assert (exact.kept < dense.kept).any()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 5), (1, 2)])
+def test_weights_times_the_taps_means_are_the_means_of_the_cells(height, width, stride, kernel):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, height, width, dtype=torch.float64, generator=random)
+    weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64, generator=random)
+    cells = torch.nn.functional.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=2)
+    found = torch.nn.functional.conv2d(tap_means(x, kernel, stride), weight, groups=2)
+    torch.testing.assert_close(found, cells.mean(dim=(2, 3), keepdim=True), rtol=1e-12, atol=1e-12)
+
+
+def test_the_means_of_a_split_convolution_never_come_from_its_cells(gated_network, make_reference, pictures, rows):
+    """Cells that an engine skips, broken here, change no other cell."""
+    pixels, thresholds = pictures(2), np.full((2, 18), 0.3, np.float32)
+    engine = make_reference(gated_network(Architecture("resnet20", split="1/2"), pixels, thresholds))
+    whole = engine.run(pixels, rows(thresholds))
+    conv2d, broken = torch.nn.functional.conv2d, []
+
+    def skipping(x, weight, **fields):
+        value = conv2d(x, weight, **fields)
+        if fields.get("groups", 1) > 1 and value.shape[2] > 1:
+            broken.append(value)
+            return torch.where(next(masks), value, 1e6)
+        return value
+
+    _, state = engine.trace(pixels, rows(thresholds))
+    masks = iter([state.masks[layer] for layer in range(18)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lccl.engines.reference.F.conv2d", skipping)
+        assert np.array_equal(engine.run(pixels, rows(thresholds)).logits, whole.logits)
+    assert len(broken) == 18
+
+
+@pytest.mark.parametrize("gate", ["none", "shared"])
+def test_a_split_network_executes_all_cells_gates_and_means(gate, random_network, make_reference, pictures):
+    engine = make_reference(random_network(Architecture("resnet20", gate=gate, split="1/2")))
+    out = engine.run(pictures(2), exact(2, len(engine.plan.layers)))
+    assert engine.shape.means > 0
+    assert out.executed_macs.tolist() == [14_926_464 + engine.shape.gates + engine.shape.means] * 2
 
 
 @pytest.fixture(scope="module", params=["post", "pre"])

@@ -237,3 +237,16 @@ def test_confidences_that_do_not_fit_are_refused(confidences, message, pictures,
     engine = make_engine(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
     with pytest.raises(InputError, match=message):
         engine.run(pictures(2), rows(np.zeros((2, 18)), exit_confidence=confidences.astype(np.float32)))
+
+
+def test_an_image_that_leaves_is_not_charged_for_means_behind_its_exit(pictures, square):
+    network = with_sidenets(Architecture("resnet20", split="1/2"))
+    engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+    shape, images = engine.shape, pictures(2)
+    early, end = (run(engine, images, 0.1, confidences) for confidences in ([1, 0, 1], [1, 1, 1]))
+    assert 0 < shape.exits[0].means < shape.exits[1].means < shape.means
+    behind = sum(layer.gate_macs for layer in shape.layers[10:]) + shape.means - shape.exits[1].means
+    behind += network.classifier.weight.numel() + shape.exits[2].macs
+    cells = ((end.kept - early.kept) @ shape.cell_macs).tolist()
+    saved = shape.gated(end.kept, end.exit) - shape.gated(early.kept, early.exit)
+    assert saved.tolist() == [behind + one for one in cells]

@@ -130,7 +130,7 @@ def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_
 class LeavingEngine(PricedEngine):
     """Three layers, and an exit before the last of them that a share of the pictures takes, at no harm above 0.5."""
 
-    shape = NetworkShape(PricedEngine.shape.layers, 0, (EarlyExit(1, 2, 0),))
+    shape = NetworkShape(PricedEngine.shape.layers, 0, exits=(EarlyExit(1, 2, 0),))
 
     def __init__(self):
         super().__init__(lambda row: row @ [0.5, 0.5, 0.5])

@@ -358,7 +358,7 @@ def test_a_checkpoint_from_before_architectures_had_more_fields_goes_on(trained,
     file = tmp_path / "older" / "checkpoint.safetensors"
     with safe_open(file, "pt") as checkpoint:
         record = json.loads(checkpoint.metadata()["record"])
-    for newer in ("placement", "gate_norm"):
+    for newer in ("placement", "gate_norm", "split"):
         del record["architecture"][newer]
     save_file(load_file(file), file, metadata={"record": json.dumps(record)})
     again, _ = run(data, tmp_path / "older", report=lambda *_: pytest.fail("trained"))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import lccl
+from lccl.bundle import save
+from lccl.networks import Architecture
 from lccl.operating_points import Wish, controls_for
 from service.decode import decode
 
@@ -100,6 +102,16 @@ def test_without_a_wish_the_network_runs_exactly(client, picture):
 def test_a_floor_alone_takes_the_sparsest_point_within_it(client, picture):
     answer = post(client, picture(), max_accuracy_drop=3).json()
     assert answer["operating_point"]["name"] == "p25"
+
+
+def test_split_convolutions_are_served_by_the_reference_engine(serve, random_bundle, picture, tmp_path):
+    """It alone runs them; metadata names it and the split."""
+    save(random_bundle(Architecture("resnet20", split="1/2")), tmp_path / "split")
+    with serve(models=tmp_path) as client:
+        described = client.get("/v1/models/split").json()
+        assert (described["engine"], described["architecture"]["split"]) == ("reference", "1/2")
+        answer = post(client, picture(), sparsity=0.4).json()
+    assert answer["predictions"][0]["macs"]["dense"] == 14_926_464
 
 
 def test_more_sparsity_skips_more(client, picture):

@@ -65,6 +65,8 @@ class CpuEngine:
         """
         if precision not in PRECISIONS:
             raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32 or bf16")
+        if plan.splits:
+            raise EngineError("the cpu engine does not run split convolutions: use engine reference")
         self.plan, self.shape, self.precision = plan, shape, precision
         threads = threads or usable_cores()
         try:
