@@ -14,7 +14,15 @@ def second_level_cache() -> int: ...
 
 class Program:
     def __init__(
-        self, instruction_set: str, bf16: bool, threads: int, streams: int, sets: int, layers: int, cache_bytes: int
+        self,
+        instruction_set: str,
+        bf16: bool,
+        threads: int,
+        streams: int,
+        sets: int,
+        layers: int,
+        exits: int,
+        cache_bytes: int,
     ) -> None: ...
     @property
     def instruction_set(self) -> str: ...
@@ -43,7 +51,16 @@ class Program:
         activated_shift: _Floats | None,
     ) -> None: ...
     def add_max_pool(self, input: int, kernel: int, stride: int, raw: int) -> None: ...  # noqa: A002
-    def add_average_pool(self, input: int, raw: int) -> None: ...  # noqa: A002
+    def add_average_pool(self, input: int, grid: int, raw: int) -> None: ...  # noqa: A002
+    def add_exit(
+        self,
+        exit: int,  # noqa: A002
+        input: int,  # noqa: A002
+        hidden_weight: _Floats,
+        hidden_bias: _Floats,
+        weight: _Floats,
+        bias: _Floats,
+    ) -> None: ...
     def add_classifier(self, input: int, weight: _Floats, bias: _Floats) -> None: ...  # noqa: A002
     def finish(self) -> None: ...
     def run(
@@ -51,9 +68,11 @@ class Program:
         images: NDArray[np.uint8] | _Floats,
         thresholds: _Floats,
         norm_set: _Integers,
+        exit_confidence: _Floats,
         logits: _Floats,
         kept: _Integers,
         executed: _Integers,
+        exit: _Integers,  # noqa: A002
         forced: _Masks,
         masks: _Masks,
         seconds: NDArray[np.float64] | None,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lccl import plan as steps
 from lccl.controls import Controls, Output
-from lccl.engines.base import Images, check_inputs
+from lccl.engines.base import Images, check_inputs, exit_confidence
 from lccl.engines.cpu import _native
 from lccl.engines.cpu.cores import usable_cores
 from lccl.errors import EngineError, InputError
@@ -53,7 +53,7 @@ class CpuEngine:
         Args:
             plan: what to run.
             shape: its geometry.
-            precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates and the classifier stay float32).
+            precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates, exits and the classifier stay float32).
             threads: how many; 0 takes one per core that this process may use.
             streams: how many calls are to run at once; 1 needs no memory for others. At most as many as threads.
             instruction_set: ``auto`` takes the fastest that runs here.
@@ -77,6 +77,7 @@ class CpuEngine:
                 streams=min(streams, threads),
                 sets=plan.norm_sets,
                 layers=len(plan.layers),
+                exits=plan.exits,
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
             )
             self._buffers = _fill(self._program, plan)
@@ -127,12 +128,13 @@ class CpuEngine:
             pixels = np.ascontiguousarray(images, np.float32)
         logits = np.empty((count, self.plan.classes), np.float32)
         kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
+        left = np.empty(count, np.int64)
         masks, views = self._masks(count) if controls.want_masks else (None, None)
         self._program.run(
-            pixels, _rows(controls), _sets(controls), logits, kept, executed,
-            _forced(self.plan, controls), views, seconds, sharing,
+            pixels, _rows(controls), _sets(controls), exit_confidence(self.plan, controls), logits, kept, executed,
+            left, _forced(self.plan, controls), views, seconds, sharing,
         )  # fmt: skip
-        return Output(logits, kept, executed, np.full(count, self.plan.exits, np.int64), masks)
+        return Output(logits, kept, executed, left, masks)
 
     def _masks(self, count: int) -> tuple[tuple[NDArray[np.uint8], ...], list[NDArray[np.uint8]]]:
         """Room for every layer's masks, [N, G, H, W], and the same as [N, G, positions]."""
@@ -187,7 +189,10 @@ def _fill(program: _native.Program, plan: Plan) -> dict[str, int]:
             case steps.MaxPool():
                 program.add_max_pool(numbers[step.input], step.kernel, step.stride, numbers[step.raw])
             case steps.AveragePool():
-                program.add_average_pool(numbers[step.input], numbers[step.raw])
+                program.add_average_pool(numbers[step.input], step.grid, numbers[step.raw])
+            case steps.Exit():
+                hidden, answer = (step.hidden_weight, step.hidden_bias), (step.weight, step.bias)
+                program.add_exit(step.exit, numbers[step.input], *map(_floats, (*hidden, *answer)))
             case steps.Classify():
                 program.add_classifier(numbers[step.input], _floats(step.weight), _floats(step.bias))
     program.finish()

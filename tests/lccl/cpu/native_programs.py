@@ -33,6 +33,7 @@ def program(**options):
         "streams": 1,
         "sets": 1,
         "layers": 1,
+        "exits": 0,
         "cache_bytes": 1 << 20,
     }
     return _native.Program(**settings | options)
@@ -46,6 +47,7 @@ class Layout:
         self.image = self.program.add_buffer(3, 5, 4)
         self.out = self.program.add_buffer(8, 5, 4)
         self.features = self.program.add_buffer(8, 1, 1)
+        self.parts = NONE
 
     def normalise(self, **changed):
         self.program.add_normalise(**{"mean": floats(3), "std": floats(3), "raw": self.image} | changed)
@@ -67,7 +69,20 @@ class Layout:
         return self
 
     def pool(self):
-        self.program.add_average_pool(self.out, self.features)
+        self.program.add_average_pool(self.out, 1, self.features)
+        return self
+
+    def pool_parts(self):
+        self.parts = self.program.add_buffer(8, 2, 2)
+        self.program.add_average_pool(self.out, 2, self.parts)
+        return self
+
+    def exit(self, **changed):
+        arguments = {
+            "exit": 0, "input": self.parts, "hidden_weight": floats(6, 8, 2, 2), "hidden_bias": floats(6),
+            "weight": floats(4, 6), "bias": floats(4),
+        }  # fmt: skip
+        self.program.add_exit(**arguments | changed)
         return self
 
     def classify(self, **changed):
@@ -83,12 +98,18 @@ def finished(**options):
     return Layout(**options).normalise().convolve().pool().classify().finish()
 
 
+def with_exit(**options):
+    one = Layout(**{"exits": 1} | options).normalise().convolve().pool_parts().exit()
+    return one.pool().classify().finish()
+
+
 def batch(count=2, **changed):
     """What ``run`` takes."""
     return {
         "images": np.zeros((count, 5, 4, 3), np.uint8), "thresholds": np.zeros((count, 1), np.float32),
-        "norm_set": np.zeros(count, np.int64), "logits": np.zeros((count, 4), np.float32),
-        "kept": np.zeros((count, 1), np.int64), "executed": np.zeros(count, np.int64), "forced": None,
+        "norm_set": np.zeros(count, np.int64), "exit_confidence": np.zeros((count, 0), np.float32),
+        "logits": np.zeros((count, 4), np.float32), "kept": np.zeros((count, 1), np.int64),
+        "executed": np.zeros(count, np.int64), "exit": np.zeros(count, np.int64), "forced": None,
         "masks": [np.zeros((count, 2, 20), np.uint8)], "seconds": np.zeros(4),
     } | changed  # fmt: skip
 
@@ -96,5 +117,6 @@ def batch(count=2, **changed):
 def step(number=1, **changed):
     """What ``run_step`` takes."""
     whole = batch()
-    del whole["images"], whole["logits"], whole["seconds"]
+    for name in ("images", "exit_confidence", "logits", "exit", "seconds"):
+        del whole[name]
     return {"step": number, "inputs": [(0, np.zeros((2, 3, 5, 4), np.float32))]} | whole | changed

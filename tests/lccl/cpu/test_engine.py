@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from lccl import plan as steps
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
 from tests.lccl.cpu.comparison import without_border
 from tests.lccl.cpu.convolutions import reads
-from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE
+from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE, with_sets
 from tests.lccl.networks import called, layers_of
 
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
@@ -158,20 +156,6 @@ def test_forced_masks_are_obeyed_whatever_the_thresholds(architecture, arithmeti
         assert np.array_equal(out.kept, runs[0].kept)
     own = engine.run(pixels, rows(thresholds, want_masks=True))
     assert np.array_equal(engine.run(pixels, rows(thresholds, forced_masks=own.masks)).logits, own.logits)
-
-
-def with_sets(part, *factors):
-    """A plan whose normalisations carry a set per factor, which scales and shifts are multiplied by."""
-    if isinstance(part, steps.Affine):
-        return steps.Affine(
-            *(np.concatenate([f * one for f in factors]).astype(np.float32) for one in (part.scale, part.shift))
-        )
-    if isinstance(part, tuple):
-        return tuple(with_sets(one, *factors) for one in part)
-    if is_dataclass(part):
-        changed = {one.name: with_sets(getattr(part, one.name), *factors) for one in fields(part)}
-        return replace(part, **changed | ({"norm_sets": len(factors)} if isinstance(part, steps.Plan) else {}))
-    return part
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)

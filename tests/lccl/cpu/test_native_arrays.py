@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.lccl.cpu.native_programs import REFUSED, batch, finished, misaligned, read_only, step
+from tests.lccl.cpu.native_programs import REFUSED, batch, finished, misaligned, read_only, step, with_exit
 
 
 def test_what_fits_runs():
@@ -67,6 +67,17 @@ def test_what_fits_runs():
         ("executed", np.zeros(4, np.int64)[::2]),
         ("executed", misaligned(2, dtype=np.int64)),
         ("executed", read_only(np.zeros(2, np.int64))),
+        ("exit_confidence", np.zeros((2, 1), np.float32)),
+        ("exit_confidence", np.zeros((1, 0), np.float32)),
+        ("exit_confidence", np.zeros((2, 0))),
+        ("exit_confidence", None),
+        ("exit", np.zeros(2, np.int32)),
+        ("exit", np.zeros(3, np.int64)),
+        ("exit", np.zeros((2, 1), np.int64)),
+        ("exit", np.zeros(4, np.int64)[::2]),
+        ("exit", misaligned(2, dtype=np.int64)),
+        ("exit", read_only(np.zeros(2, np.int64))),
+        ("exit", None),
         ("forced", []),
         ("forced", [np.zeros((2, 2, 20), np.uint8)] * 2),
         ("forced", [np.zeros((2, 1, 20), np.uint8)]),
@@ -100,6 +111,24 @@ def test_arrays_that_do_not_fit_are_refused(name, array):
             finished().run_step(**step(**{name: array}))
 
 
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        np.zeros((2, 0), np.float32), np.zeros((2, 2), np.float32), np.zeros((3, 1), np.float32), np.zeros((2, 1)),
+        np.zeros((4, 1), np.float32)[::2], misaligned(2, 1), np.zeros(2, np.float32), None,
+    ],
+    ids=lambda value: getattr(value, "shape", None) and f"{value.dtype}-{value.shape}",
+)  # fmt: skip
+def test_exit_confidences_that_do_not_fit_are_refused(confidence):
+    whole = batch(seconds=np.zeros(6))
+    with pytest.raises(REFUSED):
+        with_exit().run(**whole | {"exit_confidence": confidence})
+    assert not whole["logits"].any()
+    whole["exit_confidence"] = np.float32([[0.0], [1.0]])
+    with_exit().run(**whole)
+    assert whole["exit"].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("number", [-1, 4, 99, 1 << 31, 1 << 40])
 def test_a_step_that_is_not_there_is_refused(number):
     with pytest.raises(REFUSED):
@@ -110,6 +139,8 @@ def test_a_step_that_is_not_there_is_refused(number):
 def test_a_step_that_needs_images_or_gives_logits_does_not_run_alone(number):
     with pytest.raises(REFUSED):
         finished().run_step(**step(number, inputs=[]))
+    with pytest.raises(REFUSED):
+        with_exit().run_step(**step(3, inputs=[]))
 
 
 @pytest.mark.parametrize("buffer", [-1, 3, 99, 1 << 30, -(1 << 31), 1 << 40])

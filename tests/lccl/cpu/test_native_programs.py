@@ -16,8 +16,8 @@ from tests.lccl.cpu.native_programs import NONE, REFUSED, Layout, batch, finishe
         {"threads": 0}, {"threads": -1}, {"threads": 1025}, {"threads": 1 << 40}, {"threads": 1.5},
         {"instruction_set": "sse2"}, {"instruction_set": ""}, {"instruction_set": "x" * 10_000},
         {"instruction_set": None}, {"instruction_set": "avx2", "bf16": True}, {"bf16": "yes"}, {"sets": 0},
-        {"sets": -1}, {"sets": 1 << 40}, {"layers": -1}, {"layers": 1 << 20}, {"cache_bytes": -1},
-        {"cache_bytes": 1 << 70},
+        {"sets": -1}, {"sets": 1 << 40}, {"layers": -1}, {"layers": 1 << 20}, {"exits": -1}, {"exits": 1 << 20},
+        {"cache_bytes": -1}, {"cache_bytes": 1 << 70},
     ],
     ids=str,
 )  # fmt: skip
@@ -135,7 +135,11 @@ def test_max_pools_that_do_not_fit_are_refused(arguments):
         Layout().normalise().program.add_max_pool(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [(-1, 2), (99, 2), (0, 2), (1, -1), (1, 99), (1, 0), (2, 2)])
+@pytest.mark.parametrize(
+    "arguments",
+    [(-1, 1, 2), (99, 1, 2), (0, 1, 2), (1, 1, -1), (1, 1, 99), (1, 1, 0), (2, 1, 2), (0, 0, 2), (0, 2, 2), (0, -1, 2),
+     (0, 1 << 40, 2)],
+)  # fmt: skip
 def test_average_pools_that_do_not_fit_are_refused(arguments):
     with pytest.raises(REFUSED):
         Layout().normalise().program.add_average_pool(*arguments)
@@ -155,12 +159,79 @@ def test_classifiers_that_do_not_fit_are_refused(changed):
         Layout().normalise().convolve().pool().classify(**changed)
 
 
-def test_features_are_for_the_classifier_only():
+@pytest.mark.parametrize(("grid", "size"), [(0, 1), (2, 1), (1, 2), (3, 2), (65, 65), (1 << 31, 1), (1 << 32, 1)])
+def test_an_average_pools_parts_are_its_outputs_positions(grid, size):
+    one = Layout().normalise().convolve()
+    with pytest.raises(REFUSED):
+        one.program.add_average_pool(one.out, grid, one.program.add_buffer(8, size, size))
+    with pytest.raises(REFUSED):
+        one.program.add_average_pool(one.out, size, one.program.add_buffer(8, size, size + 1))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"exit": -1}, {"exit": 1}, {"exit": 1 << 32}, {"exit": 1 << 40}, {"input": -1}, {"input": 99}, {"input": 0},
+        {"input": 1}, {"input": 2}, {"hidden_weight": floats(6, 8, 1, 1)}, {"hidden_weight": floats(6, 8, 3, 3)},
+        {"hidden_weight": floats(6, 8, 2, 1)}, {"hidden_weight": floats(6, 7, 2, 2)}, {"hidden_weight": floats(6, 32)},
+        {"hidden_weight": floats(5, 8, 2, 2)}, {"hidden_weight": floats(0, 8, 2, 2)}, {"hidden_weight": None},
+        {"hidden_weight": misaligned(6, 8, 2, 2)}, {"hidden_weight": np.ones((6, 8, 2, 2))},
+        {"hidden_weight": floats(6, 2, 2, 8).transpose(0, 3, 1, 2)}, {"hidden_bias": floats(5)},
+        {"hidden_bias": floats(1, 6)}, {"hidden_bias": misaligned(6)}, {"weight": floats(4, 5)},
+        {"weight": floats(0, 6)}, {"weight": floats(4, 6, 1)}, {"weight": floats(3, 6)}, {"weight": misaligned(4, 6)},
+        {"bias": floats(3)}, {"bias": floats(8)[::2]}, {"bias": np.ones(4)}, {"bias": misaligned(4)},
+    ],
+    ids=lambda changed: ",".join(f"{name}={getattr(value, 'shape', value)}" for name, value in changed.items()),
+)  # fmt: skip
+def test_exits_that_do_not_fit_are_refused_and_leave_nothing_behind(changed):
+    one = Layout(exits=1).normalise().convolve().pool_parts()
+    with pytest.raises(REFUSED):
+        one.exit(**changed)
+    arrays = batch(exit_confidence=floats(2, 1), seconds=None)
+    one.exit().pool().classify().finish().run(**arrays)
+    assert arrays["exit"].tolist() == [1, 1]
+    assert arrays["logits"].any()
+
+
+def test_exits_and_classifier_have_the_same_classes():
+    one = Layout(exits=2).normalise().convolve().pool_parts().exit()
+    for add in (
+        lambda: one.exit(exit=1, weight=floats(5, 6), bias=floats(5)),
+        lambda: one.pool().classify(weight=floats(5, 8), bias=floats(5)),
+    ):
+        with pytest.raises(ValueError, match="same classes"):
+            add()
+
+
+def test_every_exit_has_one_step():
+    with pytest.raises(ValueError, match="same number"):
+        Layout(exits=2).normalise().convolve().pool_parts().exit().exit()
+    with pytest.raises(ValueError, match="an exit of the plan has no step"):
+        Layout(exits=2).normalise().convolve().pool_parts().exit().pool().classify().finish()
+    with pytest.raises(ValueError, match="out of range"):
+        Layout().normalise().convolve().pool_parts().exit()
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+@pytest.mark.parametrize(
+    ("confidences", "expected"), [((0.2, 0.2), 1), ((0.2, 1.0), 0), ((1.0, 0.2), 1), ((1.0, 1.0), 2)]
+)
+def test_exits_stand_side_by_side_and_in_any_order(confidences, expected, cache_bytes):
+    one = Layout(exits=2, threads=3, cache_bytes=cache_bytes).normalise().convolve().pool_parts().pool()
+    one.exit(exit=1, bias=np.float32([1, 2, 3, 4])).exit(exit=0).classify()
+    arrays = batch(40, exit_confidence=np.float32(confidences)[None].repeat(40, 0), seconds=None)
+    one.finish().run(**arrays)
+    assert arrays["exit"].tolist() == [expected] * 40
+
+
+def test_features_are_for_classifiers_only():
     """They are float32 whatever the precision, which no other step reads."""
     one = Layout(bf16=True, layers=0).normalise().convolve(gate=None).pool()
     out = one.program.add_buffer(8, 1, 1)
     with pytest.raises(REFUSED):
         one.program.add_max_pool(one.features, 1, 1, out)
+    with pytest.raises(REFUSED):
+        one.program.add_average_pool(one.features, 1, out)
 
 
 # the order of things
@@ -212,12 +283,30 @@ def test_a_finished_program_is_not_added_to():
         lambda one: one.normalise().convolve().classify(),
         lambda one: one.normalise().convolve().pool().finish(),
         lambda one: one.normalise().convolve().pool().classify().classify(),
+        lambda one: one.normalise().convolve().pool_parts().classify(input=one.parts),
     ],
     ids=[
         "convolution first", "average pool first", "max pool first", "nothing", "two normalisations",
         "classifier of a map", "no classifier", "two classifiers",
+        "classifier of parts",
     ],
 )  # fmt: skip
 def test_steps_come_in_order(build):
     with pytest.raises(REFUSED):
         build(Layout())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda one: one.exit(input=one.features, hidden_weight=floats(6, 8, 1, 1)),
+        lambda one: one.normalise().convolve().exit(input=one.out, hidden_weight=floats(6, 8, 1, 1)),
+        lambda one: one.normalise().convolve().pool_parts().pool().classify().exit(),
+        lambda one: one.normalise().convolve().pool_parts().exit().finish(),
+        lambda one: one.normalise().convolve().pool_parts().exit().pool().classify().finish() and one.exit(),
+    ],
+    ids=["first", "of a map", "after the classifier", "without a classifier", "of a finished plan"],
+)
+def test_exits_come_in_order(build):
+    with pytest.raises(REFUSED):
+        build(Layout(exits=1))

@@ -63,13 +63,24 @@ struct MaxPoolStep {
 
 struct AveragePoolStep {
     int input, raw;
+    uint32_t grid;  // parts of each side
+};
+
+struct Linear {  // float32 whatever the precision
+    uint32_t in, out;
+    size_t vector_weights;  // elements to the next vector of outputs
+    const float *weights, *bias;
 };
 
 struct ClassifyStep {
     int input;
-    uint32_t channels, classes;
-    size_t vector_weights;
-    const float *weights, *bias;
+    Linear answer;
+};
+
+struct ExitStep {
+    int input;
+    uint32_t exit;
+    Linear hidden, answer;
 };
 
 // What one member of a team needs for itself.
@@ -82,27 +93,37 @@ struct Scratch {
 
 class Team;
 
-// Images [first, first + count) of the batch, at places [slot, slot + count) of the team's memory.
+struct Active {  // an image whose run has not ended
+    uint32_t place;   // in the team's memory
+    uint32_t number;  // in the batch
+};
+
+// The first `count` of the active images. Every member has a list of its own, all with the same images.
 struct Work {
     const Map* maps;
-    uint32_t slot, first, count;
-    uint32_t layers;
+    Active* active;
+    uint32_t count;
+    uint32_t layers, exits;
     const void* images;
     bool pixels;  // uint8, to be normalised
     const float* thresholds;
     const int64_t* norm_set;
     const uint8_t* const* forced;  // per layer [N, G, H, W], or null
     uint8_t* const* masks;         // the same, written; or null
+    const float* exit_confidence;  // [N, exits]
     float* logits;
     int64_t *kept, *executed;
-    float* gates;  // [count][groups][positions], the team's
+    int64_t* exit;  // that an image left by; `exits` where it did not
+    float* gates;   // [count][groups][positions], the team's
+    float* hidden;  // [count][units], the team's
     Scratch scratch;
     Team* team;
     uint32_t member;
     uint32_t round;  // of the team's sharing; the same for all members
 
+    size_t number(uint32_t image) const { return active[image].number; }
     char* at(int buffer, uint32_t image) const {
-        return maps[buffer].base + (slot + image) * maps[buffer].image_stride;
+        return maps[buffer].base + active[image].place * maps[buffer].image_stride;
     }
 };
 
@@ -112,7 +133,7 @@ struct Kernels {
     bool bf16;
     uint32_t lanes;        // output channels of one vector
     uint32_t panel;        // vectors that one tile takes
-    uint32_t single_panel; // the same for the float32 classifier
+    uint32_t single_panel; // the same for float32 classifiers
     uint32_t rows;         // rows that one tile takes
     uint32_t k_step;       // neighbouring inputs that one instruction sums
     uint32_t k_block;      // steps of k that weights are padded to
@@ -125,6 +146,7 @@ struct Kernels {
     void (*max_pool)(const MaxPoolStep&, Work&);
     void (*average_pool)(const AveragePoolStep&, Work&);
     void (*classify)(const ClassifyStep&, Work&);
+    void (*answer)(const ExitStep&, Work&);  // an exit's logits, of every image
 
     size_t element() const { return bf16 ? 2 : 4; }  // bytes
 };

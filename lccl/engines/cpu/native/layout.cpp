@@ -8,9 +8,12 @@
 namespace lccl {
 
 void Program::finish() {
-    if (!classes_ || state_ != State::kOpen) refuse("a plan has a classifier, and is finished once");
+    if (!classified_ || state_ != State::kOpen) refuse("a plan has a classifier, and is finished once");
     for (const auto& shape : gate_shapes_) {
         if (!shape.first) refuse("a layer of the plan has no gate");
+    }
+    for (const bool added : exits_) {
+        if (!added) refuse("an exit of the plan has no step");
     }
     state_ = State::kClosed;
     share_places();

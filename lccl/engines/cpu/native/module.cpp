@@ -104,12 +104,20 @@ void add_convolution(Program& program, int input, const Weights& weight, uint32_
                              affine_of(program, filter.out, activated_scale, activated_shift)});
 }
 
-void add_classifier(Program& program, int input, const Input<float, 2>& weight, const Input<float, 1>& bias) {
+Filter matrix_of(const Input<float, 2>& weight) {
     check_aligned(weight, "weight");
     if (!weight.size() || weight.size() > kLargest) throw std::invalid_argument("weight must be [classes, channels]");
-    const Filter filter{weight.data(), static_cast<uint32_t>(weight.shape(0)),
-                        static_cast<uint32_t>(weight.shape(1)), 1};
-    program.add_classifier(input, filter, values_of(bias, "bias"));
+    return {weight.data(), static_cast<uint32_t>(weight.shape(0)), static_cast<uint32_t>(weight.shape(1)), 1};
+}
+
+void add_exit(Program& program, uint32_t exit, int input, const Weights& hidden_weight,
+              const Input<float, 1>& hidden_bias, const Input<float, 2>& weight, const Input<float, 1>& bias) {
+    program.add_exit(exit, input, filter_of(hidden_weight, "hidden_weight"), values_of(hidden_bias, "hidden_bias"),
+                     matrix_of(weight), values_of(bias, "bias"));
+}
+
+void add_classifier(Program& program, int input, const Input<float, 2>& weight, const Input<float, 1>& bias) {
+    program.add_classifier(input, matrix_of(weight), values_of(bias, "bias"));
 }
 
 // A batch whose arrays fit the program, and the pointers to its masks.
@@ -155,7 +163,8 @@ void check_controls(const Program& program, Checked& checked, size_t count, cons
 }
 
 void run(Program& program, const Images& images, const Input<float, 2>& thresholds, const Input<int64_t, 1>& norm_set,
-         const Result<float, 2>& logits, const Result<int64_t, 2>& kept, const Result<int64_t, 1>& executed,
+         const Input<float, 2>& exit_confidence, const Result<float, 2>& logits, const Result<int64_t, 2>& kept,
+         const Result<int64_t, 1>& executed, const Result<int64_t, 1>& exit,
          const std::optional<std::vector<Input<uint8_t, 3>>>& forced,
          const std::optional<std::vector<Result<uint8_t, 3>>>& masks, const std::optional<Result<double, 1>>& seconds,
          bool sharing) {
@@ -167,12 +176,16 @@ void run(Program& program, const Images& images, const Input<float, 2>& threshol
     const bool pixels = images.dtype() == nb::dtype<uint8_t>();
     if (!pixels && images.dtype() != nb::dtype<float>()) throw nb::type_error("images must be uint8 or float32");
     check(images, {count, image.height, image.width, image.channels}, pixels ? 1 : sizeof(float), "images");
+    check(exit_confidence, {count, program.exits()}, sizeof(float), "exit_confidence");
     check(logits, {count, program.classes()}, sizeof(float), "logits");
+    check(exit, {count}, sizeof(int64_t), "exit");
     if (seconds) check(*seconds, {program.steps()}, sizeof(double), "seconds");
     check_controls(program, checked, count, thresholds, norm_set, kept, executed, forced, masks);
     checked.batch.images = images.data();
     checked.batch.pixels = pixels;
+    checked.batch.exit_confidence = exit_confidence.data();
     checked.batch.logits = logits.data();
+    checked.batch.exit = exit.data();
     checked.batch.seconds = seconds ? seconds->data() : nullptr;
     const nb::gil_scoped_release released;
     program.run(checked.batch, sharing);
@@ -229,12 +242,14 @@ NB_MODULE(_native, module) {
     nb::class_<Program>(module, "Program")
         .def("__init__",
              [](Program* self, const std::string& instruction_set, bool bf16, uint32_t threads, uint32_t streams,
-                uint32_t sets, uint32_t layers, size_t cache_bytes) {
+                uint32_t sets, uint32_t layers, uint32_t exits, size_t cache_bytes) {
                  if (!threads || threads > 1024) throw std::invalid_argument("threads must lie in 1..1024");
                  if (layers > (1u << 16)) throw std::invalid_argument("too many layers");
-                 new (self) Program(choose(instruction_set, bf16), threads, streams, sets, layers, cache_bytes);
+                 if (exits > (1u << 16)) throw std::invalid_argument("too many exits");
+                 new (self) Program(choose(instruction_set, bf16), threads, streams, sets, layers, exits, cache_bytes);
              },
-             "instruction_set"_a, "bf16"_a, "threads"_a, "streams"_a, "sets"_a, "layers"_a, "cache_bytes"_a)
+             "instruction_set"_a, "bf16"_a, "threads"_a, "streams"_a, "sets"_a, "layers"_a, "exits"_a,
+             "cache_bytes"_a)
         .def("add_buffer", &Program::add_buffer, "channels"_a, "height"_a, "width"_a)
         .def("add_normalise",
              [](Program& self, const Input<float, 1>& mean, const Input<float, 1>& std, int raw) {
@@ -246,12 +261,15 @@ NB_MODULE(_native, module) {
              "residual"_a, "residual_stride"_a, "raw"_a, "activated"_a, nb::arg("activated_scale").noconvert().none(),
              nb::arg("activated_shift").noconvert().none())
         .def("add_max_pool", &Program::add_max_pool, "input"_a, "kernel"_a, "stride"_a, "raw"_a)
-        .def("add_average_pool", &Program::add_average_pool, "input"_a, "raw"_a)
+        .def("add_average_pool", &Program::add_average_pool, "input"_a, "grid"_a, "raw"_a)
+        .def("add_exit", &add_exit, "exit"_a, "input"_a, nb::arg("hidden_weight").noconvert(),
+             nb::arg("hidden_bias").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert())
         .def("add_classifier", &add_classifier, "input"_a, nb::arg("weight").noconvert(), nb::arg("bias").noconvert())
         .def("finish", &Program::finish)
         .def("run", &run, nb::arg("images").noconvert(), nb::arg("thresholds").noconvert(),
-             nb::arg("norm_set").noconvert(), nb::arg("logits").noconvert(), nb::arg("kept").noconvert(),
-             nb::arg("executed").noconvert(), nb::arg("forced").noconvert().none(), nb::arg("masks").noconvert().none(),
+             nb::arg("norm_set").noconvert(), nb::arg("exit_confidence").noconvert(), nb::arg("logits").noconvert(),
+             nb::arg("kept").noconvert(), nb::arg("executed").noconvert(), nb::arg("exit").noconvert(),
+             nb::arg("forced").noconvert().none(), nb::arg("masks").noconvert().none(),
              nb::arg("seconds").noconvert().none(), "sharing"_a = false)
         .def("run_step", &run_step, "step"_a, nb::arg("inputs").noconvert(), nb::arg("thresholds").noconvert(),
              nb::arg("norm_set").noconvert(), nb::arg("kept").noconvert(), nb::arg("executed").noconvert(),

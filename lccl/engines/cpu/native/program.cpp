@@ -11,8 +11,9 @@ namespace lccl {
 void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 Program::Program(const Kernels& kernels, uint32_t threads, uint32_t streams, uint32_t sets, uint32_t layers,
-                 size_t cache_bytes)
-    : kernels_(kernels), sets_(sets), layers_(layers), cache_bytes_(cache_bytes), gate_shapes_(layers, {0, 0}) {
+                 uint32_t exits, size_t cache_bytes)
+    : kernels_(kernels), sets_(sets), layers_(layers), cache_bytes_(cache_bytes), exits_(exits, false),
+      gate_shapes_(layers, {0, 0}) {
     if (!sets) refuse("a plan has at least one normalisation set");
     if (!streams || streams > threads) refuse("there is at least one stream, and a thread for each");
     streams_.push_back(std::make_unique<Stream>(threads));
@@ -42,7 +43,7 @@ void Program::check_reads(std::initializer_list<int> buffers) const {
     for (const int number : buffers) {
         check_buffer(number);
         if (!written_[static_cast<size_t>(number)]) refuse("a step reads a buffer that no step before it writes");
-        if (buffer(number).single) refuse("only a classifier reads pooled features");
+        if (buffer(number).single) refuse("only classifiers and exits read pooled features");
     }
 }
 
@@ -80,6 +81,20 @@ void Program::check_gate(const GateLayout& gate, const ConvolutionLayout& layout
     }
     if (filter.kernel % 2 == 0 || filter.kernel > 63) refuse("a gate's kernel must be odd and below 64");
     if (!filter.out || layout.filter.out % filter.out) refuse("a gate's maps do not divide the channels");
+}
+
+void Program::check_pooled(int number, uint32_t channels, uint32_t grid) const {
+    check_reads({});
+    check_buffer(number);
+    const Map& map = buffer(number);
+    if (!map.single || map.channels != channels || map.height != grid || map.width != grid) {
+        refuse("a classifier or an exit reads pooled features of its weight's shape");
+    }
+}
+
+void Program::check_classes(uint32_t classes) const {
+    if (classified_) refuse("a plan has one classifier, after all exits");
+    if (!classes || (classes_ && classes != classes_)) refuse("a plan's classifier and exits have the same classes");
 }
 
 // ---- what lasts as long as the program
@@ -215,24 +230,41 @@ void Program::add_max_pool(int input, uint32_t kernel, uint32_t stride, int raw)
     append(MaxPoolStep{input, raw, kernel, stride}, {{input}, {raw}}, {});
 }
 
-void Program::add_average_pool(int input, int raw) {
+void Program::add_average_pool(int input, uint32_t grid, int raw) {
     check_reads({input});
     check_write(raw);
-    check_map(raw, buffer(input).channels, 1, 1, "a pool's output");
+    if (!grid || grid > 64) refuse("an average pool has 1 to 64 parts a side");
+    check_map(raw, buffer(input).channels, grid, grid, "a pool's output");
     maps_[static_cast<size_t>(raw)].single = true;
-    append(AveragePoolStep{input, raw}, {{input}, {raw}}, {});
+    append(AveragePoolStep{input, raw, grid}, {{input}, {raw}}, {});
+}
+
+// Pooled features lie part by part, a part's channels together: a filter's rows are packed in that order.
+Linear Program::make_linear(const Filter& filter, const std::vector<float>& bias) {
+    if (bias.size() != filter.out) refuse("a linear layer has a bias per output");
+    Packed packed = pack_single(kernels_, filter);
+    const float* weights = static_cast<const float*>(keep(std::move(packed.weights)));
+    return {filter.kernel * filter.kernel * filter.in, filter.out, packed.vector_size, weights, keep(bias)};
+}
+
+void Program::add_exit(uint32_t exit, int input, const Filter& hidden, const std::vector<float>& hidden_bias,
+                       const Filter& answer, const std::vector<float>& bias) {
+    check_pooled(input, hidden.in, hidden.kernel);
+    check_classes(answer.out);
+    if (answer.in != hidden.out) refuse("an exit's weight does not fit its hidden layer");
+    if (exit >= exits()) refuse("an exit's number is out of range");
+    if (exits_[exit]) refuse("two exits have the same number");
+    append(ExitStep{input, exit, make_linear(hidden, hidden_bias), make_linear(answer, bias)}, {{input}, {}}, {});
+    exits_[exit] = true;
+    classes_ = answer.out;
 }
 
 void Program::add_classifier(int input, const Filter& filter, const std::vector<float>& bias) {
-    check_reads({});
-    check_buffer(input);
-    const Map& in = buffer(input);
-    if (!in.single || in.channels != filter.in) refuse("a classifier reads pooled features of its width");
-    if (classes_ || bias.size() != filter.out || !filter.out) refuse("a plan has one classifier, and a bias per class");
-    Packed packed = pack_single(kernels_, filter);
-    const float* weights = static_cast<const float*>(keep(std::move(packed.weights)));
+    check_pooled(input, filter.in, 1);
+    check_classes(filter.out);
+    append(ClassifyStep{input, make_linear(filter, bias)}, {{input}, {}}, {});
+    classified_ = true;
     classes_ = filter.out;
-    append(ClassifyStep{input, filter.in, filter.out, packed.vector_size, weights, keep(bias)}, {{input}, {}}, {});
 }
 
 }  // namespace lccl

@@ -53,10 +53,11 @@ struct Batch {
     bool pixels;
     const float* thresholds;
     const int64_t* norm_set;
+    const float* exit_confidence;
     const uint8_t* const* forced;
     uint8_t* const* masks;
     float* logits;
-    int64_t *kept, *executed;
+    int64_t *kept, *executed, *exit;
     double* seconds;  // per step, or null
 };
 
@@ -64,7 +65,7 @@ class Program {
   public:
     // `streams` is how many batches may run at once while they share the threads; 1 for one with all of them.
     Program(const Kernels& kernels, uint32_t threads, uint32_t streams, uint32_t sets, uint32_t layers,
-            size_t cache_bytes);
+            uint32_t exits, size_t cache_bytes);
     ~Program();
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
@@ -73,7 +74,9 @@ class Program {
     void add_normalise(const std::vector<float>& mean, const std::vector<float>& std, int raw);
     void add_convolution(const ConvolutionLayout& layout);
     void add_max_pool(int input, uint32_t kernel, uint32_t stride, int raw);
-    void add_average_pool(int input, int raw);
+    void add_average_pool(int input, uint32_t grid, int raw);
+    void add_exit(uint32_t exit, int input, const Filter& hidden, const std::vector<float>& hidden_bias,
+                  const Filter& answer, const std::vector<float>& bias);
     void add_classifier(int input, const Filter& filter, const std::vector<float>& bias);
     void finish();
 
@@ -97,6 +100,7 @@ class Program {
     bool groups() const { return first_grouped_ < steps_.size(); }
     uint32_t sets() const { return sets_; }
     uint32_t layers() const { return layers_; }
+    uint32_t exits() const { return static_cast<uint32_t>(exits_.size()); }
     uint32_t classes() const { return classes_; }
     const Map& image() const { return buffer(image_); }
     // Maps and positions of each layer's gate.
@@ -107,7 +111,7 @@ class Program {
     const std::vector<int>& reads(uint32_t step) const;
 
   private:
-    using Step = std::variant<NormaliseStep, ConvolveStep, MaxPoolStep, AveragePoolStep, ClassifyStep>;
+    using Step = std::variant<NormaliseStep, ConvolveStep, MaxPoolStep, AveragePoolStep, ExitStep, ClassifyStep>;
     enum class State { kOpen, kClosed, kReady };
     struct Use {  // of buffers by a step
         std::vector<int> reads, writes;
@@ -125,9 +129,10 @@ class Program {
         bool overlaps(const Lifetime& other) const { return first <= other.last && other.first <= last; }
     };
     struct Needs {  // of a crew: the most that any step takes
-        size_t rows, gates, cells, blocks;
+        size_t images, rows, gates, cells, hidden, blocks;
     };
     struct Member {
+        std::vector<Active> active;
         Memory kept, skipped, blocks, cells;
         Work work;
     };
@@ -135,7 +140,7 @@ class Program {
         std::unique_ptr<Team> team;
         std::vector<Member> members;
         std::vector<Map> maps;
-        Memory gates;
+        Memory gates, hidden;
         std::vector<double> seconds;
     };
     struct Stream {  // threads, and the memory that they run a batch in
@@ -156,8 +161,11 @@ class Program {
     void check_map(int buffer, uint32_t channels, uint32_t height, uint32_t width, const char* what) const;
     void check_residual(const ConvolutionLayout& layout, uint32_t height, uint32_t width) const;
     void check_gate(const GateLayout& gate, const ConvolutionLayout& layout) const;
+    void check_pooled(int buffer, uint32_t channels, uint32_t grid) const;
+    void check_classes(uint32_t classes) const;
     ConvolveStep make_convolution(const ConvolutionLayout& layout, uint32_t positions);
     GateSpec make_gate(const GateLayout& gate, uint32_t out_channels);
+    Linear make_linear(const Filter& filter, const std::vector<float>& bias);
     void append(Step step, Use use, Strides strides);
     const void* keep(Memory memory);
     const float* keep(std::vector<float> values);
@@ -184,6 +192,7 @@ class Program {
     Member member(const Needs& needs) const;
     void check_process() const;
     void clear_counts(const Batch& batch) const;
+    void clear_exits(const Batch& batch) const;
     void prepare(Crew& crew, const Batch& batch) const;
     Stream& whole() const { return *streams_.front(); }
     std::pair<Stream*, std::unique_lock<std::mutex>> take_stream(bool sharing) const;
@@ -191,6 +200,7 @@ class Program {
     void run_steps(Crew& crew, bool timed, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
                    uint32_t count) const;
     void run_one(const Step& step, Work& work) const;
+    void end_runs(const ExitStep& step, Work& work) const;
     void write_nan(const Map& map, uint32_t image) const;
     void write_values(const Map& map, uint32_t image, const float* values) const;
     void read_values(const Map& map, uint32_t image, float* values) const;
@@ -200,6 +210,8 @@ class Program {
     const size_t cache_bytes_;
     State state_ = State::kOpen;
     uint32_t classes_ = 0;
+    bool classified_ = false;
+    std::vector<bool> exits_;  // whether each has its step
     int image_ = kNone;
     std::vector<Map> maps_;
     std::vector<bool> written_;  // per buffer: by the steps so far

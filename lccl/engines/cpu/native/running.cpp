@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <stdexcept>
 
 #include "program.hpp"
@@ -9,15 +10,31 @@
 
 namespace lccl {
 
+namespace {
+
+// The largest value of softmax(logits); NaN, which lies above nothing, where a logit is NaN or the largest is infinite.
+float confidence(const float* logits, uint32_t classes) {
+    const float largest = *std::max_element(logits, logits + classes);
+    float sum = 0.0f;
+    for (uint32_t c = 0; c < classes; ++c) sum += std::exp(logits[c] - largest);
+    return 1.0f / sum;
+}
+
+}  // namespace
+
 // ---- crews
 
 Program::Needs Program::needs(uint32_t slots) const {
     Needs needs{};
+    needs.images = slots;
     for (size_t number = 0; number < steps_.size(); ++number) {
+        const size_t images = number >= first_grouped_ ? slots : 1;
+        if (const auto* exit = std::get_if<ExitStep>(&steps_[number])) {
+            needs.hidden = std::max(needs.hidden, images * exit->hidden.out);
+        }
         const auto* step = std::get_if<ConvolveStep>(&steps_[number]);
         if (!step) continue;
         const GateSpec& gate = step->gate;
-        const size_t images = number >= first_grouped_ ? slots : 1;
         needs.rows = std::max(needs.rows, images * step->positions);
         needs.gates = std::max(needs.gates, images * step->positions * gate.groups);
         if (gate.layer != kNone && gate.per_cell) {
@@ -33,12 +50,15 @@ Program::Needs Program::needs(uint32_t slots) const {
 
 Program::Member Program::member(const Needs& needs) const {
     Member member;
+    member.active.resize(needs.images);
     member.kept = allocate((needs.rows + 16) * sizeof(uint32_t));
     member.skipped = allocate((needs.rows + 16) * sizeof(uint32_t));
     member.blocks = allocate(needs.blocks * (kernels_.chunk + 1));
     member.cells = allocate(kernels_.chunk * kernels_.rows * needs.cells * sizeof(float) + 64);
     member.work = Work{};
+    member.work.active = member.active.data();
     member.work.layers = layers_;
+    member.work.exits = exits();
     Scratch& scratch = member.work.scratch;
     scratch.kept = reinterpret_cast<uint32_t*>(member.kept.get());
     scratch.skipped = reinterpret_cast<uint32_t*>(member.skipped.get());
@@ -59,10 +79,12 @@ Program::Crew Program::crew(const Stream& stream, uint32_t size, char* arena, ui
     }
     const Needs most = needs(slots);
     crew.gates = allocate(most.gates * sizeof(float) + 64);
+    crew.hidden = allocate(most.hidden * sizeof(float) + 64);
     for (uint32_t index = 0; index < size; ++index) {
         crew.members.push_back(member(most));
         Work& work = crew.members.back().work;
         work.gates = reinterpret_cast<float*>(crew.gates.get());
+        work.hidden = reinterpret_cast<float*>(crew.hidden.get());
         work.team = crew.team.get();
         work.member = index;
     }
@@ -89,11 +111,13 @@ void Program::prepare(Crew& crew, const Batch& batch) const {
         work.pixels = batch.pixels;
         work.thresholds = batch.thresholds;
         work.norm_set = batch.norm_set;
+        work.exit_confidence = batch.exit_confidence;
         work.forced = batch.forced;
         work.masks = batch.masks;
         work.logits = batch.logits;
         work.kept = batch.kept;
         work.executed = batch.executed;
+        work.exit = batch.exit;
     }
 }
 
@@ -108,20 +132,37 @@ void Program::run_one(const Step& step, Work& work) const {
         kernels_.max_pool(*max_pool, work);
     } else if (const auto* average_pool = std::get_if<AveragePoolStep>(&step)) {
         kernels_.average_pool(*average_pool, work);
+    } else if (const auto* exit = std::get_if<ExitStep>(&step)) {
+        kernels_.answer(*exit, work);
+        end_runs(*exit, work);
     } else if (const auto* classify = std::get_if<ClassifyStep>(&step)) {
         kernels_.classify(*classify, work);
     }
 }
 
-// Steps [from, to) for images [first, first + count) of the batch, at places [slot, slot + count).
+// Images that are sure leave. A member may still read `exit` here while others go on: they wait for it in the next step
+// before they write it again.
+void Program::end_runs(const ExitStep& step, Work& work) const {
+    work.team->share(work.round, work.member, work.count, [&](uint32_t image) {
+        const size_t number = work.number(image);
+        const float sure = confidence(work.logits + number * classes_, classes_);
+        if (sure > work.exit_confidence[number * work.exits + step.exit]) work.exit[number] = step.exit;
+    });
+    Active* const end = std::remove_if(work.active, work.active + work.count,
+                                       [&](const Active& image) { return work.exit[image.number] != work.exits; });
+    work.count = static_cast<uint32_t>(end - work.active);
+}
+
+// Steps [from, to) for those of images [first, first + count) of the batch that have not left, at places [slot, …).
 void Program::run_steps(Crew& crew, bool timed, uint32_t member, size_t from, size_t to, uint32_t slot, uint32_t first,
                         uint32_t count) const {
     using Clock = std::chrono::steady_clock;
     Work& work = crew.members[member].work;
-    work.slot = slot;
-    work.first = first;
-    work.count = count;
-    for (size_t number = from; number < to; ++number) {
+    work.count = 0;
+    for (uint32_t image = 0; image < count; ++image) {
+        if (work.exit[first + image] == work.exits) work.active[work.count++] = {slot + image, first + image};
+    }
+    for (size_t number = from; number < to && work.count; ++number) {
         const auto before = timed ? Clock::now() : Clock::time_point{};
         const size_t step = number;
         if (const auto& both = banded_[number]) {
@@ -147,6 +188,15 @@ void Program::clear_counts(const Batch& batch) const {
     std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
 }
 
+// Nobody has left; masks of layers that an image never comes to hold zeros.
+void Program::clear_exits(const Batch& batch) const {
+    std::fill(batch.exit, batch.exit + batch.count, int64_t{exits()});
+    for (size_t layer = 0; exits() && batch.masks && layer < layers_; ++layer) {
+        const auto [maps, positions] = gate_shapes_[layer];
+        std::fill(batch.masks[layer], batch.masks[layer] + size_t{batch.count} * maps * positions, uint8_t{0});
+    }
+}
+
 void Program::run(const Batch& batch, bool sharing) {
     check_process();  // before the lock, which another thread may have held at the fork
     const auto [stream, held] = take_stream(sharing);
@@ -167,6 +217,7 @@ void Program::run_in(Stream& stream, const Batch& batch) const {
     const uint32_t threads = stream.pool->size();
     const bool timed = batch.seconds;
     clear_counts(batch);
+    clear_exits(batch);
     for (Crew& crew : stream.solo) prepare(crew, batch);
     prepare(stream.joint, batch);
     for (uint32_t done = 0, taken; done < batch.count; done += taken) {
@@ -182,7 +233,7 @@ void Program::run_in(Stream& stream, const Batch& batch) const {
             for (uint32_t image = alone; image < taken; ++image) {
                 run_steps(stream.joint, timed, thread, 0, first_grouped_, image, done + image, 1);
             }
-            run_steps(stream.joint, timed, thread, first_grouped_, steps_.size(), 0, done, taken);
+            if (groups()) run_steps(stream.joint, timed, thread, first_grouped_, steps_.size(), 0, done, taken);
         });
     }
     if (!timed) return;

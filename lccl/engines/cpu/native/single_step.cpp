@@ -51,7 +51,9 @@ void Program::read_values(const Map& map, uint32_t image, float* values) const {
 
 const std::vector<int>& Program::reads(uint32_t number) const {
     if (number >= steps_.size()) refuse("there is no such step");
-    if (std::holds_alternative<NormaliseStep>(steps_[number]) || std::holds_alternative<ClassifyStep>(steps_[number])) {
+    const Step& step = steps_[number];
+    if (std::holds_alternative<NormaliseStep>(step) || std::holds_alternative<ExitStep>(step) ||
+        std::holds_alternative<ClassifyStep>(step)) {
         refuse("only convolutions and pools run alone");
     }
     return uses_[number].reads;
@@ -83,9 +85,8 @@ std::vector<Program::Taken> Program::run_step(uint32_t number, const std::vector
         }
         stream.pool->run([&](uint32_t thread) {
             Work& work = stream.joint.members[thread].work;
-            work.slot = 0;
-            work.first = first;
-            work.count = count;
+            work.count = 0;
+            for (uint32_t image = 0; image < count; ++image) work.active[work.count++] = {image, first + image};
             run_one(steps_[number], work);
         });
         for (Taken& output : taken) {

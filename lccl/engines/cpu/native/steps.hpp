@@ -33,6 +33,7 @@ static constexpr Kernels kernels_of(const char* name, bool bf16) {
     kernels.max_pool = &Pools<Isa>::max;
     kernels.average_pool = &Pools<Isa>::average;
     kernels.classify = &Classify<Isa>::run;
+    kernels.answer = &Classify<Isa>::answer;
     return kernels;
 }
 

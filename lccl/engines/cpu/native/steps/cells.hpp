@@ -32,7 +32,7 @@ struct Cells {
                                  static_cast<const Element*>(gate.weights) + vector * vector_weights, taken, sums);
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
-                const size_t global = work.first + image;
+                const size_t global = work.number(image);
                 const size_t set = static_cast<size_t>(work.norm_set[global]) * gate.groups;
                 const Vector threshold = Isa::broadcast(work.thresholds[global * work.layers + gate.layer]);
                 for (uint32_t v = 0; v < taken; ++v) {
@@ -67,7 +67,7 @@ struct Cells {
 
     static void force(const ConvolveStep& step, const Work& work, float* values, uint32_t valid, uint32_t map,
                       uint32_t code) {
-        const size_t image = work.first + (code >> kPositionBits);
+        const size_t image = work.number(code >> kPositionBits);
         const uint8_t* forced = work.forced[step.gate.layer] + (image * step.gate.groups + map) * step.positions;
         for (uint32_t v = 0; v < valid; ++v) {
             if (!forced[size_t{v} * step.positions + (code & kPositionMask)]) values[v] = -1.0f;
@@ -80,7 +80,7 @@ struct Cells {
         const uint32_t share = step.out_channels / gate.groups, pitch = pitch_of(gate);
         for (uint32_t n = 0; n < count; ++n) {
             const uint32_t code = work.scratch.kept[begin + n];
-            const size_t image = work.first + (code >> kPositionBits);
+            const size_t image = work.number(code >> kPositionBits);
             const float* values = work.scratch.cells + (place * Isa::rows + n) * size_t{pitch};
             int64_t kept = 0;
             for (uint32_t map = 0; map < gate.groups; ++map) kept += !(values[map] < 0.0f);

@@ -27,7 +27,7 @@ struct Gates {
         // Positions beyond the last fill up the last vector, and elements beyond a run its last step: both are run.
         const int64_t run = int64_t{ceil_div(gate.run, Isa::dot_step)} * Isa::dot_step;
         for (uint32_t image = 0; image < work.count; ++image) {
-            work.executed[work.first + image] += int64_t{blocks} * lanes * gate.groups * gate.runs * run;
+            work.executed[work.number(image)] += int64_t{blocks} * lanes * gate.groups * gate.runs * run;
         }
     }
 
@@ -39,7 +39,7 @@ struct Gates {
         for (uint32_t i = 0; i < lanes; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
         const bool neighbours = first + lanes <= step.positions && are_neighbours(gate, row);
         const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
-        const size_t set = static_cast<size_t>(work.norm_set[work.first + image]) * gate.groups;
+        const size_t set = static_cast<size_t>(work.norm_set[work.number(image)]) * gate.groups;
         for (uint32_t map = 0; map < gate.groups; ++map) {
             const Element* weights = static_cast<const Element*>(gate.weights) + map * map_weights;
             const Vector sums =

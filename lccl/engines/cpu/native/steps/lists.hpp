@@ -14,7 +14,7 @@ struct Lists {
         uint32_t kept = 0;
         skipped = 0;
         for (uint32_t image = 0; image < work.count; ++image) {
-            const size_t global = work.first + image;
+            const size_t global = work.number(image);
             const float* values = work.gates + (size_t{image} * gate.groups + map) * step.positions;
             const size_t place = (global * gate.groups + map) * step.positions;
             const uint32_t before = kept, code = image << kPositionBits;

@@ -23,7 +23,7 @@ struct Normalise {
                 if (!y) clear_border<Isa>(work, step.raw, image);
                 Element* target =
                     at<Isa>(work, step.raw, image) + (map.pad + y) * map.pitch() + size_t{map.pad} * map.channels;
-                const size_t source = (size_t{work.first + image} * map.height + y) * row;
+                const size_t source = (work.number(image) * map.height + y) * row;
                 if (work.pixels) {
                     look_up(static_cast<const uint8_t*>(work.images) + source, map, step, target);
                 } else {

@@ -1,4 +1,4 @@
-// Max pools and the average pool.
+// Max pools and average pools.
 #pragma once
 
 #include "../kernels.hpp"
@@ -55,25 +55,35 @@ struct Pools {
     }
 
     static void average(const AveragePoolStep& step, Work& work) {
-        const Map& in = work.maps[step.input];
-        const uint32_t vectors = ceil_div(in.channels, lanes), units = vectors * work.count;
-        const Vector share = Isa::broadcast(1.0f / static_cast<float>(in.height * in.width));
+        const uint32_t vectors = ceil_div(work.maps[step.input].channels, lanes);
+        const uint32_t parts_of_map = step.grid * step.grid, units = parts_of_map * vectors * work.count;
         const uint32_t parts = tasks_for(units, *work.team, 4);
         work.team->share(work.round, work.member, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
-                const uint32_t image = unit / vectors, c = unit % vectors * lanes;
-                const int valid = static_cast<int>(smaller(lanes, in.channels - c));
-                const Element* source = at<Isa>(work, step.input, image) + in.pad * (in.pitch() + in.channels) + c;
-                Vector sum = Isa::zero();
-                for (uint32_t y = 0; y < in.height; ++y) {
-                    for (uint32_t x = 0; x < in.width; ++x) {
-                        sum = Isa::add(sum, Isa::load_n(source + y * in.pitch() + x * in.channels, valid));
-                    }
-                }
-                float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + c;
-                Isa::Float::store_n(target, Isa::mul(sum, share), valid);
+                const uint32_t image = unit / vectors / parts_of_map, place = unit / vectors % parts_of_map;
+                average_of_part(step, work, image, place, unit % vectors * lanes);
             }
         });
+    }
+
+    // Part i of a side of n positions goes from i · n / grid, rounded down, to (i + 1) · n / grid, rounded up.
+    static void average_of_part(const AveragePoolStep& step, const Work& work, uint32_t image, uint32_t place,
+                                uint32_t c) {
+        const Map& in = work.maps[step.input];
+        const uint32_t row = place / step.grid, column = place % step.grid;
+        const uint32_t y0 = cut(in.height, row, step.grid), y1 = cut_up(in.height, row + 1, step.grid);
+        const uint32_t x0 = cut(in.width, column, step.grid), x1 = cut_up(in.width, column + 1, step.grid);
+        const int valid = static_cast<int>(smaller(lanes, in.channels - c));
+        const Element* source = at<Isa>(work, step.input, image) + in.pad * (in.pitch() + in.channels) + c;
+        Vector sum = Isa::zero();
+        for (uint32_t y = y0; y < y1; ++y) {
+            for (uint32_t x = x0; x < x1; ++x) {
+                sum = Isa::add(sum, Isa::load_n(source + y * in.pitch() + x * in.channels, valid));
+            }
+        }
+        const Vector share = Isa::broadcast(1.0f / static_cast<float>((y1 - y0) * (x1 - x0)));
+        float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + size_t{place} * in.channels + c;
+        Isa::Float::store_n(target, Isa::mul(sum, share), valid);
     }
 };
 

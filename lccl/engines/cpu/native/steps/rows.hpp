@@ -114,7 +114,7 @@ struct ListedRows {
                 const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
                 for (uint32_t m = n; m < last; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
             }
-            const uint32_t set = static_cast<uint32_t>(work.norm_set[work.first + image]) * step.out_channels;
+            const uint32_t set = static_cast<uint32_t>(work.norm_set[work.number(image)]) * step.out_channels;
             rows.one_set &= n == 0 || rows.set[0] == set;
             for (uint32_t m = n; m < (last - n == count ? 1 : last); ++m) rows.set[m] = set;
         }
@@ -148,7 +148,7 @@ struct ListedRows {
             for (; n < count && work.scratch.kept[n] >> kPositionBits == image; ++n) ++rows;
             // Rows beyond the last fill up its tile: the last image with any pays for them.
             if (n == count && rows) rows += (Isa::row_quantum - count % Isa::row_quantum) % Isa::row_quantum;
-            work.executed[work.first + image] += rows * (row + cells);
+            work.executed[work.number(image)] += rows * (row + cells);
             if (n == count) break;
         }
     }

@@ -73,7 +73,7 @@ struct Skipped {
         for (uint32_t n = first; n < last; ++n) {
             const uint32_t code = work.scratch.skipped[n], image = code >> kPositionBits;
             const uint32_t position = code & kPositionMask;
-            const size_t set = static_cast<size_t>(work.norm_set[work.first + image]) * step.out_channels;
+            const size_t set = static_cast<size_t>(work.norm_set[work.number(image)]) * step.out_channels;
             for (uint32_t c = channel; c < channel + share; c += lanes) {
                 const int valid = static_cast<int>(smaller(lanes, channel + share - c));
                 Vector value = Isa::zero();
