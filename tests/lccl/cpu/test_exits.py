@@ -256,7 +256,7 @@ def test_an_image_without_an_answer_does_not_leave(cache_bytes, arithmetic, side
     values[2, ::2] = -3e38
     out = engine.run(values, controls)
     assert out.exit.tolist() == [0, 0, 3, 0, 0]
-    assert np.isnan(out.logits[2]).all()
+    assert np.isnan(out.logits[2]).any()
     others = [0, 1, 3, 4]
     assert np.array_equal(out.logits[others], expected.logits[others])
 
