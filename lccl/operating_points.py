@@ -225,6 +225,11 @@ class OperatingPointTable:
         return self.points[0].skip_ratio, self.points[-1].skip_ratio
 
     @property
+    def exit_confidence_range(self) -> tuple[float, float] | None:
+        """The exit confidences that can be asked for; None for a model without early exits."""
+        return (LOWEST_CONFIDENCE, NEVER) if self.exit_points else None
+
+    @property
     def smallest_certified_drop(self) -> float | None:
         """The smallest ``max_accuracy_drop``, in percentage points, that allows more than exact; None if none does."""
         return max(0.0, self.points[1].drop_bound) if len(self.points) > 1 else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prometheus_client import Counter as Metric
 
 from service.histogram import Series
-from service.metrics import INTERPOLATED, MOST_CLASSES, OTHER, Metrics
+from service.metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 from service.registry import ServedModel
 from service.runner import Result
 
@@ -61,6 +61,7 @@ class _Ledger:
             )
             for layer in shape.layers
         ]
+        self._exits = _exits(metrics, name, len(shape.exits))
         self._images: dict[str, Metric] = {}
         self._classes: dict[int, Metric] = {}
         self._points: dict[str, tuple[Series, list[Metric]]] = {}
@@ -96,9 +97,10 @@ class _Ledger:
                 label = self._labels[index] if index < MOST_CLASSES else OTHER
                 self._classes[index] = self._metrics.predictions.labels(self._name, label)
             self._classes[index].inc(count)
-        self._confidence.observe(
-            *[float(result.probabilities[index]) for result, index in zip(results, found, strict=True)]
-        )
+        self._confidence.observe(*[result.confidence for result in results])
+        if self._exits:
+            for left_by, count in Counter(result.exit for result in results).items():
+                self._exits[left_by].inc(count)
         by_point: dict[str, list[Result]] = defaultdict(list)
         for result in results:
             by_point[_point(result)].append(result)
@@ -118,6 +120,12 @@ class _Ledger:
             sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
         for counter, amount in zip(counters, sums, strict=True):
             counter.inc(max(0.0, amount))
+
+
+def _exits(metrics: Metrics, name: str, exits: int) -> dict[int | None, Metric]:
+    """A counter for each early exit and one for the network's end; none for a network without early exits."""
+    numbers: list[int | None] = [*range(exits), None] if exits else []
+    return {number: metrics.exits.labels(name, END if number is None else str(number)) for number in numbers}
 
 
 def _point(result: Result) -> str:

@@ -85,7 +85,7 @@ def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = ti
     for size in sorted({1, min(4, limit), min(16, limit), limit}):
         pictures = np.resize(pictures_for(engine, model.bundle), (size, *_shape(model)))
         for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
-            controls = Controls.uniform(size, point.thresholds, point.norm_set)
+            controls = Controls.uniform(size, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
             for sharing in (False, True) if engine.streams > 1 else (False,):
                 seconds = math.inf
                 for _ in range(2):  # the first run of a size allocates

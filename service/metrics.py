@@ -16,6 +16,7 @@ STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 SHARES = (*RATIOS, 0.98, 0.99, 0.999)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+END = "end"  # where pictures that leave by no early exit are answered
 OTHER = "other"
 MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
 
@@ -24,6 +25,7 @@ class Metrics:
     """The service's metrics; one attribute each, named like the metric without its prefix.
 
     Attributes:
+        exits: of models with early exits alone; numbers from 0, or ``end``.
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
         stage_timer: the series of stages for a model and a stage.
@@ -66,6 +68,7 @@ class Metrics:
         self.confidence = batch_histogram(
             "confidence", "Probability of the likeliest class, per client's picture.", SHARES, "model"
         )
+        self.exits = counter("exits_total", "Clients' pictures by the exit that answered.", "model", "exit")
         self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per picture.", RATIOS, "model")
         self.requested_sparsity = batch_histogram(
             "requested_sparsity", "Expected skip ratio of the setting a picture was run with.", RATIOS, "model"

@@ -61,13 +61,14 @@ class Result:
         finite: whether the logits are.
         kept: int64 [L].
         skip_ratio: of the gated convolutions' cells, weighted by MACs.
-        gated_macs: theory: gates, kept cells and the rest.
+        gated_macs: theory: gates, kept cells and the rest, as far as it came.
         executed_macs: what the engine ran for it.
         enqueued_at: monotone seconds, as the next two.
         started_at: when its batch began.
         finished_at: when its batch ended.
         probe: whether no client asked.
         masks: per layer uint8 [G, H, W], 1 where kept; None unless asked for.
+        exit: number of the early exit that answered; None where the network ran to its end.
 
     """
 
@@ -85,6 +86,12 @@ class Result:
     finished_at: float
     probe: bool
     masks: tuple[NDArray[np.uint8], ...] | None = None
+    exit: int | None = None
+
+    @property
+    def confidence(self) -> float:
+        """The likeliest class's probability."""
+        return float(self.probabilities[self.ranking[0]])
 
     @property
     def queue_s(self) -> float:
@@ -214,14 +221,15 @@ class Runner:
             return
         finished = self._clock()
         shape, probabilities = model.engine.shape, _softmax(output.logits)
-        ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept).tolist()
+        ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept, output.exit).tolist()
+        exits = [number if number < len(shape.exits) else None for number in output.exit.tolist()]
         executed, finite = output.executed_macs.tolist(), np.isfinite(output.logits).all(axis=1).tolist()
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         results = [
             Result(
                 setting, output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
                 ratios[row], gated[row], executed[row], job.enqueued_at, started, finished, job.item.probe,
-                None if output.masks is None else tuple(mask[row] for mask in output.masks),
+                None if output.masks is None else tuple(mask[row] for mask in output.masks), exits[row],
             )
             for row, (job, setting) in enumerate(chosen)
         ]  # fmt: skip

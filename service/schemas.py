@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from lccl.operating_points import Wish
+
 
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
@@ -32,7 +34,25 @@ class Fields(BaseModel):
     deadline_ms: Number | None = Field(
         None, gt=0, description="target: milliseconds after which an answer is of no use; sets how sparse it must be"
     )
+    exit_confidence: Number | None = Field(
+        None, description="target: how sure an early exit must be, 0.5 to 1, with exact gates; at 1 no picture leaves"
+    )
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
+
+    def wish(self) -> Wish:
+        """The target and floor among them.
+
+        Raises:
+            WishError: out of range, or two targets.
+
+        """
+        return Wish(
+            sparsity=self.sparsity,
+            operating_point=self.operating_point,
+            max_accuracy_drop=self.max_accuracy_drop,
+            deadline_ms=self.deadline_ms,
+            exit_confidence=self.exit_confidence,
+        )
 
 
 class SkipMapFields(Fields):
@@ -82,20 +102,26 @@ def problems(*statuses: int, media_type: str = "application/problem+json") -> di
 
 
 class Prediction(BaseModel):
-    """What one picture got: classes and cost, or the error that kept it from them."""
+    """What one picture got: classes and cost, or the error that kept it from them.
+
+    ``confidence`` is the first class's probability; ``exit`` counts from 0, null where the network ran to its end.
+    """
 
     classes: list[ClassProbability] | None = None
+    confidence: float | None = None
+    exit: int | None = None
     skip_ratio: float | None = None
     macs: Macs | None = None
     error: ProblemBody | None = None
 
 
 class OperatingPointUsed(BaseModel):
-    """The setting the pictures were run with, and what to expect of it."""
+    """The setting the pictures were run with, and what to expect of it; ``exit_confidence`` has one for each exit."""
 
     name: str | None
     sparsity: float
     norm_set: int
+    exit_confidence: list[float]
     expected_accuracy: float
     accuracy_interval: tuple[float, float]
     expected_accuracy_drop: float
@@ -155,9 +181,10 @@ class SkipMapAnswer(BaseModel):
 
 
 class OfferedPoint(BaseModel):
-    """One operating point as the model's metadata shows it."""
+    """One operating point as the model's metadata shows it; ``exit_confidence`` has one for each early exit."""
 
     name: str
+    exit_confidence: list[float]
     skip_ratio: float
     gated_macs: float
     accuracy: float
@@ -165,6 +192,30 @@ class OfferedPoint(BaseModel):
     accuracy_drop: float
     accuracy_drop_interval: tuple[float, float]
     accuracy_drop_bound: float
+
+
+class OfferedConfidence(BaseModel):
+    """What was measured with exact gates and this confidence at every early exit."""
+
+    exit_confidence: float
+    skip_ratio: float
+    gated_macs: float
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_drop: float
+    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_bound: float
+
+
+class OfferedExit(BaseModel):
+    """One early exit.
+
+    ``images`` has the share of held-out pictures that leave by it at each operating point, where that is recorded.
+    """
+
+    number: int
+    after_block: int
+    images: dict[str, float]
 
 
 class ModelInput(BaseModel):
@@ -192,6 +243,9 @@ class ModelMetadata(BaseModel):
     smallest_certified_drop: float | None
     measured_images: int
     operating_points: list[OfferedPoint]
+    exits: list[OfferedExit]
+    exit_confidence_range: tuple[float, float] | None
+    exit_points: list[OfferedConfidence]
 
 
 class ModelList(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import settings
 from PIL import Image
 
 from lccl.bundle import Bundle, save
+from lccl.canary import draw as draw_smooth
 from lccl.gates import Gate
 from lccl.networks import Architecture, ResNet, build
 from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable
 from lccl.preprocessing import Preprocessing
+from lccl.sidenet import SideNetSpec
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # machines differ, and timings gate nothing
@@ -51,26 +54,43 @@ def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
     return network.eval().requires_grad_(False)
 
 
-def make_table(layers: int, ratios: tuple[float, ...] = (0.1, 0.25, 0.4, 0.6)) -> OperatingPointTable:
+def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int, sure: list[float]) -> OperatingPoint:
+    accuracy, drop = 0.9 - 0.02 * loss**2, 2.0 * loss**2
+    return OperatingPoint(
+        name=name,
+        thresholds=(threshold,) * layers,
+        norm_set=0,
+        skip_ratio=ratio,
+        gated_macs=4e7 * (1 - ratio),
+        accuracy=accuracy,
+        accuracy_interval=Interval(accuracy - 0.01, accuracy + 0.01),
+        drop=drop,
+        drop_interval=Interval(drop - 0.5, drop + 0.5),
+        drop_bound=drop + 0.4,
+        exit_confidence=tuple(sure),
+    )
+
+
+def make_table(layers: int, ratios: tuple[float, ...] = (0.1, 0.25, 0.4, 0.6), exits: int = 0) -> OperatingPointTable:
     """A table whose thresholds and losses grow with the skip ratio; not measured on anything."""
-    points = []
-    for number, ratio in enumerate(ratios):
-        accuracy, drop = 0.9 - 0.02 * number**2, 2.0 * number**2
-        points.append(
-            OperatingPoint(
-                name="exact" if not number else f"p{100 * ratio:02.0f}",
-                thresholds=(0.1 * number,) * layers,
-                norm_set=0,
-                skip_ratio=ratio,
-                gated_macs=4e7 * (1 - ratio),
-                accuracy=accuracy,
-                accuracy_interval=Interval(accuracy - 0.01, accuracy + 0.01),
-                drop=drop,
-                drop_interval=Interval(drop - 0.5, drop + 0.5),
-                drop_bound=drop + 0.4,
-            )
+    points = [
+        make_point(
+            "exact" if not number else f"p{100 * ratio:02.0f}", number, ratio, 0.1 * number, layers,
+            [round(1 - 0.1 * number, 1)] * exits,
         )
-    return OperatingPointTable(tuple(points), 5000)
+        for number, ratio in enumerate(ratios)
+    ]  # fmt: skip
+    exit_points = [
+        make_point(f"exit {sure}", number, ratio, 0.0, layers, [sure] * exits)
+        for number, (sure, ratio) in enumerate(((0.9, 0.2), (0.7, 0.3), (0.5, 0.5)), 1)
+    ]
+    return OperatingPointTable(tuple(points), 5000, tuple(exit_points) if exits else ())
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
 
 
 def random_bundle(architecture: Architecture | None = None) -> Bundle:
@@ -85,6 +105,21 @@ def random_bundle(architecture: Architecture | None = None) -> Bundle:
         splits={"choose": 0, "measure": 0, "digest": ""},
         training={},
     )
+
+
+def early_bundle() -> Bundle:
+    """A random ResNet-20 with two early exits, by whose random SideNets pictures leave more or less surely."""
+    bundle = random_bundle()
+    torch.manual_seed(1)
+    bundle.network.add_sidenets([SideNetSpec(2, 1, 16), SideNetSpec(5, 2, 16)])
+    for side, size in zip(bundle.network.sidenets, (11, 25), strict=True):
+        side.classifier.weight.data *= size
+    bundle.network.eval().requires_grad_(False)
+    table = make_table(len(bundle.network.skip_convs), exits=2)
+    leaving = {
+        point.name: [0.1 * number, 0.05 * number, 1 - 0.15 * number] for number, point in enumerate(table.points)
+    }
+    return replace(bundle, table=table, calibration={"images_by_exit": leaving})
 
 
 @pytest.fixture
@@ -103,6 +138,22 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def early_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one random model that has early exits, ``early``."""
+    folder = tmp_path_factory.mktemp("early")
+    save(early_bundle(), folder / "early")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smooth_pictures() -> list[bytes]:
+    """Twelve encoded pictures of noise over large shapes: to a SideNet's means noise alone would all look the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3))
+    pixels = (0.75 * draw_smooth(3, 12, 32, 32) + 0.25 * noise).astype(np.uint8)
+    return [_encoded(Image.fromarray(one), "PNG") for one in pixels]
+
+
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
     """Draws a picture and encodes it: ``picture("PNG", mode="RGB", size=(40, 30), seed=0)``."""
 
@@ -110,9 +161,7 @@ def picture() -> Callable[..., bytes]:
         width, height = size
         random = np.random.default_rng(seed)
         image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
-        out = io.BytesIO()
-        image.save(out, kind)
-        return out.getvalue()
+        return _encoded(image, kind)
 
     return draw
 

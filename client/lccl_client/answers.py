@@ -38,12 +38,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one picture got: classes, the likeliest first, and cost; or the error that kept it from them."""
+    """What one picture got: classes, the likeliest first, and cost; or the error that kept it from them.
+
+    Attributes:
+        confidence: the likeliest class's probability.
+        exit: the early exit that answered, from 0; None where the network ran to its end.
+
+    """
 
     classes: tuple[ClassProbability, ...] = ()
     skip_ratio: float | None = None
     macs: Macs | None = None
     error: Problem | None = None
+    confidence: float | None = None
+    exit: int | None = None
 
     @property
     def best(self) -> ClassProbability:
@@ -60,7 +68,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPointUsed:
-    """The setting the pictures were run with, and what to expect of it: accuracies 0..1, drop in percentage points."""
+    """The setting the pictures were run with, and what to expect of it: accuracies 0..1, drop in percentage points.
+
+    ``exit_confidence`` has one for each of the model's early exits, which a picture leaves by if it is surer.
+    """
 
     name: str | None
     sparsity: float
@@ -69,6 +80,7 @@ class OperatingPointUsed:
     accuracy_interval: tuple[float, float]
     expected_accuracy_drop: float
     downgraded: bool
+    exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,30 @@ class OfferedPoint:
     accuracy_drop: float
     accuracy_drop_interval: tuple[float, float]
     accuracy_drop_bound: float
+    exit_confidence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedConfidence:
+    """What was measured with exact gates and this confidence at every early exit; units as of :class:`OfferedPoint`."""
+
+    exit_confidence: float
+    skip_ratio: float
+    gated_macs: float
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_drop: float
+    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedExit:
+    """An early exit, and the share of held-out pictures that leave by it at each operating point, where recorded."""
+
+    number: int
+    after_block: int
+    images: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +175,9 @@ class ModelMetadata:
     smallest_certified_drop: float | None
     measured_images: int
     operating_points: tuple[OfferedPoint, ...]
+    exits: tuple[OfferedExit, ...] = ()
+    exit_confidence_range: tuple[float, float] | None = None
+    exit_points: tuple[OfferedConfidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
         sparsity: target: share of the gated work to skip on average, 0..1.
         operating_point: target: an operating point's name.
         deadline_ms: target: milliseconds within which the answer is of use.
+        exit_confidence: target: how sure an early exit must be, 0.5..1, of models that have some.
         max_accuracy_drop: floor: accuracy that may be lost against exact, in percentage points.
         top_k: how many classes to name.
         request_id: finds the request in the server's log; ``[A-Za-z0-9._-]``, up to 128.
@@ -38,6 +39,7 @@ class Options(TypedDict, total=False):
     sparsity: float | None
     operating_point: str | None
     deadline_ms: float | None
+    exit_confidence: float | None
     max_accuracy_drop: float | None
     top_k: int
     request_id: str | None

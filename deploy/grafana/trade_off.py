@@ -34,12 +34,16 @@ def _skipping() -> Section:
         f"sum by (model, layer) (rate({name}{OF_MODEL}[$__rate_interval]))"
         for name in ("lccl_layer_cells_skipped_total", "lccl_layer_cells_total")
     )
+    left = f"sum by (exit) (rate(lccl_exits_total{OF_MODEL}[$__rate_interval]))"
     used = f"sum by (operating_point) (rate(lccl_images_total{OF_MODEL}[$__rate_interval]))"
     return "Skipping", [
         lines("Skip ratio", "What the settings were expected to reach, and what pictures reached: the mean, and "
-              "between which values four of five lie.", "percentunit", reached, 12, most=1),
+              "between which values four of five lie.", "percentunit", reached, most=1),
         lines("Operating points in use", "Pictures by the point they were run at; interpolated lies between two.",
-              "suffix: /s", {"{{operating_point}}": used}, 12, stacked=True),
+              "suffix: /s", {"{{operating_point}}": used}, stacked=True),
+        lines("Images by exit", "Clients' pictures of models with early exits, by the exit that answered; end is the "
+              "network's own answer. Without such models it is 0.", "suffix: /s",
+              {"{{exit}}": f'{left} or label_replace(vector(0), "exit", "end", "", "")'}, stacked=True),
         rows("Skip ratio per layer", "Share of a layer's cells that were skipped.", "percentunit",
              "{{model}} {{layer}}", share),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from service.registry import ServedModel
 def interface_of(model: ServedModel) -> Interface:
     """The tensors that a model takes and gives."""
     size = model.bundle.preprocessing.size
-    return Interface.of(size, size, len(model.bundle.labels))
+    return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 
 
 def platform_of(model: ServedModel) -> str:
@@ -43,6 +43,13 @@ def configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
         "sparsity_max": f"{high:.6g}",
         "operating_points": ",".join(point.name for point in table.points),
     }
+    if table.exit_confidence_range is not None:
+        least, most = table.exit_confidence_range
+        told |= {
+            "exits": f"{len(model.engine.shape.exits)}",
+            "exit_confidence_min": f"{least:.6g}",
+            "exit_confidence_max": f"{most:.6g}",
+        }
     return {
         "name": model.name,
         "platform": platform_of(model),

@@ -13,6 +13,7 @@ from lccl.operating_points import Setting
 from service.open_inference.tensors import BYTES, Parameters, Tensor
 
 CLASSIFIED = ("logits", "probabilities")
+NO_EXIT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Answers:
     Attributes:
         logits: [N, classes].
         probabilities: [N, classes].
+        exit: [N], the early exit that answered; :data:`NO_EXIT` where the network ran to its end.
         skip_ratio: [N].
         macs: [N, 3]: dense, gated, executed.
 
@@ -44,6 +46,7 @@ class Answers:
 
     logits: NDArray[np.floating]
     probabilities: NDArray[np.floating]
+    exit: NDArray[np.int64]
     skip_ratio: NDArray[np.floating]
     macs: NDArray[np.int64]
 
@@ -57,6 +60,7 @@ def tensors(answers: Answers, labels: Sequence[str], outputs: Sequence[Requested
         "probabilities": answers.probabilities.astype(np.float32),
         "index": best.astype(np.int64),
         "label": [labels[index].encode() for index in best],
+        "exit": answers.exit.astype(np.int64),
         "skip_ratio": answers.skip_ratio.astype(np.float32),
         "macs": answers.macs.astype(np.int64),
     }

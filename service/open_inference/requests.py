@@ -21,7 +21,7 @@ from service.open_inference.outputs import CLASSIFIED, RequestedOutput
 from service.open_inference.tensors import Interface, Parameters, Tensor, read_binary, read_json
 
 JSON_SIZE = "Inference-Header-Content-Length"
-WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms")
+WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
 MAX_ID = 1024

@@ -68,8 +68,8 @@ class Interface:
     outputs: tuple[Signature, ...]
 
     @classmethod
-    def of(cls, height: int, width: int, classes: int) -> Interface:
-        """The interface of a classifier of pictures of that size."""
+    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Interface:
+        """The interface of a classifier of pictures of that size, with early exits or without."""
         return cls(
             inputs=(
                 Signature("image", BYTES, (-1,)),
@@ -83,6 +83,7 @@ class Interface:
                 Signature("label", BYTES, (-1,)),
                 Signature("skip_ratio", "FP32", (-1,)),
                 Signature("macs", "INT64", (-1, len(MACS))),
+                *([Signature("exit", "INT64", (-1,))] if exits else []),
             ),
         )
 

@@ -2,15 +2,16 @@
 
 /**
  * @typedef {{name: string, skip_ratio: number, gated_macs: number, accuracy: number, accuracy_interval: [number, number],
- *   accuracy_drop: number, accuracy_drop_bound: number}} Point
+ *   accuracy_drop: number, accuracy_drop_bound: number, exit_confidence: number[]}} Point
  * @typedef {{name: string, version: string, engine: string, precision: string, labels: string[], dense_macs: number,
- *   sparsity_range: [number, number], measured_images: number, operating_points: Point[]}} Model
+ *   sparsity_range: [number, number], measured_images: number, operating_points: Point[],
+ *   exits: {number: number, after_block: number}[], exit_confidence_range: [number, number] | null}} Model
  * @typedef {{name: string, height: number, width: number, cells: number, kept: number, skip_ratio: number, macs: number,
  *   mask: string[][]}} Layer
  * @typedef {{name: string | null, sparsity: number, expected_accuracy: number, accuracy_interval: [number, number],
- *   expected_accuracy_drop: number, downgraded: boolean}} PointUsed
+ *   expected_accuracy_drop: number, downgraded: boolean, exit_confidence: number[]}} PointUsed
  * @typedef {{operating_point: PointUsed, image: {width: number, height: number, seen: number}, layers: Layer[],
- *   prediction: {classes: {label: string, probability: number}[], skip_ratio: number,
+ *   prediction: {classes: {label: string, probability: number}[], skip_ratio: number, exit: number | null,
  *     macs: {dense: number, gated: number, executed: number}},
  *   timing_ms: {decode: number, queue: number, compute: number, total: number}}} Answer
  */

@@ -58,7 +58,7 @@ function drawnMark({ key, cost, accuracy, interval: [low, high] }, x, y) {
 
 function scales(model, marks, width) {
   const costs = [...model.operating_points.map((one) => one.gated_macs), ...marks.map((one) => one.cost)];
-  const ends = model.operating_points.flatMap((one) => one.accuracy_interval);
+  const ends = [...model.operating_points.map((one) => one.accuracy_interval), ...marks.map((one) => one.interval)].flat();
   const step = 0.1 * model.dense_macs;
   const [left, right] = [Math.floor(Math.min(...costs) / step) * step, Math.ceil(Math.max(...costs) / step) * step];
   const [low, high] = [Math.floor(50 * Math.min(...ends)) / 50, Math.ceil(50 * Math.max(...ends)) / 50];

@@ -22,6 +22,12 @@ export function saved({ prediction: { macs } }) {
   return 1 - macs.gated / macs.dense;
 }
 
+/** @param {Answer} answer @returns {boolean} whether pictures may leave the model early */
+const hasExits = (answer) => answer.operating_point.exit_confidence.length > 0;
+
+/** @param {Answer} answer */
+const answeredBy = ({ prediction: { exit } }) => (exit === null ? "the end" : `exit ${exit}`);
+
 /** @param {HTMLElement} place @param {Answer} answer */
 export function showFigures(place, answer) {
   const figure = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
@@ -30,6 +36,7 @@ export function showFigures(place, answer) {
     figure("MACs saved", percent(saved(answer))),
     figure("Expected accuracy", percent(answer.operating_point.expected_accuracy)),
     figure("In the server", milliseconds(answer.timing_ms.total)),
+    ...(hasExits(answer) ? [figure("Answered by", answeredBy(answer))] : []),
   );
 }
 
@@ -72,7 +79,8 @@ function bar(name, share, text, kind = "") {
 export function spoken(answer, who = "") {
   const [best] = answer.prediction.classes;
   return `${who}${best.label}, ${percent(best.probability)}. ${percent(answer.prediction.skip_ratio)} of the gated work skipped, ` +
-    `${percent(saved(answer))} of multiply-accumulates saved, ${milliseconds(answer.timing_ms.total)}.`;
+    `${percent(saved(answer))} of multiply-accumulates saved, ${milliseconds(answer.timing_ms.total)}.` +
+    (hasExits(answer) ? ` Answered by ${answeredBy(answer)}.` : "");
 }
 
 /** @param {Answer} answer @returns {string} what the picture was run with, and what that promises */
@@ -82,7 +90,13 @@ export function used({ operating_point: point }) {
   const loss = point.expected_accuracy_drop;
   const against = point.name === "exact" ? "" : `, ${Math.abs(loss).toFixed(2)} points ${loss < 0 ? "above" : "below"} exact`;
   return `${point.downgraded ? "Lowered to" : "Ran with"} ${name}: ${percent(point.expected_accuracy)} of pictures right ` +
-    `(${percent(low)} – ${percent(high)})${against}.`;
+    `(${percent(low)} – ${percent(high)})${against}.${leaving(point.exit_confidence)}`;
+}
+
+/** @param {number[]} confidences @returns {string} how sure each exit that may answer must be */
+function leaving(confidences) {
+  const open = confidences.flatMap((one, number) => (one < 1 ? [`exit ${number} above ${percent(one, 0)}`] : []));
+  return open.length ? ` Pictures leave by ${open.join(", ")}.` : "";
 }
 
 /** @param {Answer} a @param {Answer} b @returns {string} how B differs from A */

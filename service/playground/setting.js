@@ -6,7 +6,7 @@ import { percent } from "./numbers.js";
 import { drawSquare } from "./picture.js";
 import { showClasses, showFigures, showMacs, showTime, used } from "./results.js";
 import { coverSkipped, drawShare, shareOf, summed } from "./skip-map.js";
-import { MODES } from "./wish.js";
+import { MODES, offers } from "./wish.js";
 
 /**
  * @typedef {import("./api.js").Api} Api
@@ -25,6 +25,7 @@ export class Setting {
   /** @type {Record<string, any>} */
   #parts = {};
   #mode = MODES[0];
+  #choices = [];
   #positions = new Map();
   #shares = [];
   #sum = null;
@@ -68,7 +69,14 @@ export class Setting {
 
   /** Another model: other ranges, and another answer. */
   useModel() {
-    this.#useMode(this.#mode, true);
+    const { model } = this.shared;
+    for (const { mode, input, label } of this.#choices) {
+      label.hidden = !offers(mode, model);
+      input.disabled = label.hidden;
+    }
+    const mode = offers(this.#mode, model) ? this.#mode : MODES[0];
+    this.#choices.find((one) => one.mode === mode).input.checked = true;
+    this.#useMode(mode, true);
   }
 
   /** What was answered is about another picture or model. */
@@ -111,7 +119,9 @@ export class Setting {
   #addMode(mode) {
     const input = element("input", { type: "radio", name: `mode-${this.key}`, value: mode.field, checked: mode === this.#mode });
     input.addEventListener("change", () => this.#useMode(mode));
-    this.#parts.modes.append(element("label", {}, input, element("span", {}, mode.title)));
+    const label = element("label", {}, input, element("span", {}, mode.title));
+    this.#choices.push({ mode, input, label });
+    this.#parts.modes.append(label);
   }
 
   #useMode(mode, now = false) {

@@ -1,4 +1,4 @@
-// The three ways to say how much work to spend, and what a slider's position means in each.
+// The ways to say how much work to spend, and what a slider's position means in each.
 
 import { milliseconds, percent, points } from "./numbers.js";
 
@@ -8,6 +8,7 @@ import { milliseconds, percent, points } from "./numbers.js";
  * @property {string} field the request's field
  * @property {string} title
  * @property {string} asked what the slider sets
+ * @property {(model: Model) => boolean} [offered] whether a model takes it; all do without
  * @property {(model: Model) => {min: number, max: number, step: number, start: number}} range of the slider
  * @property {(position: number) => number} value that a position stands for
  * @property {(value: number, model: Model) => string} text
@@ -49,4 +50,19 @@ export const MODES = [
     value: (position) => DEADLINES[position],
     text: milliseconds,
   },
+  {
+    field: "exit_confidence",
+    title: "Early exits",
+    asked: "How sure an early exit must be to answer",
+    offered: (model) => model.exit_confidence_range !== null,
+    range(model) {
+      const [min, max] = model.exit_confidence_range;
+      return { min, max, step: 0.01, start: Math.min(0.9, max) };
+    },
+    value: (position) => Number(position.toFixed(2)),
+    text: (value, model) => (value >= model.exit_confidence_range[1] ? "exact" : percent(value, 0)),
+  },
 ];
+
+/** @param {Mode} mode @param {Model} model */
+export const offers = (mode, model) => mode.offered?.(model) ?? true;

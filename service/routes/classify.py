@@ -11,7 +11,6 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from lccl.operating_points import Wish
 from service.body import AnyFields, fields_of, parse
 from service.classification import Classified, Order, classify
 from service.errors import OutOfTimeError, TooLargeError, problem
@@ -104,8 +103,7 @@ async def ask(
                 if want_masks and len(content.pictures) > 1:
                     raise TooLargeError(f"{len(content.pictures)} pictures: a skip map is made of one at a time")
                 fields = fields_of(request, content.fields, kind)
-                wish = Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
-                order = Order(wish, caller.name, started, held_s, request.receive, want_masks)
+                order = Order(fields.wish(), caller.name, started, held_s, request.receive, want_masks)
                 classified = await classify(parts, model, order, content.pictures)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
@@ -158,6 +156,7 @@ def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
         "name": setting.name,
         "sparsity": setting.sparsity,
         "norm_set": setting.norm_set,
+        "exit_confidence": setting.exit_confidence,
         "expected_accuracy": setting.expected_accuracy,
         "accuracy_interval": (setting.accuracy_interval.low, setting.accuracy_interval.high),
         "expected_accuracy_drop": setting.expected_accuracy_drop,
@@ -175,6 +174,8 @@ def prediction(parts: Parts, model: ServedModel, result: Result | Exception, top
     likeliest = zip(best.tolist(), result.probabilities[best].tolist(), strict=True)
     return {
         "classes": [{"label": labels[index], "index": index, "probability": share} for index, share in likeliest],
+        "confidence": result.confidence,
+        "exit": result.exit,
         "skip_ratio": result.skip_ratio,
         "macs": {"dense": model.dense_macs, "gated": result.gated_macs, "executed": result.executed_macs},
     }

@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.headers import header
 from service.open_inference.description import configuration, interface_of, metadata
-from service.open_inference.outputs import Answers, point_parameters, tensors
+from service.open_inference.outputs import NO_EXIT, Answers, point_parameters, tensors
 from service.open_inference.requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
 from service.parts import Parts, parts_of
 from service.registry import ServedModel
@@ -152,7 +152,7 @@ def _wish(request: Request, asked: InferRequest) -> Wish:
     fields = fields_of(request, dict(asked.wish), Fields)
     if "top_k" in fields.model_fields_set:
         raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
-    return Wish(fields.sparsity, fields.operating_point, fields.max_accuracy_drop, fields.deadline_ms)
+    return fields.wish()
 
 
 async def _classify(parts: Parts, model: ServedModel, order: Order, asked: InferRequest) -> Classified:
@@ -189,6 +189,7 @@ def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> 
     answers = Answers(
         logits=np.stack([result.logits for result in results]),
         probabilities=np.stack([result.probabilities for result in results]),
+        exit=np.array([NO_EXIT if result.exit is None else result.exit for result in results]),
         skip_ratio=np.array([result.skip_ratio for result in results]),
         macs=np.array([(model.engine.shape.dense, one.gated_macs, one.executed_macs) for one in results]),
     )

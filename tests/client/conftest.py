@@ -22,6 +22,13 @@ def address(models_folder):
 
 
 @pytest.fixture(scope="session")
+def early_address(early_folder):
+    """The test model with early exits, on the reference engine; its base URL."""
+    with served("--models", str(early_folder), "--engine", "reference") as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
 def guarded(models_folder):
     """The same behind an API key, with room for one small upload at a time; its base URL."""
     flags = ("--models", str(models_folder), "--api-key", "s3cret", "--max-body-bytes", "8192")

@@ -69,6 +69,28 @@ def test_wishes_arrive(ask, address, picture):
     assert given.operating_point.name == "exact"
 
 
+def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_pictures):
+    model = ask(early_address, "model", "early")
+    assert [one.after_block for one in model.exits] == [2, 5]
+    assert model.exits[0].images["p25"] == pytest.approx(0.1)
+    assert model.exit_confidence_range == (0.5, 1.0)
+    assert [point.exit_confidence for point in model.exit_points] == [0.9, 0.7, 0.5]
+    assert model.operating_points[1].exit_confidence == (0.9, 0.9)
+    answer = ask(early_address, "classify", smooth_pictures[0], exit_confidence=0.5)
+    assert answer.operating_point.exit_confidence == (0.5, 0.5)
+    assert answer.predictions[0].exit == 0
+    assert answer.predictions[0].confidence == answer.best.probability
+    assert ask(early_address, "classify", smooth_pictures[0], exit_confidence=1).predictions[0].exit is None
+    with pytest.raises(lccl_client.WishError, match="exit_confidence must be a number"):
+        ask(early_address, "classify", smooth_pictures[0], exit_confidence=0.3)
+
+
+def test_models_without_early_exits_say_so(ask, address, picture):
+    model = ask(address, "model", "small")
+    assert (model.exits, model.exit_points, model.exit_confidence_range) == ((), (), None)
+    assert ask(address, "classify", picture()).predictions[0].exit is None
+
+
 def test_a_deadline_is_met_or_told(ask, address, picture):
     assert ask(address, "classify", picture(), deadline_ms=5000).operating_point.name == "exact"
     with pytest.raises(lccl_client.DeadlineError) as caught:

@@ -30,6 +30,16 @@ def address() -> Iterator[str]:
         yield base
 
 
+@pytest.fixture(scope="session")
+def early_address(early_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The shipped model and a random one with early exits, which is the default; the base URL of their server."""
+    models = tmp_path_factory.mktemp("with-exits")
+    for folder in (early_folder / "early", SHIPPED_MODELS / "resnet20-cifar10"):
+        (models / folder.name).symlink_to(folder)
+    with served("--models", str(models), "--engine", "reference", "--default-model", "early") as base:
+        yield base
+
+
 # Of each file of tests and not of the session: while Playwright runs, no other test can run an event loop.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

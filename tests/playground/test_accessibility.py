@@ -35,6 +35,24 @@ def test_axe_finds_no_serious_fault_in_a_comparison(visit, dark):
         shoot(page, f"compared-{'dark' if dark else 'light'}")
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_no_serious_fault_beside_early_exits(visit, early_address, width):
+    with visit(early_address, width=width) as page:
+        page.get_by_text("Early exits").click()
+        answered(page)
+        assert faults(page) == {}
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        shoot(page, f"exits-{width}")
+
+
+def test_the_mode_for_early_exits_is_reached_with_the_arrow_keys(visit, early_address):
+    with visit(early_address) as page:
+        modes = part(page, "modes").locator("input")
+        modes.first.focus()
+        modes.first.press("ArrowLeft")
+        expect(part(page, "modes").locator("input:checked")).to_have_value("exit_confidence")
+
+
 def test_axe_finds_a_fault_where_there_is_one(visit):
     with visit() as page:
         page.locator("#model").evaluate("(select) => select.parentElement.replaceWith(select)")

@@ -140,6 +140,39 @@ def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
         expect(part(page, "used")).to_contain_text("Ran with exact")
 
 
+def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, smooth_pictures):
+    with visit(early_address) as page:
+        expect(part(page, "figures")).to_contain_text("Answered by")
+        page.locator("#file").set_input_files(file(smooth_pictures[0]))
+        with page.expect_request(lambda request: "exit_confidence=0.9" in request.url):
+            page.get_by_text("Early exits").click()
+        expect(part(page, "used")).to_contain_text("exit 0 above 90 %, exit 1 above 90 %")
+        slide(page, "Home")
+        expect(part(page, "value")).to_have_text("50 %")
+        expect(part(page, "figures")).to_contain_text("exit 0")
+        expect(page.locator("#status")).to_contain_text("Answered by exit 0")
+        expect(page.locator("#code")).to_contain_text("exit_confidence=0.5")
+        left = skipped(page)
+        part(page, "layers").get_by_text("blocks.8.conv2").click()
+        expect(part(page, "shown")).to_have_text("blocks.8.conv2: 100.0 % skipped")
+        slide(page, "End")
+        expect(part(page, "value")).to_have_text("exact")
+        expect(part(page, "figures")).to_contain_text("the end")
+        assert skipped(page) < left
+        shoot(page, "exits")
+        page.locator("#model").select_option(label="resnet20-cifar10")
+        answered(page)
+        expect(page.get_by_text("Early exits")).to_be_hidden()
+        expect(part(page, "modes").locator("input:checked")).to_have_value("sparsity")
+        expect(part(page, "figures")).not_to_contain_text("Answered by")
+
+
+def test_a_model_without_early_exits_offers_none(visit):
+    with visit() as page:
+        expect(page.get_by_text("Early exits")).to_be_hidden()
+        expect(part(page, "figures").locator("div")).to_have_count(4)
+
+
 def test_a_picture_can_be_chosen_dropped_and_pasted(visit):
     with visit() as page:
         page.locator("#file").set_input_files(file(png(), "chosen.png"))

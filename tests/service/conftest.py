@@ -47,6 +47,13 @@ def _serve(models_folder: Path) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
+def early_client(early_folder: Path) -> Iterator[httpx.Client]:
+    """The test model with early exits, on the reference engine."""
+    with serve(models=early_folder, engine="reference", max_images=16) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def client(models_folder: Path) -> Iterator[httpx.Client]:
     """The test models served with small limits, shared by all tests."""
     with serve(models=models_folder, max_body_bytes=1 << 20, max_pixels=1_000_000, max_images=8) as client:

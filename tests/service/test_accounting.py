@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lccl.bundle import load
+from lccl.flops import EarlyExit
 from lccl.lowering import lower, shape_of
 from lccl.operating_points import Wish
 from service.accounting import Accounting
@@ -35,11 +36,11 @@ def enter(bundle, shape):
     registry = CollectorRegistry()
     accounting = Accounting(Metrics(registry))
 
-    def enter(*results, **changes):
+    def enter(*results, exits=0, **changes):
+        engine = SimpleNamespace(shape=replace(shape, exits=(EarlyExit(1, 1, 1),) * exits))
         accounting.enter(SimpleNamespace(name="m", key="1", bundle=replace(bundle, **changes), engine=engine), results)
         return lambda name, **labels: registry.get_sample_value(f"lccl_{name}", {"model": "m"} | labels)
 
-    engine = SimpleNamespace(shape=shape)
     return enter
 
 
@@ -47,14 +48,15 @@ def enter(bundle, shape):
 def result(bundle, shape):
     """A picture's result: its class, how sure it is, what it was asked with and what it skipped."""
 
-    def result(best=3, confidence=0.8, wish=None, skip_ratio=0.4, probe=False, finite=True):
+    def result(best=3, confidence=0.8, wish=None, skip_ratio=0.4, probe=False, finite=True, left_by=None):
         probabilities = np.full(max(best + 1, 10), 0.01)
         probabilities[best] = confidence if finite else np.nan
         setting = bundle.table.resolve(wish or Wish(sparsity=0.42))
         kept, ranking = (shape.cells // 2).astype(np.int64), np.argsort(-probabilities)
         return Result(
-            setting, probabilities, probabilities, ranking, finite, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe
-        )
+            setting, probabilities, probabilities, ranking, finite, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
+            exit=left_by,
+        )  # fmt: skip
 
     return result
 
@@ -72,6 +74,15 @@ def test_classes_beyond_the_bound_are_counted_together(enter, result):
     sample = enter(*[result(best=MOST_CLASSES + shift) for shift in (-1, 0, 1)], labels=many)
     assert sample("predictions_total", **{"class": f"class {MOST_CLASSES - 1}"}) == 1
     assert sample("predictions_total", **{"class": "other"}) == 2
+
+
+def test_clients_pictures_are_counted_by_exit_where_there_are_any(enter, result):
+    sample = enter(*[result(left_by=number) for number in (0, 0, 1, None)], result(left_by=0, probe=True), exits=2)
+    assert [sample("exits_total", exit=name) for name in ("0", "1", "end")] == [2, 1, 1]
+
+
+def test_models_without_exits_have_no_series_for_them(enter, result):
+    assert enter(result())("exits_total", exit="end") is None
 
 
 def spread(bundle, name):

@@ -95,7 +95,7 @@ def test_the_documentation_needs_no_other_host(client):
     described = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
     assert set(described["requestBody"]["content"]) >= {"image/jpeg", "multipart/form-data", "application/json"}
     assert {parameter["name"] for parameter in described["parameters"]} == {
-        "sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "top_k",
+        "sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k",
     }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from lccl_client.answers import Answer
 from lccl_client.errors import PictureError, UnreadableAnswerError
 from lccl_client.load import Body, Stream
 
-WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "top_k")
+WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
 EXACT = "exact"
 # Names of what `read_answer` finds.
-SKIPPED, DOWNGRADED, CORRECT = "skip_ratio", "downgraded", "correct"
+SKIPPED, DOWNGRADED, LEFT, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ def streams(
 def read_answer(body: Body, content: bytes) -> dict[str, float]:
     """What an answer says: skip ratio, whether downgraded, milliseconds in queue and compute, and whether it is right.
 
+    Of a model with early exits also whether one of them answered.
+
     Raises:
         ValueError: not an answer of this server.
 
@@ -75,9 +77,11 @@ def read_answer(body: Body, content: bytes) -> dict[str, float]:
         "queue_ms": answer.timing_ms.queue,
         "compute_ms": answer.timing_ms.compute,
     }
-    skip_ratio = answer.predictions[0].skip_ratio
-    if skip_ratio is not None:
-        found[SKIPPED] = skip_ratio
+    prediction = answer.predictions[0]
+    if prediction.skip_ratio is not None:
+        found[SKIPPED] = prediction.skip_ratio
+    if answer.operating_point.exit_confidence:
+        found[LEFT] = float(prediction.exit is not None)
     if body.label is not None:
         found[CORRECT] = float(best.label == body.label)
     return found

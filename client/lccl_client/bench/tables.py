@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from lccl_client.bench.mix import CORRECT, DOWNGRADED, SKIPPED
+from lccl_client.bench.mix import CORRECT, DOWNGRADED, LEFT, SKIPPED
 from lccl_client.load import Report, Summary
 
 OVERLOADED, DEADLINE = "429", "504"
@@ -60,6 +60,7 @@ def _cells(summary: Summary) -> dict[str, str]:
         **{status: str(statuses.get(status, 0)) for status in named},
         "other": str(other),
         "skipped": _mean(summary, SKIPPED, ".3f"),
+        "left early": _mean(summary, LEFT, ".1%"),
         "downgraded": _mean(summary, DOWNGRADED, ".1%"),
         "accuracy": _mean(summary, CORRECT, ".1%"),
     }

@@ -18,9 +18,9 @@ from service.open_inference.outputs import Answers, RequestedOutput, tensors
 from service.open_inference.requests import InferRequest, json_size, read_request, write_answer
 from service.open_inference.tensors import Interface
 
-INTERFACE = Interface.of(4, 5, 3)
+INTERFACE = Interface.of(4, 5, 3, exits=True)
 LABELS = ("cat", "sea lion", "ship 🚢")
-NAMES = ("logits", "probabilities", "index", "label", "skip_ratio", "macs")
+NAMES = ("logits", "probabilities", "index", "label", "skip_ratio", "macs", "exit")
 DECLARED = (MalformedRequestError, InvalidFieldError, InputError, TooLargeError)
 PIXELS = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
 NORMALISED = np.linspace(-3, 3, 120, dtype=np.float32).reshape(2, 4, 5, 3)
@@ -55,7 +55,8 @@ def answers(count=2, classes=3):
     logits = random.normal(size=(count, classes)).astype(np.float32)
     powers = np.exp(logits.astype(np.float64))
     macs = random.integers(0, 1 << 40, (count, 3))
-    return Answers(logits, powers / powers.sum(axis=1, keepdims=True), random.random(count), macs)
+    exits, skip_ratio = random.integers(-1, 3, count), random.random(count)
+    return Answers(logits, powers / powers.sum(axis=1, keepdims=True), exits, skip_ratio, macs)
 
 
 def said(name="image", **fields):
@@ -71,7 +72,7 @@ def test_what_tritons_client_sends_is_read(name, binary):
         InferRequestedOutput("label", binary_data=False), InferRequestedOutput("logits"),
         InferRequestedOutput("probabilities", class_count=2),
     ]  # fmt: skip
-    wish = {"sparsity": 0.4, "max_accuracy_drop": 2, "operating_point": "p45"}
+    wish = {"sparsity": 0.4, "max_accuracy_drop": 2, "operating_point": "p45", "exit_confidence": 0.8}
     body, header = triton_body(name, INPUTS[name], binary, request_id="é-7", outputs=outputs, parameters=wish)
     request = read(body, header)
     assert same(request.pictures, INPUTS[name])
@@ -147,6 +148,7 @@ def test_tritons_client_reads_what_is_answered(count, classes, wanted):
     expected = {
         "logits": given_answers.logits, "probabilities": given_answers.probabilities.astype(np.float32), "index": best,
         "label": texts, "skip_ratio": given_answers.skip_ratio.astype(np.float32), "macs": given_answers.macs,
+        "exit": given_answers.exit,
     }  # fmt: skip
     for output in outputs:
         found = result.as_numpy(output.name)
@@ -155,7 +157,7 @@ def test_tritons_client_reads_what_is_answered(count, classes, wanted):
         elif output.name == "label":
             assert [text.decode() if isinstance(text, bytes) else text for text in found] == texts.tolist()
         else:
-            assert found.dtype == (np.int64 if output.name in {"index", "macs"} else np.float32)
+            assert found.dtype == (np.int64 if output.name in {"index", "macs", "exit"} else np.float32)
             assert np.array_equal(found, expected[output.name])
 
 
@@ -164,7 +166,11 @@ def test_tritons_client_reads_what_is_answered(count, classes, wanted):
 )
 def test_classification_names_value_index_and_label_best_first(name, first):
     given_answers = Answers(
-        np.array([[1, 3.5, -1]], np.float32), np.array([[0.09, 0.9, 0.01]]), np.zeros(1), np.zeros((1, 3), np.int64)
+        np.array([[1, 3.5, -1]], np.float32),
+        np.array([[0.09, 0.9, 0.01]]),
+        np.zeros(1, np.int64),
+        np.zeros(1),
+        np.zeros((1, 3), np.int64),
     )
     (tensor,) = tensors(given_answers, LABELS, [RequestedOutput(name, False, 3)])
     assert tensor.shape == (1, 3)
