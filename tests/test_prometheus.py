@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.check_stack import query, questions
 from service.metrics import Metrics
+from tests.conftest import SHIPPED_MODELS
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = ROOT / "deploy/prometheus"
@@ -46,6 +47,7 @@ ASKED = [
     ("/v1/classify?deadline_ms=0.001", PICTURE),
     ("/v1/classify", b"not a picture"),
     ("/v1/models/nobody/classify", PICTURE),
+    ("/v1/models/early/classify?exit_confidence=0.6", PICTURE),
 ]
 
 needs = {
@@ -155,14 +157,18 @@ def load(service, clients):
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory):
+def prometheus(tmp_path_factory, early_folder):
     """The address of a Prometheus that reads the service under load, whose target wait is too short to be kept."""
     folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "models").mkdir()
+    for model in (early_folder / "early", SHIPPED_MODELS / "resnet20-cifar10"):
+        (folder / "models" / model.name).symlink_to(model)
     service, prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     with ExitStack() as stack:
         stack.enter_context(
             process(
                 *(sys.executable, "-m", "service", "--port", service.rpartition(":")[2]),
+                *("--models", folder / "models", "--default-model", "resnet20-cifar10", "--engine", "reference"),
                 *("--queue-target-ms", "0.001", "--log-level", "warning"),
                 log=folder / "service.log", ready=f"{service}/health/ready",
             )
