@@ -168,7 +168,7 @@ def prometheus(tmp_path_factory, early_folder):
         stack.enter_context(
             process(
                 *(sys.executable, "-m", "service", "--port", service.rpartition(":")[2]),
-                *("--models", folder / "models", "--default-model", "resnet20-cifar10", "--engine", "reference"),
+                *("--models", folder / "models", "--default-model", "resnet20-cifar10"),
                 *("--queue-target-ms", "0.001", "--log-level", "warning"),
                 log=folder / "service.log", ready=f"{service}/health/ready",
             )
