@@ -25,7 +25,7 @@ SERVING = Path(__file__).parent / "results" / "serving"
 OVERLOAD = Path(__file__).parent / "results" / "overload-resnet20.json"
 TRADE_OFF = Path(__file__).parent / "results" / "trade_off.json"
 FAULTS = Path(__file__).parent / "results" / "faults.json"
-TABLES = HOME / "README.md", DOCS / "cpu-engine.md", DOCS / "serving.md", DOCS / "training.md"
+TABLES = HOME / "README.md", DOCS / "cpu-engine.md", DOCS / "serving.md", DOCS / "training.md", DOCS / "sidenet.md"
 
 
 def main() -> None:

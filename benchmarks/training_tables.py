@@ -1,4 +1,4 @@
-"""The tables of docs/training.md, from the results of ``any_sparsity`` and ``recipes``."""
+"""The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes`` and ``early_exits``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-ANY_SPARSITY, RECIPES = RESULTS / "any_sparsity.json", RESULTS / "recipes"
+ANY_SPARSITY, RECIPES, EXITS = RESULTS / "any_sparsity.json", RESULTS / "recipes", RESULTS / "early_exits.json"
 
 
 def tables() -> dict[str, Iterator[str]]:
@@ -20,6 +20,9 @@ def tables() -> dict[str, Iterator[str]]:
     recipes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RECIPES.glob("*.json"))]
     if recipes:
         found["recipes"] = recipes_table(recipes)
+    if EXITS.is_file():
+        result = json.loads(EXITS.read_text(encoding="utf-8"))
+        found |= {"fronts": fronts_table(result), "exits": exits_table(result), "saved": saved_table(result)}
     return found
 
 
@@ -72,6 +75,51 @@ def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
             f"| {result['description']} | {result['seed']} | {100 * result['exact_accuracy']:.1f} | "
             f"{' | '.join(at)} | {result['layers_that_vary_at_0.45']} of {result['layers']} |"
         )
+
+
+def fronts_table(result: dict[str, Any]) -> Iterator[str]:
+    """Accuracy at equal work of gates and exits together, and of either alone."""
+    yield "| MACs / plain | both, % | gates alone, % | ahead, points (95 %) | exits alone, % | ahead, points (95 %) |"
+    yield "|---|---|---|---|---|---|"
+    for row in result["curves"]:
+        cells = [f"{row['work']:g}", _percent(row["both"])]
+        for name in ("gates", "exits"):
+            ahead, interval = row[f"ahead_of_{name}"], row[f"interval_{name}"]
+            cells += [_percent(row[name]), "–" if ahead is None else _paired(ahead, interval)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def exits_table(result: dict[str, Any]) -> Iterator[str]:
+    """What each exit is worth on the test pictures if all of them took it."""
+    yield "| exit | accuracy % | expected calibration error % | aim | |"
+    yield "|---|---|---|---|---|"
+    for row in result["exits"]:
+        name = "the network's end" if row["exit"] == "end" else row["exit"]
+        error, goal = 100 * row["calibration_error"], 100 * row["goal"]
+        yield f"| {name} | {100 * row['accuracy']:.1f} | {error:.1f} | ≤ {goal:g} | {_reached(row)} |"
+
+
+def saved_table(result: dict[str, Any]) -> Iterator[str]:
+    """Work at no loss against exact, and time at half of exact's work."""
+    (free,), (half,) = result["no_loss"], result["latency"]
+    low, middle, high = half["quartiles"]
+    lost = f"{free['point']}, lost {_paired(free['lost'], free['interval'])} points"
+    batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
+    yield "| | measured | aim | |"
+    yield "|---|---|---|---|"
+    yield f"| exact's MACs at no loss ({lost}) | {free['work']:.2f} | ≤ {free['goal']:g} | {_reached(free)} |"
+    yield (
+        f"| exact's time at {half['macs']:.2f} of its MACs ({batch}) | {middle:.2f} | ≤ {half['goal']:g} | "
+        f"{_reached(half)} |"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _reached(row: dict[str, Any]) -> str:
+    return "reached" if row["met"] else "missed"
 
 
 def _paired(value: float, interval: list[float]) -> str:
