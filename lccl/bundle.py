@@ -129,7 +129,7 @@ def load(folder: Path) -> Bundle:
             f"{folder / DESCRIPTION} gives {len(table.exact.exit_confidence)} exit confidences for "
             f"{len(network.sidenets)} SideNets"
         )
-    if any(point.norm_set for point in table.points):
+    if any(point.norm_set for point in (*table.points, *table.exit_points)):
         raise BundleError(f"{folder / DESCRIPTION} asks for a second normalisation set: these weights hold one")
     _fill(network, _read_weights(folder / WEIGHTS, files[WEIGHTS]), folder / WEIGHTS)
     return Bundle(

@@ -36,7 +36,7 @@ FINEST_STEP = 0.012
 MOST_TRIES = 16
 SEARCHED = 2000
 WEIGHED = 1000
-EXIT_CONFIDENCES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, LOWEST_CONFIDENCE)
+EXIT_CONFIDENCES = (0.9999, 0.999, 0.995, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, LOWEST_CONFIDENCE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,8 @@ def calibrate(
     shows. Exact's accuracy is from both parts: its thresholds are 0, whatever is chosen.
 
     Args:
-        weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times.
+        weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times,
+            with early exits more often.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -93,7 +94,7 @@ def calibrate_along(
     exact = measured[0]
     unchosen = np.concatenate([exact.right, _measure(engine, data.choose, chosen[0].row).right])
     names = _names(chosen)
-    points = _rising(
+    points = rising(
         operating_point(name, found, exact, shape, unchosen) for name, found in zip(names, measured, strict=True)
     )
     spreads = {name: _layer_spread(found, shape) for name, found in zip(names, measured, strict=True)}
@@ -205,7 +206,7 @@ def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candida
     return found
 
 
-def _rising(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+def rising(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:
     """Without points that skip no more than one before them, which only few pictures can bring about."""
     kept: list[OperatingPoint] = []
     for point in points:

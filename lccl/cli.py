@@ -240,11 +240,14 @@ def evaluate(
     data: Data,
     part: Annotated[str, typer.Option(help="test, or the held-out measure.")] = "test",
     sparsity: Annotated[list[float] | None, typer.Option(help="Wanted skip ratio; may be given again.")] = None,
+    exit_confidence: Annotated[
+        list[float] | None, typer.Option(help="How sure every early exit must be; may be given again.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
     threads: Threads = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
-    """Compare what a bundle states with what it reaches, at every operating point or at the sparsities given."""
+    """Compare what a bundle states with what it reaches, at every operating point or as the options wish."""
     from lccl import bundle as bundles
     from lccl.compiler import compile as make
     from lccl.data import hold_out
@@ -264,6 +267,7 @@ def evaluate(
         runner = make(loaded, engine=engine, threads=threads)
         shape = runner.shape
         wishes = [Wish(sparsity=value) for value in sparsity or []]
+        wishes += [Wish(exit_confidence=value) for value in exit_confidence or []]
         wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
         table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
         rows: list[dict[str, Any]] = []

@@ -60,12 +60,13 @@ def train(
         dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         specs = [SideNetSpec(block, grid, hidden) for block in after or usual_places(loaded.network)]
         with training_progress() as report:
-            made = fit_sidenets(loaded, specs, hold_out(dataset.train), recipe, report, engine)
+            made = fit_sidenets(loaded, specs, hold_out(dataset.train), recipe, report, engine, threads)
         made = replace(made, canary=record_canary(made))
         bundles.save(made, out)
         write_card(made, out)
         _print_exits(made)
-        console.print(f"now lccl calibrate {out} {data} finds operating points that use the exits", highlight=False)
+        if made.network.skip_convs:
+            console.print(f"now lccl calibrate {out} {data} finds points that use the exits", highlight=False)
 
 
 @app.command()
@@ -86,6 +87,14 @@ def _record(bundle: Bundle) -> dict[str, Any]:
     record: dict[str, Any] | None = bundle.training.get("sidenets")
     if not record:
         raise LcclError("this bundle has no SideNets: fit some with lccl sidenet train")
+    try:
+        for one in (*record["exits"], record["end"]):
+            numbers = [one["accuracy"], one["calibration_error"], one["calibration_error_before"]]
+            numbers += [part[name] for part in one["reliability"] for name in ("images", "confidence", "accuracy")]
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError("no number")
+    except (TypeError, KeyError) as error:
+        raise LcclError("this bundle's record of its SideNets is not readable: fit them anew") from error
     return record
 
 

@@ -6,7 +6,7 @@ Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class NetworkShape:
         means: MACs of the means in split convolutions. Where all cells are there the means could be theirs, so they do
             not count as dense.
         exits: its early exits, in the order that images come to them.
+        beside_cells: MACs of all but SkipConv cells for an image that leaves by each exit, the network's end last,
+            int64 [E + 1]: what has no gate, the gates, means of split convolutions, and the exits' own classifiers.
 
     """
 
@@ -107,6 +109,10 @@ class NetworkShape:
     ungated_macs: int
     means: int = 0
     exits: tuple[EarlyExit, ...] = ()
+    beside_cells: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beside_cells", self._beside_cells())
 
     @property
     def dense(self) -> int:
@@ -140,12 +146,7 @@ class NetworkShape:
         spent: NDArray[np.int64] = (beside[-1] if left_by is None else beside[left_by]) + kept @ self.cell_macs
         return spent
 
-    @property
-    def beside_cells(self) -> NDArray[np.int64]:
-        """MACs of all but SkipConv cells for an image that leaves by each exit, the network's end last, int64 [E + 1].
-
-        Those are what has no gate, the gates, means of split convolutions, and the exits' own classifiers.
-        """
+    def _beside_cells(self) -> NDArray[np.int64]:
         gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
         sides = np.cumsum([0, *(early.macs for early in self.exits)])
         before = [early.ungated_macs + early.means + gates[early.layers] for early in self.exits]

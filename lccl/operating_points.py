@@ -263,7 +263,7 @@ class OperatingPointTable:
             return Offer((_setting(floor or self.exact),))
         if floor is None:
             return Offer((wanted,))
-        if wanted.sparsity > floor.skip_ratio:
+        if wish.exit_confidence is None and wanted.sparsity > floor.skip_ratio:
             raise WishError(
                 f"the target lies past its own floor: max_accuracy_drop {wish.max_accuracy_drop:g} "
                 f"allows a sparsity of at most {floor.skip_ratio:.3f} ({floor.name})"

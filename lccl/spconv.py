@@ -81,7 +81,8 @@ class SplitConv(nn.Module):
 def convert(network: nn.Module, alpha: Fraction | float) -> None:
     """Replace, in place, every 3×3 convolution of a network by a :class:`SplitConv` with fresh weights.
 
-    Gates stay, and so do convolutions of pictures (three channels), of groups, and of other kernels.
+    Gates stay, and so do convolutions of pictures (three channels), of groups, of other kernels, and those that have a
+    bias, a dilation, different strides or another padding than one row of zeros.
 
     Raises:
         ArchitectureError: a convolution cannot be split like that, or there is none; the network is as it was.
@@ -93,7 +94,7 @@ def convert(network: nn.Module, alpha: Fraction | float) -> None:
         for name, child in parent.named_children() if isinstance(child, nn.Conv2d) and _is_plain(child)
     ]  # fmt: skip
     if not found:
-        raise ArchitectureError("the network has no 3×3 convolution to split")
+        raise ArchitectureError("the network has no 3×3 convolution that can be split")
     for _, _, conv in found:
         _representative(conv.in_channels, conv.out_channels, alpha)
     for parent, name, conv in found:
@@ -102,15 +103,16 @@ def convert(network: nn.Module, alpha: Fraction | float) -> None:
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
-    shape = (conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.bias)
-    return shape == ((3, 3), (1, 1), (1, 1), 1, None) and conv.in_channels > PICTURE_CHANNELS
+    shape = (conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.bias, conv.padding_mode)
+    usual = shape == ((3, 3), (1, 1), (1, 1), 1, None, "zeros") and conv.stride[0] == conv.stride[1]
+    return usual and conv.in_channels > PICTURE_CHANNELS
 
 
 def _representative(in_channels: int, out_channels: int, alpha: Fraction | float) -> int:
     """How many channels pass the 3×3 window."""
     if not 0 < alpha < 1:
         raise ArchitectureError(f"a split ratio lies between 0 and 1, not {alpha}")
-    count = GROUPS * int(Fraction(str(alpha)) * in_channels / GROUPS)
+    count = GROUPS * int(Fraction(alpha).limit_denominator(999) * in_channels / GROUPS)
     if not count:
         raise ArchitectureError(f"{alpha} of {in_channels} channels are fewer than {GROUPS} groups: split off more")
     if out_channels % GROUPS:

@@ -105,7 +105,8 @@ def exit_notches(engine: Engine, split: Split) -> list[Thresholds]:
         outputs = [output for output, _ in outputs_over(engine, split, nothing, 0, confidence)]
         sure = np.exp(_log_softmax(np.concatenate([output.logits for output in outputs]).astype(np.float64))).max(1)
         quantiles = np.quantile(sure, 1 - np.arange(1, EXIT_NOTCHES) / EXIT_NOTCHES)
-        found.append(np.array([*sorted({*quantiles.round(4)} - {NEVER}, reverse=True), 0.0]))
+        falling = np.unique(quantiles.astype(np.float32))[::-1].astype(np.float64)
+        found.append(np.array([*falling[falling < NEVER], 0.0]))
     return found
 
 

@@ -90,9 +90,10 @@ def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = ti
                 seconds = math.inf
                 for _ in range(2):  # the first run of a size allocates
                     began = clock()
-                    engine.run(pictures, controls, sharing=sharing)
+                    output = engine.run(pictures, controls, sharing=sharing)
                     seconds = min(seconds, clock() - began)
-                cost.learn(model.key, size, size * point.gated_macs, seconds, sharing=sharing)
+                macs = float(engine.shape.gated(output.kept, output.exit).sum())
+                cost.learn(model.key, size, macs, seconds, sharing=sharing)
 
 
 def _shape(model: ServedModel) -> tuple[int, int, int]:

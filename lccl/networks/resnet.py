@@ -249,9 +249,13 @@ class ResNet(nn.Module):
             ArchitectureError: they do not fit this network.
 
         """
+        self.sidenets = sidenets_for(specs, self.block_channels, self.classifier.out_features)
+
+    @property
+    def block_channels(self) -> list[int]:
+        """How many channels each block gives out."""
         blocks = [block for block in self.blocks if isinstance(block, Block)]
-        channels = [list(block.convs.values())[-1].conv.out_channels for block in blocks]
-        self.sidenets = sidenets_for(specs, channels, self.classifier.out_features)
+        return [list(block.convs.values())[-1].conv.out_channels for block in blocks]
 
     @property
     def skip_convs(self) -> dict[str, SkipConv]:

@@ -123,7 +123,8 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
             nn.init.constant_(layer.gate.norm.weight, recipe.gate_scale)
             nn.init.constant_(layer.gate.norm.bias, recipe.gate_shift)
     if start is not None:
-        own, given = network.state_dict(), start.state_dict()
+        own = network.state_dict()
+        given = {name: value for name, value in start.state_dict().items() if not name.startswith("sidenets.")}
         fresh = [name for name in own if name not in given]
         fits = all(name in own and own[name].shape == value.shape for name, value in given.items())
         if not fits or any(".gate." not in name for name in fresh):

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lccl.bundle import Bundle
-from lccl.calibrate import exit_points
+from lccl.calibrate import exit_points, rising
 from lccl.compiler import compile as make_engine
 from lccl.data import HeldOut, Split
+from lccl.engines.base import Engine
 from lccl.errors import DataError, LcclError
-from lccl.evaluate import measure
+from lccl.evaluate import measure, operating_point
 from lccl.lowering import lower, shape_of
 from lccl.networks import ResNet
-from lccl.operating_points import NEVER
+from lccl.operating_points import NEVER, OperatingPoint, OperatingPointTable
 from lccl.preprocessing import Preprocessing
 from lccl.reliability import expected_calibration_error, fit_temperature, reliability, risk_coverage, softmax
 from lccl.sidenet import SideNet, SideNetSpec
@@ -61,7 +62,7 @@ class SideNetRecipe:
 
 def usual_places(network: ResNet) -> list[int]:
     """Blocks to put SideNets after: the ends of all stages but the last, a third and two thirds of that one."""
-    widths = [value.shape[0] for name, value in network.state_dict().items() if name.endswith("conv2.conv.weight")]
+    widths = network.block_channels
     ends = [number for number in range(len(widths) - 1) if widths[number] != widths[number + 1]]
     first = ends[-1] + 1 if ends else 0
     inner = {first - 1 + round(third * (len(widths) - first) / 3) for third in (1, 2)}
@@ -69,29 +70,40 @@ def usual_places(network: ResNet) -> list[int]:
 
 
 def fit_sidenets(
-    bundle: Bundle, specs: Sequence[SideNetSpec], data: HeldOut, recipe: SideNetRecipe, report: Report, engine: str
+    bundle: Bundle,
+    specs: Sequence[SideNetSpec],
+    data: HeldOut,
+    recipe: SideNetRecipe,
+    report: Report,
+    engine: str = "auto",
+    threads: int = 0,
 ) -> Bundle:
     """Return the bundle with SideNets beside its network, whose answers without early exits stay the same.
 
-    Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. The
-    operating points stay as they are, no image leaves early at any; ``lccl calibrate`` looks for better ones.
+    Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. No
+    image leaves early at the operating points, which are measured anew: it is exact alone where they used exits before.
+    ``lccl calibrate`` looks for better ones.
 
     Args:
         report: called as ``report("step" | "epoch", done, of, figures)``.
-        engine: what measures ``exit_points``, as ``lccl.compile`` takes it.
+        engine: what measures, as ``lccl.compile`` takes it, and ``threads``.
 
     Raises:
         DataError: the data is not what the bundle was made from.
         ArchitectureError: the SideNets do not fit the network.
-        LcclError: the loss, or an answer on a held-out picture, is not finite.
+        EngineError: there is no such engine here, or it cannot run this network.
+        LcclError: no SideNets were asked for, or the loss or an answer on a held-out picture is not finite.
 
     """
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
+    if not specs:
+        raise LcclError("a network this short has no usual places for SideNets: say after which blocks")
     began = time.perf_counter()
     torch.manual_seed(recipe.seed)
     network = copy.deepcopy(bundle.network).eval().requires_grad_(False)
     network.add_sidenets(specs)
+    make_engine(replace(bundle, network=network), engine=engine, threads=threads)  # refuses now, not after training
     _fit(network, bundle, data.train, recipe, report)
     network.sidenets.requires_grad_(False)
     seconds = time.perf_counter() - began
@@ -100,26 +112,29 @@ def fit_sidenets(
         "recipe": asdict(recipe), "images": len(data.train), "seconds": round(seconds, 1),
         "measured_on": len(data.measure), "exits": figures[:-1], "end": figures[-1],
     }  # fmt: skip
+    used = any(confidence < NEVER for point in bundle.table.points for confidence in point.exit_confidence)
     made = replace(
         bundle,
         network=network,
         training=dict(bundle.training) | {"sidenets": record},
-        calibration={},
+        calibration={} if used else bundle.calibration,
         canary={},
         digest="",
     )
-    return _with_exit_points(made, data, engine)
+    points = bundle.table.points[:1] if used else bundle.table.points
+    return replace(made, table=_table(points, make_engine(made, engine=engine, threads=threads), data))
 
 
-def _with_exit_points(bundle: Bundle, data: HeldOut, engine: str) -> Bundle:
-    """The table with no early exits at its points, and what setting the exits' confidence by hand comes to."""
-    runner = make_engine(bundle, engine=engine)
-    never = (NEVER,) * len(runner.shape.exits)
-    nothing = [0.0] * len(runner.shape.layers)
-    exact, others = (measure(runner, split, nothing) for split in (data.measure, data.choose))
-    points = tuple(replace(point, exit_confidence=never) for point in bundle.table.points)
-    by_hand = exit_points(runner, data, exact, np.concatenate([exact.right, others.right]))
-    return replace(bundle, table=replace(bundle.table, points=points, exit_points=by_hand))
+def _table(points: Sequence[OperatingPoint], engine: Engine, data: HeldOut) -> OperatingPointTable:
+    """These points without early exits, and what setting the exits' confidence by hand comes to."""
+    exact, others = (measure(engine, split, points[0].thresholds) for split in (data.measure, data.choose))
+    unchosen = np.concatenate([exact.right, others.right])
+    found = [exact, *(measure(engine, data.measure, point.thresholds, point.norm_set) for point in points[1:])]
+    measured = [
+        operating_point(point.name, one, exact, engine.shape, unchosen)
+        for point, one in zip(points, found, strict=True)
+    ]
+    return OperatingPointTable(rising(measured), len(data.measure), exit_points(engine, data, exact, unchosen))
 
 
 def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, report: Report) -> None:
@@ -174,7 +189,8 @@ def _batches(
 
 def _first_look(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Tensor]:
     """What each SideNet reads of the first pictures, [images, C · grid²] each."""
-    return _answers(network, preprocessing, split.first(FIRST_LOOK))[1]
+    read = [features for _, features in _passes(network, preprocessing, split.first(FIRST_LOOK))]
+    return [torch.cat(parts) for parts in zip(*read, strict=True)]
 
 
 def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,25 +239,24 @@ def _believable(logits: NDArray[np.floating], labels: NDArray[np.int64], tempera
 
 def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[NDArray[np.floating]]:
     """Each SideNet's logits of every picture, and the network's own last, [N, classes] each, at temperature 1."""
-    own, features = _answers(network, preprocessing, split)
-    with torch.no_grad():
-        sides = [side.classify(value) for side, value in zip(network.sidenets, features, strict=True)]
-    found = [*(logits.numpy() for logits in sides), own.numpy()]
+    parts = []
+    for own, features in _passes(network, preprocessing, split):
+        with torch.no_grad():
+            sides = [side.classify(value) for side, value in zip(network.sidenets, features, strict=True)]
+        parts.append([*sides, own])
+    found = [torch.cat(logits).numpy() for logits in zip(*parts, strict=True)]
     if not all(np.isfinite(logits).all() for logits in found):
         raise LcclError("answers on held-out pictures are not finite: train the network longer before its SideNets")
     return found
 
 
-def _answers(network: ResNet, preprocessing: Preprocessing, split: Split) -> tuple[Tensor, list[Tensor]]:
-    """The network's own logits of every picture at exact, and what each SideNet reads."""
-    logits, features = [], []
-    with torch.no_grad():
-        for start in range(0, len(split), BATCH_IN_EVALUATION):
-            images = _normalised(split.images[start : start + BATCH_IN_EVALUATION], preprocessing)
-            output, read = network.with_features(images)
-            logits.append(output.logits)
-            features.append(read)
-    return torch.cat(logits), [torch.cat(parts) for parts in zip(*features, strict=True)]
+def _passes(network: ResNet, preprocessing: Preprocessing, split: Split) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+    """Batch by batch the network's own logits at exact, and what each SideNet reads."""
+    for start in range(0, len(split), BATCH_IN_EVALUATION):
+        images = _normalised(split.images[start : start + BATCH_IN_EVALUATION], preprocessing)
+        with torch.no_grad():
+            output, features = network.with_features(images)
+        yield output.logits, features
 
 
 def _normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:

@@ -109,7 +109,7 @@ def _images_by_exit(bundle: Bundle) -> dict[str, list[float]]:
     points, ends = bundle.table.points, len(bundle.network.sidenets) + 1
     try:
         shares = {point.name: [float(share) for share in recorded[point.name]] for point in points}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return {}
     fits = all(len(row) == ends and all(0 <= share <= 1 for share in row) for row in shares.values())
     return shares if fits else {}
