@@ -169,7 +169,7 @@ def test_a_network_that_cannot_be_converted_stays_as_it_was():
 def test_a_network_is_converted_once():
     network = build(Architecture("resnet20"))
     convert(network, 0.5)
-    with pytest.raises(ArchitectureError, match="no 3×3 convolution to split"):
+    with pytest.raises(ArchitectureError, match="no 3×3 convolution that can be split"):
         convert(network, 0.5)
 
 

@@ -134,8 +134,8 @@ def test_the_card_tells_what_every_exit_is_worth(gated, tmp_path):
 
 def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
-    engine = engine_for(gated)
-    data = as_answered_by(engine, toy_data(held=200), [1.0, 0.0])
+    engine = make_engine(gated)
+    data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
     done = calibrate_along(ThresholdPath(np.array(rows), np.zeros(3)), gated, engine, data)
     points, shares = done.table.points, done.calibration["images_by_exit"]
     assert points[0].exit_confidence == (1.0, 1.0)
@@ -162,7 +162,7 @@ def as_answered_by(engine, data, confidences):
 
 
 def test_calibration_looks_at_gates_and_exits(gated, toy_data):
-    done = calibrate(gated, engine_for(gated), toy_data(), weighed=6)
+    done = calibrate(gated, make_engine(gated), toy_data(), weighed=6)
     assert len(done.table.exact.exit_confidence) == 2
 
 
