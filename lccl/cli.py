@@ -303,7 +303,7 @@ def bench(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="A data set to take pictures from; without it 1/f noise. Early exits need it: noise hardly leaves early."
+            help="A data set to take pictures from; without it 1/f noise, which hardly leaves by early exits."
         ),
     ] = None,
     gate: Annotated[str | None, typer.Option(help="Fresh weights: shared, pointwise, grouped:G[:1x1].")] = None,
