@@ -304,7 +304,12 @@ def bench(
         list[float] | None, typer.Option(help="Wanted skip ratio; may be given again. Without it 0.35, 0.5 and 0.7.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often every contestant has its turn.")] = 15,
-    images: Annotated[Path | None, typer.Option(help="A data set to take pictures from; without it 1/f noise.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A data set to take pictures from; without it 1/f noise, which hardly leaves by early exits."
+        ),
+    ] = None,
     gate: Annotated[str | None, typer.Option(help="Fresh weights: shared, pointwise, grouped:G[:1x1].")] = None,
     form: Annotated[str | None, typer.Option(help="Fresh weights: post or pre activation.")] = None,
     baselines: Annotated[bool, typer.Option(help="Measure others' dense engines too.")] = True,

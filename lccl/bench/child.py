@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bench.workload import DENSE, Workload
+from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
 
 OWN_DENSE, OWN = "own dense", "LCCL"
@@ -52,9 +52,13 @@ def save_workload(workload: Workload, folder: Path) -> None:
         np.save(folder / f"logits {name}.npy", logits)
     description = {
         "architecture": workload.architecture.to_json(),
+        "sidenets": [asdict(spec) for spec in workload.network.sidenets.specs],
         "preprocessing": workload.preprocessing.to_json(),
         "batch": workload.batch,
-        "settings": {setting.name: [setting.thresholds, setting.norm_set] for setting in workload.settings},
+        "settings": {
+            setting.name: [setting.thresholds, setting.norm_set, setting.exit_confidence]
+            for setting in workload.settings
+        },
     }
     (folder / "workload.json").write_text(json.dumps(description), encoding="utf-8")
 
@@ -85,9 +89,9 @@ class Child:
         """Seconds of each run, float64 [repeats, batches], after a first untimed one."""
         return cast("NDArray[np.float64]", self._ask("time", setting, repeats))
 
-    def count(self, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Own engines only: kept cells int64 [P, L] and executed MACs int64 [P] of all pictures."""
-        return cast("tuple[NDArray[np.int64], NDArray[np.int64]]", self._ask("count", setting))
+    def count(self, setting: str) -> Counts:
+        """Own engines only: what all pictures kept and executed, and the exits they left by."""
+        return cast(Counts, self._ask("count", setting))
 
     def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:
         """Own engines only: median seconds of each of the plan's steps on one batch, float64 [steps]."""
@@ -180,12 +184,12 @@ def _own(task: Task, description: dict[str, Any], batches: tuple[NDArray[np.uint
     from lccl.bench.own import own_engine
     from lccl.preprocessing import Preprocessing
 
-    settings = description["settings"] if task.contestant == OWN else {DENSE: ((), 0)}
+    settings = description["settings"] if task.contestant == OWN else {DENSE: ((), 0, ())}
     return own_engine(
         _network(task, description, task.contestant),
         Preprocessing.from_json(description["preprocessing"]),
         batches,
-        {name: (tuple(thresholds), norm_set) for name, (thresholds, norm_set) in settings.items()},
+        {name: (tuple(thresholds), norm_set, tuple(sure)) for name, (thresholds, norm_set, sure) in settings.items()},
         precision=task.precision,
         threads=task.threads,
     )
@@ -211,9 +215,12 @@ def _network(task: Task, description: dict[str, Any], which: str) -> Any:
     from safetensors.torch import load_file
 
     from lccl.networks import Architecture, build
+    from lccl.sidenet import SideNetSpec
 
     architecture = Architecture.from_json(description["architecture"])
     network = build(architecture if which == OWN else architecture.plain_twin)
+    if which == OWN:
+        network.add_sidenets([SideNetSpec.from_json(entry) for entry in description["sidenets"]])
     network.load_state_dict(load_file(Path(task.folder) / WEIGHTS[which]))
     return network.eval().requires_grad_(False)
 

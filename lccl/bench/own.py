@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.bench.workload import Counts
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
 from lccl.networks import ResNet
@@ -37,11 +38,13 @@ class OwnEngine:
         run, batches, controls = self.engine.run, self.batches, self.controls[setting]
         return lambda index: run(batches[index], controls).logits
 
-    def count(self, setting: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Kept cells int64 [P, L] and executed MACs int64 [P] of all pictures."""
+    def count(self, setting: str) -> Counts:
+        """What all pictures kept and executed, and the exits they left by."""
         outputs = [self.engine.run(batch, self.controls[setting]) for batch in self.batches]
-        return np.concatenate([output.kept for output in outputs]), np.concatenate(
-            [output.executed_macs for output in outputs]
+        return Counts(
+            kept=np.concatenate([output.kept for output in outputs]),
+            executed=np.concatenate([output.executed_macs for output in outputs]),
+            exit=np.concatenate([output.exit for output in outputs]),
         )
 
     def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:
@@ -53,12 +56,12 @@ def own_engine(
     network: ResNet,
     preprocessing: Preprocessing,
     batches: tuple[NDArray[np.uint8], ...],
-    settings: Mapping[str, tuple[tuple[float, ...], int]],
+    settings: Mapping[str, tuple[tuple[float, ...], int, tuple[float, ...]]],
     *,
     precision: str,
     threads: int,
 ) -> OwnEngine:
-    """Compile a network; ``settings`` gives thresholds, one per layer, and the normalisation set by name.
+    """Compile a network; ``settings`` gives thresholds, the normalisation set and exit confidences by name.
 
     Raises:
         EngineError: the cpu engine is not built here, or has no such precision.
@@ -70,6 +73,7 @@ def own_engine(
     engine = cast("CpuEngine", made)
     images = len(batches[0])
     controls = {
-        name: Controls.uniform(images, thresholds, norm_set) for name, (thresholds, norm_set) in settings.items()
+        name: Controls.uniform(images, thresholds, norm_set, exit_confidence=sure)
+        for name, (thresholds, norm_set, sure) in settings.items()
     }
     return OwnEngine(engine, batches, controls)

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from lccl.bench.child import OWN, OWN_DENSE
 from lccl.bench.measure import Contestant, Samples
-from lccl.bench.workload import OPEN, Workload
+from lccl.bench.workload import OPEN, Counts, Workload
 from lccl.flops import NetworkShape
 from lccl.lowering import convolution_of, lower, shape_of
-from lccl.plan import Classify, Convolve, Plan
+from lccl.plan import AveragePool, Classify, Convolve, Exit, Plan, Step
 
 QUANTILES = (0.5, 0.2, 0.8)
 
@@ -32,14 +32,6 @@ class Entry:
     threads: int
     contestant: Contestant | None
     absent: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Counts:
-    """An engine's own counts over all P pictures: ``kept`` int64 [P, L], ``executed`` MACs int64 [P]."""
-
-    kept: NDArray[np.int64]
-    executed: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +53,21 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """What counts in a step: dense MACs per image, its column if gated, and whether it is of the last stage."""
+    """What counts in a step.
+
+    Attributes:
+        name: unlike any other's, and the same in the plain twin, if that has the step.
+        macs: of an image that comes there, with nothing skipped.
+        layer: its column if gated.
+        exits_before: how many early exits an image passes on the way there.
+
+    """
 
     name: str
     macs: int
     layer: int | None
     last_stage: bool
+    exits_before: int
 
 
 def realised(time_share: float, macs_share: float) -> float | None:
@@ -77,14 +78,18 @@ def realised(time_share: float, macs_share: float) -> float | None:
 def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
     """The plan's steps in order; the last stage is that of the convolutions with the smallest maps."""
     smallest = min(convolution_of(plan, step).height for step in plan.steps if isinstance(step, Convolve))
-    found = []
+    found, exits = [], 0
     for step in plan.steps:
         if isinstance(step, Convolve):
             shape, layer = convolution_of(plan, step), None if step.gate is None else step.gate.layer
-            found.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest))
+            found.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest, exits))
+        elif isinstance(step, Exit):
+            macs = step.hidden_weight.size + step.weight.size
+            found.append(StepFacts(f"Exit {step.exit}", macs, None, False, exits))
+            exits += 1
         else:
             macs = step.weight.size if isinstance(step, Classify) else 0
-            found.append(StepFacts(type(step).__name__, macs, None, False))
+            found.append(StepFacts(_name(step), macs, None, False, exits))
     return tuple(found)
 
 
@@ -119,8 +124,10 @@ def figures(workload: Workload, precision: str, threads: int, measured: Measured
     if measured.profiles:
         facts = step_facts(lower(workload.network, workload.preprocessing))
         names = [setting.name for setting in workload.settings]
-        made["layers"] = _layers(facts, names, shape, measured, workload.batch)
-        made["last_stage_apart"] = _last_stage_apart(facts, names, shape, measured)
+        twin = (step.name for step in step_facts(lower(workload.twin, workload.preprocessing)))
+        seconds = dict(zip(twin, measured.profiles[OWN_DENSE].tolist(), strict=True))
+        made["layers"] = _layers(facts, seconds, names, shape, measured, workload.batch)
+        made["last_stage_apart"] = _last_stage_apart(facts, seconds, names, shape, measured)
     return made
 
 
@@ -169,13 +176,14 @@ def _setting(
     name: str, wanted: float | None, shape: NetworkShape, measured: Measured, best: str | None, dense: str
 ) -> dict[str, Any]:
     samples, counts, contestant = measured.samples, measured.counts[name], f"{OWN} {name}"
-    gated = float(shape.gated(counts.kept).mean())
+    gated = float(shape.gated(counts.kept, counts.exit).mean())
     time_share, macs_share = samples.ratio(contestant, OWN_DENSE), gated / shape.dense
     return {
         "name": name,
         "skip_wanted": wanted,
         "skip_reached": float(shape.skip_ratio(counts.kept).mean()),
         "skip_spread": float(shape.skip_ratio(counts.kept).std()),
+        "left_early": float((counts.exit < len(shape.exits)).mean()) if shape.exits else None,
         "gated_macs": gated,
         "executed_macs": float(counts.executed.mean()),
         "macs_share": macs_share,
@@ -204,25 +212,31 @@ def _scaling(entries: list[Entry], samples: Samples, main: int) -> list[dict[str
 
 
 def _layers(
-    facts: tuple[StepFacts, ...], settings: list[str], shape: NetworkShape, measured: Measured, batch: int
+    facts: tuple[StepFacts, ...],
+    dense_seconds: Mapping[str, float],
+    settings: list[str],
+    shape: NetworkShape,
+    measured: Measured,
+    batch: int,
 ) -> list[dict[str, Any]]:
-    dense, rows = measured.profiles[OWN_DENSE], []
+    rows = []
     for index, step in enumerate(facts):
+        dense = dense_seconds.get(step.name)  # exits, and the pools before them, are not in the plain twin
         row: dict[str, Any] = {
             "step": step.name,
             "macs": step.macs,
             "last_stage": step.last_stage,
-            "dense_ms": 1000 * float(dense[index]),
-            "dense_gmacs_per_s": batch * step.macs / float(dense[index]) / 1e9 if dense[index] else None,
+            "dense_ms": None if dense is None else 1000 * dense,
+            "dense_gmacs_per_s": batch * step.macs / dense / 1e9 if dense else None,
             "settings": {},
         }
         for name in settings:
-            seconds, kept = float(measured.profiles[f"{OWN} {name}"][index]), measured.counts[name].kept
-            time_share = seconds / float(dense[index]) if dense[index] else None
+            seconds, counts = float(measured.profiles[f"{OWN} {name}"][index]), measured.counts[name]
+            time_share = seconds / dense if dense else None
             entry: dict[str, Any] = {"ms": 1000 * seconds, "time_share": time_share}
             if step.layer is not None and time_share is not None:
-                macs_share = _gated_macs(step, shape, kept) / step.macs
-                entry["skip_ratio"] = float(shape.layer_skip_ratios(kept)[:, step.layer].mean())
+                macs_share = _gated_macs(step, shape, counts) / step.macs
+                entry["skip_ratio"] = float(shape.layer_skip_ratios(counts.kept)[:, step.layer].mean())
                 entry["realised"] = realised(time_share, macs_share)
             row["settings"][name] = entry
         rows.append(row)
@@ -230,17 +244,21 @@ def _layers(
 
 
 def _last_stage_apart(
-    facts: tuple[StepFacts, ...], settings: list[str], shape: NetworkShape, measured: Measured
+    facts: tuple[StepFacts, ...],
+    dense_seconds: Mapping[str, float],
+    settings: list[str],
+    shape: NetworkShape,
+    measured: Measured,
 ) -> dict[str, Any]:
     """Sums over all steps but the last stage's, whose many weights are read however few positions are kept."""
     chosen = [index for index, step in enumerate(facts) if not step.last_stage]
-    dense_seconds = measured.profiles[OWN_DENSE][chosen].sum()
-    dense_macs = sum(facts[index].macs for index in chosen)
+    shared = [facts[index] for index in chosen if facts[index].name in dense_seconds]
+    seconds, macs = sum(dense_seconds[step.name] for step in shared), sum(step.macs for step in shared)
     found = {}
     for name in settings:
-        kept = measured.counts[name].kept
-        time_share = float(measured.profiles[f"{OWN} {name}"][chosen].sum() / dense_seconds)
-        macs_share = sum(_gated_macs(facts[index], shape, kept) for index in chosen) / dense_macs
+        counts = measured.counts[name]
+        time_share = float(measured.profiles[f"{OWN} {name}"][chosen].sum() / seconds)
+        macs_share = sum(_gated_macs(facts[index], shape, counts) for index in chosen) / macs
         found[name] = {
             "macs_share": macs_share,
             "time_share": time_share,
@@ -249,11 +267,19 @@ def _last_stage_apart(
     return found
 
 
-def _gated_macs(step: StepFacts, shape: NetworkShape, kept: NDArray[np.int64]) -> float:
+def _gated_macs(step: StepFacts, shape: NetworkShape, counts: Counts) -> float:
+    """A step's MACs, the mean of all pictures: 0 for those that left before it."""
+    came = float((counts.exit >= step.exits_before).mean())
     if step.layer is None:
-        return step.macs
+        return came * step.macs
     layer = shape.layers[step.layer]
-    return layer.gate_macs + float(kept[:, step.layer].mean()) * layer.convolution.cell_macs
+    return came * layer.gate_macs + float(counts.kept[:, step.layer].mean()) * layer.convolution.cell_macs
+
+
+def _name(step: Step) -> str:
+    """A network may have several pools, one of each exit and its own."""
+    name = type(step).__name__
+    return f"{name} {step.raw}" if isinstance(step, AveragePool) else name
 
 
 def _end_to_end(made: Mapping[str, Any]) -> Table:
@@ -273,12 +299,12 @@ def _end_to_end(made: Mapping[str, Any]) -> Table:
 def _by_skip_ratio(made: Mapping[str, Any]) -> Table:
     table = _table(
         f"dense {made['dense_macs'] / 1e6:.1f} M MACs; best dense: {made['best_dense']}",
-        "wanted", "skipped", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
+        "wanted", "skipped", "left early", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
         "speed-up / own dense", "/ best dense", "/ best baseline",
     )  # fmt: skip
     for row in made["settings"]:
         table.add_row(
-            row["name"], f"{row['skip_reached']:.3f}", f"{row['macs_share']:.3f}",
+            row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"), f"{row['macs_share']:.3f}",
             f"{row['executed_macs'] / made['dense_macs']:.3f}", f"{row['time_share']:.3f}",
             _or_dash(row["realised"], ".2f"), f"{row['speed_up_against_own_dense']:.2f}",
             f"{row['speed_up_against_best_dense']:.2f}", _or_dash(row["speed_up_against_best_baseline"], ".2f"),
@@ -299,7 +325,7 @@ def _by_layer(made: Mapping[str, Any]) -> Table:
                 _or_dash(entry.get("realised"), ".2f"),
             ]  # fmt: skip
         table.add_row(
-            row["step"], f"{row['macs'] / 1e6:.2f}", f"{row['dense_ms']:.3f}",
+            row["step"], f"{row['macs'] / 1e6:.2f}", _or_dash(row["dense_ms"], ".3f"),
             _or_dash(row["dense_gmacs_per_s"] if row["macs"] else None, ".1f"),
             _or_dash(row["settings"][OPEN]["time_share"], ".2f"), *cells,
         )  # fmt: skip

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload
 from lccl.bench.measure import Contestant, measure, profile, profile_turns
-from lccl.bench.report import Counts, Entry, Measured, figures
-from lccl.bench.workload import DENSE, TOLERANCE, Workload
+from lccl.bench.report import Entry, Measured, figures
+from lccl.bench.workload import DENSE, TOLERANCE, Counts, Workload
 from lccl.errors import LcclError
 from lccl.lowering import lower, shape_of
 
@@ -129,12 +129,12 @@ def _count(workload: Workload, contestant: Contestant, advance: Callable[[], Non
         LcclError: it skips another share of a layer than the reference does.
 
     """
-    kept, executed = contestant.child.count(contestant.setting)
+    counts = contestant.child.count(contestant.setting)
     shape = shape_of(lower(workload.network, workload.preprocessing))
     expected = next(setting.kept for setting in workload.settings if setting.name == contestant.setting)
-    off = np.abs(shape.layer_skip_ratios(kept).mean(0) - shape.layer_skip_ratios(expected).mean(0))
+    off = np.abs(shape.layer_skip_ratios(counts.kept).mean(0) - shape.layer_skip_ratios(expected).mean(0))
     if off.max() > TOLERANCE:
         layer = shape.layers[int(off.argmax())].name
         raise LcclError(f"{contestant.name} skips {off.max():.3f} more or less of {layer} than the reference engine")
     advance()
-    return Counts(kept, executed)
+    return counts

@@ -37,12 +37,13 @@ FINITE = (0.0, 1e30)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """Thresholds, one per SkipConv, and what they come to on the workload's pictures.
+    """Thresholds, one per SkipConv, and exit confidences, and what they come to on the workload's pictures.
 
     Attributes:
-        name: as tables show it; ``−∞`` is the setting that skips nothing and computes the gates.
+        name: as tables show it; ``−∞`` is the setting that skips nothing, leaves by no exit, and computes both.
         wanted: the skip ratio asked for; None for ``−∞``.
         kept: int64 [P, L], cells kept of each picture, as the reference engine counts them.
+        exit_confidence: one per early exit, or none where nobody leaves early.
 
     """
 
@@ -51,6 +52,23 @@ class Setting:
     thresholds: tuple[float, ...]
     norm_set: int
     kept: NDArray[np.int64]
+    exit_confidence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """An engine's own counts over all P pictures.
+
+    Attributes:
+        kept: int64 [P, L], cells.
+        executed: int64 [P], MACs.
+        exit: int64 [P], the exit that each picture left by; the number of exits where it ran to the end.
+
+    """
+
+    kept: NDArray[np.int64]
+    executed: NDArray[np.int64]
+    exit: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,7 +269,7 @@ def _shut(_: nn.Module, __: tuple[Tensor], gates: Tensor) -> Tensor:
 
 
 def plain_twin(architecture: Architecture, network: ResNet) -> ResNet:
-    """The same network without its gates, sharing every other weight's values."""
+    """The same network without its gates and SideNets, sharing every other weight's values."""
     twin = build(architecture.plain_twin)
     wanted = twin.state_dict()
     twin.load_state_dict({name: value for name, value in network.state_dict().items() if name in wanted})
@@ -305,12 +323,12 @@ def _ratios(table: OperatingPointTable | None, skip: Sequence[float] | None) -> 
 
 def _setting(model: Model, engine: ReferenceEngine, pictures: Pictures, skip: float) -> Setting:
     if model.table is None:
-        thresholds, norm_set, limits = choose_thresholds(engine, pictures.images, skip), 0, SANE
-    else:
-        resolved = model.table.resolve(Wish(sparsity=skip))
-        thresholds, norm_set, limits = resolved.thresholds, resolved.norm_set, FINITE
-    _, kept = _run(engine, pictures.images, thresholds, norm_set, limits)
-    return Setting(f"{skip:g}", skip, thresholds, norm_set, kept)
+        thresholds = choose_thresholds(engine, pictures.images, skip)
+        _, kept = _run(engine, pictures.images, thresholds, 0, SANE)
+        return Setting(f"{skip:g}", skip, thresholds, 0, kept)
+    found = model.table.resolve(Wish(sparsity=skip))
+    _, kept = _run(engine, pictures.images, found.thresholds, found.norm_set, FINITE, found.exit_confidence)
+    return Setting(f"{skip:g}", skip, found.thresholds, found.norm_set, kept, found.exit_confidence)
 
 
 @torch.inference_mode()
@@ -320,8 +338,9 @@ def _run(
     thresholds: Sequence[float],
     norm_set: int,
     limits: tuple[float, float],
+    exit_confidence: Sequence[float] = (),
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits [P, classes] and kept cells [P, L] of all pictures under the same thresholds.
+    """Logits [P, classes] and kept cells [P, L] of all pictures under the same thresholds and exit confidences.
 
     Raises:
         LcclError: values grow or vanish on the way.
@@ -330,7 +349,8 @@ def _run(
     logits, kept = [], []
     for start in range(0, len(images), engine.batch_limit):
         part = images[start : start + engine.batch_limit]
-        output, state = engine.trace(part, Controls.uniform(len(part), thresholds, norm_set))
+        controls = Controls.uniform(len(part), thresholds, norm_set, exit_confidence=exit_confidence)
+        output, state = engine.trace(part, controls)
         for step in engine.plan.steps:
             _check_values(step, state, limits)
         logits.append(output.logits)
@@ -352,6 +372,8 @@ def _check_values(step: Step, state: State, limits: tuple[float, float]) -> None
     if isinstance(step, Classify) and state.logits is not None:
         values.append(state.logits)
     for value in values:
+        if not len(value):  # all pictures have left
+            continue
         size = float(value.square().mean().sqrt())
         if not limits[0] <= size <= limits[1]:
             raise LcclError(f"values of size {size:.3g} in {getattr(step, 'name', type(step).__name__)}: not a network")

@@ -15,11 +15,12 @@ from lccl.bench import provenance
 from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload, timed
 from lccl.bench.measure import Contestant, Samples, measure, profile, profile_turns
 from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
-from lccl.bench.report import Counts, Entry, Measured, figures, realised, step_facts, tables
+from lccl.bench.report import Entry, Measured, figures, realised, step_facts, tables
 from lccl.bench.run import Options, run
 from lccl.bench.workload import (
     DENSE,
     OPEN,
+    Counts,
     Model,
     choose_thresholds,
     find_model,
@@ -27,6 +28,7 @@ from lccl.bench.workload import (
     normalised,
     pictures_needed,
 )
+from lccl.canary import draw as draw_smooth
 from lccl.cli import app
 from lccl.compiler import compile as make_engine
 from lccl.errors import DataError, LcclError
@@ -35,12 +37,29 @@ from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 
 SIXTEEN = noise_pictures(16, 32)
+# To a SideNet's means pictures of noise all look the same.
+SMOOTH = Pictures("smooth", (0.75 * draw_smooth(3, 16, 32, 32) + 0.25 * SIXTEEN.images).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def workload():
     """Fresh weights, 16 pictures in four batches, a quarter and 0.7 skipped."""
     return make_workload(find_model("resnet20"), SIXTEEN, 4, (0.25, 0.7))
+
+
+@pytest.fixture(scope="module")
+def early_model(early_folder):
+    """A bundle with two early exits and confidences that some of ``SMOOTH`` exceed."""
+    model = find_model(str(early_folder / "early"))
+    sure = ((1.0, 1.0), (0.75, 0.85), (0.66, 0.7), (0.6, 0.6))
+    points = [replace(point, exit_confidence=each) for point, each in zip(model.table.points, sure, strict=True)]
+    return replace(model, table=replace(model.table, points=tuple(points)))
+
+
+@pytest.fixture(scope="module")
+def early_workload(early_model):
+    """Between two operating points and at one; more pictures leave early at the second."""
+    return make_workload(early_model, SMOOTH, 4, (0.3, 0.4))
 
 
 @pytest.fixture
@@ -140,6 +159,29 @@ def test_a_bundles_thresholds_come_from_its_table(random_bundle):
         make_workload(model, SIXTEEN, 1, (0.7,))
 
 
+def test_exit_confidences_come_from_its_table_too(early_workload):
+    opened, between, at_a_point = early_workload.settings
+    assert opened.exit_confidence == ()
+    assert between.exit_confidence == pytest.approx((0.72, 0.8))
+    assert at_a_point.exit_confidence == (0.66, 0.7)
+    # The first exit stands behind the third block.
+    left = [int((setting.kept[:, 6:].sum(1) == 0).sum()) for setting in early_workload.settings]
+    assert 0 == left[0] < left[1] < left[2] < 16
+
+
+def test_all_pictures_may_leave_early(early_folder):
+    model = find_model(str(early_folder / "early"))
+    next(iter(model.network.sidenets)).classifier.weight.mul_(1e6)
+    made = make_workload(model, SIXTEEN, 4, (0.4,))
+    assert made.settings[1].kept[:, :6].any(1).all()
+    assert not made.settings[1].kept[:, 6:].any()
+
+
+def test_the_plain_twin_has_no_exits(early_workload):
+    assert len(early_workload.network.sidenets) == 2
+    assert len(early_workload.twin.sidenets) == 0
+
+
 @pytest.mark.parametrize("batch", [1, 3, 32, 100])
 def test_pictures_make_whole_batches(batch):
     count = pictures_needed(find_model("resnet20"), batch)
@@ -233,7 +275,9 @@ def made(workload):
     for name in names | slow:
         kind = "own" if name.startswith((OWN, OWN_DENSE)) else "baseline"
         entries.append(Entry(name, kind, 1 if name in slow else 2, Contestant(name, FakeChild(0), "")))
-    counts = {setting.name: Counts(setting.kept, np.full(16, 50_000_000)) for setting in workload.settings}
+    counts = {
+        setting.name: Counts(setting.kept, np.full(16, 50_000_000), np.zeros(16, int)) for setting in workload.settings
+    }
     steps = len(lower(workload.network, workload.preprocessing).steps)
     profiles = {OWN_DENSE: np.full(steps, 0.01)}
     for setting, share in ((OPEN, 1.1), ("0.25", 0.8), ("0.7", 0.5)):
@@ -273,6 +317,66 @@ def test_figures_by_layer(made, workload):
     assert apart == [f"blocks.{block}.conv{number}" for block in (6, 7, 8) for number in (1, 2)]
     assert made["last_stage_apart"]["0.7"]["time_share"] == pytest.approx(0.5)
     assert len(step_facts(lower(workload.twin, workload.preprocessing))) == len(made["layers"])
+
+
+@pytest.fixture
+def made_early(early_workload):
+    """Figures where half of the pictures leave by the first exit and half by the second.
+
+    The n-th step of own dense takes n ms, of LCCL a tenth of that.
+    """
+    network, twin = (
+        lower(one, early_workload.preprocessing).steps for one in (early_workload.network, early_workload.twin)
+    )
+    contestants = {OWN_DENSE: 0.01} | {f"{OWN} {setting.name}": 0.01 for setting in early_workload.settings}
+    entries = [Entry(name, "own", 1, Contestant(name, FakeChild(0), "")) for name in contestants]
+    kept = np.full((16, 18), 100)
+    left = np.repeat([0, 1], 8)
+    kept[:8, 6:], kept[8:, 12:] = 0, 0
+    counts = {setting.name: Counts(kept, np.full(16, 1), left) for setting in early_workload.settings}
+    profiles = {name: np.arange(1, len(network) + 1) / 10_000 for name in contestants}
+    profiles[OWN_DENSE] = np.arange(1, len(twin) + 1) / 1000
+    samples = Samples({name: np.array([seconds]) for name, seconds in contestants.items()}, 1)
+    return figures(early_workload, "fp32", 1, Measured(tuple(entries), samples, counts, profiles))
+
+
+def test_steps_are_held_against_the_twins_of_the_same_name(made_early, early_workload):
+    twin = [fact.name for fact in step_facts(lower(early_workload.twin, early_workload.preprocessing))]
+    layers = {row["step"]: row for row in made_early["layers"]}
+    assert len(layers) == len(made_early["layers"]) == len(twin) + 4  # each exit has a pool
+    assert [row["dense_ms"] for row in layers.values() if row["step"] in twin] == pytest.approx(
+        list(range(1, len(twin) + 1))
+    )
+    for name in ("AveragePool sidenets.0", "Exit 0", "AveragePool sidenets.1", "Exit 1"):
+        assert layers[name]["dense_ms"] is None
+        assert layers[name]["settings"]["0.4"]["time_share"] is None
+    number = list(layers).index("Classify") + 1
+    assert layers["Classify"]["settings"]["0.4"]["ms"] == pytest.approx(number / 10)
+    assert layers["Classify"]["settings"]["0.4"]["time_share"] == pytest.approx(number / 10 / len(twin))
+
+
+def test_exits_have_macs_and_what_lies_behind_them_none(made_early, early_workload):
+    shape = shape_of(lower(early_workload.network, early_workload.preprocessing))
+    layers = {row["step"]: row for row in made_early["layers"]}
+    assert [layers[f"Exit {number}"]["macs"] for number in (0, 1)] == [early.macs for early in shape.exits]
+    assert layers["Exit 1"]["macs"] == 16 * (32 * 4 + 10)
+    setting = made_early["settings"][1]
+    half, whole = (shape.beside_cells[number] + kept @ shape.cell_macs for number, kept in enumerate(
+        np.repeat([[100, 0, 0], [100, 100, 0]], 6, axis=1)
+    ))  # fmt: skip
+    assert setting["gated_macs"] == pytest.approx((half + whole) / 2)
+    assert setting["left_early"] == 1
+    dense = sum(row["macs"] for row in layers.values() if not row["last_stage"] and row["dense_ms"] is not None)
+    # Nobody comes to the last stage or the classifier, so what is left without the stage is all there is.
+    assert made_early["last_stage_apart"]["0.4"]["macs_share"] * dense == pytest.approx(setting["gated_macs"])
+
+
+def test_figures_of_exits_become_tables(made_early):
+    console = Console(width=250, record=True)
+    for table in tables(json.loads(json.dumps(made_early))):
+        console.print(table)
+    text = console.export_text()
+    assert all(word in text for word in ("left early", "Exit 0", "1.000"))
 
 
 def test_figures_become_json_and_tables(made):
@@ -339,6 +443,29 @@ def test_a_whole_benchmark_of_an_own_engine(workload):
     assert "layers" not in made
 
 
+def test_a_whole_benchmark_of_a_network_with_early_exits(early_workload):
+    class Stages:
+        def begin(self, *_):
+            return lambda: None
+
+    made = run(early_workload, Options(1, rounds=1, baselines=False), Stages())
+    shape = shape_of(lower(early_workload.network, early_workload.preprocessing))
+    assert made["settings"][0]["left_early"] == 0
+    assert made["settings"][0]["gated_macs"] == shape.dense + shape.gates + sum(early.macs for early in shape.exits)
+    assert 0 < made["settings"][1]["left_early"] < made["settings"][2]["left_early"] < 1
+    for row, setting in zip(made["settings"], early_workload.settings, strict=True):
+        assert row["skip_reached"] == pytest.approx(shape.skip_ratio(setting.kept).mean(), abs=0.01)
+        assert row["gated_macs"] <= row["executed_macs"] < 1.01 * row["gated_macs"]
+    assert [row["step"] for row in made["layers"] if row["dense_ms"] is None] == [
+        "AveragePool sidenets.0", "Exit 0", "AveragePool sidenets.1", "Exit 1"
+    ]  # fmt: skip
+
+
+def test_a_baseline_runs_the_twin_of_a_network_with_early_exits(early_workload, tmp_path, started):
+    save_workload(early_workload, tmp_path)
+    assert (started(Task(str(tmp_path), "torch eager", 1, "fp32")).time(DENSE, 1) > 0).all()
+
+
 # the command
 
 
@@ -375,6 +502,7 @@ def test_split_convolutions_are_not_measured(random_bundle, tmp_path):
 def test_steps_have_the_dense_macs_of_their_network(split):
     plan = lower(build(Architecture("resnet20", split=split)), Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3))
     assert sum(fact.macs for fact in step_facts(plan)) == shape_of(plan).dense
+    assert {fact.exits_before for fact in step_facts(plan)} == {0}
 
 
 def test_drawn_pictures_say_so():
