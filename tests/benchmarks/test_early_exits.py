@@ -37,7 +37,7 @@ def test_the_tables_say_what_was_reached_and_what_was_missed():
     place = {"point": "p40", "lost": 0.2, "interval": [-0.1, 0.5], "work": 0.7, "goal": 0.65, "met": False}
     half = {"point": "p50", "batch": 32, "threads": 2, "macs": 0.5, "time": 0.58, "quartiles": [0.55, 0.58, 0.6]}
     lines = list(saved_table({"no_loss": [place], "latency": [half | {"goal": 0.6, "met": True}]}))
-    assert lines[2].endswith("| 0.70 | ≤ 0.65 | missed |")
+    assert lines[2].endswith("| 0.70 | ≤ 0.65 at no loss | missed |")
     assert lines[3].endswith("| 0.58 | ≤ 0.6 | reached |")
     row = {"work": 0.3, "both": 0.8, "gates": 0.79, "ahead_of_gates": 1.0, "interval_gates": [0.5, 1.5]}
     out_of_reach = {"exits": None, "ahead_of_exits": None, "interval_exits": []}
