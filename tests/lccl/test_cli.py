@@ -326,7 +326,6 @@ def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, calibrated):
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_a_reliability_diagram_is_drawn(leaving, tmp_path, kind):
-    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     file = tmp_path / f"diagram.{kind}"
     succeeded(lccl("sidenet", "diagram", leaving, "--out", file))
     assert file.stat().st_size > 2000
