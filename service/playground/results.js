@@ -95,7 +95,7 @@ export function used({ operating_point: point }) {
 
 /** @param {number[]} confidences @returns {string} how sure each exit that may answer must be */
 function leaving(confidences) {
-  const open = confidences.flatMap((one, number) => (one < 1 ? [`exit ${number} above ${percent(one, 2)}`] : []));
+  const open = confidences.flatMap((one, number) => (one < 1 ? [`exit ${number} above ${percent(one, one < 0.99 ? 0 : 2)}`] : []));
   return open.length ? ` Pictures leave by ${open.join(", ")}.` : "";
 }
 
