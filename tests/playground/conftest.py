@@ -31,10 +31,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def early_address(early_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The shipped model and a random one with early exits, which is the default; the base URL of their server."""
+def early_address(early_folder: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A random model with early exits, the default, and one without; the base URL of their server."""
     models = tmp_path_factory.mktemp("with-exits")
-    for folder in (early_folder / "early", SHIPPED_MODELS / "resnet20-cifar10"):
+    for folder in (early_folder / "early", models_folder / "small"):
         (models / folder.name).symlink_to(folder)
     with served("--models", str(models), "--engine", "reference", "--default-model", "early") as base:
         yield base

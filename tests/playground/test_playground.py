@@ -160,15 +160,17 @@ def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, 
         expect(part(page, "figures")).to_contain_text("the end")
         assert skipped(page) < left
         shoot(page, "exits")
-        page.locator("#model").select_option(label="resnet20-cifar10")
+        page.locator("#model").select_option(label="small")
         answered(page)
         expect(page.get_by_text("Early exits")).to_be_hidden()
         expect(part(page, "modes").locator("input:checked")).to_have_value("sparsity")
         expect(part(page, "figures")).not_to_contain_text("Answered by")
 
 
-def test_a_model_without_early_exits_offers_none(visit):
-    with visit() as page:
+def test_a_model_without_early_exits_offers_none(visit, early_address):
+    with visit(early_address) as page:
+        page.locator("#model").select_option(label="small")
+        answered(page)
         expect(page.get_by_text("Early exits")).to_be_hidden()
         expect(part(page, "figures").locator("div")).to_have_count(4)
 
