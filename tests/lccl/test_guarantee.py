@@ -25,12 +25,13 @@ def measured(rng, drops, changes):
     """The points of one calibration on fresh pictures: exact's rights, and each point's changes on its own pictures."""
     exact = rng.random(PICTURES) < 0.9
     chance = rng.random(PICTURES)
-    found = [Measurement((0.0,), 0, exact, np.full((PICTURES, 1), 90), np.zeros(PICTURES, np.int64))]
+    nothing = np.zeros(PICTURES, np.int64)
+    found = [Measurement((0.0,), 0, (), exact, np.full((PICTURES, 1), 90), nothing, nothing)]
     for number, (drop, change) in enumerate(zip(drops, changes, strict=True), 1):
         lost, won = (max(change, abs(drop)) + drop) / 200, (max(change, abs(drop)) - drop) / 200
         right = np.where(exact, chance >= lost / 0.9, chance < won / 0.1)
         kept = np.full((PICTURES, 1), 90 - 5 * number)
-        found.append(Measurement((float(number),), 0, right, kept, np.zeros(PICTURES, np.int64)))
+        found.append(Measurement((float(number),), 0, (), right, kept, nothing, nothing))
     names = [EXACT, *(f"p{number}" for number in range(1, len(found)))]
     points = (operating_point(name, one, found[0], SHAPE) for name, one in zip(names, found, strict=True))
     return OperatingPointTable(tuple(points), PICTURES)
