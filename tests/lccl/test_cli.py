@@ -331,6 +331,27 @@ def test_a_reliability_diagram_is_drawn(leaving, tmp_path, kind):
     assert file.stat().st_size > 2000
 
 
+def test_evaluation_at_given_exit_confidences(leaving, data, tmp_path):
+    out = tmp_path / "reached.json"
+    succeeded(lccl("evaluate", leaving, data, "--exit-confidence", 0.5, "--exit-confidence", 1, "--out", out))
+    low, never = json.loads(out.read_text())["rows"]
+    assert low["gated_macs"] <= never["gated_macs"]
+    assert never["point"] == "exact"
+
+
+def test_a_record_of_sidenets_that_is_not_readable_is_refused(leaving, tmp_path):
+    damaged = bundles.load(leaving)
+    bundles.save(replace(damaged, training=dict(damaged.training) | {"sidenets": {"exits": 5}}), tmp_path / "damaged")
+    failed(lccl("sidenet", "diagram", tmp_path / "damaged", "--out", tmp_path / "no.svg"), "not readable")
+
+
+def test_training_further_leaves_sidenets_behind(leaving, data, tmp_path):
+    succeeded(
+        lccl("train", data, "--out", tmp_path / "further", "--runs", tmp_path / "runs", "--start", leaving, *EPOCH)
+    )
+    assert not len(bundles.load(tmp_path / "further").network.sidenets)
+
+
 def test_a_bundle_without_sidenets_has_no_diagram(calibrated, tmp_path):
     failed(lccl("sidenet", "diagram", calibrated, "--out", tmp_path / "no.svg"), "no SideNets: fit some")
 

@@ -381,6 +381,12 @@ def test_a_confidence_past_its_floor_is_refused_and_one_within_may_be_lowered():
     assert offer.gives_way
 
 
+def test_a_confidence_within_its_floor_is_served_though_no_point_is():
+    """The front's first point may lose more than the floor allows; what was measured of the confidence may not."""
+    offer = LEAVING.offer(Wish(exit_confidence=0.9, max_accuracy_drop=0.7))
+    assert [setting.exit_confidence for setting in offer.settings] == [pytest.approx((0.9,) * 3)]
+
+
 @pytest.mark.parametrize(
     ("points", "by_hand", "message"),
     [

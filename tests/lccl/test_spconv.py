@@ -186,6 +186,18 @@ def test_other_convolutions_stay(conv):
         convert(nn.Sequential(conv), 0.5)
 
 
+@pytest.mark.parametrize(
+    "unusual",
+    [{"stride": (2, 1)}, {"padding_mode": "circular"}, {"bias": True}, {"dilation": 2, "padding": 2}],
+    ids=str,
+)
+def test_convolutions_that_a_split_one_cannot_stand_for_stay(unusual):
+    settings = {"padding": 1, "bias": False} | unusual
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, **settings), nn.Conv2d(8, 8, 3, padding=1, bias=False))
+    convert(network, 0.5)
+    assert [type(conv).__name__ for conv in network] == ["Conv2d", "SplitConv"]
+
+
 def test_a_split_network_can_be_compiled(random_network):
     network = random_network(Architecture("resnet20", split="1/2"))
     compiled = torch.compile(network, backend="eager", fullgraph=True)

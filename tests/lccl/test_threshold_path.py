@@ -163,3 +163,15 @@ def test_exits_are_tried_at_the_confidences_that_pictures_have():
     assert notches[-1] == 0
     assert 0.9 < notches[0] < 1
     assert min(notches[:-1]) >= 0.5
+
+
+def test_confidences_close_to_one_are_told_apart():
+    class Certain(LeavingEngine):
+        def run(self, images, controls):
+            out = super().run(images, controls)
+            return replace(out, logits=np.linspace(10, 14, len(images))[:, None] * [1, 0])
+
+    (notches,) = exit_notches(Certain(), ANY)
+    assert len(notches) > 5
+    assert (notches[:-1] > 0.9999).all()
+    assert (notches < 1).all()

@@ -11,7 +11,7 @@ from lccl.bundle import load, save
 from lccl.calibrate import EXIT_CONFIDENCES, calibrate, calibrate_along
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
-from lccl.errors import ArchitectureError, BundleError, DataError, LcclError
+from lccl.errors import ArchitectureError, BundleError, DataError, EngineError, LcclError
 from lccl.evaluate import measure
 from lccl.model_card import write_card
 from lccl.networks import Architecture, build
@@ -161,9 +161,39 @@ def as_answered_by(engine, data, confidences):
     return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
 
 
-def test_calibration_looks_at_gates_and_exits(gated, toy_data):
-    done = calibrate(gated, make_engine(gated), toy_data(), weighed=6)
-    assert len(done.table.exact.exit_confidence) == 2
+def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
+    searched = []
+
+    def find(engine, notches, *_):
+        searched.extend(notches)
+        return ThresholdPath(np.array([[0.0] * 18 + [1.0, 1.0]]), np.zeros(1))
+
+    monkeypatch.setattr("lccl.calibrate.find_path", find)
+    calibrate(gated, make_engine(gated), toy_data(), weighed=6)
+    assert len(searched) == 18 + 2
+    assert all((np.diff(layer) > 0).all() for layer in searched[:18])
+    assert all((np.diff(exit_) < 0).all() and exit_[-1] == 0 for exit_ in searched[18:])
+
+
+def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
+    """Points that were measured with the old exits say nothing of the new ones."""
+    engine = make_engine(gated)
+    data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
+    rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 18 + [0.3, 0.0]]
+    calibrated = calibrate_along(ThresholdPath(np.array(rows), np.zeros(2)), gated, engine, data)
+    assert len(calibrated.table.points) > 1
+    again = fit(calibrated, toy_data())
+    assert [point.name for point in again.table.points] == ["exact"]
+    assert again.table.exact.exit_confidence == (1.0,)
+    assert again.calibration == {}
+
+
+def test_points_are_charged_for_the_sidenets_beside_them(gated, toy_data):
+    """The random bundle's own figures were made up; those stated now are measured."""
+    engine = make_engine(gated)
+    for point in gated.table.points:
+        found = measure(engine, toy_data().measure, point.thresholds)
+        assert point.gated_macs == pytest.approx(found.gated_macs(engine.shape), rel=1e-3)
 
 
 # what is refused
@@ -176,6 +206,30 @@ def fit(bundle, data, after=2):
 def test_other_data_is_refused(random_bundle, toy_data):
     with pytest.raises(DataError, match="not the data"):
         fit(random_bundle(SHARED), toy_data())
+
+
+def test_an_engine_that_is_not_there_is_refused_before_training(random_bundle, toy_data):
+    def report(*_):
+        raise AssertionError("it trained")
+
+    bundle = replace(random_bundle(SHARED), splits={"digest": "toy"})
+    with pytest.raises(EngineError, match="unknown engine"):
+        fit_sidenets(bundle, [SideNetSpec(2, 2, 8)], toy_data(), SideNetRecipe(), report, "fast")
+
+
+def test_no_places_are_refused(random_bundle, toy_data):
+    with pytest.raises(LcclError, match="say after which blocks"):
+        fit_sidenets(
+            replace(random_bundle(SHARED), splits={"digest": "toy"}), [], toy_data(), SideNetRecipe(), lambda *_: None
+        )
+
+
+def test_an_exit_point_of_a_normalisation_set_that_is_not_there_is_refused(gated, tmp_path):
+    table = gated.table
+    strange = replace(table.exit_points[0], norm_set=1)
+    save(replace(gated, table=replace(table, exit_points=(strange, *table.exit_points[1:]))), tmp_path)
+    with pytest.raises(BundleError, match="second normalisation set"):
+        load(tmp_path)
 
 
 def test_a_block_that_is_not_there_is_refused(random_bundle, toy_data):
@@ -194,6 +248,7 @@ def test_settings_that_cannot_train_are_refused(settings):
     [("resnet20", [2, 5, 6, 7]), ("resnet18", [1, 3, 5, 6]), ("resnet164", [17, 35, 41, 47]), ("wrn-16-4", [1, 3, 4])],
 )
 def test_usual_places_are_the_ends_of_stages_and_thirds_of_the_last(name, places):
+    assert usual_places(build(Architecture(name, split="1/2"))) == places
     network = build(Architecture(name))
     assert usual_places(network) == places
     network.add_sidenets([SideNetSpec(place, 1, 4) for place in places])
