@@ -1,0 +1,1 @@
+"""The GPU engine: Triton kernels that compute only kept positions, one CUDA graph per batch size."""
