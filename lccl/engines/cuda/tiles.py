@@ -7,12 +7,12 @@ which a cell's products are summed is not theirs to choose, so results are bitwi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lccl.engines.cuda.devices import slug
 from lccl.errors import EngineError
 
 FOLDER = Path(__file__).with_name("tiles")
@@ -117,8 +117,3 @@ def write(path: Path, device: str, tiles: Mapping[Shape, Tile], provenance: Mapp
     known = {str(shape): asdict(tile) for shape, tile in tiles.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"device": device, **provenance, "tiles": known}, indent=1) + "\n", encoding="utf-8")
-
-
-def slug(device: str) -> str:
-    """A device model's name as a file's: ``nvidia-h200``."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

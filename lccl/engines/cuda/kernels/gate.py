@@ -50,8 +50,8 @@ def gate_and_compact(
         STORED, K, STRIDE, BK, IN_HEIGHT, IN_PITCH, IN_SHIFT, MASKED, BM, 2 * GROUP_BLOCK, True,
     )  # fmt: skip
     maps = tl.sum(tl.reshape(pairs, (BM, 2, GROUP_BLOCK)), axis=1)
-    a, b = load_affine(scale, shift, norm_set, image, there, groups, is_group, GROUPS, SETS)
-    maps = tl.maximum(maps * a + b, 0.0)
+    gate_scale, gate_shift = load_affine(scale, shift, norm_set, image, there, groups, is_group, GROUPS, SETS)
+    maps = tl.maximum(maps * gate_scale + gate_shift, 0.0)
     cell = (image * GROUPS * HEIGHT * WIDTH + y * WIDTH + at)[:, None] + (groups * HEIGHT * WIDTH)[None, :]
     inside = there[:, None] & is_group[None, :]
     if FORCED:

@@ -1,0 +1,97 @@
+"""Compiles every kernel of some networks for GPUs that need not be there; a program of its own, for no interpreter.
+
+    python -m tests.lccl.cuda.compiled 90 fp16
+
+It prints a line of JSON for each kernel: its name, the instructions that matter, registers, and bytes spilled.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.layer_program import LayerProgram, Launch
+from lccl.engines.cuda.tiles import Tiles
+from lccl.lowering import lower, shape_of
+from lccl.networks import Architecture, build
+from lccl.preprocessing import Preprocessing
+from lccl.sidenet import SideNetSpec
+from tests.lccl.cpu.networks import with_sets
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+NETWORKS = (  # with the blocks that are left of them
+    (Architecture("resnet18"), 64, (0, 2)),
+    (Architecture("wrn-16-4", "pre"), 32, (0,)),
+    (Architecture("resnet20", "pre", "grouped:4:1x1"), 32, (0, 3)),
+    (Architecture("resnet20", "post", "pointwise"), 32, (0, 3)),
+)
+
+
+def launches(precision: str) -> Iterator[Launch]:
+    """Each kernel with each set of constants, once."""
+    device, seen = torch.device("cpu"), set()
+    for architecture, size, blocks in NETWORKS:
+        network = build(architecture).eval()
+        network.blocks = torch.nn.ModuleList(network.blocks[block] for block in blocks)
+        if architecture.name == "resnet18":
+            network.add_sidenets([SideNetSpec(1, 2, 128)])
+        plan = lower(network, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+        if architecture.form == "pre":
+            plan = with_sets(plan, 1, 0.5)
+        shape = shape_of(plan)
+        program = LayerProgram(plan, shape, 1, device, PRECISIONS[precision], Tiles("defaults", {}))
+        batch = Batch.of(plan, shape, 1, device, torch.uint8)
+        for dense in (False, True):
+            for launch in program.launches(batch, (dense,) * len(plan.layers)):
+                key = (launch.kernel.__name__, tuple(sorted(launch.constants.items())))
+                if key not in seen:
+                    seen.add(key)
+                    yield launch
+
+
+def compile_for(capability: int, launch: Launch) -> Any:
+    """The kernel as its first launch on such a GPU would compile it."""
+    signature, constants, attributes = {}, {}, {}
+    for number, name in enumerate(launch.kernel.arg_names):
+        if name in launch.constants:
+            signature[name], constants[name] = "constexpr", launch.constants[name]
+            continue
+        given = launch.arguments[number]
+        signature[name] = f"*{TYPES[given.dtype]}" if isinstance(given, torch.Tensor) else "i32"
+        if isinstance(given, torch.Tensor) and given.data_ptr() % 16 == 0:
+            attributes[(number,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def main(capability: int, precision: str) -> None:
+    torch.manual_seed(0)
+    np.seterr(all="ignore")
+    for launch in launches(precision):
+        kernel = compile_for(capability, launch)
+        ptx = kernel.asm["ptx"]
+        row = {
+            "kernel": launch.kernel.__name__,
+            "constants": {name: str(value) for name, value in launch.constants.items()},
+            "wgmma": "wgmma.mma_async" in ptx,
+            "mma": "mma.sync" in ptx,
+            "asynchronous": "cp.async" in ptx,
+            "local": ".local" in ptx,
+            "shared": kernel.metadata.shared,
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,33 @@
+"""Every kernel compiles for GPUs old and new, here, where there may be none: to matrix instructions, nothing spilled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
+
+
+@pytest.mark.parametrize(("capability", "precision"), [(90, "fp16"), (80, "bf16")])
+def test_every_kernel_compiles(capability, precision, tmp_path):
+    words = [sys.executable, "-W", "ignore", "-m", "tests.lccl.cuda.compiled", str(capability), precision]
+    variables = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        words, cwd=Path(__file__).parents[3], env=variables, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {kernel["kernel"] for kernel in kernels} == {
+        "begin", "gate_and_compact", "convolve", "max_pool", "average_pool", "leave", "classify",
+    }  # fmt: skip
+    for kernel in kernels:
+        assert not kernel["local"], kernel
+        assert kernel["shared"] <= SHARED_MEMORY[capability], kernel
+        if kernel["kernel"] in ("gate_and_compact", "convolve"):
+            assert kernel["wgmma" if capability >= 90 else "mma"], kernel
+            assert kernel["asynchronous"], kernel
