@@ -96,7 +96,7 @@ limit_of() { # NAME → seconds that the stage may take
   case $1 in
     tests) limit=${TESTS_S:-240} ;;
     tune) limit=${TUNE_S:-240} ;;
-    kernels) limit=${KERNELS_S:-150} ;;
+    kernels) limit=${KERNELS_S:-240} ;;
     networks) limit=${NETWORKS_S:-480} ;;
     sanitizer) limit=${SANITIZER_S:-120} ;;
     train:*) limit=${TRAIN_S:-540} ;;

@@ -1,4 +1,4 @@
-"""Kernels alone, layer by layer: the convolution with all rows listed and with random ones, and the gate that lists them.
+"""Kernels alone, layer by layer: the convolution with all rows listed and with random ones, and the gate that lists.
 
 In the order in which a failure saves most of the device's time: rates with all rows, then with random ones, then what
 listing the rows takes under a graph, the floor below which no skipping network gets.

@@ -126,7 +126,7 @@ def _own_layer(
 
 
 def layer_plan(layer: Layer) -> Plan:
-    """A plan around one gated convolution: a 1×1 convolution of pixels to its channels, itself, and a 1×1 that reads it."""
+    """A plan around one gated convolution: a 1×1 of pixels to its channels, itself, and a 1×1 that reads it."""
     random = np.random.default_rng(0)
     height, width = layer.height * layer.stride, layer.width * layer.stride
 

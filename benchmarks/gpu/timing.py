@@ -113,7 +113,7 @@ class Samples:
     def figures(self, name: str) -> dict[str, float]:
         """Milliseconds as result files hold them: the median, and the quantiles 0.2 and 0.8 over all launches."""
         low, middle, high = np.quantile(self.seconds[name], (0.2, 0.5, 0.8)) * 1e3
-        return {"median_ms": round(middle, 6), "p20_ms": round(low, 6), "p80_ms": round(high, 6)}
+        return {"median_ms": round(float(middle), 6), "p20_ms": round(float(low), 6), "p80_ms": round(float(high), 6)}
 
 
 def take_turns(contestants: Mapping[str, Launch], clock: Clock, rounds: int, runs: int) -> Samples:
