@@ -72,7 +72,7 @@ run() { # NAME LIMIT: what the stage does
       return $status
       ;;
     sanitizer)
-      command -v compute-sanitizer || { echo "compute-sanitizer is not here: nothing was checked"; return 0; }
+      command -v compute-sanitizer || { echo "compute-sanitizer is not here: nothing was checked"; return 127; }
       # The allocator keeps memory for itself, in which nothing is out of bounds.
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 "$limit" compute-sanitizer --tool memcheck --error-exitcode 9 \
         "$PYTHON" "${PYTEST[@]}" ${SANITIZED:-tests/lccl/cuda/test_convolutions.py} -q -x
@@ -105,7 +105,7 @@ limit_of() { # NAME → seconds that the stage may take
   echo $((limit < left ? limit : left))
 }
 
-"$PYTHON" -m benchmarks.gpu.summary begin "$OUT" ${DEVICE:-} || exit 1
+"$PYTHON" -m benchmarks.gpu.environment "$OUT" ${DEVICE:-} || exit 1
 for stage in "${stages[@]}"; do
   limit=$(limit_of "$stage")
   started=$SECONDS
@@ -117,7 +117,7 @@ for stage in "${stages[@]}"; do
     run "$stage" "$limit" >>"$LOG" 2>&1
     status=$?
   fi
-  [ $status -eq 0 ] || tail -n 25 "$LOG"
+  [ $status -eq 0 ] || [ $status -eq 127 ] || tail -n 25 "$LOG"
   "$PYTHON" -m benchmarks.gpu.summary stage "$OUT" "$stage" $status $((SECONDS - started))
 done
 "$PYTHON" -m benchmarks.gpu.summary end "$OUT"

@@ -1,16 +1,23 @@
-"""The machine that figures are taken on: commit, processor, GPU, driver and versions."""
+"""The machine that figures are taken on: commit, processor, GPU, driver and versions.
+
+``python -m benchmarks.gpu.environment OUT`` begins OUT/summary.json with it.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.summary import write
 from lccl.bench import provenance
-from lccl.errors import EngineError
+from lccl.errors import EngineError, LcclError
 
 ASKED = (
     "name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit",
@@ -73,3 +80,20 @@ def triton_version() -> str | None:
         return version("triton")
     except PackageNotFoundError:
         return None
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Note the machine; 1 where there is no GPU, for then nothing that follows means anything."""
+    folder, *rest = sys.argv[1:] if words is None else words
+    out = Path(folder)
+    try:
+        found = describe(device_of(*rest or ["cuda"]))
+    except LcclError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write(out / "summary.json", {"command": f"bash benchmarks/on_gpu.sh {out.name}", **found, "stages": {}})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
