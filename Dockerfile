@@ -1,7 +1,7 @@
 # The image of lccl-serve: one stage installs torch, compiles the native engine and installs the service, the other is
 # a slim Python with the result.
 #   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
-#     --build-arg CUDA=cu130                  torch for CUDA 13.0
+#     --build-arg CUDA=cu130                  torch for CUDA 13.0, and the C compiler that the cuda engine needs as it runs
 #     --build-arg TORCH_INDEX=https://…       torch from another index
 #     --build-arg EXTRAS="service tracing"    with OpenTelemetry's packages
 FROM python:3.11-slim-bookworm AS build
@@ -45,6 +45,10 @@ RUN pip install --no-deps . \
  && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle, lccl.canary, lccl.skip_map, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm
+# Triton, which torch for CUDA brings along, compiles what launches the kernels on the machine that has the GPU.
+ARG CUDA=
+RUN if [ -n "$CUDA" ]; then \
+    apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lccl
 COPY --from=build /opt/lccl /opt/lccl
 COPY models /models

@@ -197,7 +197,7 @@ def calibrate(
         loaded = bundles.load(bundle)
         dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         with console.status("calibrating") as status:
-            runner = make(loaded, engine=engine, threads=threads)
+            runner = make(loaded, precision="fp32", engine=engine, threads=threads)
             done = run(loaded, runner, hold_out(dataset.train), status.update, search)
         done = replace(done, canary=record_canary(done))
         bundles.save(done, bundle)
@@ -264,7 +264,7 @@ def evaluate(
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
         if not len(split):
             raise LcclError(f"{data} has no test pictures: use --part measure")
-        runner = make(loaded, engine=engine, threads=threads)
+        runner = make(loaded, precision="fp32", engine=engine, threads=threads)
         shape = runner.shape
         wishes = [Wish(sparsity=value) for value in sparsity or []]
         wishes += [Wish(exit_confidence=value) for value in exit_confidence or []]

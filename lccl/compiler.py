@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from lccl.bundle import Bundle
@@ -12,11 +14,14 @@ from lccl.networks import ResNet
 from lccl.plan import Plan
 from lccl.preprocessing import Preprocessing
 
+ENGINES = ("auto", "cpu", "cuda", "reference")
+HALF = ("auto", "fp16", "bf16")  # what the cuda engine takes; auto is fp16 there
+
 
 def compile(
     model: Bundle | ResNet,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     engine: str = "auto",
     preprocessing: Preprocessing | None = None,
     *,
@@ -28,10 +33,13 @@ def compile(
 
     Args:
         model: a bundle, or a network.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-        precision: ``fp32``, ``bf16`` (cpu) or ``fp64`` (reference).
-        engine: ``cpu``, ``reference`` or ``auto``: cpu for fp32 and bf16 on a CPU, else reference; reference too for
-            split convolutions, which it alone runs.
+        device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:i``. ``auto`` is a GPU on whose model the cuda engine's
+            tests have passed, where that engine can run what is asked for; else the CPU.
+        precision: ``fp32`` (cpu, reference), ``fp16`` (cuda), ``bf16`` (cpu, cuda) or ``fp64`` (reference). ``auto`` is
+            fp16 on the cuda engine and fp32 on the others.
+        engine: ``cpu``, ``cuda``, ``reference`` or ``auto``: on a CPU the cpu engine, but reference for fp64 and for
+            split convolutions, which it alone runs; on a GPU the cuda engine, but reference for fp32 and fp64.
+            ``cuda`` without a device is the first GPU, whatever its model.
         preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
         threads: of the cpu engine; 0 takes one per core.
         streams: of the cpu engine: how many calls run at once when they share its threads.
@@ -46,9 +54,14 @@ def compile(
     else:
         network, size = model, model.image_size
         preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    place = choose_device(device)
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}: use {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     plan = lower(network, preprocessing)
+    place = _choose_place(device, engine, precision, plan)
     chosen = _choose_engine(engine, place, precision, plan)
+    if chosen == "cuda":
+        return _cuda_engine(plan, place, "fp16" if precision == "auto" else precision)
+    precision = "fp32" if precision == "auto" else precision
     if chosen == "cpu":
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
@@ -56,13 +69,27 @@ def compile(
     return ReferenceEngine(plan, shape_of(plan), place, precision)
 
 
-def _choose_engine(engine: str, device: torch.device, precision: str, plan: Plan) -> str:
-    if engine not in ("auto", "cpu", "reference"):
-        raise EngineError(f"unknown engine {engine!r}: use auto, cpu or reference")
+def _choose_place(device: str, engine: str, precision: str, plan: Plan) -> torch.device:
+    if device == "auto" and engine == "cuda":
+        return choose_device("cuda")
+    if device == "auto" and engine == "auto" and precision in HALF and not plan.splits:
+        from lccl.engines.cuda.devices import proven
+
+        for number in range(torch.cuda.device_count()):
+            if proven(torch.cuda.get_device_name(number)):
+                return torch.device("cuda", number)
+    return choose_device(device)
+
+
+def _choose_engine(engine: str, place: torch.device, precision: str, plan: Plan) -> str:
+    if engine == "auto" and place.type == "cuda":
+        return "cuda" if precision in HALF else "reference"
     if engine == "auto":
-        return "cpu" if device.type == "cpu" and precision != "fp64" and not plan.splits else "reference"
-    if engine == "cpu" and device.type != "cpu":
-        raise EngineError(f"the cpu engine does not run on {device}: use device cpu or engine reference")
+        return "reference" if precision == "fp64" or plan.splits else "cpu"
+    if engine == "cpu" and place.type != "cpu":
+        raise EngineError(f"the cpu engine does not run on {place}: use device cpu or engine reference")
+    if engine == "cuda" and place.type != "cuda":
+        raise EngineError(f"the cuda engine does not run on {place}: use device cuda or engine cpu")
     return engine
 
 
@@ -76,8 +103,28 @@ def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruct
     return CpuEngine(plan, shape_of(plan), precision, threads=threads, streams=streams, instruction_set=instruction_set)
 
 
+def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
+    if precision not in HALF:
+        raise EngineError(f"the cuda engine has no precision {precision!r}: use fp16 or bf16, or engine reference")
+    if plan.splits:
+        raise EngineError("the cuda engine does not run split convolutions: use engine reference")
+    try:
+        from lccl.engines.cuda.engine import CudaEngine
+    except ImportError as error:
+        raise EngineError(
+            f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch, which brings what it needs"
+        ) from error
+    engine = CudaEngine(plan, shape_of(plan), place, precision)
+    if engine.experimental:
+        logging.getLogger("lccl.engines.cuda").warning(
+            "the cuda engine is experimental on %s: its tests have not been run there; benchmarks/on_gpu.sh runs them",
+            torch.cuda.get_device_name(place),
+        )
+    return engine
+
+
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the CPU.
+    """The device of that name; ``auto`` is the CPU, ``cuda`` the first GPU.
 
     Raises:
         EngineError: there is none here.
@@ -91,6 +138,11 @@ def choose_device(name: str) -> torch.device:
         raise EngineError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:i") from error
     if device.type not in ("cpu", "cuda"):
         raise EngineError(f"no engine runs on {name!r}: use auto, cpu, cuda or cuda:i")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"there is no {name} here: torch sees {torch.cuda.device_count()} GPUs")
-    return device
+    if device.type == "cpu":
+        return device
+    number, count = device.index or 0, torch.cuda.device_count()
+    if number >= count:
+        raise EngineError(
+            f"there is no {name} here, torch sees {count} GPUs: use device cpu, or a CUDA build of torch and its driver"
+        )
+    return torch.device("cuda", number)

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +30,7 @@ from service.batcher import Batcher
 from service.body import BodyMemory, explain
 from service.canary import Canary, warm_up
 from service.errors import InvalidFieldError, Problem, UnknownModelError, problem
+from service.gpu import READINGS, gpus_in_use
 from service.keys import KeyRing
 from service.metrics import UNKNOWN, Metrics
 from service.middleware import RequestObserver, content_security_policy
@@ -173,6 +175,9 @@ def _announce(metrics: Metrics, registry: Registry, batcher: WorkBatcher, model:
     metrics.queue_depth.labels(name).set_function(
         lambda: sum(batcher.depth(one.key) for one in registry.versions(name))
     )
+    for gpu in gpus_in_use():
+        for kind, reading in READINGS.items():
+            metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(reading, gpu))
     log.info(
         "serving %s version %s", model.name, model.version,
         extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},

@@ -26,6 +26,7 @@ class Metrics:
 
     Attributes:
         exits: of models with early exits alone; numbers from 0, or ``end``.
+        gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.gpu.READINGS`.
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
         stage_timer: the series of stages for a model and a stage.
@@ -90,6 +91,10 @@ class Metrics:
         self.rejected = counter("rejected_total", "Pictures or requests answered with an error.", "model", "reason")
         self.downgraded = counter("downgraded_total", "Pictures served sparser than asked for.", "model")
         self.model_info = gauge("model_info", "1 for each model.", "model", "version", "engine", "precision", "digest")
+        self.gpu_memory = gauge(
+            "gpu_memory_bytes", "Memory of a GPU that a model runs on: torch's allocator's, and the whole device's.",
+            "device", "kind",
+        )  # fmt: skip
         self.build_info = gauge("build_info", "1 for the running build.", "version", "python", "torch")
         self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
         self.stage_timer = self.stage_duration.labels

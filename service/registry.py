@@ -73,7 +73,7 @@ class EngineChoice:
 
     engine: str = "auto"
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     threads: int = 0
     streams: int = 1
     instruction_set: str = "auto"

@@ -228,7 +228,10 @@ class ModelInput(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What a model offers."""
+    """What a model offers.
+
+    ``experimental`` says that the engine's tests have not passed on a device of this model.
+    """
 
     name: str
     version: str
@@ -236,6 +239,7 @@ class ModelMetadata(BaseModel):
     architecture: dict[str, Any]
     engine: str
     precision: str
+    experimental: bool
     labels: list[str]
     input: ModelInput
     dense_macs: int

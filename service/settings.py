@@ -33,9 +33,11 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     models: Path = Field(Path("models"), description="folder of bundles; each is served under its folder's name")
     default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")
-    engine: Literal["auto", "cpu", "reference"] = Field("auto", description="what runs the models")
+    engine: Literal["auto", "cpu", "cuda", "reference"] = Field("auto", description="what runs the models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:i")
-    precision: Literal["fp32", "bf16", "fp64"] = Field("fp32", description="arithmetic of the engine")
+    precision: Literal["auto", "fp32", "fp16", "bf16", "fp64"] = Field(
+        "auto", description="arithmetic of the engine; auto is fp16 on the cuda engine and fp32 on the others"
+    )
     instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, portable, …")
     api_key: SecretStr | None = Field(None, description="when set, /v1 asks for it (Bearer or X-API-Key)")
     api_keys: Path | None = Field(None, description="file of several keys, hashed: see docs/security.md")

@@ -35,7 +35,7 @@ RULES = [
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
 LOAD_S, PATIENCE_S, INTERVAL = 8, 40, "6s"
-MAY_BE_ZERO = {"Replicas down", "Alerts firing", "Queue depth", "Predicted wait"}
+MAY_BE_ZERO = {"Replicas down", "Alerts firing", "Queue depth", "Predicted wait", "GPU memory"}
 PICTURE = (ROOT / "docs/example.png").read_bytes()
 ASKED = [
     ("/v1/classify", PICTURE),
@@ -66,6 +66,26 @@ def test_prometheus_takes_its_configuration():
 def test_rules_pass_their_unit_tests(file):
     ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+GPU_SERIES = 'lccl_gpu_memory_bytes{job="lccl", instance="a", device="cuda:0", kind="used"}'
+
+
+@needs["promtool"]
+@pytest.mark.parametrize(
+    ("series", "shown"),
+    [
+        ([{"series": GPU_SERIES, "values": "7+0x9"}], ('{instance="a", device="cuda:0", kind="used"}', 7)),
+        ([], ('{instance="no GPU in use"}', 0)),
+    ],
+)
+def test_the_panel_of_gpus_shows_them_or_says_that_none_is_in_use(series, shown, tmp_path):
+    (asked,) = (asked for asked, title in questions(DASHBOARDS["resources"], INTERVAL) if title == "GPU memory")
+    samples = [{"labels": shown[0], "value": shown[1]}]
+    checked = {"interval": "1m", "input_series": series}
+    checked["promql_expr_test"] = [{"expr": asked, "eval_time": "5m", "exp_samples": samples}]
+    (tmp_path / "panel.test.yml").write_text(yaml.safe_dump({"tests": [checked]}))
+    test_rules_pass_their_unit_tests(tmp_path / "panel.test.yml")
 
 
 def test_every_alert_has_a_unit_test_in_which_it_fires():

@@ -178,6 +178,7 @@ class ModelMetadata:
     exits: tuple[OfferedExit, ...] = ()
     exit_confidence_range: tuple[float, float] | None = None
     exit_points: tuple[OfferedConfidence, ...] = ()
+    experimental: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,16 @@ def _process() -> Section:
     ]  # fmt: skip
 
 
+def _gpus() -> Section:
+    held = f"max by (instance, device, kind) (lccl_gpu_memory_bytes{OF_REPLICA})"
+    none = 'label_replace(vector(0), "instance", "no GPU in use", "", "")'
+    return "GPUs", [
+        lines("GPU memory", "Of GPUs that models run on: allocated in tensors and reserved for them by the replica, "
+              "used by whichever process, and the device's total.", "bytes",
+              {"{{instance}} {{device}} {{kind}}": f"{held} or on() {none}"}, 24),
+    ]  # fmt: skip
+
+
 def _scrapes() -> Section:
     return "Scrapes", [
         lines("Time of a scrape", "What Prometheus waits for /metrics.", "s",
@@ -35,5 +45,5 @@ def _scrapes() -> Section:
 
 
 def build() -> Dashboard:
-    text = "CPU, memory and file descriptors of each replica, and what reading its metrics takes."
-    return dashboard("lccl-resources", "LCCL resources", text, [INSTANCE], [_process(), _scrapes()])
+    text = "CPU, memory, file descriptors and GPUs' memory of each replica, and what reading its metrics takes."
+    return dashboard("lccl-resources", "LCCL resources", text, [INSTANCE], [_process(), _gpus(), _scrapes()])

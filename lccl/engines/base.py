@@ -21,6 +21,7 @@ class Engine(Protocol):
     Attributes:
         name: ``reference``, ``cpu`` or ``cuda``, as model metadata shows it.
         precision: the arithmetic of the convolutions.
+        experimental: its tests have not passed on a device of this model.
         batch_limit: the batch beyond which throughput no longer rises.
         streams: how many calls that share the device run at once; further ones wait.
         plan: what it runs.
@@ -30,6 +31,7 @@ class Engine(Protocol):
 
     name: str
     precision: str
+    experimental: bool
     batch_limit: int
     streams: int
     plan: Plan

@@ -63,6 +63,7 @@ class ReferenceEngine:
     """Runs a plan step by step; every cell is computed, so ``executed`` MACs are all of them, gates and means."""
 
     name = "reference"
+    experimental = False
     batch_limit = 32
     streams = 1
 

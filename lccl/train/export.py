@@ -35,7 +35,7 @@ def first_bundle(
         preprocessing = replace(
             network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
         )
-    engine = make_engine(network, preprocessing=preprocessing)
+    engine = make_engine(network, precision="fp32", preprocessing=preprocessing)
     exact = [0.0] * len(engine.shape.layers)
     found = measure(engine, held.measure, exact)
     unchosen = np.concatenate([found.right, measure(engine, held.choose, exact).right])

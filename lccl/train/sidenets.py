@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,8 @@ def fit_sidenets(
     torch.manual_seed(recipe.seed)
     network = copy.deepcopy(bundle.network).eval().requires_grad_(False)
     network.add_sidenets(specs)
-    make_engine(replace(bundle, network=network), engine=engine, threads=threads)  # refuses now, not after training
+    compiled = partial(make_engine, precision="fp32", engine=engine, threads=threads)
+    compiled(replace(bundle, network=network))  # refuses now, not after training
     _fit(network, bundle, data.train, recipe, report)
     network.sidenets.requires_grad_(False)
     seconds = time.perf_counter() - began
@@ -122,7 +124,7 @@ def fit_sidenets(
         digest="",
     )
     points = bundle.table.points[:1] if used else bundle.table.points
-    return replace(made, table=_table(points, make_engine(made, engine=engine, threads=threads), data))
+    return replace(made, table=_table(points, compiled(made), data))
 
 
 def _table(points: Sequence[OperatingPoint], engine: Engine, data: HeldOut) -> OperatingPointTable:

@@ -54,6 +54,7 @@ def _metadata(model: ServedModel, settings: Settings) -> ModelMetadata:
         architecture=bundle.architecture.to_json(),
         engine=model.engine.name,
         precision=model.engine.precision,
+        experimental=model.engine.experimental,
         labels=list(bundle.labels),
         input=ModelInput(
             width=bundle.preprocessing.size,

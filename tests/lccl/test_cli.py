@@ -434,6 +434,12 @@ def test_an_engine_that_is_not_there(model, data, command):
     failed(lccl(command, model, data, "--engine", "warp"), "unknown engine 'warp'")
 
 
+@pytest.mark.parametrize("command", ["calibrate", "evaluate"])
+def test_accuracies_are_measured_in_fp32_which_the_cuda_engine_lacks(model, data, command, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    failed(lccl(command, model, data, "--engine", "cuda"), "the cuda engine has no precision 'fp32'")
+
+
 def test_calibrating_on_other_data(model, tmp_path):
     other = write_pictures(tmp_path / "other.tar", {"train": PER_CLASS}, seed=1)
     failed(lccl("calibrate", model, other), "not the data that the bundle was trained on")

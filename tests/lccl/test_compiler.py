@@ -1,6 +1,9 @@
 """An engine is chosen once, by name, from a bundle or a network; what is not to be had is refused, never replaced."""
 
+import json
+import logging
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +11,13 @@ import torch
 
 from lccl.compiler import compile as make_engine
 from lccl.controls import Controls
+from lccl.engines.cuda import devices
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 
 
-@pytest.mark.parametrize("engine", ["native", "cuda", "triton", "Reference", ""])
+@pytest.mark.parametrize("engine", ["native", "triton", "Reference", ""])
 def test_an_unknown_engine_is_refused(bundle, engine):
     with pytest.raises(EngineError, match="unknown engine"):
         make_engine(bundle, engine=engine)
@@ -27,7 +31,14 @@ def test_an_unknown_or_absent_device_is_refused(bundle, device):
 
 @pytest.mark.parametrize(
     ("engine", "precision"),
-    [("auto", "fp16"), ("auto", "double"), ("cpu", "fp64"), ("reference", "bf16"), ("reference", "fp16")],
+    [
+        ("auto", "fp16"),
+        ("auto", "double"),
+        ("cpu", "fp64"),
+        ("cpu", "fp16"),
+        ("reference", "bf16"),
+        ("reference", "fp16"),
+    ],
 )
 def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision):
     with pytest.raises(EngineError, match=precision):
@@ -35,20 +46,22 @@ def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision)
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "name"),
+    ("engine", "precision", "name", "runs"),
     [
-        ("auto", "fp32", "cpu"),
-        ("cpu", "fp32", "cpu"),
-        ("auto", "fp64", "reference"),
-        ("reference", "fp32", "reference"),
+        ("auto", "auto", "cpu", "fp32"),
+        ("auto", "fp32", "cpu", "fp32"),
+        ("cpu", "auto", "cpu", "fp32"),
+        ("auto", "fp64", "reference", "fp64"),
+        ("reference", "auto", "reference", "fp32"),
+        ("reference", "fp32", "reference", "fp32"),
     ],
 )
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, pictures):
+def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, runs, pictures):
     made = make_engine(bundle, device, precision, engine)
     controls = Controls.uniform(2, [0.0] * 18)
     given = make_engine(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
-    assert (made.name, made.precision) == (name, precision)
+    assert (made.name, made.precision, made.experimental) == (name, runs, False)
     assert np.array_equal(made.run(pictures(2), controls).logits, given.run(pictures(2), controls).logits)
 
 
@@ -93,6 +106,132 @@ def test_a_bare_network_takes_the_preprocessing_given():
     assert engine.plan.image.height == 48
     assert engine.plan.steps[0].mean.tolist() == [0.25, 0.5, 0.75]
     assert engine.plan.steps[0].std.tolist() == [1, 2, 4]
+
+
+class StandInEngine:
+    """Stands in for the cuda engine, which needs a GPU: keeps what it was made of."""
+
+    name = "cuda"
+
+    def __init__(self, plan, shape, device, precision):
+        self.plan, self.device, self.precision = plan, device, precision
+        self.experimental = devices.experimental(device)
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """Stands in for torch's sight of GPUs: ``gpus("A", "B", proven="B")``; the cuda engine is a stand-in too."""
+    monkeypatch.setitem(sys.modules, "lccl.engines.cuda.engine", SimpleNamespace(CudaEngine=StandInEngine))
+    monkeypatch.setattr(devices, "PROVEN", tmp_path)
+
+    def see(*models, proven=""):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(models))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[getattr(device, "index", device)])
+        record = {"device": proven, "passed": 1, "failed": 0, "errors": 0}
+        (tmp_path / f"{devices.slug(proven)}.json").write_text(json.dumps(record))
+
+    return see
+
+
+def chosen(*arguments, **named):
+    made = make_engine(*arguments, **named)
+    place = getattr(made, "device", None) or getattr(made, "_device", torch.device("cpu"))
+    return made.name, str(place), made.precision
+
+
+class TestAProvenGpu:
+    @pytest.fixture(autouse=True)
+    def _see(self, gpus):
+        gpus("Model A", "Model B", proven="Model B")
+
+    @pytest.mark.parametrize(("precision", "runs"), [("auto", "fp16"), ("fp16", "fp16"), ("bf16", "bf16")])
+    def test_is_taken_where_the_device_is_not_named(self, bundle, precision, runs):
+        assert chosen(bundle, precision=precision) == ("cuda", "cuda:1", runs)
+
+    @pytest.mark.parametrize(
+        ("asked", "taken"),
+        [
+            ({"precision": "fp32"}, ("cpu", "cpu", "fp32")),
+            ({"precision": "fp64"}, ("reference", "cpu", "fp64")),
+            ({"engine": "cpu"}, ("cpu", "cpu", "fp32")),
+            ({"engine": "reference"}, ("reference", "cpu", "fp32")),
+            ({"device": "cpu"}, ("cpu", "cpu", "fp32")),
+        ],
+    )
+    def test_is_not_taken_for_what_the_cuda_engine_does_not_do(self, bundle, asked, taken):
+        assert chosen(bundle, **asked) == taken
+
+    def test_is_not_taken_for_split_convolutions(self, random_bundle):
+        assert chosen(random_bundle(Architecture("resnet20", split="1/2"))) == ("reference", "cpu", "fp32")
+
+    def test_is_not_called_experimental(self, bundle, caplog):
+        assert not make_engine(bundle).experimental
+        assert not caplog.records
+
+
+class TestAGpuOfAnUnprovenModel:
+    @pytest.fixture(autouse=True)
+    def _see(self, gpus):
+        gpus("Model A", "Model B")
+
+    def test_is_not_taken_where_neither_device_nor_engine_is_named(self, bundle):
+        assert chosen(bundle) == ("cpu", "cpu", "fp32")
+
+    @pytest.mark.parametrize(
+        ("asked", "taken"),
+        [
+            ({"engine": "cuda"}, ("cuda", "cuda:0", "fp16")),
+            ({"engine": "cuda", "precision": "bf16"}, ("cuda", "cuda:0", "bf16")),
+            ({"device": "cuda"}, ("cuda", "cuda:0", "fp16")),
+            ({"device": "cuda:1"}, ("cuda", "cuda:1", "fp16")),
+            ({"device": "cuda:1", "engine": "cuda"}, ("cuda", "cuda:1", "fp16")),
+            ({"device": "cuda", "precision": "fp32"}, ("reference", "cuda:0", "fp32")),
+            ({"device": "cuda:1", "precision": "fp64"}, ("reference", "cuda:1", "fp64")),
+            ({"device": "cuda", "engine": "reference"}, ("reference", "cuda:0", "fp32")),
+        ],
+    )
+    def test_is_taken_where_device_or_engine_is_named(self, bundle, asked, taken):
+        assert chosen(bundle, **asked) == taken
+
+    def test_is_called_experimental_in_one_line_of_the_log(self, bundle, caplog):
+        assert make_engine(bundle, "cuda:1").experimental
+        (line,) = caplog.records
+        assert (line.name, line.levelno) == ("lccl.engines.cuda", logging.WARNING)
+        assert line.getMessage().startswith(
+            "the cuda engine is experimental on Model B: its tests have not been run there"
+        )
+
+    @pytest.mark.parametrize(
+        ("asked", "says"),
+        [
+            ({"engine": "cuda", "precision": "fp32"}, "no precision 'fp32': use fp16 or bf16, or engine reference"),
+            ({"engine": "cuda", "precision": "fp64"}, "no precision 'fp64'"),
+            ({"engine": "cuda", "device": "cpu"}, "does not run on cpu: use device cuda or engine cpu"),
+            ({"engine": "cpu", "device": "cuda"}, "does not run on cuda:0: use device cpu or engine reference"),
+            ({"device": "cuda", "precision": "int8"}, "no precision 'int8'"),
+            ({"device": "cuda:2"}, "no cuda:2 here, torch sees 2 GPUs"),
+        ],
+    )
+    def test_nothing_is_run_otherwise_than_asked(self, bundle, asked, says):
+        with pytest.raises(EngineError, match=says):
+            make_engine(bundle, **asked)
+
+    @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"engine": "cuda"}])
+    def test_refuses_split_convolutions(self, random_bundle, asked):
+        with pytest.raises(EngineError, match="the cuda engine does not run split convolutions: use engine reference"):
+            make_engine(random_bundle(Architecture("resnet20", split="1/2")), **asked)
+
+    def test_without_what_the_engine_needs_is_an_error_that_says_what_to_install(self, bundle, monkeypatch):
+        monkeypatch.setitem(sys.modules, "lccl.engines.cuda.engine", None)
+        with pytest.raises(EngineError, match="install a CUDA build of torch"):
+            make_engine(bundle, "cuda")
+
+
+def test_the_cuda_engine_without_a_gpu_is_refused(bundle, gpus):
+    gpus()
+    for asked in ({"engine": "cuda"}, {"device": "cuda"}):
+        with pytest.raises(EngineError, match="torch sees 0 GPUs: use device cpu, or a CUDA build of torch"):
+            make_engine(bundle, **asked)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

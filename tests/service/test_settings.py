@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from lccl.compiler import ENGINES
 from service.settings import Settings
 
 
@@ -73,6 +74,14 @@ def test_limits_of_callers_and_connections_from_the_environment(monkeypatch):
     assert (settings.rate_limit, settings.trusted_proxies) == ("100/second", "10.0.0.0/8, ::1")
     assert (settings.max_connections, settings.header_timeout_s, settings.idle_timeout_s) == (5, 2.5, 7)
     assert (settings.docs, settings.api_keys) == (False, Path("/run/keys.toml"))
+
+
+def test_every_engine_and_precision_can_be_asked_for():
+    for engine in ENGINES:
+        assert Settings(engine=engine).engine == engine
+    for precision in ("auto", "fp32", "fp16", "bf16", "fp64"):
+        assert Settings(precision=precision).precision == precision
+    assert (Settings().engine, Settings().precision) == ("auto", "auto")
 
 
 def test_the_key_is_not_shown():

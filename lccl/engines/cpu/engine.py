@@ -36,6 +36,7 @@ class CpuEngine:
     """
 
     name = "cpu"
+    experimental = False
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from lccl.lowering import shape_of
 from tests.lccl.cpu.networks import SIZES, SMALL, mixed
 from tests.lccl.networks import called, layers_of
 
-pytest.register_assert_rewrite("tests.lccl.cpu.comparison")
+pytest.register_assert_rewrite("tests.lccl.comparison")
 
 
 @pytest.fixture(scope="session", params=instruction_sets(), ids="-".join)

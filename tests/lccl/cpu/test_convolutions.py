@@ -10,8 +10,8 @@ from hypothesis import given, settings
 
 from lccl import plan as steps
 from lccl.networks import Architecture
-from tests.lccl.cpu.comparison import check, seen_by
-from tests.lccl.cpu.convolutions import GATES, OUTPUTS, RESIDUALS, cases, controls_for, plan_of, reads, values_for
+from tests.lccl.comparison import check, seen_by
+from tests.lccl.convolutions import GATES, OUTPUTS, RESIDUALS, cases, controls_for, plan_of, reads, values_for
 
 
 def run(case, arithmetic, make_cpu):

@@ -10,8 +10,8 @@ import torch
 
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
-from tests.lccl.cpu.comparison import without_border
-from tests.lccl.cpu.convolutions import reads
+from tests.lccl.comparison import without_border
+from tests.lccl.convolutions import reads
 from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE, with_sets
 from tests.lccl.networks import called, layers_of
 

@@ -12,7 +12,7 @@ from lccl.controls import Controls
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
 from lccl.lowering import shape_of
-from tests.lccl.cpu.exits import (
+from tests.lccl.exits import (
     SIDENETS,
     Sided,
     add_sidenets,

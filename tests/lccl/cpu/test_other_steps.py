@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lccl import plan as steps
 from lccl.controls import Controls
-from tests.lccl.cpu.comparison import TOLERANCES, each_array_of, interpret, rounded, without_border
-from tests.lccl.cpu.convolutions import LARGE, weights
+from tests.lccl.comparison import TOLERANCES, each_array_of, interpret, rounded, without_border
+from tests.lccl.convolutions import LARGE, weights
 
 SIDES = st.sampled_from((1, 2, 3, 5, 7, 13))
 CHANNELS = st.sampled_from((1, 3, 5, 8, 16, 17, 48))

@@ -9,7 +9,7 @@ import pytest
 
 from lccl import plan as steps
 from lccl.controls import Controls
-from tests.lccl.cpu.convolutions import LARGE, Case, controls_for, plan_of, values_for
+from tests.lccl.convolutions import LARGE, Case, controls_for, plan_of, values_for
 
 PLAIN = Case(
     height=7, width=6, channels=5, out=48, kernel=3, stride=1, gate=None, gate_apart=True, affine=True, relu=False,

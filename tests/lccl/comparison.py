@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,8 +14,14 @@ from lccl.lowering import shape_of
 
 # What an output may be off by: `sums` of its magnitude (the same step on absolute values, which no intermediate
 # value exceeds), for float32 sums of up to 3,136 terms in any order, and `stored` of itself, for being rounded.
-# bfloat16 has 8 significant bits: rounding to nearest errs by 2⁻⁸ at most. Products of two of them are exact.
-TOLERANCES = {"fp32": {"sums": 3e-6, "stored": 2**-23}, "bf16": {"sums": 3e-6, "stored": 2**-8}}
+# bfloat16 has 8 significant bits: rounding to nearest errs by 2⁻⁸ at most, and binary16, which has 11, by 2⁻¹¹.
+# Products of two of them are exact.
+TOLERANCES = {
+    "fp32": {"sums": 3e-6, "stored": 2**-23},
+    "bf16": {"sums": 3e-6, "stored": 2**-8},
+    "fp16": {"sums": 3e-6, "stored": 2**-11},
+}
+STORED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def each_array(part, change):
@@ -28,9 +35,9 @@ def each_array(part, change):
     return part
 
 
-def rounded(array):
-    """To the nearest bfloat16."""
-    return torch.from_numpy(array).bfloat16().float().numpy()
+def rounded(array, precision="bf16"):
+    """To the nearest value of a precision."""
+    return torch.from_numpy(array).to(STORED[precision]).float().numpy()
 
 
 def seen_by(precision, plan, values):
@@ -38,16 +45,16 @@ def seen_by(precision, plan, values):
     if precision == "fp32":
         return plan, values
     return (
-        replace(plan, steps=tuple(_rounded_weights(step) for step in plan.steps)),
-        {name: rounded(value) for name, value in values.items()},
+        replace(plan, steps=tuple(_rounded_weights(step, precision) for step in plan.steps)),
+        {name: rounded(value, precision) for name, value in values.items()},
     )
 
 
-def _rounded_weights(step):
+def _rounded_weights(step, precision):
     if not isinstance(step, steps.Convolve):
         return step
-    gate = step.gate and replace(step.gate, weight=rounded(step.gate.weight))
-    return replace(step, weight=rounded(step.weight), gate=gate)
+    gate = step.gate and replace(step.gate, weight=rounded(step.gate.weight, precision))
+    return replace(step, weight=rounded(step.weight, precision), gate=gate)
 
 
 def interpret(plan, step, values, controls):
@@ -132,7 +139,7 @@ def without_border(value, buffer):
 
 def check_skipped(engine, step, values, controls, written, out):
     """Skipped cells hold exactly the residual, or what nothing becomes."""
-    stored = rounded if engine.precision == "bf16" else np.asarray
+    stored = partial(rounded, precision=engine.precision) if engine.precision in STORED else np.asarray
     mask = out.masks[step.gate.layer]
     skipped = mask.repeat(len(step.weight) // mask.shape[1], 1) == 0
     residual = np.zeros(skipped.shape, np.float32)

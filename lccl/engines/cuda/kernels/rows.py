@@ -1,0 +1,64 @@
+"""What the gate's and the convolution's kernel share: rows of a matrix product that are positions of a map."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def position(row, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Row number → image, y, x."""
+    image = row // (HEIGHT * WIDTH)
+    within = row % (HEIGHT * WIDTH)
+    return image, within // WIDTH, within % WIDTH
+
+
+@triton.jit
+def load_affine(scale, shift, norm_set, image, there, channel, is_channel, CHANNELS: tl.constexpr, SETS: tl.constexpr):
+    """Scale and shift of each row's normalisation set: [1, channels] with one set, else [rows, channels]."""
+    if SETS == 1:
+        at = channel[None, :]
+        mask = is_channel[None, :]
+    else:
+        at = (tl.load(norm_set + image, mask=there, other=0) * CHANNELS)[:, None] + channel[None, :]
+        mask = there[:, None] & is_channel[None, :]
+    return tl.load(scale + at, mask=mask, other=0.0), tl.load(shift + at, mask=mask, other=0.0)
+
+
+@triton.jit
+def window(
+    x, x_mask, weight, image, y, at, there, work, columns, column, is_column,
+    STORED: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, BK: tl.constexpr,
+    IN_HEIGHT: tl.constexpr, IN_PITCH: tl.constexpr, IN_SHIFT: tl.constexpr, MASKED: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The windows under rows times a block of the weight's columns: float32 [BM, BN].
+
+    A window is K runs of K · STORED neighbouring values; each is read in blocks of BK, in the same order for every
+    row. With MASKED, what a producer skipped is not read: it is 0. ``IN_SHIFT`` is the border less K // 2. ``work`` 0
+    leaves everything out. WHOLE says that the weight has all BN columns.
+    """
+    RUN: tl.constexpr = K * STORED
+    BLOCKS: tl.constexpr = (RUN + BK - 1) // BK
+    corner = (image * IN_HEIGHT + y * STRIDE + IN_SHIFT) * IN_PITCH + at * STRIDE + IN_SHIFT
+    k = tl.arange(0, BK)
+    sums = tl.zeros((BM, BN), dtype=tl.float32)
+    for step in range(0, K * BLOCKS * work):
+        tap_row = step // BLOCKS
+        run = (step % BLOCKS) * BK
+        start = (corner + tap_row * IN_PITCH) * STORED + run
+        read = tl.broadcast_to(there[:, None], (BM, BK))
+        if MASKED:
+            kept = tl.load(x_mask + corner + tap_row * IN_PITCH + run // STORED, mask=there, other=0)
+            read = tl.broadcast_to((kept != 0)[:, None], (BM, BK))
+        elif RUN % BK != 0:
+            read = read & (run + k < RUN)[None, :]
+        values = tl.load(x + start[:, None] + k[None, :], mask=read, other=0.0)
+        at_weights = weight + (step * BK + k)[:, None] * columns + column[None, :]
+        if WHOLE:
+            weights = tl.load(at_weights)
+        else:
+            weights = tl.load(at_weights, mask=tl.broadcast_to(is_column[None, :], (BK, BN)), other=0.0)
+        sums = tl.dot(values, weights, sums)
+    return sums

@@ -1,0 +1,112 @@
+"""A batch size's way to the device and back: pinned staging, and one CUDA graph of the copies and all kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lccl.controls import Controls
+from lccl.engines.base import Images, exit_confidence
+from lccl.engines.cuda.batch import Batch, Dense, Program
+from lccl.plan import Plan
+
+INPUTS = ("images", "thresholds", "norm_set", "confidence", "valid")
+OUTPUTS = ("logits", "kept", "left")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What came back: logits float32 [N, classes], kept int64 [N, L], left int64 [N]."""
+
+    logits: NDArray[np.float32]
+    kept: NDArray[np.int64]
+    left: NDArray[np.int64]
+
+
+class Staging:
+    """The host's side of a :class:`Batch`: memory that the device copies from and to by itself."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        pinned = batch.valid.device.type == "cuda"
+        self._host = {
+            name: torch.zeros_like(getattr(batch, name), device="cpu", pin_memory=pinned) for name in INPUTS + OUTPUTS
+        }
+
+    def fill(self, plan: Plan, images: Images, controls: Controls) -> None:
+        """Put a batch in; the places behind it become invalid."""
+        count = len(images)
+        rows: dict[str, NDArray[np.generic]] = {
+            "images": images,
+            "thresholds": controls.thresholds,
+            "norm_set": controls.norm_set,
+            "confidence": exit_confidence(plan, controls),
+            "valid": np.ones(count, np.int32),
+        }
+        for name, values in rows.items():
+            self._host[name].numpy()[:count] = values
+        self._host["valid"].numpy()[count:] = 0
+
+    def send(self) -> None:
+        """Copy inputs to the device, in the current stream."""
+        for name in INPUTS:
+            getattr(self.batch, name).copy_(self._host[name], non_blocking=True)
+
+    def fetch(self) -> None:
+        """Copy outputs from the device, in the current stream."""
+        for name in OUTPUTS:
+            self._host[name].copy_(getattr(self.batch, name), non_blocking=True)
+
+    def read(self, count: int) -> Results:
+        """The first ``count`` images' outputs, once the stream has come to its end."""
+        logits, kept, left = (self._host[name].numpy()[:count] for name in OUTPUTS)
+        return Results(logits.copy(), kept.astype(np.int64), left.astype(np.int64))
+
+
+class Replay:
+    """All that a batch size and pattern need, captured once; nothing between the first kernel and the last waits."""
+
+    def __init__(self, program: Program, staging: Staging, dense: Dense) -> None:
+        """Compile and warm the kernels, then capture them; a CPU, which has no graphs, launches them each time."""
+        self._program, self._staging, self._dense = program, staging, dense
+        self._graph: torch.cuda.CUDAGraph | None = None
+        device = staging.batch.valid.device
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                self._stream = torch.cuda.Stream()
+                self._stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._stream):
+                    self._launch()
+                self._stream.synchronize()
+                self._graph = torch.cuda.CUDAGraph()
+                # Other threads may load models or read the device's memory meanwhile.
+                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                    self._launch()
+
+    def __call__(self, forced: tuple[Tensor, ...] | None = None) -> None:
+        """Run what is staged and wait for it; ``forced`` masks, which tests give, are not part of a graph."""
+        if self._graph is None:
+            self._launch(forced)
+            return
+        with torch.cuda.device(self._staging.batch.valid.device), torch.cuda.stream(self._stream):
+            if forced is None:
+                self._graph.replay()
+            else:
+                self._launch(forced)
+        self._stream.synchronize()
+
+    def replay(self) -> None:
+        """Put the graph on the current stream and do not wait; for timings."""
+        if self._graph is None:
+            self._launch()
+        else:
+            self._graph.replay()
+
+    def _launch(self, forced: tuple[Tensor, ...] | None = None) -> None:
+        self._staging.send()
+        self._program.launch(self._staging.batch, self._dense, forced)
+        self._staging.fetch()

@@ -1,0 +1,124 @@
+"""How large the pieces are that a convolution's kernel works in: a table per device, made by ``lccl tune``, or defaults.
+
+The tables, ``tiles/<device>.json`` beside this file, vary rows, channels, warps and stages of a tile alone. The order in
+which a cell's products are summed is not theirs to choose, so results are bitwise the same with every table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lccl.errors import EngineError
+
+FOLDER = Path(__file__).with_name("tiles")
+DEFAULT_BREAK_EVEN = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of the matrix product.
+
+    Attributes:
+        rows: positions, 64 or a multiple: a whole number of the widest matrix instruction's.
+        channels: of the output.
+        warps: that work on it together.
+        stages: of its loads in flight.
+        break_even: kept share above which computing all positions takes no longer than the listed ones.
+
+    """
+
+    rows: int
+    channels: int
+    warps: int
+    stages: int
+    break_even: float = DEFAULT_BREAK_EVEN
+
+    def __post_init__(self) -> None:
+        """Refuse what no kernel is built for.
+
+        Raises:
+            ValueError: a size is off.
+
+        """
+        fits = (
+            self.rows in (64, 128, 256),
+            self.channels in (16, 32, 64, 128, 256),
+            self.warps in (4, 8),
+            self.stages in range(1, 8),
+            0 <= self.break_even <= 1,
+        )
+        if not all(fits):
+            raise ValueError(f"no kernel is built for {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a tile is chosen by: a convolution over ``height`` × ``width`` positions, ``channels`` of one group."""
+
+    inputs: int
+    channels: int
+    kernel: int
+    stride: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.inputs}-{self.channels} {self.kernel}x{self.kernel}/{self.stride} {self.height}x{self.width}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles for one device.
+
+    Attributes:
+        source: where they are from, for people: ``table`` and its name, or ``defaults``.
+
+    """
+
+    source: str
+    known: Mapping[str, Tile]
+
+    def of(self, shape: Shape) -> Tile:
+        """The tile for a shape: the table's, else one that is safe on every GPU of the last eight years."""
+        return self.known.get(str(shape)) or default(shape)
+
+
+def default(shape: Shape) -> Tile:
+    """A tile that needs little shared memory and suits the shape roughly."""
+    channels = next((size for size in (16, 32, 64) if size >= shape.channels), 128)
+    rows = 64 if shape.height * shape.width < 128 else 128
+    return Tile(rows, channels, 4 if rows * channels <= 64 * 128 else 8, 3)
+
+
+def tiles_for(device: str, folder: Path = FOLDER) -> Tiles:
+    """The table of a device model, by the name that its driver gives; defaults where there is none.
+
+    Raises:
+        EngineError: the table is broken.
+
+    """
+    path = folder / f"{slug(device)}.json"
+    if not path.exists():
+        return Tiles("defaults", {})
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Tiles(f"table {path.stem}", {shape: Tile(**tile) for shape, tile in found["tiles"].items()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EngineError(f"{path} is no table of tiles: make it anew with `lccl tune`") from error
+
+
+def write(path: Path, device: str, tiles: Mapping[Shape, Tile], provenance: Mapping[str, Any]) -> None:
+    """Write a table that :func:`tiles_for` reads."""
+    known = {str(shape): asdict(tile) for shape, tile in tiles.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"device": device, **provenance, "tiles": known}, indent=1) + "\n", encoding="utf-8")
+
+
+def slug(device: str) -> str:
+    """A device model's name as a file's: ``nvidia-h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

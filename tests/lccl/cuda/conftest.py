@@ -1,0 +1,55 @@
+"""Fixtures of the GPU engine's tests: on a GPU its kernels run compiled, elsewhere Triton's interpreter runs them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+pytest.importorskip("triton", reason="Triton is not installed: it comes with builds of torch for CUDA, or with pip")
+
+from lccl.engines.cuda.engine import CudaEngine
+from lccl.engines.cuda.layer_program import LayerProgram
+from lccl.engines.cuda.tiles import Tiles
+from lccl.lowering import shape_of
+from tests.lccl.cuda.stepper import Stepper
+
+pytest.register_assert_rewrite("tests.lccl.comparison")
+
+
+@pytest.fixture(scope="session")
+def device():
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session", params=["fp16", "bf16"])
+def precision(request):
+    if request.param == "bf16" and not torch.cuda.is_available():
+        pytest.skip("Triton's interpreter takes bfloat16 operands of a product for integers: this needs a GPU")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make_engine(device):
+    """``make_engine(plan, precision="fp16", batch_limit=8)``."""
+
+    def make(plan, precision="fp16", batch_limit=8, **options):
+        return CudaEngine(plan, shape_of(plan), device, precision, batch_limit=batch_limit, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_stepper(device):
+    """``make_stepper(plan, precision)``: runs single steps of a plan, for up to 16 images."""
+
+    def make(plan, precision, dense=False):
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        program = LayerProgram(plan, shape_of(plan), 16, device, dtype, Tiles("defaults", {}))
+        return Stepper(program, precision, (dense,) * len(plan.layers))
+
+    return make

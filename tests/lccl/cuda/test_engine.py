@@ -1,0 +1,197 @@
+"""Whole networks agree with the reference, images do not notice each other, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lccl.engines.cuda.engine import CudaEngine
+from lccl.engines.reference import ReferenceEngine
+from lccl.errors import EngineError, InputError
+from lccl.lowering import shape_of
+from lccl.networks import Architecture
+from tests.lccl.cpu.networks import mixed, with_sets
+from tests.lccl.comparison import seen_by
+from tests.lccl.exits import SIDENETS, add_sidenets, confidences, leaving_by, of_images, sending
+from tests.lccl.networks import called, layers_of
+
+NETWORKS = [
+    Architecture("resnet20"),
+    Architecture("resnet20", "pre"),
+    Architecture("resnet20", "post", "grouped:4:1x1"),
+    Architecture("resnet20", "pre", "pointwise"),
+    Architecture("resnet20", "pre", placement="bef-aft"),
+    Architecture("resnet18"),
+    Architecture("resnet50"),
+    Architecture("resnet20").plain_twin,
+]
+SIZES = {"resnet18": 32, "resnet50": 32}
+IMAGES = 5
+
+
+@pytest.fixture(scope="session")
+def small(gated_network, make_reference, pictures):
+    """``small(Architecture(...))``: its reference engine in float64, made once, pictures and thresholds."""
+    made = {}
+
+    def make(architecture):
+        if called(architecture) not in made:
+            size = SIZES.get(architecture.name, 8)
+            pixels, thresholds = pictures(IMAGES, size), mixed(IMAGES, layers_of(architecture))
+            network = gated_network(architecture, pixels, thresholds)
+            made[called(architecture)] = make_reference(network, size=size), pixels, thresholds
+        return made[called(architecture)]
+
+    return make
+
+
+@pytest.mark.parametrize("architecture", NETWORKS, ids=called)
+def test_a_network_agrees_with_the_reference(architecture, precision, small, make_engine, rows):
+    reference, pixels, thresholds = small(architecture)
+    controls = rows(thresholds, want_masks=True)
+    out = make_engine(reference.plan, precision).run(pixels, controls)
+    forced = replace(controls, forced_masks=out.masks)
+    expected = reference.run(pixels, forced)
+    assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, precision)).all()
+    assert np.array_equal(out.kept, expected.kept)
+    own = reference.run(pixels, controls)
+    assert np.abs(out.kept - own.kept).sum() <= 0.01 * IMAGES * reference.shape.cells.sum()
+    assert (out.executed_macs >= reference.shape.gated(out.kept)).all()
+
+
+def rounding(reference, pixels, controls, expected, precision):
+    """How far logits may be off, [N, 1]: ten times what rounding the weights alone comes to, for gates multiply."""
+    plan, _ = seen_by(precision, reference.plan, {})
+    coarse = ReferenceEngine(plan, reference.shape, torch.device("cpu"), "fp64").run(pixels, controls)
+    return 1e-3 + 10 * np.abs(coarse.logits - expected.logits).max(1, keepdims=True)
+
+
+def test_bits_depend_neither_on_the_batch_nor_on_lists(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20", "post", "grouped:4:1x1"))
+    engine = make_engine(reference.plan)
+    whole = engine.run(pixels, rows(thresholds, want_masks=True))
+    engine._dispatch.choose = lambda _: (True,) * len(reference.plan.layers)
+    everywhere = engine.run(pixels, rows(thresholds, want_masks=True))
+    halves = make_engine(reference.plan, batch_limit=2).run(pixels, rows(thresholds, want_masks=True))
+    alone = make_engine(reference.plan).run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
+    for other, images in ((everywhere, np.s_[:]), (halves, np.s_[:]), (alone, np.s_[3:4])):
+        assert np.array_equal(whole.logits[images], other.logits)
+        assert np.array_equal(whole.kept[images], other.kept)
+        assert all(np.array_equal(mask[images], same) for mask, same in zip(whole.masks, other.masks, strict=True))
+    assert everywhere.executed_macs.sum() >= whole.executed_macs.sum()
+
+
+def test_a_hundred_runs_have_the_same_bits(small, make_engine, rows, device):
+    """On a GPU, where the order of a list differs from run to run; the interpreter repeats itself, so twice will do."""
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    engine = make_engine(reference.plan)
+    first = engine.run(pixels, rows(thresholds))
+    for _ in range(100 if device.type == "cuda" else 1):
+        again = engine.run(pixels, rows(thresholds))
+        assert np.array_equal(first.logits, again.logits)
+        assert np.array_equal(first.kept, again.kept)
+
+
+def test_one_graph_serves_changing_images_and_thresholds(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    engine, fresh = make_engine(reference.plan), make_engine(reference.plan)
+    engine.run(pixels, rows(thresholds))
+    changed = engine.run(pixels[::-1].copy(), rows(thresholds[::-1].copy()))
+    few = engine.run(pixels[:3], rows(thresholds[:3]))  # the same graph is not theirs; then one with places left over
+    expected = fresh.run(pixels, rows(thresholds))
+    assert np.array_equal(changed.logits, expected.logits[::-1])
+    assert np.array_equal(few.logits, expected.logits[:3])
+
+
+def test_normalisation_sets_are_read_per_image(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20", "pre"))
+    plan = with_sets(reference.plan, 1, 0.75)
+    controls = rows(thresholds, norm_set=np.arange(IMAGES) % 2, want_masks=True)
+    out = make_engine(plan).run(pixels, controls)
+    fine, forced = replace_plan(reference, plan), replace(controls, forced_masks=out.masks)
+    expected = fine.run(pixels, forced)
+    assert (np.abs(out.logits - expected.logits) <= rounding(fine, pixels, forced, expected, "fp16")).all()
+    assert not np.array_equal(out.logits, make_engine(reference.plan).run(pixels, rows(thresholds)).logits)
+
+
+def replace_plan(reference, plan):
+    return ReferenceEngine(plan, reference.shape, torch.device("cpu"), "fp64")
+
+
+def test_normalised_images_are_taken_as_they_are(small, make_engine, rows, square):
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    step, engine = square(8), make_engine(reference.plan)
+    values = ((pixels / np.float32(255) - np.float32(step.mean)) / np.float32(step.std)).astype(np.float32)
+    from_pixels, from_values = (engine.run(images, rows(thresholds)) for images in (pixels, values))
+    assert np.abs(from_pixels.logits - from_values.logits).max() < 0.01 * np.abs(from_pixels.logits).max()
+
+
+@pytest.fixture(scope="module")
+def sided(gated_network, make_reference, pictures):
+    """A network with exits, pictures, and thresholds."""
+    pixels, thresholds = pictures(7, 8, seed=1), mixed(7, 18, seed=1)
+    network = gated_network(Architecture("resnet20"), pixels, thresholds)
+    add_sidenets(network)
+    return make_reference(network, size=8), pixels, thresholds
+
+
+def test_images_leave_where_they_are_sure(sided, make_engine, rows):
+    reference, pixels, thresholds = sided
+    engine = make_engine(reference.plan)
+    controls = rows(thresholds, exit_confidence=np.ones((7, len(SIDENETS)), np.float32), want_masks=True)
+    outs = [engine.run(pixels, leaving_by(controls, end, len(SIDENETS))) for end in range(len(SIDENETS) + 1)]
+    for end, out in enumerate(outs):
+        assert out.exit.tolist() == [end] * 7
+        behind = ~shape_of(reference.plan).reached(out.exit)
+        assert not out.kept[behind].any()
+        assert not any(mask[behind[:, layer]].any() for layer, mask in enumerate(out.masks))
+        forced = leaving_by(replace(controls, forced_masks=out.masks), end, len(SIDENETS))
+        expected = reference.run(pixels, forced)
+        assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
+    assert all((one.executed_macs < two.executed_macs).all() for one, two in zip(outs, outs[1:], strict=False))
+    ends = np.array([3, 0, 1, 2, 3, 1, 0])
+    confidence = sending(confidences(outs[:-1]), ends)
+    mixed_up = engine.run(pixels, replace(controls, exit_confidence=confidence))
+    assert mixed_up.exit.tolist() == ends.tolist()
+    for image, end in enumerate(ends):
+        assert np.array_equal(mixed_up.logits[image], outs[end].logits[image])
+        assert np.array_equal(mixed_up.kept[image], outs[end].kept[image])
+
+
+def test_forced_masks_are_those_of_the_batch(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    engine, controls = make_engine(reference.plan), rows(thresholds, want_masks=True)
+    out = engine.run(pixels, controls)
+    few = of_images(replace(controls, forced_masks=out.masks), slice(0, 3))
+    assert np.array_equal(engine.run(pixels[:3], few).logits, out.logits[:3])
+    wrong = replace(controls, forced_masks=tuple(mask[:, :, :1] for mask in out.masks))
+    with pytest.raises(InputError, match="forced mask must be"):
+        engine.run(pixels, wrong)
+
+
+def test_what_it_cannot_run_is_refused(small, device):
+    plan = small(Architecture("resnet20"))[0].plan
+    with pytest.raises(EngineError, match="use fp16 or bf16"):
+        CudaEngine(plan, shape_of(plan), device, "fp32")
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkeypatch):
+    """A stand-in for a GPU with little memory."""
+    plan = small(Architecture("resnet20"))[0].plan
+    made, taken = torch.zeros, []
+
+    def short(*sides, **options):
+        taken.append(sides)
+        if isinstance(sides[0], int) and sides[0] > 4 * 3000:
+            raise torch.OutOfMemoryError("no more")
+        return made(*sides, **options)
+
+    monkeypatch.setattr(torch, "zeros", short)
+    engine = CudaEngine(plan, shape_of(plan), device, batch_limit=64)
+    assert engine.batch_limit < 64
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no more")))
+    with pytest.raises(EngineError, match="cannot run this on"):
+        CudaEngine(plan, shape_of(plan), device, batch_limit=4)
