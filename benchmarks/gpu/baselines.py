@@ -92,7 +92,7 @@ def dense_networks(
     found = Baselines()
     modules = {name: FromPixels(twin, preprocessing, dtype).to(pixels.device) for name, dtype in PRECISIONS.items()}
     for name, module in modules.items():
-        _add(found, f"eager {name}", lambda module=module: module, pixels, clock)
+        _add(found, f"eager {name}", partial(_eager, module), pixels, clock)
     faster = _faster_first(found, list(modules), clock)
     for number, (frozen, name) in enumerate(product((True, False), faster)):
         label = f"{COMPILED} frozen {name}" if frozen else f"{COMPILED} {name}"
@@ -124,6 +124,10 @@ def _convolution(
             return F.conv2d(x, kernel, stride=stride, padding=weight[-1] // 2)
 
     return launch
+
+
+def _eager(module: FromPixels) -> Callable[[Tensor], Tensor]:
+    return module
 
 
 def _compiled(module: FromPixels, frozen: bool) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,7 +55,8 @@ class Layer:
         return self.out_channels, self.in_channels, self.kernel, self.kernel
 
 
-class OwnLayer(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnLayer:
     """Own kernels of one layer, with a mask laid down.
 
     Attributes:
@@ -164,7 +165,10 @@ def random_rows(
 def gate_under_a_graph(
     layer: Layer, batch: int, own: MakeLayer, clock: Clock, device: torch.device, effort: Effort
 ) -> Figures:
-    """One gate with its lists, of a graph that holds many, for a graph's own start is not its cost; and one alone."""
+    """One gate with its lists, count set to 0 before, of a graph that holds many: a graph's own start is no part of it.
+
+    ``one`` is a graph of one alone.
+    """
     gate = own(layer, batch, 0.5).gate
 
     def many() -> None:

@@ -74,7 +74,10 @@ class Fitted:
 class OwnNetwork(Protocol):
     """A plan on the own engine."""
 
-    shape: NetworkShape
+    @property
+    def shape(self) -> NetworkShape:
+        """The plan's geometry."""
+        ...
 
     def run(self, images: Pixels, controls: Controls) -> Output:
         """From the host's memory to the host's."""

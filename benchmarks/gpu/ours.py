@@ -8,12 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lccl.engines.cuda.engine import PRECISIONS, CudaEngine
-from lccl.engines.cuda.kernels.convolution import convolve
-from lccl.engines.cuda.kernels.gate import gate_and_compact
-from lccl.engines.cuda.layer_program import LayerProgram
-from lccl.engines.cuda.replay import Staging
-from lccl.engines.cuda.tiles import Tile, Tiles, tiles_for
 from torch import Tensor
 
 from benchmarks.gpu.kernels import Layer, MakeLayer, OwnLayer
@@ -21,10 +15,16 @@ from benchmarks.gpu.networks import MakeNetwork, OwnNetwork, Pixels
 from benchmarks.gpu.timing import Launch
 from lccl.controls import Controls, Output
 from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.engine import PRECISIONS, CudaEngine
+from lccl.engines.cuda.kernels.convolution import convolve
+from lccl.engines.cuda.kernels.gate import gate_and_compact
+from lccl.engines.cuda.layer_program import LayerProgram
+from lccl.engines.cuda.replay import Staging
+from lccl.engines.cuda.tiles import Tile, Tiles, tiles_for
 from lccl.errors import EngineError
 from lccl.flops import NetworkShape
 from lccl.lowering import shape_of
-from lccl.plan import Affine, AveragePool, Buffer, Classify, Convolve, Gate, Normalise, Plan
+from lccl.plan import Affine, Array, AveragePool, Buffer, Classify, Convolve, Gate, Normalise, Plan
 
 HEAD = 16  # channels of what reads a single layer's output
 
@@ -89,16 +89,6 @@ class _Network:
         return lambda: engine.program.launch(batch, dense)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    """See :class:`benchmarks.gpu.kernels.OwnLayer`."""
-
-    kept: float
-    convolution: Launch
-    dense: Launch
-    gate: Launch
-
-
 def _own_layer(
     layer: Layer, batch: int, skip: float, device: torch.device, dtype: torch.dtype, tiles: Tiles
 ) -> OwnLayer:
@@ -122,7 +112,7 @@ def _own_layer(
         program._count.zero_()  # the list would grow past its end
         launches[number]()
 
-    return _Layer(float(keep.mean()), listed, dense, gate)
+    return OwnLayer(float(keep.mean()), listed, dense, gate)
 
 
 def layer_plan(layer: Layer) -> Plan:
@@ -130,8 +120,8 @@ def layer_plan(layer: Layer) -> Plan:
     random = np.random.default_rng(0)
     height, width = layer.height * layer.stride, layer.width * layer.stride
 
-    def draw(*sides: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return (random.standard_normal(sides) / np.sqrt(np.prod(sides[1:]))).astype(np.float32)
+    def draw(*sides: int) -> Array:
+        return random.standard_normal(sides, np.float32) / np.float32(np.prod(sides[1:])) ** np.float32(0.5)
 
     def affine(channels: int) -> Affine:
         return Affine(np.full((1, channels), 1.1, np.float32), np.full((1, channels), 0.1, np.float32))

@@ -16,7 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.gpu import goals, verdict
+from lccl.engines.cuda.devices import PROVEN, slug
 
+HOME = Path(__file__).parents[2]
 TIMED_OUT, NOT_HERE = (124, 137), 127
 NOT_FATAL = ("sanitizer",)
 ALL_TESTS = " tests/lccl/cuda -q -ra"  # how the command ends that leaves none out
@@ -61,7 +63,7 @@ def end(out: Path, console: Console) -> int:
             ", ".join(f"{proof[kind]} {kind}" for kind in verdict.KINDS), f"on {proof['device']}", soft_wrap=True
         )
         if proof["device"] and proof["command"].endswith(ALL_TESTS) and verdict.proves(proof):
-            file = f"lccl/engines/cuda/proven/{verdict.slug(proof['device'])}.json"
+            file = PROVEN.relative_to(HOME) / f"{slug(proof['device'])}.json"
             console.print(f"copied to {file}, {out / 'tests.json'} lets device=auto choose this GPU", soft_wrap=True)
     bad = [name for name, found in summary["stages"].items() if found["status"] and name not in NOT_FATAL]
     return 1 if bad else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,8 +30,3 @@ def counts(report: Path) -> dict[str, int]:
 def proves(verdict: dict[str, Any]) -> bool:
     """Whether tests ran, and all that ran passed."""
     return bool(verdict["passed"] > 0 and verdict["failed"] == verdict["errors"] == 0)
-
-
-def slug(device: str) -> str:
-    """The name of a device's file: ``NVIDIA H200`` → ``nvidia-h200``."""
-    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")

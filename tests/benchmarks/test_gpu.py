@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from benchmarks.gpu.networks import CASES, DENSE, SKIP, Case, realised
 from benchmarks.gpu.timing import Samples, WallClock, take_turns
 from benchmarks.gpu.train import row
 from benchmarks.paper.rows import RUNS
+from lccl.engines.cuda.devices import proven
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
 from lccl.lowering import lower, shape_of
@@ -134,6 +136,32 @@ def test_kernels_are_measured_in_three_parts_each_kept_as_it_comes():
     out = StringIO()
     kernels.show(made, Console(file=out, width=150))
     assert "toy 4→8 4²" in out.getvalue()
+
+
+INTERPRETED = """
+import json, torch
+from benchmarks.gpu import kernels, ours
+from benchmarks.gpu.timing import WallClock
+from lccl.engines.cuda.tiles import Tiles
+device = torch.device("cpu")
+make = ours.layers_on(device, "fp16", Tiles("defaults", {}))
+layer = kernels.Layer("toy", 16, 32, 3, 2, 4, 4, 4 * 4 * 32 * 9 * 16)
+made = kernels.measure([layer], 2, make, WallClock(), device, kernels.Effort(1, 1), lambda figures: None)
+print(json.dumps([made, make(layer, 2, 0.5).kept, make(layer, 2, 0.0).kept]))
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_own_kernels_of_a_layer_are_measured_by_tritons_interpreter_too():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=HOME,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made, half, whole = json.loads(done.stdout)
+    assert set(made["all_rows"][0]["contestants"]) == {"own", "own, no list", "cudnn fp16", "cudnn bf16"}
+    assert 0.2 < half < 0.8
+    assert whole == 1
 
 
 # whole networks
@@ -314,11 +342,6 @@ def test_only_tests_that_ran_and_passed_prove(passed, failed, errors, proved):
     assert verdict.proves({"passed": passed, "failed": failed, "errors": errors}) == proved
 
 
-def test_a_device_gives_its_file_a_name():
-    assert verdict.slug("NVIDIA H200") == "nvidia-h200"
-    assert verdict.slug("NVIDIA GeForce RTX 4090 (24 GB)") == "nvidia-geforce-rtx-4090-24-gb"
-
-
 def a_run(folder, gpu="NVIDIA H200"):
     machine = {"torch": "2.11.0", "triton": "3.6.0", "python": "3.12.3"} | ({"gpu": {"name": gpu}} if gpu else {})
     summary.write(folder / "summary.json", {"commit": "abc", "machine": machine, "stages": {}})
@@ -337,6 +360,13 @@ def test_the_verdict_names_device_versions_and_command(tmp_path):
         "device": "NVIDIA H200", "passed": 2, "failed": 0, "errors": 0, "skipped": 1, "commit": "abc",
         "torch": "2.11.0", "triton": "3.6.0", "python": "3.12.3", "command": "python -m pytest tests -q",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_the_engine_takes_the_verdict_as_its_record(tmp_path, failures):
+    summary.tests(a_run(tmp_path), junit(tmp_path / "r.xml", (3, failures, 0, 0)), "python -m pytest")
+    (tmp_path / "tests.json").rename(tmp_path / "nvidia-h200.json")
+    assert proven("NVIDIA H200", tmp_path) == (not failures)
 
 
 @pytest.mark.parametrize(
