@@ -18,8 +18,10 @@
 # From the environment:
 #   PYTHON    the interpreter (python3)              COMMIT    the commit, for a copy that is no repository
 #   DATA      data set to train on                   TRAIN     further options of `python -m benchmarks.paper`
+#   TILES     a table that `tune` wrote before       DEVICE    cpu, to try the script without a GPU
 #   TOTAL_S   seconds for all stages together        TESTS_S TUNE_S KERNELS_S NETWORKS_S TRAIN_S SANITIZER_S for one
-#   TESTS     what pytest is to run                  CASES, LAYERS_OF    which networks to measure
+#   TESTS     what pytest is to run                  SANITIZED the same under compute-sanitizer
+#   CASES     networks to measure: resnet18-b256 …   LAYERS_OF networks whose layers `kernels` measures
 set -u
 
 if [ $# -lt 1 ]; then
@@ -30,6 +32,8 @@ OUT=$1
 shift
 mkdir -p "$OUT" || exit 2
 OUT=$(cd "$OUT" && pwd)
+TILES=$(realpath -m "${TILES:-$OUT/tiles.json}")
+[ -z "${DATA:-}" ] || DATA=$(realpath -m "$DATA")
 cd "$(dirname "$0")/.." || exit 2
 
 PYTHON=${PYTHON:-python3}
@@ -55,13 +59,9 @@ fi
 # pytest's settings of this project want plugins that only its own environment has; -c takes none of them.
 PYTEST=(-m pytest -c /dev/null --rootdir . --import-mode importlib -p no:cacheprovider)
 
-tiles() {
-  [ ! -f "$OUT/tiles.json" ] || printf '%s\n' --tiles "$OUT/tiles.json"
-}
-
 run() { # NAME LIMIT: what the stage does
-  local limit=$2 words
-  mapfile -t words < <(tiles)
+  local limit=$2 words=()
+  [ ! -f "$TILES" ] || words=(--tiles "$TILES")
   case $1 in
     tests)
       words=("${PYTEST[@]}" ${TESTS:-tests/lccl/cuda} -q -ra)
@@ -77,7 +77,7 @@ run() { # NAME LIMIT: what the stage does
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 "$limit" compute-sanitizer --tool memcheck --error-exitcode 9 \
         "$PYTHON" "${PYTEST[@]}" ${SANITIZED:-tests/lccl/cuda/test_convolutions.py -k residual} -q -x
       ;;
-    tune) timeout -k 10 "$limit" "$PYTHON" -m lccl.cli tune --out "$OUT/tiles.json" ;;
+    tune) timeout -k 10 "$limit" "$PYTHON" -c "from lccl.cli import app; app()" tune --out "$OUT/tiles.json" ;;
     kernels)
       timeout -k 10 "$limit" "$PYTHON" -m benchmarks.gpu kernels --out "$OUT" "${words[@]}" \
         ${LAYERS_OF:+--network $LAYERS_OF}
