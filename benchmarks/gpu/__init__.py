@@ -1,0 +1,1 @@
+"""Own kernels and networks on a GPU, beside cuDNN and torch.compile."""

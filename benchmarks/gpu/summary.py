@@ -1,0 +1,109 @@
+"""What a run of ``benchmarks/on_gpu.sh`` came to: the machine, how each stage ended, and the tests' verdict.
+
+python -m benchmarks.gpu.summary stage OUT NAME STATUS SECONDS
+python -m benchmarks.gpu.summary tests OUT REPORT COMMAND
+python -m benchmarks.gpu.summary end OUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.gpu import goals, verdict
+from lccl.engines.cuda.devices import PROVEN, slug
+
+HOME = Path(__file__).parents[2]
+TIMED_OUT, NOT_HERE = (124, 137), 127
+NOT_FATAL = ("sanitizer",)
+ALL_TESTS = " tests/lccl/cuda -q -ra"  # how the command ends that leaves none out
+
+Figures = dict[str, Any]
+
+
+def stage(out: Path, name: str, status: int, seconds: int) -> int:
+    """Note how a stage ended."""
+    found = read(out / "summary.json") or {"stages": {}}
+    found["stages"][name] = {"ended": _ended(status), "status": status, "seconds": seconds}
+    write(out / "summary.json", found)
+    return 0
+
+
+def tests(out: Path, report: Path, command: str) -> int:
+    """Write tests.json from pytest's JUnit file; 1 unless tests ran and all passed."""
+    summary = read(out / "summary.json") or {}
+    machine = summary.get("machine", {})
+    found = {
+        "device": machine.get("gpu", {}).get("name"),
+        **verdict.counts(report),
+        "commit": summary.get("commit"),
+        **{name: machine.get(name) for name in ("torch", "triton", "python")},
+        "command": command,
+    }
+    write(out / "tests.json", found)
+    return 0 if verdict.proves(found) else 1
+
+
+def end(out: Path, console: Console) -> int:
+    """Print the goals, the stages, and what the tests allow; 1 where a stage failed."""
+    summary = read(out / "summary.json") or {"stages": {}}
+    kernels, networks = read(out / "kernels.json"), read(out / "networks.json")
+    if kernels or networks:
+        goals.show(goals.goals(kernels, networks), console)
+    for name, found in summary["stages"].items():
+        console.print(f"{name}: {found['ended']} ({found['seconds']} s)")
+    proof = read(out / "tests.json")
+    if proof is not None:
+        console.print(
+            ", ".join(f"{proof[kind]} {kind}" for kind in verdict.KINDS), f"on {proof['device']}", soft_wrap=True
+        )
+        if proof["device"] and proof["command"].endswith(ALL_TESTS) and verdict.proves(proof):
+            file = PROVEN.relative_to(HOME) / f"{slug(proof['device'])}.json"
+            console.print(f"copied to {file}, {out / 'tests.json'} lets device=auto choose this GPU", soft_wrap=True)
+    bad = [name for name, found in summary["stages"].items() if found["status"] and name not in NOT_FATAL]
+    return 1 if bad else 0
+
+
+def write(file: Path, content: Figures) -> None:
+    """Write JSON so that a reader never sees half a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def read(file: Path) -> Figures | None:
+    """A JSON file's content; None where there is no such file."""
+    if not file.is_file():
+        return None
+    found: Figures = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def main(words: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run one of the commands, and return its exit status."""
+    what, folder, *rest = sys.argv[1:] if words is None else words
+    out = Path(folder)
+    commands: dict[str, Callable[[], int]] = {
+        "stage": lambda: stage(out, rest[0], int(rest[1]), int(rest[2])),
+        "tests": lambda: tests(out, Path(rest[0]), rest[1]),
+        "end": lambda: end(out, console or Console()),
+    }
+    return commands[what]()
+
+
+def _ended(status: int) -> str:
+    if status in TIMED_OUT:
+        return "ran out of time"
+    if status == NOT_HERE:
+        return "not to be had here"
+    return "done" if status == 0 else "failed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
