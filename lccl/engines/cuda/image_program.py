@@ -21,6 +21,7 @@ from lccl.plan import Array, Plan
 WARPS = 8
 LARGEST = 32  # height and width of an image
 _TAPS = 9
+_WIDTHS, _WINDOWS = (16, 32, 64), (1, 3)  # channels; sides of convolutions' windows
 
 
 class ImageProgram:
@@ -46,7 +47,7 @@ class ImageProgram:
 
         """
         if not self.fits(plan):
-            raise EngineError("this network is too large or of too many kinds for one program per image: run it by layers")
+            raise EngineError("this network does not fit one program per image: run it by layers")
         packed = _Packing(plan, lay_out(plan), dtype)
         self.layout, self._plan, self._size, self._costs = packed.layout, plan, size, packed.costs
         self._table = torch.from_numpy(np.stack(packed.rows)).to(device)
@@ -81,7 +82,8 @@ class ImageProgram:
             self._table, self._weights, self._values, self.maps, self.room, self.listed,
             len(self._table) - 1, len(self._plan.layers), self._plan.exits, self._plan.classes, self._plan.norm_sets,
             image.height * image.width * 3, self.maps.shape[1], self.room.shape[1],
-            **self._compiled_for, CELLS=self._cells, FORCED=forced is not None, num_warps=WARPS,
+            **self._compiled_for, CELLS=self._cells, FORCED=forced is not None,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
 
     def executed_macs(self, kept: NDArray[np.int64], left: NDArray[np.int64], dense: Dense) -> NDArray[np.int64]:
@@ -153,7 +155,7 @@ class _Packing:
     def _row(self, fields: dict[Any, int]) -> None:
         """Append a row; a field that is not named is 0, or −1 where that means none."""
         row = np.zeros(kernel.FIELDS.value, dtype=np.int32)
-        absent = {one: -1 for one in (kernel.LAYER, kernel.RAW, kernel.ACTIVATED)}
+        absent = dict.fromkeys((kernel.LAYER, kernel.RAW, kernel.ACTIVATED), -1)
         for name, value in {**absent, **fields}.items():
             row[name.value] = value
         self.rows.append(row)
@@ -207,7 +209,7 @@ class _Packing:
         weight = _tensor(step.weight)
         kind = kernel.PAIRS.index((source.channels, target.channels))
         self.widths |= 1 << kind
-        activated = step.activated
+        activated, affine = (None, None) if step.activated is None else (step.activated.buffer, step.activated.affine)
         self._row(
             {
                 kernel.KIND: kind,
@@ -223,8 +225,8 @@ class _Packing:
                 kernel.AFFINE: self._affine(step.affine, target.channels),
                 kernel.RELU: step.relu,
                 kernel.RAW: self._map(step.raw),
-                kernel.ACTIVATED: self._map(activated and activated.buffer),
-                kernel.ACTIVATION: self._affine(activated and activated.affine, target.channels),
+                kernel.ACTIVATED: self._map(activated),
+                kernel.ACTIVATION: self._affine(affine, target.channels),
                 kernel.FILL: step.name not in self.layout.in_place,
                 **self._residual(step.residual),
                 **self._gate(step),
@@ -268,7 +270,8 @@ class _Packing:
         }
 
     def _cost(self, step: steps.Convolve, in_channels: int, positions: int) -> _Cost:
-        rows, channels = kernel.rows_of(in_channels), len(step.weight)
+        channels = len(step.weight)
+        rows = kernel.rows_of(channels)
         tiles = -(-positions // rows)
         tile = rows * channels * _in_runs(_tensor(step.weight))[..., 0].numel()
         if step.gate is None:
@@ -328,18 +331,21 @@ class _Packing:
 
 
 def _fits(plan: Plan, step: steps.Step) -> bool:
-    if not isinstance(step, steps.Convolve):
-        return not isinstance(step, steps.MaxPool)
-    channels, read, kernel_size, _ = step.weight.shape
-    convolution = (max(read, NARROWEST), channels) in kernel.PAIRS and kernel_size in (1, 3) and step.split is None
+    if isinstance(step, steps.MaxPool):
+        return False
     sources = [plan.buffer(name) for name in maps_read(step) if name != plan.image.name]
-    maps = all(source.channels in (16, 32, 64) for source in sources)
+    if any(source.channels not in _WIDTHS for source in sources):
+        return False
+    if not isinstance(step, steps.Convolve):
+        return not isinstance(step, steps.AveragePool) or bool(sources)
+    channels, read, size, _ = step.weight.shape
+    if (max(read, NARROWEST), channels) not in kernel.PAIRS or size not in _WINDOWS or step.split is not None:
+        return False
     if step.gate is None:
-        return convolution and maps
-    groups, gate_read, gate_kernel, _ = step.gate.weight.shape
-    like = plan.buffer(step.gate.input).width == plan.buffer(step.input).width
-    gate = gate_kernel in (1, 3) and gate_read == read and channels % groups == 0 and like
-    return convolution and maps and gate
+        return True
+    groups, gate_read, gate_size, _ = step.gate.weight.shape
+    same_side = plan.buffer(step.gate.input).width == plan.buffer(step.input).width
+    return gate_read == read and gate_size in _WINDOWS and channels % groups == 0 and same_side
 
 
 def _tensor(array: Array) -> Tensor:
@@ -378,4 +384,4 @@ def _linear_macs(weight: Array) -> int:
     """MACs of a linear layer whose sides are padded."""
     outputs, inputs = len(weight), weight[0].size
     sides = kernel.OUTPUTS.value, kernel.INPUTS.value
-    return -(-outputs // sides[0]) * sides[0] * (-(-inputs // sides[1]) * sides[1])
+    return int(-(-outputs // sides[0]) * sides[0] * (-(-inputs // sides[1]) * sides[1]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from lccl.controls import Controls, Output
+from lccl.controls import Controls
 from lccl.engines.base import exit_confidence
 from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.image_program import ImageProgram
 from lccl.engines.reference import ReferenceEngine
 from lccl.gates import GateSpec
 from lccl.lowering import lower, shape_of
@@ -53,3 +54,83 @@ def mixed(images, layers, seed=0):
     chosen = np.random.default_rng(seed).choice(levels, (images, layers), p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05])
     chosen[:3] = np.array([0, -np.inf, np.inf])[: min(3, images), None]
     return chosen.astype(np.float32)
+
+
+def controls_for(plan, thresholds, **fields):
+    images = len(thresholds)
+    nothing = {"norm_set": np.zeros(images, np.int64), "exit_confidence": np.ones((images, plan.exits), np.float32)}
+    return Controls(np.asarray(thresholds, np.float32), **nothing | fields)
+
+
+def of_images(controls, images):
+    """The controls of some of the images; masks are not forced."""
+    return replace(
+        controls,
+        thresholds=controls.thresholds[images],
+        norm_set=controls.norm_set[images],
+        exit_confidence=controls.exit_confidence[images],
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a launch wrote, as numpy arrays, and what it says that it ran."""
+
+    logits: np.ndarray
+    kept: np.ndarray
+    left: np.ndarray
+    masks: tuple[np.ndarray, ...]
+    executed: np.ndarray
+
+
+def launch(plan, pixels, controls, device, dtype=torch.float16, valid=None):
+    """Run a program of its own, all that it is to write filled with what is wrong."""
+    size, shape = len(pixels), shape_of(plan)
+    program = ImageProgram(plan, shape, size, device, dtype)
+    poison(program)
+    batch = Batch.of(plan, shape, size, device, torch.from_numpy(pixels).dtype)
+    inputs = {
+        "images": pixels, "thresholds": controls.thresholds, "norm_set": controls.norm_set,
+        "confidence": exit_confidence(plan, controls), "valid": np.ones(size) if valid is None else valid,
+    }  # fmt: skip
+    for name, value in inputs.items():
+        getattr(batch, name).copy_(torch.from_numpy(np.array(value)))
+    for output, wrong in [(batch.logits, torch.nan), (batch.kept, -7), (batch.left, -7)]:
+        output.fill_(wrong)
+    for mask in batch.masks:
+        mask.fill_(255)
+    forced = controls.forced_masks
+    program.launch(batch, (), forced and tuple(torch.from_numpy(mask).to(device) for mask in forced))
+    kept, left = batch.kept.cpu().numpy().astype(np.int64), batch.left.cpu().numpy().astype(np.int64)
+    masks = tuple(mask.cpu().numpy() for mask in batch.masks)
+    return Answer(batch.logits.cpu().numpy(), kept, left, masks, program.executed_macs(kept, left, ()))
+
+
+def poison(program):
+    """Fill the scratch with NaN, its zero borders left alone."""
+    for place in program.layout.places.values():
+        height, width = place.height + 2, place.width + 2
+        elements = program.maps[:, place.offset : place.offset + height * width * place.channels]
+        elements.view(-1, height, width, place.channels)[:, 1:-1, 1:-1] = torch.nan
+    program.room.fill_(torch.nan)
+    program.listed.fill_(-1)
+
+
+def check_against_reference(plan, pixels, controls, answer, gate_error=0.02, logit_error=0.02):
+    """Logits agree with the reference's under the same masks, and masks with its gates where those are not close to τ.
+
+    Gives the share of the masks' elements that are not close; 1 without masks.
+    """
+    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"), "fp64")
+    out, state = engine.trace(pixels, replace(controls, forced_masks=answer.masks, want_masks=True))
+    np.testing.assert_array_equal(answer.left, out.exit)
+    np.testing.assert_array_equal(answer.kept, out.kept)
+    np.testing.assert_allclose(answer.logits, out.logits, rtol=0, atol=logit_error * np.abs(out.logits).max())
+    shares = [1.0]
+    for layer, mask in enumerate(answer.masks):
+        gates, tau = state.gates[layer].numpy(), controls.thresholds[:, layer, None, None, None]
+        reached = engine.shape.reached(out.exit)[:, layer, None, None, None]
+        clear = np.abs(gates - tau) > gate_error
+        np.testing.assert_array_equal(mask[clear], (reached & (gates > tau))[clear])
+        shares.append(clear.mean())
+    return min(shares)

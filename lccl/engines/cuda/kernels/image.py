@@ -68,7 +68,7 @@ INPUTS = tl.constexpr(64)  # inputs, taken at a time
 
 
 def rows_of(channels: int) -> int:
-    """How many positions a product takes at a time where its inputs have so many channels."""
+    """How many positions a product takes at a time where its outputs have so many channels."""
     return 128 if channels < 64 else 64
 
 
@@ -254,7 +254,7 @@ def _convolve(
     SHARED: tl.constexpr, GROUPED: tl.constexpr, FORCED: tl.constexpr,
 ):  # fmt: skip
     """A convolution with its gate: of a shared one only the kept positions. Gives how many cells were kept."""
-    ROWS: tl.constexpr = 128 if CHANNELS_IN < 64 else 64
+    ROWS: tl.constexpr = 128 if CHANNELS_OUT < 64 else 64
     WINDOW: tl.constexpr = 64 if CHANNELS_IN == 16 else CHANNELS_IN
     groups, positions = _field(row, GROUPS), _field(row, POSITIONS)
     width, stride, pitch = _field(row, WIDTH), _field(row, STRIDE), _field(row, INPUT_WIDTH) + 2
