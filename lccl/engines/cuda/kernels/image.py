@@ -170,9 +170,10 @@ def _shared_gate(row, room, values, sets, norm_set, cell, inside, CELLS: tl.cons
     reach = taps // 9  # 1 of a 3×3 gate, 0 of a 1×1 one
     y, x = cell // width * stride, cell % width * stride
     total = tl.zeros([ROWS], tl.float32)
-    for tap in range(taps):
+    for tap in tl.static_range(9):  # unrolled, so that all loads are under way together
         under_y, under_x = y + tap // 3 - reach, x + tap % 3 - reach
-        there = inside & (under_y >= 0) & (under_y < in_height) & (under_x >= 0) & (under_x < in_width)
+        bottom = tl.where(tap < taps, in_height, 0)
+        there = inside & (under_y >= 0) & (under_y < bottom) & (under_x >= 0) & (under_x < in_width)
         total += tl.load(room + tap * CELLS + under_y * in_width + under_x, mask=there, other=0.0)
     offset = _field(row, GATE_AFFINE)
     return tl.maximum(total * tl.load(values + offset + norm_set) + tl.load(values + offset + sets + norm_set), 0.0)
