@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lccl import cli_sidenet
+from lccl import cli_sidenet, cli_tune
 from lccl.errors import LcclError
 from lccl.terminal import (
     BundleFolder,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_sidenet.app, name="sidenet")
+app.command()(cli_tune.tune)
 
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]

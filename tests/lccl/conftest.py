@@ -87,7 +87,7 @@ def leaving_bundle(random_bundle, make_table, toy_data):
 
 @pytest.fixture(scope="session")
 def gated_network(square):
-    """``gated_network(Architecture(...), pixels, thresholds)``: float64, with random weights and gates that reach zero.
+    """``gated_network(Architecture(...), pixels, thresholds, blocks=None)``: float64, random, its gates reach zero.
 
     Gates multiply, and values that fit no statistics grow without bounds; so its normalisations hold the
     statistics of these very pictures under these thresholds.
@@ -102,9 +102,9 @@ def gated_network(square):
         conv.weight /= size
         return maps / size
 
-    def make(architecture, pixels, thresholds):
+    def make(architecture, pixels, thresholds, blocks=None):
         torch.manual_seed(0)
-        network = shortened(architecture).double().eval().requires_grad_(False)
+        network = shortened(architecture, blocks).double().eval().requires_grad_(False)
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5)

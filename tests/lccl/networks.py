@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lccl.networks import Architecture, ResNet, build
@@ -18,15 +20,19 @@ def called(architecture: Architecture) -> str:
     return "-".join(words if architecture.gate_norm else [*words, "bare"])
 
 
-def shortened(architecture: Architecture) -> ResNet:
-    """The network; of bottlenecks one or two a stage, for through many layers rounding errors multiply."""
+def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -> ResNet:
+    """The network, or some of its blocks.
+
+    Of bottlenecks it is always one or two a stage, for through many layers rounding errors multiply.
+    """
     network = build(architecture)
-    if architecture.name in KEPT:
-        network.blocks = torch.nn.ModuleList(network.blocks[number] for number in KEPT[architecture.name])
+    blocks = KEPT.get(architecture.name) if blocks is None else blocks
+    if blocks is not None:
+        network.blocks = torch.nn.ModuleList(network.blocks[number] for number in blocks)
     return network
 
 
-def layers_of(architecture: Architecture) -> int:
+def layers_of(architecture: Architecture, blocks: Sequence[int] | None = None) -> int:
     """How many gated convolutions :func:`shortened` leaves."""
     with torch.device("meta"):
-        return len(shortened(architecture).skip_convs)
+        return len(shortened(architecture, blocks).skip_convs)

@@ -77,7 +77,7 @@ class Program(Protocol):
         """Put all kernels on the current stream, from ``batch``'s inputs to its outputs.
 
         Args:
-            batch: of ``size`` images.
+            batch: of ``size`` images or fewer.
             dense: which SkipConvs compute every position; the answer is bitwise the same.
             forced: masks like ``batch.masks``, used instead of the threshold test; for tests only.
 

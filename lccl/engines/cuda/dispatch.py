@@ -1,8 +1,8 @@
 """Which SkipConvs compute every position of a batch: decided on the host, before the batch runs, from earlier ones.
 
-Listing kept positions costs a little; where nearly all are kept, computing all of them is faster. What a batch keeps is
-known on the device alone, so it is predicted from thresholds: each layer's kept share at thresholds that it has run with.
-Either way the answer is bitwise the same; only time is at stake.
+Listing kept positions costs a little; where nearly all are kept, computing all of them is faster. What a batch keeps
+is known on the device alone, so it is predicted from thresholds: each layer's kept share at thresholds that it has run
+with. Either way the answer is bitwise the same; only time is at stake.
 """
 
 from __future__ import annotations

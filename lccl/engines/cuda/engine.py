@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from lccl.engines.base import Images, check_inputs
 from lccl.engines.cuda.batch import Batch, Dense, Program
 from lccl.engines.cuda.devices import experimental
 from lccl.engines.cuda.dispatch import Dispatch
-from lccl.engines.cuda.layer_program import LayerProgram
+from lccl.engines.cuda.image_program import ImageProgram
+from lccl.engines.cuda.layer_program import LayerProgram, TooManyImagesError
 from lccl.engines.cuda.replay import Replay, Results, Staging
 from lccl.engines.cuda.tiles import Tiles, tiles_for
 from lccl.errors import EngineError, InputError
@@ -45,6 +47,7 @@ class CudaEngine:
         *,
         tiles: Tiles | None = None,
         batch_limit: int = LARGEST_BATCH,
+        program: Literal["auto", "layers", "image"] = "auto",
     ) -> None:
         """Pack the plan's weights and take the device's memory for the largest batch.
 
@@ -55,6 +58,8 @@ class CudaEngine:
             precision: ``fp16`` or ``bf16`` (weights and maps; sums, gates, exits and the classifier are float32).
             tiles: by default the table of this device model.
             batch_limit: the largest batch; halved until its maps fit into the memory that is free.
+            program: ``layers`` launches kernels per layer; ``image``, for small networks, one program per image that
+                runs all layers; ``auto`` takes the second where the network is small enough.
 
         Raises:
             EngineError: no such precision here, a plan it cannot run, or not even one image fits.
@@ -67,7 +72,8 @@ class CudaEngine:
         self.plan, self.shape, self.precision = plan, shape, precision
         self.device, self.tiles = device, tiles or tiles_for(_model(device))
         self.experimental = experimental(device)
-        self.program, self.batch_limit = self._program(PRECISIONS[precision], batch_limit)
+        by_image = program == "image" or (program == "auto" and ImageProgram.fits(plan))
+        self.program, self.batch_limit = self._program(PRECISIONS[precision], batch_limit, by_image)
         self._dispatch = Dispatch(self._break_even())
         self._replays: dict[tuple[int, torch.dtype, Dense], Replay] = {}
         self._stagings: dict[tuple[int, torch.dtype], Staging] = {}
@@ -97,7 +103,7 @@ class CudaEngine:
         return Output(results.logits, results.kept, executed, results.left, masks)
 
     def prepare(self, count: int, pixels: bool, dense: Dense) -> tuple[Staging, Replay]:
-        """The staging and the graph for a batch of ``count``: those of the next power of two; made at their first use."""
+        """The staging and graph for a batch of ``count``: those of the next power of two, made at their first use."""
         size, kind = min(1 << (count - 1).bit_length(), self.batch_limit), torch.uint8 if pixels else torch.float32
         staging = self._stagings.get((size, kind))
         if staging is None:
@@ -108,11 +114,13 @@ class CudaEngine:
             replay = self._replays[size, kind, dense] = Replay(self.program, staging, dense)
         return staging, replay
 
-    def _program(self, dtype: torch.dtype, limit: int) -> tuple[Program, int]:
+    def _program(self, dtype: torch.dtype, limit: int, by_image: bool) -> tuple[Program, int]:
         while True:
             try:
+                if by_image:
+                    return ImageProgram(self.plan, self.shape, limit, self.device, dtype), limit
                 return LayerProgram(self.plan, self.shape, limit, self.device, dtype, self.tiles), limit
-            except (torch.OutOfMemoryError, EngineError) as error:
+            except (torch.OutOfMemoryError, TooManyImagesError) as error:
                 if limit == 1:
                     raise EngineError(f"the cuda engine cannot run this on {self.device}: {error}") from error
                 limit //= 2

@@ -49,7 +49,7 @@ class ImageProgram:
         if not self.fits(plan):
             raise EngineError("this network does not fit one program per image: run it by layers")
         packed = _Packing(plan, lay_out(plan), dtype)
-        self.layout, self._plan, self._size, self._costs = packed.layout, plan, size, packed.costs
+        self.layout, self._plan, self._costs = packed.layout, plan, packed.costs
         self._table = torch.from_numpy(np.stack(packed.rows)).to(device)
         self._weights = torch.cat(packed.weights).to(device)
         self._values = torch.from_numpy(np.concatenate(packed.values)).to(device)
@@ -76,7 +76,7 @@ class ImageProgram:
     def launch(self, batch: Batch, dense: Dense, forced: tuple[Tensor, ...] | None = None) -> None:
         """See :meth:`lccl.engines.cuda.batch.Program.launch`."""
         image = self._plan.image
-        kernel.run_image[(self._size,)](
+        kernel.run_image[(len(batch),)](
             batch.images, batch.thresholds, batch.norm_set, batch.confidence, batch.valid,
             batch.logits, batch.kept, batch.left, self._addresses_of(batch.masks, forced or batch.masks),
             self._table, self._weights, self._values, self.maps, self.room, self.listed,

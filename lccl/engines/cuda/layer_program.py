@@ -30,6 +30,10 @@ ADDRESSABLE = 2**31  # kernels count values in 32 bits
 PIXELS, FILLED, IMAGES = 256, 32, 16  # positions, channels and images that the smaller kernels take at once
 
 
+class TooManyImagesError(EngineError):
+    """A batch is larger than kernels can address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A kernel, its grid, and what it is given: tensors and numbers by position, constants by name."""
@@ -54,7 +58,7 @@ class LayerProgram:
         """Pack weights and take memory for up to ``limit`` images.
 
         Raises:
-            EngineError: a map of so many images is more than kernels can address.
+            TooManyImagesError: a map of so many images is more than kernels can address.
 
         """
         self.plan, self.shape = plan, shape
@@ -62,10 +66,12 @@ class LayerProgram:
         self._places = lay_out(plan)
         largest = max(place.elements for place in self._places.values())
         if limit * largest >= ADDRESSABLE:
-            raise EngineError(f"{limit} images are too many at once: at most {ADDRESSABLE // largest} of this network")
+            raise TooManyImagesError(
+                f"{limit} images are too many at once: at most {ADDRESSABLE // largest} of this network"
+            )
         self._processors = _processors(device)
         self._tiles = {
-            step.name: tiles.of(self._shape_of(step)) for step in plan.steps if isinstance(step, steps.Convolve)
+            step.name: tiles.of(self.shape_of(step)) for step in plan.steps if isinstance(step, steps.Convolve)
         }
         self._take_memory(limit)
         self._pack()
@@ -85,9 +91,14 @@ class LayerProgram:
             yield from self.step(number, batch, dense, forced)
 
     def step(
-        self, number: int, batch: Batch, dense: Dense, forced: tuple[Tensor, ...] | None = None
+        self,
+        number: int,
+        batch: Batch,
+        dense: Dense,
+        forced: tuple[Tensor, ...] | None = None,
+        tile: Tile | None = None,
     ) -> Iterator[Launch]:
-        """The kernels of one step."""
+        """The kernels of one step, a convolution's in another tile if one is given."""
         match self.plan.steps[number]:
             case steps.Normalise() as step:
                 yield self._begin(step, batch)
@@ -95,7 +106,7 @@ class LayerProgram:
                 if step.gate is not None:
                     mask = None if forced is None else forced[step.gate.layer]
                     yield self._gate(number, step, step.gate, batch, dense, mask)
-                yield self._convolve(number, step, batch, dense)
+                yield self._convolve(number, step, batch, dense, tile or self.tile(step))
             case steps.MaxPool() as step:
                 yield self._max_pool(step, batch)
             case steps.AveragePool() as step:
@@ -104,6 +115,11 @@ class LayerProgram:
                 yield self._leave(number, step, batch)
             case steps.Classify() as step:
                 yield self._classify(number, step, batch)
+
+    def reset(self, batch: Batch) -> None:
+        """Count from nothing, as a run's first kernel does."""
+        for launch in self.step(0, batch, (False,) * len(self.plan.layers)):
+            launch()
 
     def map_of(self, name: str, images: int) -> tuple[Tensor, Tensor | None]:
         """A map as it lies there, border and all, [N, H', W', C'], and which of its positions are there at all.
@@ -215,10 +231,10 @@ class LayerProgram:
              **residual_constants, **outputs, "BM": GATE_ROWS, "BT": FILLED},
         )  # fmt: skip
 
-    def _convolve(self, number: int, step: steps.Convolve, batch: Batch, dense: Dense) -> Launch:
+    def _convolve(self, number: int, step: steps.Convolve, batch: Batch, dense: Dense, tile: Tile) -> Launch:
         weight, scale, shift, activated_scale, activated_shift = self._weights[number][:5]
         height, width = self._output(step)
-        rows, tile = len(batch) * height * width, self.tile(step)
+        rows = len(batch) * height * width
         listed, layer = self._lists(step, dense), 0 if step.gate is None else step.gate.layer
         groups = 0 if step.gate is None else len(step.gate.weight)
         lists = groups if listed else 1
@@ -309,16 +325,16 @@ class LayerProgram:
             True, step.residual.stride, place.channels, place.stored, place.height + 2 * place.border, place.pitch,
             place.border,
         )  # fmt: skip
-        return self._map(step.residual.buffer), {f"RESIDUAL{name}": one for name, one in zip(names, values, strict=True)}
+        return self._map(step.residual.buffer), {
+            f"RESIDUAL{name}": one for name, one in zip(names, values, strict=True)
+        }
 
-    def _outputs(
-        self, step: steps.Convolve, written: tuple[str, ...]
-    ) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+    def _outputs(self, step: steps.Convolve, written: tuple[str, ...]) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         """Where a step's outputs go, as far as their skipped cells get values in one of the ways named."""
         affine = step.activated is not None and step.activated.affine is not None
         constants: dict[str, Any] = {"ACTIVATED_AFFINE": affine}
         maps: list[Tensor] = []
-        for kind, name in (("RAW", step.raw), ("ACTIVATED", step.activated and step.activated.buffer)):
+        for kind, name in (("RAW", step.raw), ("ACTIVATED", None if step.activated is None else step.activated.buffer)):
             place = None if name is None else self._places[name]
             is_written = place is not None and place.skipped in written
             constants[kind] = is_written
@@ -342,7 +358,8 @@ class LayerProgram:
     def _lists(self, step: steps.Convolve, dense: Dense) -> bool:
         return step.gate is not None and not self._by_cells(step) and not dense[step.gate.layer]
 
-    def _shape_of(self, step: steps.Convolve) -> Shape:
+    def shape_of(self, step: steps.Convolve) -> Shape:
+        """What a step's tile is chosen by."""
         height, width = self._output(step)
         share = len(step.weight) if step.gate is None or self._by_cells(step) else _share(step)
         return Shape(self._places[step.input].stored, share, step.weight.shape[2], step.stride, height, width)

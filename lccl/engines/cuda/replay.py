@@ -77,7 +77,7 @@ class Replay:
         device = staging.batch.valid.device
         if device.type == "cuda":
             with torch.cuda.device(device):
-                self._stream = torch.cuda.Stream()
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 self._stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(self._stream):
                     self._launch()

@@ -1,7 +1,7 @@
-"""How large the pieces are that a convolution's kernel works in: a table per device, made by ``lccl tune``, or defaults.
+"""How large the pieces are that a convolution's kernel works in: a device's table, made by ``lccl tune``, or defaults.
 
-The tables, ``tiles/<device>.json`` beside this file, vary rows, channels, warps and stages of a tile alone. The order in
-which a cell's products are summed is not theirs to choose, so results are bitwise the same with every table.
+The tables, ``tiles/<device>.json`` beside this file, vary rows, channels, warps and stages of a tile alone. The order
+in which a cell's products are summed is not theirs to choose, so results are bitwise the same with every table.
 """
 
 from __future__ import annotations

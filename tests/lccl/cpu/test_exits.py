@@ -12,6 +12,7 @@ from lccl.controls import Controls
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
 from lccl.lowering import shape_of
+from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed, with_sets
 from tests.lccl.exits import (
     SIDENETS,
     Sided,
@@ -22,7 +23,6 @@ from tests.lccl.exits import (
     sending,
     without_exits,
 )
-from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed, with_sets
 from tests.lccl.networks import called
 
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]

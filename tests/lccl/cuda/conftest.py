@@ -35,10 +35,11 @@ def precision(request):
 
 @pytest.fixture(scope="session")
 def make_engine(device):
-    """``make_engine(plan, precision="fp16", batch_limit=8)``."""
+    """``make_engine(plan, precision="fp16", batch_limit=8)``: by layers, whatever the network's size."""
 
-    def make(plan, precision="fp16", batch_limit=8, **options):
-        return CudaEngine(plan, shape_of(plan), device, precision, batch_limit=batch_limit, **options)
+    def make(plan, precision="fp16", batch_limit=8, program="layers", **options):
+        options |= {"batch_limit": batch_limit, "program": program}
+        return CudaEngine(plan, shape_of(plan), device, precision, **options)
 
     return make
 

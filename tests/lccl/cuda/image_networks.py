@@ -21,13 +21,13 @@ from lccl.sidenet import SideNetSpec
 SIZE = 12  # then 6 and 3: maps whose positions fill no whole tile
 
 
-def small_plan(form="post", gate: GateSpec | None = None, exits=False, size=SIZE, seed=0):
+def small_plan(form="post", gate: GateSpec | None = None, projection=False, exits=False, size=SIZE, seed=0):
     """A plan with a block a stage, whose normalisations hold the statistics of noise under exact thresholds."""
     torch.manual_seed(seed)
     stem = Stem(channels=16, kernel=3, stride=1, pool=False)
     network = ResNet(
         widths=(16, 32, 64), depths=(1, 1, 1), stem=stem, form=form, gate=gate,
-        projection=False, classes=10, image_size=size,
+        projection=projection, classes=10, image_size=size,
     )  # fmt: skip
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

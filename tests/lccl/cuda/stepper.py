@@ -27,7 +27,9 @@ class Stepper:
         batch.norm_set.copy_(torch.from_numpy(controls.norm_set))
         for launch in self.program.step(0, batch, self.dense):
             launch()
-        outputs = [step.raw, step.activated and step.activated.buffer] if isinstance(step, steps.Convolve) else [step.raw]
+        outputs = (
+            [step.raw, step.activated and step.activated.buffer] if isinstance(step, steps.Convolve) else [step.raw]
+        )
         for name in filter(None, outputs):
             self._put(name, np.nan, images)
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Every kernel compiles for GPUs old and new, here, where there may be none: to matrix instructions, nothing spilled."""
+"""Every kernel compiles for GPUs that need not be there, to matrix instructions, and nothing is spilled."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 import torch
 
 from lccl.engines.cuda.engine import CudaEngine
+from lccl.engines.cuda.image_program import ImageProgram
+from lccl.engines.cuda.layer_program import LayerProgram
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import EngineError, InputError
 from lccl.lowering import shape_of
 from lccl.networks import Architecture
-from tests.lccl.cpu.networks import mixed, with_sets
+from lccl.sidenet import SideNetSpec
 from tests.lccl.comparison import seen_by
-from tests.lccl.exits import SIDENETS, add_sidenets, confidences, leaving_by, of_images, sending
+from tests.lccl.cpu.networks import mixed, with_sets
+from tests.lccl.exits import add_sidenets, confidences, leaving_by, of_images, sending
 from tests.lccl.networks import called, layers_of
 
 NETWORKS = [
@@ -29,7 +33,9 @@ NETWORKS = [
     Architecture("resnet20").plain_twin,
 ]
 SIZES = {"resnet18": 32, "resnet50": 32}
+BLOCKS = {"resnet20": (0, 1, 3, 6), "resnet18": (0, 1, 2, 4, 6), "resnet50": None}  # an interpreter is slow
 IMAGES = 5
+SIDENETS = (SideNetSpec(0, 2, 7), SideNetSpec(1, 3, 20), SideNetSpec(3, 1, 33))
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +46,9 @@ def small(gated_network, make_reference, pictures):
     def make(architecture):
         if called(architecture) not in made:
             size = SIZES.get(architecture.name, 8)
-            pixels, thresholds = pictures(IMAGES, size), mixed(IMAGES, layers_of(architecture))
-            network = gated_network(architecture, pixels, thresholds)
+            blocks = BLOCKS[architecture.name]
+            pixels, thresholds = pictures(IMAGES, size), mixed(IMAGES, layers_of(architecture, blocks))
+            network = gated_network(architecture, pixels, thresholds, blocks)
             made[called(architecture)] = make_reference(network, size=size), pixels, thresholds
         return made[called(architecture)]
 
@@ -132,9 +139,9 @@ def test_normalised_images_are_taken_as_they_are(small, make_engine, rows, squar
 @pytest.fixture(scope="module")
 def sided(gated_network, make_reference, pictures):
     """A network with exits, pictures, and thresholds."""
-    pixels, thresholds = pictures(7, 8, seed=1), mixed(7, 18, seed=1)
-    network = gated_network(Architecture("resnet20"), pixels, thresholds)
-    add_sidenets(network)
+    pixels, thresholds = pictures(7, 8, seed=1), mixed(7, 8, seed=1)
+    network = gated_network(Architecture("resnet20"), pixels, thresholds, BLOCKS["resnet20"])
+    add_sidenets(network, SIDENETS)
     return make_reference(network, size=8), pixels, thresholds
 
 
@@ -151,7 +158,7 @@ def test_images_leave_where_they_are_sure(sided, make_engine, rows):
         forced = leaving_by(replace(controls, forced_masks=out.masks), end, len(SIDENETS))
         expected = reference.run(pixels, forced)
         assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
-    assert all((one.executed_macs < two.executed_macs).all() for one, two in zip(outs, outs[1:], strict=False))
+    assert all((one.executed_macs < two.executed_macs).all() for one, two in itertools.pairwise(outs))
     ends = np.array([3, 0, 1, 2, 3, 1, 0])
     confidence = sending(confidences(outs[:-1]), ends)
     mixed_up = engine.run(pixels, replace(controls, exit_confidence=confidence))
@@ -185,13 +192,25 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkey
 
     def short(*sides, **options):
         taken.append(sides)
-        if isinstance(sides[0], int) and sides[0] > 4 * 3000:
+        if isinstance(sides[0], int) and sides[0] > 40_000:
             raise torch.OutOfMemoryError("no more")
         return made(*sides, **options)
 
     monkeypatch.setattr(torch, "zeros", short)
-    engine = CudaEngine(plan, shape_of(plan), device, batch_limit=64)
-    assert engine.batch_limit < 64
+    engine = CudaEngine(plan, shape_of(plan), device, batch_limit=64, program="layers")
+    assert engine.batch_limit == 16
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no more")))
     with pytest.raises(EngineError, match="cannot run this on"):
-        CudaEngine(plan, shape_of(plan), device, batch_limit=4)
+        CudaEngine(plan, shape_of(plan), device, batch_limit=4, program="layers")
+
+
+def test_small_networks_run_by_image_and_others_by_layers(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    assert isinstance(make_engine(reference.plan, program="auto").program, ImageProgram)
+    assert isinstance(make_engine(small(Architecture("resnet18"))[0].plan, program="auto").program, LayerProgram)
+    controls = rows(thresholds, want_masks=True)
+    out = make_engine(reference.plan, program="auto").run(pixels, controls)
+    forced = replace(controls, forced_masks=out.masks)
+    expected = reference.run(pixels, forced)
+    assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
+    assert np.array_equal(out.kept, expected.kept)

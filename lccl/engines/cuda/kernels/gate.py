@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lccl.engines.cuda.kernels.rows import load_affine, position, window
+from lccl.engines.cuda.kernels.rows import finish, load_affine, position, window
 
 
 @triton.jit(do_not_specialize=["rows", "layer", "layers"])
@@ -84,27 +84,12 @@ def gate_and_compact(
                 channel = start + tl.arange(0, BT)
                 is_channel = channel < (group + 1) * (CHANNELS // GROUPS)
                 write = skipped[:, None] & is_channel[None, :]
-                value = tl.zeros((BM, BT), dtype=tl.float32)
-                if RESIDUAL:
-                    from_row = (image * RESIDUAL_HEIGHT + y * RESIDUAL_STRIDE + RESIDUAL_BORDER) * RESIDUAL_PITCH
-                    from_row = (from_row + at * RESIDUAL_STRIDE + RESIDUAL_BORDER) * RESIDUAL_STORED
-                    has = write & (channel < RESIDUAL_CHANNELS)[None, :]
-                    value = tl.load(residual + from_row[:, None] + channel[None, :], mask=has, other=0.0).to(tl.float32)
-                if RAW:
-                    to_row = (image * (HEIGHT + 2 * RAW_BORDER) + y + RAW_BORDER) * (WIDTH + 2 * RAW_BORDER)
-                    to_row = (to_row + at + RAW_BORDER) * RAW_STORED
-                    tl.store(raw + to_row[:, None] + channel[None, :], value.to(raw.dtype.element_ty), mask=write)
-                if ACTIVATED:
-                    if ACTIVATED_AFFINE:
-                        a, b = load_affine(
-                            activated_scale, activated_shift, norm_set, image, there, channel, is_channel, CHANNELS, SETS
-                        )
-                        value = value * a + b
-                    value = tl.maximum(value, 0.0)
-                    to_row = (image * (HEIGHT + 2 * ACTIVATED_BORDER) + y + ACTIVATED_BORDER) * (
-                        WIDTH + 2 * ACTIVATED_BORDER
-                    )
-                    to_row = (to_row + at + ACTIVATED_BORDER) * ACTIVATED_STORED
-                    tl.store(
-                        activated + to_row[:, None] + channel[None, :], value.to(activated.dtype.element_ty), mask=write
-                    )
+                nothing = tl.zeros((BM, BT), dtype=tl.float32)
+                finish(
+                    nothing, image, y, at, there, channel, write, norm_set,
+                    residual, raw, activated, activated_scale, activated_shift,
+                    HEIGHT, WIDTH, CHANNELS, SETS,
+                    RESIDUAL, RESIDUAL_STRIDE, RESIDUAL_CHANNELS,
+                    RESIDUAL_STORED, RESIDUAL_HEIGHT, RESIDUAL_PITCH, RESIDUAL_BORDER,
+                    RAW, RAW_STORED, RAW_BORDER, ACTIVATED, ACTIVATED_STORED, ACTIVATED_BORDER, ACTIVATED_AFFINE,
+                )  # fmt: skip

@@ -62,3 +62,38 @@ def window(
             weights = tl.load(at_weights, mask=tl.broadcast_to(is_column[None, :], (BK, BN)), other=0.0)
         sums = tl.dot(values, weights, sums)
     return sums
+
+
+@triton.jit
+def finish(
+    value, image, y, at, there, channel, write, norm_set,
+    residual, raw, activated, activated_scale, activated_shift,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, SETS: tl.constexpr,
+    RESIDUAL: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, RESIDUAL_CHANNELS: tl.constexpr,
+    RESIDUAL_STORED: tl.constexpr, RESIDUAL_HEIGHT: tl.constexpr, RESIDUAL_PITCH: tl.constexpr,
+    RESIDUAL_BORDER: tl.constexpr,
+    RAW: tl.constexpr, RAW_STORED: tl.constexpr, RAW_BORDER: tl.constexpr,
+    ACTIVATED: tl.constexpr, ACTIVATED_STORED: tl.constexpr, ACTIVATED_BORDER: tl.constexpr,
+    ACTIVATED_AFFINE: tl.constexpr,
+):  # fmt: skip
+    """Add the residual to ``value`` [rows, channels], and write where ``write`` says so what the step keeps of it."""
+    if RESIDUAL:
+        from_row = (image * RESIDUAL_HEIGHT + y * RESIDUAL_STRIDE + RESIDUAL_BORDER) * RESIDUAL_PITCH
+        from_row = (from_row + at * RESIDUAL_STRIDE + RESIDUAL_BORDER) * RESIDUAL_STORED
+        has = write & (channel < RESIDUAL_CHANNELS)[None, :]
+        value += tl.load(residual + from_row[:, None] + channel[None, :], mask=has, other=0.0).to(tl.float32)
+    if RAW:
+        to_row = (image * (HEIGHT + 2 * RAW_BORDER) + y + RAW_BORDER) * (WIDTH + 2 * RAW_BORDER)
+        to_row = (to_row + at + RAW_BORDER) * RAW_STORED
+        tl.store(raw + to_row[:, None] + channel[None, :], value.to(raw.dtype.element_ty), mask=write)
+    if ACTIVATED:
+        if ACTIVATED_AFFINE:
+            is_channel = channel < CHANNELS
+            scale, shift = load_affine(
+                activated_scale, activated_shift, norm_set, image, there, channel, is_channel, CHANNELS, SETS
+            )
+            value = value * scale + shift
+        value = tl.maximum(value, 0.0)
+        to_row = (image * (HEIGHT + 2 * ACTIVATED_BORDER) + y + ACTIVATED_BORDER) * (WIDTH + 2 * ACTIVATED_BORDER)
+        to_row = (to_row + at + ACTIVATED_BORDER) * ACTIVATED_STORED
+        tl.store(activated + to_row[:, None] + channel[None, :], value.to(activated.dtype.element_ty), mask=write)

@@ -1,0 +1,78 @@
+"""``lccl tune``: the cuda engine's table of tiles for the GPU at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lccl.errors import LcclError
+from lccl.terminal import console, one_sentence_errors
+
+if TYPE_CHECKING:
+    from lccl.flops import NetworkShape
+    from lccl.plan import Plan
+
+USUAL = ("resnet18", "resnet34", "resnet50", "wrn-28-10")
+
+
+def tune(
+    networks: Annotated[
+        list[str] | None, typer.Argument(help=f"Networks by name or bundles' folders. Without any: {', '.join(USUAL)}.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The table. Without it the one that the engine reads for this GPU.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures in the batches that are timed.")] = 128,
+    precision: Annotated[str, typer.Option(help="fp16 or bf16; both use the same table.")] = "fp16",
+    device: Annotated[str, typer.Option(help="cuda or cuda:i.")] = "cuda",
+) -> None:
+    """Find the fastest tiles of the cuda engine's convolutions on a GPU and write them down."""
+    import torch
+
+    from lccl.bench.provenance import commit
+    from lccl.compiler import choose_device
+
+    with one_sentence_errors():
+        place = choose_device(device)
+        if place.type != "cuda":
+            raise LcclError("tiles are tuned on a GPU: give --device cuda")
+        try:
+            from lccl.engines.cuda import devices, tiles
+            from lccl.engines.cuda.engine import PRECISIONS
+            from lccl.engines.cuda.tune import tune as find
+        except ImportError as error:
+            raise LcclError("the cuda engine needs Triton: install a CUDA build of torch, which brings it") from error
+        if precision not in PRECISIONS:
+            raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
+        name = torch.cuda.get_device_name(place)
+        found: dict[tiles.Shape, tiles.Tile] = {}
+        for network in networks or USUAL:
+            plan, shape = _lowered(network)
+            with torch.inference_mode(), torch.cuda.device(place):
+                found |= find(plan, shape, batch, place, PRECISIONS[precision], report=_tell)
+        path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
+        tiles.write(path, name, found, {"torch": torch.__version__, "batch": batch, "commit": commit()})
+        console.print(path)
+
+
+def _lowered(network: str) -> tuple[Plan, NetworkShape]:
+    """The plan and shape of a bundle, or of a network by name with fresh weights."""
+    from lccl import bundle as bundles
+    from lccl.lowering import lower, shape_of
+    from lccl.networks import NETWORKS, Architecture, build
+    from lccl.preprocessing import Preprocessing
+
+    if network in NETWORKS:
+        made = build(Architecture(network)).eval()
+        size = made.image_size
+        plan = lower(made, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    else:
+        loaded = bundles.load(Path(network))
+        plan = lower(loaded.network, loaded.preprocessing)
+    return plan, shape_of(plan)
+
+
+def _tell(shape: object, tile: object) -> None:
+    console.print(f"{shape}  {tile}", highlight=False)

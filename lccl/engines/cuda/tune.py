@@ -1,0 +1,116 @@
+"""Finds the fastest tile for each convolution of a plan on the GPU at hand, and where lists stop to pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.layer_program import Launch, LayerProgram
+from lccl.engines.cuda.tiles import Shape, Tile, Tiles, default
+from lccl.flops import NetworkShape
+from lccl.plan import Convolve, Plan
+
+TUNED_AT = 0.5  # kept share that tiles are compared at
+Timer = Callable[[Callable[[], None]], float]  # milliseconds that a launch takes
+
+
+def timed_on_gpu(launch: Callable[[], None]) -> float:
+    """The median over a twentieth of a second, the L2 cache overwritten before each."""
+    from triton.testing import do_bench
+
+    return float(do_bench(launch, warmup=10, rep=50, return_mode="median"))
+
+
+def tune(
+    plan: Plan,
+    shape: NetworkShape,
+    images: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    timer: Timer = timed_on_gpu,
+    report: Callable[[Shape, Tile], None] = lambda *_: None,
+) -> dict[Shape, Tile]:
+    """The fastest tile for every distinct convolution of a plan at a batch of ``images``.
+
+    Args:
+        plan: with random or trained weights; they do not matter.
+        shape: its geometry.
+        images: of the batch that is timed.
+        device: the GPU.
+        dtype: float16 or bfloat16.
+        timer: what takes the time of a launch.
+        report: is told of each tile that was found.
+
+    """
+    program = LayerProgram(plan, shape, images, device, dtype, Tiles("tuning", {}))
+    batch = Batch.of(plan, shape, images, device, torch.uint8)
+    batch.valid.fill_(1)
+    found: dict[Shape, Tile] = {}
+    for number, step in enumerate(plan.steps):
+        if isinstance(step, Convolve) and program.shape_of(step) not in found:
+            trial = _Trial(program, batch, number, step)
+            best = min(trial.tiles(), key=lambda tile: trial.time(tile, timer))
+            found[program.shape_of(step)] = trial.with_break_even(best, timer)
+            report(program.shape_of(step), found[program.shape_of(step)])
+    return found
+
+
+class _Trial:
+    """One convolution with different tiles, on a list of random positions."""
+
+    def __init__(self, program: LayerProgram, batch: Batch, number: int, step: Convolve) -> None:
+        self._program, self._batch, self._number, self._step = program, batch, number, step
+        self._listed_at: float | None = None
+
+    def tiles(self) -> Iterator[Tile]:
+        """What to try: no more channels than there are, and what fits into shared memory with the stages."""
+        shape = self._program.shape_of(self._step)
+        widest = max(default(shape).channels, 16)
+        for rows, channels, warps, stages in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8), (2, 3, 4, 5)):
+            accumulators = rows * channels / (32 * warps)
+            if channels <= 2 * widest and channels < 2 * shape.channels and 16 <= accumulators <= 128:
+                yield Tile(rows, channels, warps, stages)
+
+    def time(self, tile: Tile, timer: Timer, share: float = TUNED_AT, *, dense: bool = False) -> float:
+        """Milliseconds at a kept share; infinite where the tile is more than the device has room for."""
+        from triton.runtime.errors import OutOfResources
+
+        self._list(share)
+        try:
+            return timer(self._launch(tile, dense))
+        except OutOfResources:
+            return float("inf")
+
+    def with_break_even(self, tile: Tile, timer: Timer) -> Tile:
+        """The tile with the kept share at which lists take as long as all positions; time grows evenly with it."""
+        if self._step.gate is None:
+            return tile
+        half, whole = (self.time(tile, timer, share) for share in (0.5, 1.0))
+        everything = self.time(tile, timer, 1.0, dense=True)
+        share = 1.0 if whole <= half else 0.5 + 0.5 * (everything - half) / (whole - half)
+        return Tile(tile.rows, tile.channels, tile.warps, tile.stages, min(max(share, 0.0), 1.0))
+
+    def _launch(self, tile: Tile, dense: bool) -> Launch:
+        everywhere = (dense,) * len(self._program.plan.layers)
+        *_, convolution = self._program.step(self._number, self._batch, everywhere, tile=tile)
+        return convolution
+
+    def _list(self, share: float) -> None:
+        """Have the gate's kernel list random positions."""
+        gate = self._step.gate
+        if gate is None or share == self._listed_at:
+            return
+        generator = torch.Generator().manual_seed(0)
+        forced: list[Tensor] = [
+            (torch.rand(mask.shape, generator=generator) < share).to(torch.uint8).to(mask.device)
+            for mask in self._batch.masks[gate.layer : gate.layer + 1]
+        ]
+        self._program.reset(self._batch)
+        masks = tuple(forced[0] if layer == gate.layer else mask for layer, mask in enumerate(self._batch.masks))
+        listing, _ = self._program.step(self._number, self._batch, (False,) * len(self._program.plan.layers), masks)
+        listing()
+        self._listed_at = share
