@@ -435,7 +435,7 @@ def _processors(device: torch.device) -> int:
 
 def _group_block(gate: steps.Gate) -> int:
     """Maps of a gate that one program forms: with their two parts at least as many columns as a product needs."""
-    return next(block for block in (8, 16, 32, 64) if block >= min(len(gate.weight), 64))
+    return next(block for block in (4, 8, 16, 32, 64) if block >= min(len(gate.weight), 64))
 
 
 def _share(step: steps.Convolve) -> int:
