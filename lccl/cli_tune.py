@@ -43,7 +43,7 @@ def tune(
             from lccl.engines.cuda.engine import PRECISIONS
             from lccl.engines.cuda.tune import tune as find
         except ImportError as error:
-            raise LcclError("the cuda engine needs Triton: install a CUDA build of torch, which brings it") from error
+            raise LcclError(f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch") from error
         if precision not in PRECISIONS:
             raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
         name = torch.cuda.get_device_name(place)
