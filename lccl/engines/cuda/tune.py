@@ -70,7 +70,7 @@ class _Trial:
         """What to try: no more channels than there are, and what fits into shared memory with the stages."""
         shape = self._program.shape_of(self._step)
         widest = max(default(shape).channels, 16)
-        for rows, channels, warps, stages in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8), (2, 3, 4, 5)):
+        for rows, channels, warps, stages in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8), (1, 2, 3, 4, 5)):
             accumulators = rows * channels / (32 * warps)
             if channels <= 2 * widest and channels < 2 * shape.channels and 16 <= accumulators <= 128:
                 yield Tile(rows, channels, warps, stages)

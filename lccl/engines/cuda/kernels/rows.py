@@ -54,7 +54,8 @@ def window(
             read = tl.broadcast_to((kept != 0)[:, None], (BM, BK))
         elif RUN % BK != 0:
             read = read & (run + k < RUN)[None, :]
-        values = tl.load(x + start[:, None] + k[None, :], mask=read, other=0.0)
+        # Neighbouring taps read the same cells again: from the L1 cache, which asynchronous copies else pass by.
+        values = tl.load(x + start[:, None] + k[None, :], mask=read, other=0.0, cache_modifier=".ca")
         at_weights = weight + (step * BK + k)[:, None] * columns + column[None, :]
         if WHOLE:
             weights = tl.load(at_weights)
