@@ -181,7 +181,7 @@ def on_test_pictures(
     """Run the test pictures at threshold 0, with the normalisation that the network was trained with."""
     mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
     preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
-    engine = make_engine(network.cpu(), device, preprocessing=preprocessing)
+    engine = make_engine(network.cpu(), device, "fp32", preprocessing=preprocessing)
     return measure(engine, pictures, [0.0] * len(engine.shape.layers)), engine.shape
 
 
