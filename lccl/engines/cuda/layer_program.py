@@ -18,14 +18,16 @@ from lccl.engines.cuda.kernels.ends import classify, leave
 from lccl.engines.cuda.kernels.gate import gate_and_compact
 from lccl.engines.cuda.kernels.pixels import begin
 from lccl.engines.cuda.kernels.pooling import average_pool, max_pool
-from lccl.engines.cuda.layout import ALIGNED, BLOCK, lay_out
-from lccl.engines.cuda.packing import block_of, depth_of, pack, pack_features, pack_gate
+from lccl.engines.cuda.layout import ALIGNED, BLOCK, Place, lay_out
+from lccl.engines.cuda.packing import TAP_COLUMNS, block_of, depth_of, pack, pack_features, pack_gate, pack_taps
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
 from lccl.errors import EngineError
 from lccl.flops import NetworkShape
 from lccl.plan import Plan
 
 GATE_ROWS = 128
+GATES_AT_ONCE = 8  # programs of the gate's kernel per multiprocessor
+TAP_CELLS = 128  # cells that a product of taps takes at once
 ADDRESSABLE = 2**31  # kernels count values in 32 bits
 PIXELS, FILLED, IMAGES = 256, 32, 16  # positions, channels and images that the smaller kernels take at once
 
@@ -151,6 +153,9 @@ class LayerProgram:
         self._gates = room(limit * max(cells, default=1), torch.float32)
         self._listed = room(limit * max(cells, default=1), torch.int32)
         self._groups = _filled(max((layer.gate_groups for layer in self.shape.layers), default=1), ALIGNED)
+        self._gate_programs = self._processors * GATES_AT_ONCE
+        taps = [self._cells(step) * step.gate.weight.shape[2] ** 2 for step in self.plan.gated if step.gate is not None]
+        self._products = room(self._gate_programs * max(taps, default=1), torch.float32)
         self._count = room(max(len(self.plan.layers), 1) * self._groups, torch.int32)
         self._active = room(limit, torch.int32)
         pools = [step for step in self.plan.steps if isinstance(step, steps.AveragePool)]
@@ -173,7 +178,10 @@ class LayerProgram:
                     self._weights[number] = (weight, *self._affine(step.affine), *self._affine(activated))
                     if step.gate is not None:
                         stored = self._places[step.gate.input].stored
-                        gate = pack_gate(step.gate.weight, stored, _group_block(step.gate), device, dtype)
+                        if self._cells(step):
+                            gate = pack_taps(step.gate.weight, stored, device, dtype)
+                        else:
+                            gate = pack_gate(step.gate.weight, stored, _group_block(step.gate), device, dtype)
                         self._weights[number] += (gate, *self._affine(step.gate.affine))
                 case steps.Exit():
                     hidden, answer = pack_features(step.hidden_weight, device), pack_features(step.weight, device)
@@ -208,7 +216,8 @@ class LayerProgram:
     ) -> Launch:
         _, _, _, scale, shift, weight, gate_scale, gate_shift = self._weights[number]
         height, width = self._output(step)
-        groups, block = len(gate.weight), _group_block(gate)
+        groups, cells = len(gate.weight), self._cells(step)
+        block = 1 if cells else _group_block(gate)
         absent = step.raw if step.raw in self._spread else None
         if absent is None and step.activated is not None and step.activated.buffer in self._spread:
             absent = step.activated.buffer
@@ -219,16 +228,16 @@ class LayerProgram:
         x, x_mask, window = self._window(gate.input, gate.weight.shape[2])
         return Launch(
             gate_and_compact,
-            (-(-rows // GATE_ROWS), -(-groups // block)),
+            (min(-(-rows // GATE_ROWS), self._gate_programs), -(-groups // block)),
             (x, x_mask, weight, gate_scale, gate_shift, batch.thresholds, batch.norm_set, self._active,
              self._active if forced is None else forced, self._gates, batch.masks[gate.layer],
              batch.masks[gate.layer] if absent is None else self._spread[absent], self._listed,
              self._count[gate.layer * self._groups :], batch.kept, residual, raw, activated, scale, shift,
-             rows, gate.layer, len(self.plan.layers)),
+             self._products, rows, gate.layer, len(self.plan.layers)),
             {**window, "STRIDE": step.stride, "HEIGHT": height, "WIDTH": width, "GROUPS": groups, "GROUP_BLOCK": block,
              "SETS": self.plan.norm_sets, "FORCED": forced is not None, "LISTS": self._lists(step, dense),
              "CHANNELS": len(step.weight), "SPREAD": -1 if absent is None else self._places[absent].border,
-             **residual_constants, **outputs, "BM": GATE_ROWS, "BT": FILLED},
+             **residual_constants, **outputs, "CELLS": cells, "BM": GATE_ROWS, "BT": FILLED},
         )  # fmt: skip
 
     def _convolve(self, number: int, step: steps.Convolve, batch: Batch, dense: Dense, tile: Tile) -> Launch:
@@ -355,6 +364,26 @@ class LayerProgram:
         """Whether groups are too narrow for lists of rows, so that all cells are computed."""
         return step.gate is not None and len(step.gate.weight) > 1 and _share(step) < BLOCK
 
+    def _cells(self, step: steps.Convolve) -> int:
+        """How many cells a tile's windows span at most where a shared gate is formed from its taps; else 0."""
+        gate = step.gate
+        if gate is None or len(gate.weight) > 1 or gate.weight.shape[2] ** 2 > TAP_COLUMNS:
+            return 0
+        place = self._places[gate.input]
+        if place.stored % BLOCK:
+            return 0
+        first = np.arange(self._positions(step))
+        span = self._corner(step, gate, first + GATE_ROWS - 1) - self._corner(step, gate, first)
+        return _filled(int(span.max()) + _reach(gate, place) + 1, BLOCK)
+
+    def _corner(self, step: steps.Convolve, gate: steps.Gate, row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first cell of the windows under a gate's rows, which are numbered through all images."""
+        height, width = self._output(step)
+        place, image, within = self._places[gate.input], row // (height * width), row % (height * width)
+        y, x = within // width * step.stride, within % width * step.stride
+        corner: NDArray[np.int64] = (image * (place.height + 2 * place.border) + y) * place.pitch + x
+        return corner
+
     def _lists(self, step: steps.Convolve, dense: Dense) -> bool:
         return step.gate is not None and not self._by_cells(step) and not dense[step.gate.layer]
 
@@ -391,6 +420,17 @@ class LayerProgram:
                 return active * (_filled(classes, 64) * _filled(features, 32))
         return np.zeros(len(kept), np.int64)
 
+    def _gate_macs(self, step: steps.Convolve, gate: steps.Gate, active: NDArray[np.bool_]) -> NDArray[np.int64]:
+        positions, place = self._positions(step), self._places[gate.input]
+        if not self._cells(step):
+            row = depth_of(place.stored, gate.weight.shape[2]) * 2 * _filled(len(gate.weight), _group_block(gate))
+            return rows_of_tiles(active, positions, GATE_ROWS) * row
+        first = tiles_of(active, positions, GATE_ROWS) * GATE_ROWS
+        span = self._corner(step, gate, first + GATE_ROWS - 1) - self._corner(step, gate, first)
+        span += _reach(gate, place) + 1
+        cells = int((-(-span // TAP_CELLS) * TAP_CELLS).sum())
+        return shared_out(cells * place.stored * 2 * TAP_COLUMNS, active.astype(np.int64))
+
     def _convolution_macs(
         self, step: steps.Convolve, kept: NDArray[np.int64], active: NDArray[np.bool_], dense: Dense
     ) -> NDArray[np.int64]:
@@ -398,9 +438,7 @@ class LayerProgram:
         depth = depth_of(self._places[step.input].stored, step.weight.shape[2])
         spent = np.zeros(len(kept), np.int64)
         if step.gate is not None:
-            gate, block = step.gate.weight, _group_block(step.gate)
-            row = depth_of(self._places[step.gate.input].stored, gate.shape[2]) * 2 * _filled(len(gate), block)
-            spent += rows_of_tiles(active, positions, GATE_ROWS) * row
+            spent += self._gate_macs(step, step.gate, active)
         if step.gate is None or not self._lists(step, dense):
             row = depth * _filled(len(step.weight), tile.channels)
             return spent + rows_of_tiles(active, positions, tile.rows) * row
@@ -411,13 +449,17 @@ class LayerProgram:
         return spent + shared_out(rows, kept[:, layer]) * row
 
 
-def rows_of_tiles(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
-    """Rows of the tiles that hold active images' positions, shared out among these, int64 [N]."""
+def tiles_of(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
+    """Numbers of the tiles that hold active images' positions."""
     numbers = np.flatnonzero(active)
     first, last = numbers * positions // rows, ((numbers + 1) * positions - 1) // rows
-    before = np.concatenate([[-1], last])[: len(last)]
-    tiles = int((last - np.maximum(first, before + 1) + 1).sum())
-    return shared_out(tiles * rows, active.astype(np.int64))
+    spans = [np.arange(*ends) for ends in zip(first, last + 1, strict=True)]
+    return np.unique(np.concatenate(spans)) if spans else np.zeros(0, np.int64)
+
+
+def rows_of_tiles(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
+    """Rows of the tiles that hold active images' positions, shared out among these, int64 [N]."""
+    return shared_out(len(tiles_of(active, positions, rows)) * rows, active.astype(np.int64))
 
 
 def shared_out(rows: int, kept: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -427,6 +469,12 @@ def shared_out(rows: int, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.zeros(len(kept), np.int64)
     edges = np.concatenate([[0], np.cumsum(kept)]) * rows // total
     return np.diff(edges)
+
+
+def _reach(gate: steps.Gate, place: Place) -> int:
+    """Cells from the first of a window to its last."""
+    kernel: int = gate.weight.shape[2]
+    return (kernel - 1) * (place.pitch + 1)
 
 
 def _processors(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from lccl.engines.cuda.kernels.rows import finish, load_affine, position, window
+from lccl.engines.cuda.kernels.taps import gate_from_taps
 
 
 @triton.jit(do_not_specialize=["rows", "layer", "layers"])
@@ -13,7 +14,7 @@ def gate_and_compact(
     x, x_mask, weight, scale, shift, thresholds, norm_set, active, forced,
     gate, mask, spread_mask, listed, count, kept,
     residual, raw, activated, activated_scale, activated_shift,
-    rows, layer, layers,
+    products, rows, layer, layers,
     STORED: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, BK: tl.constexpr,
     IN_HEIGHT: tl.constexpr, IN_PITCH: tl.constexpr, IN_SHIFT: tl.constexpr, MASKED: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP_BLOCK: tl.constexpr, SETS: tl.constexpr,
@@ -24,32 +25,73 @@ def gate_and_compact(
     RAW: tl.constexpr, RAW_STORED: tl.constexpr, RAW_BORDER: tl.constexpr,
     ACTIVATED: tl.constexpr, ACTIVATED_STORED: tl.constexpr, ACTIVATED_BORDER: tl.constexpr,
     ACTIVATED_AFFINE: tl.constexpr,
-    BM: tl.constexpr, BT: tl.constexpr,
+    CELLS: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """One program: ``BM`` output positions and ``GROUP_BLOCK`` of the gate's maps.
+    """Programs take ``BM`` output positions and ``GROUP_BLOCK`` of the gate's maps at a time until there are none left.
 
-    The weight, [runs, 2 · GROUP_BLOCK] per block of groups, holds what 16 bits take of each value and
-    what they leave, side by side, so that the matrix units give gates at float32's accuracy.
+    With CELLS, the gate is a shared one that is formed from its taps, see ``gate_from_taps``; a program's room for them
+    is [K · K, CELLS] of ``products``. Else the weight, [runs, 2 · GROUP_BLOCK] per block of groups, holds what 16 bits
+    take of each value and what they leave, side by side, so that the matrix units give gates at float32's accuracy.
 
     With LISTS, kept positions go to ``listed`` [GROUPS, rows] at a place that an atomic addition to ``count`` [GROUPS]
     reserves. Their order differs from run to run; nothing that is computed from a row depends on it. With SPREAD, the
     mask is laid down a second time with the border of the map that it stands for.
     """
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0)):
+        _tile(
+            tile, x, x_mask, weight, scale, shift, thresholds, norm_set, active, forced,
+            gate, mask, spread_mask, listed, count, kept,
+            residual, raw, activated, activated_scale, activated_shift,
+            products + tl.program_id(0) * K * K * CELLS, rows, layer, layers,
+            STORED, K, STRIDE, BK, IN_HEIGHT, IN_PITCH, IN_SHIFT, MASKED, HEIGHT, WIDTH, GROUPS, GROUP_BLOCK, SETS,
+            FORCED, LISTS, CHANNELS, SPREAD,
+            RESIDUAL, RESIDUAL_STRIDE, RESIDUAL_CHANNELS,
+            RESIDUAL_STORED, RESIDUAL_HEIGHT, RESIDUAL_PITCH, RESIDUAL_BORDER,
+            RAW, RAW_STORED, RAW_BORDER, ACTIVATED, ACTIVATED_STORED, ACTIVATED_BORDER, ACTIVATED_AFFINE,
+            CELLS, BM, BT,
+        )  # fmt: skip
+
+
+@triton.jit
+def _tile(
+    tile, x, x_mask, weight, scale, shift, thresholds, norm_set, active, forced,
+    gate, mask, spread_mask, listed, count, kept,
+    residual, raw, activated, activated_scale, activated_shift,
+    products, rows, layer, layers,
+    STORED: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr, BK: tl.constexpr,
+    IN_HEIGHT: tl.constexpr, IN_PITCH: tl.constexpr, IN_SHIFT: tl.constexpr, MASKED: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP_BLOCK: tl.constexpr, SETS: tl.constexpr,
+    FORCED: tl.constexpr, LISTS: tl.constexpr, CHANNELS: tl.constexpr, SPREAD: tl.constexpr,
+    RESIDUAL: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, RESIDUAL_CHANNELS: tl.constexpr,
+    RESIDUAL_STORED: tl.constexpr, RESIDUAL_HEIGHT: tl.constexpr, RESIDUAL_PITCH: tl.constexpr,
+    RESIDUAL_BORDER: tl.constexpr,
+    RAW: tl.constexpr, RAW_STORED: tl.constexpr, RAW_BORDER: tl.constexpr,
+    ACTIVATED: tl.constexpr, ACTIVATED_STORED: tl.constexpr, ACTIVATED_BORDER: tl.constexpr,
+    ACTIVATED_AFFINE: tl.constexpr,
+    CELLS: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """One tile of the above."""
     block = tl.program_id(1)
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    row = tile * BM + tl.arange(0, BM)
     there = row < rows
     image, y, at = position(row, HEIGHT, WIDTH)
     there = there & (tl.load(active + image, mask=there, other=0) != 0)
     groups = block * GROUP_BLOCK + tl.arange(0, GROUP_BLOCK)
     is_group = groups < GROUPS
-    pair = tl.arange(0, 2 * GROUP_BLOCK)
-    columns: tl.constexpr = (GROUPS + GROUP_BLOCK - 1) // GROUP_BLOCK * 2 * GROUP_BLOCK
-    work = tl.max(there.to(tl.int32), axis=0)
-    pairs = window(
-        x, x_mask, weight + block * 2 * GROUP_BLOCK, image, y, at, there, work, columns, pair, pair >= 0,
-        STORED, K, STRIDE, BK, IN_HEIGHT, IN_PITCH, IN_SHIFT, MASKED, BM, 2 * GROUP_BLOCK, True,
-    )  # fmt: skip
-    maps = tl.sum(tl.reshape(pairs, (BM, 2, GROUP_BLOCK)), axis=1)
+    if CELLS > 0:
+        maps = gate_from_taps(
+            x, x_mask, weight, products, image, y, at, row < rows, there,
+            STORED, K, STRIDE, BK, IN_HEIGHT, IN_PITCH, IN_SHIFT, MASKED, CELLS, BM,
+        )[:, None]  # fmt: skip
+    else:
+        pair = tl.arange(0, 2 * GROUP_BLOCK)
+        columns: tl.constexpr = (GROUPS + GROUP_BLOCK - 1) // GROUP_BLOCK * 2 * GROUP_BLOCK
+        work = tl.max(there.to(tl.int32), axis=0)
+        pairs = window(
+            x, x_mask, weight + block * 2 * GROUP_BLOCK, image, y, at, there, work, columns, pair, pair >= 0,
+            STORED, K, STRIDE, BK, IN_HEIGHT, IN_PITCH, IN_SHIFT, MASKED, BM, 2 * GROUP_BLOCK, True,
+        )  # fmt: skip
+        maps = tl.sum(tl.reshape(pairs, (BM, 2, GROUP_BLOCK)), axis=1)
     gate_scale, gate_shift = load_affine(scale, shift, norm_set, image, there, groups, is_group, GROUPS, SETS)
     maps = tl.maximum(maps * gate_scale + gate_shift, 0.0)
     cell = (image * GROUPS * HEIGHT * WIDTH + y * WIDTH + at)[:, None] + (groups * HEIGHT * WIDTH)[None, :]
