@@ -187,19 +187,19 @@ def test_what_it_cannot_run_is_refused(small, device):
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkeypatch):
     """A stand-in for a GPU with little memory."""
-    plan = small(Architecture("resnet20"))[0].plan
-    made, taken = torch.zeros, []
+    plan, take = small(Architecture("resnet20"))[0].plan, LayerProgram._take_memory
 
-    def short(*sides, **options):
-        taken.append(sides)
-        if isinstance(sides[0], int) and sides[0] > 100_000:
-            raise torch.OutOfMemoryError("no more")
-        return made(*sides, **options)
+    def room_for(images):
+        def take_some(self, limit):
+            if limit > images:
+                raise torch.OutOfMemoryError("no more")
+            take(self, limit)
 
-    monkeypatch.setattr(torch, "zeros", short)
-    engine = CudaEngine(plan, shape_of(plan), device, batch_limit=64, program="layers")
-    assert engine.batch_limit == 32
-    monkeypatch.setattr(torch, "zeros", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no more")))
+        monkeypatch.setattr(LayerProgram, "_take_memory", take_some)
+
+    room_for(17)
+    assert CudaEngine(plan, shape_of(plan), device, batch_limit=64, program="layers").batch_limit == 16
+    room_for(0)
     with pytest.raises(EngineError, match="cannot run this on"):
         CudaEngine(plan, shape_of(plan), device, batch_limit=4, program="layers")
 
