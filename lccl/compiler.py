@@ -114,9 +114,10 @@ def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
         raise EngineError(
             f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch, which brings what it needs"
         ) from error
-    engine = CudaEngine(plan, shape_of(plan), place, precision)
+    engine, log = CudaEngine(plan, shape_of(plan), place, precision), logging.getLogger("lccl.engines.cuda")
+    log.info("the cuda engine works by tiles from: %s", engine.tiles.source)
     if engine.experimental:
-        logging.getLogger("lccl.engines.cuda").warning(
+        log.warning(
             "the cuda engine is experimental on %s: its tests have not been run there; benchmarks/on_gpu.sh runs them",
             torch.cuda.get_device_name(place),
         )

@@ -112,6 +112,7 @@ class StandInEngine:
     """Stands in for the cuda engine, which needs a GPU: keeps what it was made of."""
 
     name = "cuda"
+    tiles = SimpleNamespace(source="a stand-in")
 
     def __init__(self, plan, shape, device, precision):
         self.plan, self.device, self.precision = plan, device, precision
@@ -192,6 +193,11 @@ class TestAGpuOfAnUnprovenModel:
     )
     def test_is_taken_where_device_or_engine_is_named(self, bundle, asked, taken):
         assert chosen(bundle, **asked) == taken
+
+    def test_its_tiles_are_told_of_in_the_log(self, bundle, caplog):
+        with caplog.at_level(logging.INFO, "lccl.engines.cuda"):
+            make_engine(bundle, "cuda")
+        assert caplog.messages[0] == "the cuda engine works by tiles from: a stand-in"
 
     def test_is_called_experimental_in_one_line_of_the_log(self, bundle, caplog):
         assert make_engine(bundle, "cuda:1").experimental

@@ -76,7 +76,7 @@ class Tiles:
     """Tiles for one device.
 
     Attributes:
-        source: where they are from, for people: ``table`` and its name, or ``defaults``.
+        source: where they are from, for people.
 
     """
 
@@ -104,10 +104,10 @@ def tiles_for(device: str, folder: Path = FOLDER) -> Tiles:
     """
     path = folder / f"{slug(device)}.json"
     if not path.exists():
-        return Tiles("defaults", {})
+        return Tiles(f"defaults, for there is no table of {device}", {})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Tiles(f"table {path.stem}", {shape: Tile(**tile) for shape, tile in found["tiles"].items()})
+        return Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in found["tiles"].items()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"{path} is no table of tiles: make it anew with `lccl tune`") from error
 

@@ -9,13 +9,12 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-pytest.importorskip("triton", reason="Triton is not installed: it comes with builds of torch for CUDA, or with pip")
 
-from lccl.engines.cuda.engine import CudaEngine
-from lccl.engines.cuda.layer_program import LayerProgram
 from lccl.engines.cuda.tiles import Tiles
 from lccl.lowering import shape_of
 from tests.lccl.cuda.stepper import Stepper
+
+NO_TRITON = "Triton is not installed: builds of torch for CUDA bring it along, and pip has it for Linux"
 
 pytest.register_assert_rewrite("tests.lccl.comparison")
 
@@ -36,6 +35,8 @@ def precision(request):
 @pytest.fixture(scope="session")
 def make_engine(device):
     """``make_engine(plan, precision="fp16", batch_limit=8)``: by layers, whatever the network's size."""
+    pytest.importorskip("triton", reason=NO_TRITON)
+    from lccl.engines.cuda.engine import CudaEngine
 
     def make(plan, precision="fp16", batch_limit=8, program="layers", **options):
         options |= {"batch_limit": batch_limit, "program": program}
@@ -47,6 +48,8 @@ def make_engine(device):
 @pytest.fixture(scope="session")
 def make_stepper(device):
     """``make_stepper(plan, precision)``: runs single steps of a plan, for up to 16 images."""
+    pytest.importorskip("triton", reason=NO_TRITON)
+    from lccl.engines.cuda.layer_program import LayerProgram
 
     def make(plan, precision, dense=False):
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]

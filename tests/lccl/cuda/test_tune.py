@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="the GPU engine needs Triton")
+
 from lccl.engines.cuda.tiles import DEFAULT_BREAK_EVEN, Shape, Tile, Tiles, default, tiles_for, write
 from lccl.engines.cuda.tune import tune
 from lccl.errors import EngineError
@@ -54,7 +56,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     tile = Tile(256, 64, 8, 4, 0.75)
     write(tmp_path / "nvidia-h200.json", "NVIDIA H200", {SHAPE: tile}, {"torch": "2.11.0"})
     tiles = tiles_for("NVIDIA H200", tmp_path)
-    assert tiles.source == "table nvidia-h200"
+    assert tiles.source == "the table nvidia-h200.json"
     assert tiles.of(SHAPE) == tile
     other = Shape(64, 64, 3, 1, 7, 7)
     assert tiles.of(other) == default(other)
@@ -62,7 +64,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 
 def test_a_device_without_a_table_gets_defaults(tmp_path):
     tiles = tiles_for("NVIDIA A100-SXM4-80GB", tmp_path)
-    assert tiles == Tiles("defaults", {})
+    assert tiles == Tiles("defaults, for there is no table of NVIDIA A100-SXM4-80GB", {})
     assert tiles.of(SHAPE) == Tile(128, 64, 4, 3, DEFAULT_BREAK_EVEN)
 
 
