@@ -19,6 +19,7 @@
 #   PYTHON    the interpreter (python3)              COMMIT    the commit, for a copy that is no repository
 #   DATA      data set to train on                   TRAIN     further options of `python -m benchmarks.paper`
 #   TILES     a table that `tune` wrote before       DEVICE    cpu, to try the script without a GPU
+#   JOBS      processes that run the tests, with pytest-xdist (just over half the cores)
 #   TOTAL_S   seconds for all stages together        TESTS_S TUNE_S KERNELS_S NETWORKS_S TRAIN_S SANITIZER_S for one
 #   TESTS     what pytest is to run                  SANITIZED the same under compute-sanitizer
 #   CASES     networks to measure: resnet18-b256 …   LAYERS_OF networks whose layers `kernels` measures
@@ -64,9 +65,13 @@ run() { # NAME LIMIT: what the stage does
   [ ! -f "$TILES" ] || words=(--tiles "$TILES")
   case $1 in
     tests)
-      words=("${PYTEST[@]}" ${TESTS:-tests/lccl/cuda} -q -ra)
+      # Compiling a thousand kernels is most of the work; with pytest-xdist processes share it.
+      if "$PYTHON" -c "import sys, importlib.util as u; sys.exit(u.find_spec('xdist') is None)"; then
+        JOBS=${JOBS:-$(($(nproc) / 2 + 1))}
+      fi
+      words=("${PYTEST[@]}" ${JOBS:+-n $JOBS} ${TESTS:-tests/lccl/cuda} -q -ra)
       rm -f "$REPORT"
-      timeout -k 10 "$limit" "$PYTHON" "${words[@]}" --junitxml "$REPORT"
+      OMP_NUM_THREADS=2 timeout -k 10 "$limit" "$PYTHON" "${words[@]}" --junitxml "$REPORT"
       local status=$?
       "$PYTHON" -m benchmarks.gpu.summary tests "$OUT" "$REPORT" "python ${words[*]}" || [ $status -ne 0 ] || status=1
       return $status
@@ -77,7 +82,11 @@ run() { # NAME LIMIT: what the stage does
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 "$limit" compute-sanitizer --tool memcheck --error-exitcode 9 \
         "$PYTHON" "${PYTEST[@]}" ${SANITIZED:-tests/lccl/cuda/test_convolutions.py -k residual} -q -x
       ;;
-    tune) timeout -k 10 "$limit" "$PYTHON" -c "from lccl.cli import app; app()" tune --out "$OUT/tiles.json" ;;
+    tune)
+      # The networks that are measured: resnet34's layers are resnet18's.
+      timeout -k 10 "$limit" "$PYTHON" -c "from lccl.cli import app; app()" tune resnet18 wrn-28-10 \
+        --out "$OUT/tiles.json"
+      ;;
     kernels)
       timeout -k 10 "$limit" "$PYTHON" -m benchmarks.gpu kernels --out "$OUT" "${words[@]}" \
         ${LAYERS_OF:+--network $LAYERS_OF}
@@ -94,7 +103,7 @@ run() { # NAME LIMIT: what the stage does
 limit_of() { # NAME → seconds that the stage may take
   local limit left
   case $1 in
-    tests) limit=${TESTS_S:-240} ;;
+    tests) limit=${TESTS_S:-420} ;;
     tune) limit=${TUNE_S:-240} ;;
     kernels) limit=${KERNELS_S:-240} ;;
     networks) limit=${NETWORKS_S:-480} ;;

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lccl.flops import NetworkShape
     from lccl.plan import Plan
 
-USUAL = ("resnet18", "resnet34", "resnet50", "wrn-28-10")
+USUAL = ("resnet18", "wrn-28-10", "resnet34", "resnet50")
 
 
 def tune(
@@ -47,13 +47,20 @@ def tune(
         if precision not in PRECISIONS:
             raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
         name = torch.cuda.get_device_name(place)
-        found: dict[tiles.Shape, tiles.Tile] = {}
-        for network in networks or USUAL:
-            plan, shape = _lowered(network)
-            with torch.inference_mode(), torch.cuda.device(place):
-                found |= find(plan, shape, batch, place, PRECISIONS[precision], report=_tell)
         path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
-        tiles.write(path, name, found, {"torch": torch.__version__, "batch": batch, "commit": commit()})
+        provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
+        found: dict[tiles.Shape, tiles.Tile] = {}
+
+        def note(shape: tiles.Shape, tile: tiles.Tile) -> None:
+            """Write all that is known by now: tuning takes minutes, and may be stopped."""
+            found[shape] = tile
+            tiles.write(path, name, found, provenance)
+            console.print(f"{shape}  {tile}", highlight=False)
+
+        for network in networks or USUAL:
+            plan, geometry = _lowered(network)
+            with torch.inference_mode(), torch.cuda.device(place):
+                find(plan, geometry, batch, place, PRECISIONS[precision], report=note, known=found)
         console.print(path)
 
 
@@ -72,7 +79,3 @@ def _lowered(network: str) -> tuple[Plan, NetworkShape]:
         loaded = bundles.load(Path(network))
         plan = lower(loaded.network, loaded.preprocessing)
     return plan, shape_of(plan)
-
-
-def _tell(shape: object, tile: object) -> None:
-    console.print(f"{shape}  {tile}", highlight=False)

@@ -414,6 +414,7 @@ STAND_IN = """#!/usr/bin/env bash
 case "$*" in
   *benchmarks.gpu.summary*) exec "$REAL" "$@" ;;
   *benchmarks.gpu.environment*) exec "$REAL" "$@" cpu ;;
+  *find_spec*) [ -n "${XDIST:-}" ]; exit ;;
 esac
 echo "$*" >>"$ASKED"
 case "$*" in
@@ -461,6 +462,11 @@ def test_all_stages_run_by_themselves_and_leave_few_files(on_gpu, tmp_path):
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) <= 6
     assert all(set(path.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for path in files)
+
+
+def test_tests_run_in_several_processes_where_pytest_can(on_gpu):
+    assert " -n " not in on_gpu("tests")[2][0]
+    assert " -n 3 tests/lccl/cuda -q -ra --junitxml" in on_gpu("tests", XDIST="1", JOBS="3")[2][0]
 
 
 def test_a_stage_that_fails_is_told_and_the_others_go_on(on_gpu, tmp_path):

@@ -21,6 +21,7 @@ class StandInEngine(ReferenceEngine):
     """Stands in for the cuda engine, which needs a GPU: the reference engine on the CPU under its name."""
 
     name = "cuda"
+    tiles = SimpleNamespace(source="a stand-in")
 
     def __init__(self, plan, shape, device, precision):
         super().__init__(plan, shape, torch.device("cpu"))

@@ -77,6 +77,8 @@ class CudaEngine:
         self._dispatch = Dispatch(self._break_even())
         self._replays: dict[tuple[int, torch.dtype, Dense], Replay] = {}
         self._stagings: dict[tuple[int, torch.dtype], Staging] = {}
+        # One for all graphs: torch has 32 in all and gives the same again, to engines that run in other threads too.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
@@ -111,7 +113,7 @@ class CudaEngine:
             self._stagings[size, kind] = staging
         replay = self._replays.get((size, kind, dense))
         if replay is None:
-            replay = self._replays[size, kind, dense] = Replay(self.program, staging, dense)
+            replay = self._replays[size, kind, dense] = Replay(self.program, staging, dense, self._stream)
         return staging, replay
 
     def _program(self, dtype: torch.dtype, limit: int, by_image: bool) -> tuple[Program, int]:

@@ -48,7 +48,15 @@ class Launch:
     stages: int = 2
 
     def __call__(self) -> None:
-        self.kernel[self.grid](*self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages)
+        self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a compiler is told beside the constants.
+
+        It fuses no multiplication with an addition: where it could would differ from tile to tile, and so would bits.
+        """
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
 
 
 class LayerProgram:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from lccl.plan import Plan
 
 INPUTS = ("images", "thresholds", "norm_set", "confidence", "valid")
 OUTPUTS = ("logits", "kept", "left")
+# A capture begins by waiting for the whole device, which is an error while another thread captures.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +73,28 @@ class Staging:
 class Replay:
     """All that a batch size and pattern need, captured once; nothing between the first kernel and the last waits."""
 
-    def __init__(self, program: Program, staging: Staging, dense: Dense) -> None:
-        """Compile and warm the kernels, then capture them; a CPU, which has no graphs, launches them each time."""
-        self._program, self._staging, self._dense = program, staging, dense
+    def __init__(self, program: Program, staging: Staging, dense: Dense, stream: torch.cuda.Stream | None) -> None:
+        """Compile and warm the kernels, then capture them on ``stream``; without one, they are launched each time."""
+        self._program, self._staging, self._dense, self._stream = program, staging, dense, stream
         self._graph: torch.cuda.CUDAGraph | None = None
-        device = staging.batch.valid.device
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                self._stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(self._stream):
+        if stream is not None:
+            with _one_at_a_time, torch.cuda.device(stream.device):
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
                     self._launch()
-                self._stream.synchronize()
-                self._graph = torch.cuda.CUDAGraph()
+                stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
                 # Other threads may load models or read the device's memory meanwhile.
-                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     self._launch()
+            self._graph = graph
 
     def __call__(self, forced: tuple[Tensor, ...] | None = None) -> None:
         """Run what is staged and wait for it; ``forced`` masks, which tests give, are not part of a graph."""
-        if self._graph is None:
+        if self._graph is None or self._stream is None:
             self._launch(forced)
             return
-        with torch.cuda.device(self._staging.batch.valid.device), torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             if forced is None:
                 self._graph.replay()
             else:

@@ -89,8 +89,9 @@ class Tiles:
 
 
 def default(shape: Shape) -> Tile:
-    """A tile that needs little shared memory; its channels are few beyond the shape's, for those are computed too."""
-    channels = min((128, 64, 32, 16), key=lambda size: -(-shape.channels // size) * (size + 32))
+    """A tile that needs little shared memory and suits the shape roughly."""
+    # What is computed for no channel is lost; so is what a narrow tile reads again and again.
+    channels = min((128, 64, 32, 16), key=lambda size: -(-shape.channels // size) * size * (1 + 16 / size))
     rows = 64 if shape.height * shape.width < 128 else 128
     return Tile(rows, channels, 4 if rows * channels <= 64 * 128 else 8, 3)
 

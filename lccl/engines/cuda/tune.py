@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -10,19 +11,30 @@ from torch import Tensor
 
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.layer_program import Launch, LayerProgram
-from lccl.engines.cuda.tiles import Shape, Tile, Tiles, default
+from lccl.engines.cuda.tiles import Shape, Tile, Tiles
 from lccl.flops import NetworkShape
 from lccl.plan import Convolve, Plan
 
 TUNED_AT = 0.5  # kept share that tiles are compared at
+STAGES = (3, 1, 2, 4, 5)  # sizes are compared at the first, the others tried with the best size
 Timer = Callable[[Callable[[], None]], float]  # milliseconds that a launch takes
 
 
 def timed_on_gpu(launch: Callable[[], None]) -> float:
-    """The median over a twentieth of a second, the L2 cache overwritten before each."""
+    """The median over a twentieth of a second, the L2 cache overwritten before each.
+
+    A graph starts the kernel: what Triton takes on the host to do so is longer than many a layer.
+    """
     from triton.testing import do_bench
 
-    return float(do_bench(launch, warmup=10, rep=50, return_mode="median"))
+    launch()  # compiles, which a capture may not
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(aside):
+        graph.capture_begin()
+        launch()
+        graph.capture_end()
+    return float(do_bench(graph.replay, warmup=10, rep=50, return_mode="median"))
 
 
 def tune(
@@ -33,6 +45,7 @@ def tune(
     dtype: torch.dtype,
     timer: Timer = timed_on_gpu,
     report: Callable[[Shape, Tile], None] = lambda *_: None,
+    known: Container[Shape] = (),
 ) -> dict[Shape, Tile]:
     """The fastest tile for every distinct convolution of a plan at a batch of ``images``.
 
@@ -44,36 +57,49 @@ def tune(
         dtype: float16 or bfloat16.
         timer: what takes the time of a launch.
         report: is told of each tile that was found.
+        known: shapes that are left out.
 
     """
     program = LayerProgram(plan, shape, images, device, dtype, Tiles("tuning", {}))
     batch = Batch.of(plan, shape, images, device, torch.uint8)
     batch.valid.fill_(1)
+    program.reset(batch)
     found: dict[Shape, Tile] = {}
     for number, step in enumerate(plan.steps):
-        if isinstance(step, Convolve) and program.shape_of(step) not in found:
+        if not isinstance(step, Convolve):
+            continue
+        tiled = program.shape_of(step)
+        if tiled not in found and tiled not in known:
             trial = _Trial(program, batch, number, step)
-            best = min(trial.tiles(), key=lambda tile: trial.time(tile, timer))
-            found[program.shape_of(step)] = trial.with_break_even(best, timer)
-            report(program.shape_of(step), found[program.shape_of(step)])
+            found[tiled] = trial.with_break_even(trial.fastest(timer), timer)
+            report(tiled, found[tiled])
     return found
 
 
 class _Trial:
-    """One convolution with different tiles, on a list of random positions."""
+    """One convolution with different tiles, on random values and a list of random positions."""
 
     def __init__(self, program: LayerProgram, batch: Batch, number: int, step: Convolve) -> None:
         self._program, self._batch, self._number, self._step = program, batch, number, step
         self._listed_at: float | None = None
+        values, there = program.map_of(step.input, len(batch))
+        values.normal_()  # zeros take less power, and so less time
+        if there is not None:
+            there.bernoulli_(TUNED_AT)
 
-    def tiles(self) -> Iterator[Tile]:
-        """What to try: no more channels than there are, and what fits into shared memory with the stages."""
-        shape = self._program.shape_of(self._step)
-        widest = max(default(shape).channels, 16)
-        for rows, channels, warps, stages in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8), (1, 2, 3, 4, 5)):
+    def fastest(self, timer: Timer) -> Tile:
+        """The fastest size, with the fastest number of stages for it: each trial is a compilation of its own."""
+        size = min(self.sizes(), key=lambda tile: self.time(tile, timer))
+        return min((replace(size, stages=stages) for stages in STAGES), key=lambda tile: self.time(tile, timer))
+
+    def sizes(self) -> Iterator[Tile]:
+        """What to try: no more channels than there are, and work for every warp, but not more than it has room for."""
+        widest = self._program.shape_of(self._step).channels
+        for rows, channels, warps in product((64, 128, 256), (16, 32, 64, 128, 256), (4, 8)):
+            fits = min(widest, 32) <= channels < 2 * widest
             accumulators = rows * channels / (32 * warps)
-            if channels <= 2 * widest and channels < 2 * shape.channels and 16 <= accumulators <= 128:
-                yield Tile(rows, channels, warps, stages)
+            if fits and min(widest / 2, 32) <= accumulators <= 128 and (warps == 4 or accumulators >= 64):
+                yield Tile(rows, channels, warps, STAGES[0])
 
     def time(self, tile: Tile, timer: Timer, share: float = TUNED_AT, *, dense: bool = False) -> float:
         """Milliseconds at a kept share; infinite where the tile is more than the device has room for."""

@@ -70,8 +70,7 @@ def compile_for(capability: int, launch: Launch) -> Any:
         if isinstance(given, torch.Tensor) and given.data_ptr() % 16 == 0:
             attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
 
 
 def main(capability: int, precision: str) -> None:
@@ -87,6 +86,8 @@ def main(capability: int, precision: str) -> None:
             "mma": "mma.sync" in ptx,
             "asynchronous": "cp.async" in ptx,
             "local": ".local" in ptx,
+            "fused": "fma.rn.f32" in ptx,
+            "bytes": ptx.count("ld.global.b8"),
             "shared": kernel.metadata.shared,
         }
         print(json.dumps(row), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +112,22 @@ def test_one_graph_serves_changing_images_and_thresholds(small, make_engine, row
     expected = fresh.run(pixels, rows(thresholds))
     assert np.array_equal(changed.logits, expected.logits[::-1])
     assert np.array_equal(few.logits, expected.logits[:3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures graphs: this needs a GPU")
+def test_engines_capture_and_run_in_threads_of_their_own(small, make_engine, rows):
+    reference, pixels, thresholds = small(Architecture("resnet20"))
+    expected = make_engine(reference.plan).run(pixels, rows(thresholds)).logits
+
+    def run_all_sizes(_):
+        engine = make_engine(reference.plan)
+        return all(
+            np.array_equal(engine.run(pixels[:count], rows(thresholds[:count])).logits, expected[:count])
+            for count in (*range(1, IMAGES + 1), 1, 2, 4)
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(run_all_sizes, range(8)))
 
 
 def test_normalisation_sets_are_read_per_image(small, make_engine, rows):

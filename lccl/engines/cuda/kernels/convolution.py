@@ -73,9 +73,12 @@ def convolve(
                 factor = tl.load(gate + row[:, None] * GROUPS + of_group[None, :], mask=write, other=0.0)
             value = value * factor
             if not LISTED:
-                cell = (image * GROUPS * HEIGHT * WIDTH + y * WIDTH + at)[:, None]
-                cell = cell + (of_group * (HEIGHT * WIDTH))[None, :]
-                keep = tl.load(mask + cell, mask=write, other=0) != 0
+                if GROUPS == 1:
+                    keep = (tl.load(mask + row, mask=there, other=0) != 0)[:, None]
+                else:
+                    cell = (image * GROUPS * HEIGHT * WIDTH + y * WIDTH + at)[:, None]
+                    cell = cell + (of_group * (HEIGHT * WIDTH))[None, :]
+                    keep = tl.load(mask + cell, mask=write, other=0) != 0
                 if CELLS:
                     value = tl.where(keep, value, 0.0)
                 else:
