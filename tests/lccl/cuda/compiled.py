@@ -94,7 +94,7 @@ def main(capability: int, precision: str) -> None:
             "asynchronous": "cp.async" in ptx,
             "local": ".local" in ptx,
             "fused": "fma.rn.f32" in ptx,
-            "held up": re.findall(r"tt\.load|convert_layout", product_loop(kernel.asm["ttgir"])),
+            "held up": "tt.load" in product_loop(kernel.asm["ttgir"]),
             "bytes": ptx.count("ld.global.b8"),
             "shared": kernel.metadata.shared,
         }
