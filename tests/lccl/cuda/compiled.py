@@ -8,6 +8,7 @@ It prints a line of JSON for each kernel: its name, the instructions that matter
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,12 @@ def compile_for(capability: int, launch: Launch) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
 
 
+def product_loop(code: str) -> str:
+    """The innermost loop that holds a matrix product; empty without one."""
+    loops = re.findall(r"scf\.for (?:(?!scf\.for).)*?scf\.yield", code, re.DOTALL)
+    return next((loop for loop in loops if re.search(r"warp_group_dot |tt\.dot ", loop)), "")
+
+
 def main(capability: int, precision: str) -> None:
     torch.manual_seed(0)
     np.seterr(all="ignore")
@@ -87,6 +94,7 @@ def main(capability: int, precision: str) -> None:
             "asynchronous": "cp.async" in ptx,
             "local": ".local" in ptx,
             "fused": "fma.rn.f32" in ptx,
+            "held up": "tt.load" in product_loop(kernel.asm["ttgir"]),
             "bytes": ptx.count("ld.global.b8"),
             "shared": kernel.metadata.shared,
         }

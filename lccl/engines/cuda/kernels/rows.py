@@ -43,20 +43,30 @@ def window(
     BLOCKS: tl.constexpr = (RUN + BK - 1) // BK
     corner = (image * IN_HEIGHT + y * STRIDE + IN_SHIFT) * IN_PITCH + at * STRIDE + IN_SHIFT
     k = tl.arange(0, BK)
+    # The loop adds one number to each operand's addresses, and looks at no mask in memory: a load that others wait
+    # for, or a change of layout, would hold up every step.
+    offsets = (corner * STORED)[:, None] + k[None, :]
+    weight_offsets = k[:, None] * columns + column[None, :]
     sums = tl.zeros((BM, BN), dtype=tl.float32)
+    if MASKED:
+        tl.static_assert(K * K <= 32, "a bit for each tap")
+        taps = tl.zeros((BM,), dtype=tl.int32)
+        for tap in tl.static_range(K * K):
+            kept = tl.load(x_mask + corner + tap // K * IN_PITCH + tap % K, mask=there, other=0) != 0
+            taps |= kept.to(tl.int32) << tap
+        taps = taps[:, None]
     for step in range(0, K * BLOCKS * work):
         tap_row = step // BLOCKS
         run = (step % BLOCKS) * BK
-        start = (corner + tap_row * IN_PITCH) * STORED + run
         read = tl.broadcast_to(there[:, None], (BM, BK))
         if MASKED:
-            kept = tl.load(x_mask + corner + tap_row * IN_PITCH + run // STORED, mask=there, other=0)
-            read = tl.broadcast_to((kept != 0)[:, None], (BM, BK))
+            read = tl.broadcast_to(taps, (BM, BK)) >> (tap_row * K + run // STORED) & 1 != 0
         elif RUN % BK != 0:
             read = read & (run + k < RUN)[None, :]
         # Neighbouring taps read the same cells again: from the L1 cache, which asynchronous copies else pass by.
-        values = tl.load(x + start[:, None] + k[None, :], mask=read, other=0.0, cache_modifier=".ca")
-        at_weights = weight + (step * BK + k)[:, None] * columns + column[None, :]
+        at_values = x + (tap_row * IN_PITCH * STORED + run) + offsets
+        values = tl.load(at_values, mask=read, other=0.0, cache_modifier=".ca")
+        at_weights = weight + step * BK * columns + weight_offsets
         if WHOLE:
             weights = tl.load(at_weights)
         else:
