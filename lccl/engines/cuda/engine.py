@@ -80,6 +80,8 @@ class CudaEngine:
         # One for all graphs: torch has 32 in all and gives the same again, to engines that run in other threads too.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
+        for everywhere in (False, True):  # compiles every kernel now, so that no request waits for it
+            self.prepare(1, pixels=True, dense=(everywhere,) * len(plan.layers))
 
     def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
         """See :meth:`lccl.engines.base.Engine.run`."""
@@ -104,6 +106,7 @@ class CudaEngine:
             self._learn(controls, results)
         return Output(results.logits, results.kept, executed, results.left, masks)
 
+    @torch.inference_mode()
     def prepare(self, count: int, pixels: bool, dense: Dense) -> tuple[Staging, Replay]:
         """The staging and graph for a batch of ``count``: those of the next power of two, made at their first use."""
         size, kind = min(1 << (count - 1).bit_length(), self.batch_limit), torch.uint8 if pixels else torch.float32

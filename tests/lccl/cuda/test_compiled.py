@@ -34,8 +34,10 @@ def test_every_kernel_compiles(capability, precision, tmp_path):
             assert kernel["wgmma"] or kernel["mma"], kernel
             assert kernel["asynchronous"], kernel
             assert not kernel["fused"], kernel
-            assert not kernel["held up"] or kernel["constants"]["STORED"] == "16", kernel  # too small for a copy aside
+            # 16 channels are too few for a copy aside; cells of taps come in two or three blocks.
+            excused = kernel["constants"]["STORED"] == "16" or kernel["constants"].get("CELLS", "0") != "0"
+            assert excused or not kernel["held up"], kernel
         if kernel["kernel"] == "convolve" and kernel["constants"]["GROUPS"] == "1":
-            assert kernel["bytes"] <= 32, kernel  # masks are read by rows, not by cells
+            assert kernel["bytes"] < 64, kernel  # masks are read by rows; by cells it would be 64 and more
         if kernel["kernel"] == "convolve" and capability >= 90:
             assert kernel["wgmma"], kernel

@@ -196,6 +196,11 @@ def test_forced_masks_are_those_of_the_batch(small, make_engine, rows):
         engine.run(pixels, wrong)
 
 
+def test_kernels_of_both_ways_are_made_at_load(small, make_engine):
+    engine = make_engine(small(Architecture("resnet20"))[0].plan)
+    assert {dense for _, _, dense in engine._replays} == {(False,) * 8, (True,) * 8}
+
+
 def test_what_it_cannot_run_is_refused(small, device):
     plan = small(Architecture("resnet20"))[0].plan
     with pytest.raises(EngineError, match="use fp16 or bf16"):
