@@ -19,7 +19,7 @@ from lccl.engines.cuda.kernels.ends import classify, leave
 from lccl.engines.cuda.kernels.gate import gate_and_compact
 from lccl.engines.cuda.kernels.pixels import begin
 from lccl.engines.cuda.kernels.pooling import average_pool, max_pool
-from lccl.engines.cuda.layout import ALIGNED, BLOCK, Place, lay_out
+from lccl.engines.cuda.layer_layout import ALIGNED, BLOCK, Place, lay_out
 from lccl.engines.cuda.packing import TAP_COLUMNS, block_of, depth_of, pack, pack_features, pack_gate, pack_taps
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
 from lccl.errors import EngineError

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lccl import plan as steps
-from lccl.engines.cuda.layout import lay_out
+from lccl.engines.cuda.layer_layout import lay_out
 from lccl.lowering import lower
 from lccl.networks import Architecture, build
 
