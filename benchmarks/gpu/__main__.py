@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
             parser.error("give a GPU: cuda or cuda:i")
         torch.cuda.set_device(device)
         made = environment.describe(device)
-        keep = _keeper(asked.out / f"{asked.what}.json", {"command": command, **made, "precision": asked.precision})
+        keep = _keeper(asked.out / f"{asked.what}.json", {"command": command, **made, **_asked_of_own(asked)})
         {"kernels": _kernels, "networks": _networks}[asked.what](asked, device, keep)
     except LcclError as error:
         parser.exit(1, f"error: {error}\n")
@@ -54,11 +54,15 @@ def _kernels(asked: argparse.Namespace, device: torch.device, keep: Callable[[di
 
 
 def _networks(asked: argparse.Namespace, device: torch.device, keep: Callable[[dict[str, Any]], None]) -> None:
-    make = ours.networks_on(device, asked.precision, ours.find_tiles(asked.tiles, device))
+    make = ours.networks_on(device, asked.precision, ours.find_tiles(asked.tiles, device), asked.program)
     cases = [case for case in CASES if not asked.case or case.name.replace(" ", "-") in asked.case]
     until = time.monotonic() + asked.seconds
     made = networks.measure_all(cases, make, DeviceClock(device), device, asked.rounds, until, keep)
     networks.show(made, Console())
+
+
+def _asked_of_own(asked: argparse.Namespace) -> dict[str, str]:
+    return {"precision": asked.precision, "program": asked.program}
 
 
 def _keeper(file: Path, head: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
@@ -72,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
     parser.add_argument("--device", default="cuda", help="cuda or cuda:i")
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels")
+    programs = ("auto", "layers", "image")
+    parser.add_argument("--program", choices=programs, default="auto", help="networks: how the own engine runs them")
     parser.add_argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
     parser.add_argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10")

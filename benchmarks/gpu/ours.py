@@ -15,7 +15,7 @@ from benchmarks.gpu.networks import MakeNetwork, OwnNetwork, Pixels
 from benchmarks.gpu.timing import Launch
 from lccl.controls import Controls, Output
 from lccl.engines.cuda.batch import Batch
-from lccl.engines.cuda.engine import PRECISIONS, CudaEngine
+from lccl.engines.cuda.engine import PRECISIONS, CudaEngine, ProgramName
 from lccl.engines.cuda.kernels.convolution import convolve
 from lccl.engines.cuda.kernels.gate import gate_and_compact
 from lccl.engines.cuda.layer_program import LayerProgram
@@ -49,11 +49,12 @@ def find_tiles(path: Path | None, device: torch.device) -> Tiles:
     return Tiles(f"table {path.name}", known)
 
 
-def networks_on(device: torch.device, precision: str, tiles: Tiles) -> MakeNetwork:
+def networks_on(device: torch.device, precision: str, tiles: Tiles, program: ProgramName = "auto") -> MakeNetwork:
     """``make(plan, batch)``: an engine with room for ``batch`` images."""
 
     def make(plan: Plan, batch: int) -> OwnNetwork:
-        return _Network(CudaEngine(plan, shape_of(plan), device, precision, tiles=tiles, batch_limit=batch))
+        shape = shape_of(plan)
+        return _Network(CudaEngine(plan, shape, device, precision, tiles=tiles, batch_limit=batch, program=program))
 
     return make
 

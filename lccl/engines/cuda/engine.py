@@ -24,6 +24,7 @@ from lccl.plan import Plan
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 256
+ProgramName = Literal["auto", "layers", "image"]
 
 
 class CudaEngine:
@@ -47,7 +48,7 @@ class CudaEngine:
         *,
         tiles: Tiles | None = None,
         batch_limit: int = LARGEST_BATCH,
-        program: Literal["auto", "layers", "image"] = "auto",
+        program: ProgramName = "auto",
     ) -> None:
         """Pack the plan's weights and take the device's memory for the largest batch.
 
