@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it once, when whatever test comes first imports it
 
 from lccl.bundle import Bundle, save
 from lccl.canary import draw as draw_smooth
