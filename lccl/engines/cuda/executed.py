@@ -1,4 +1,4 @@
-"""What tiles come to: rows of them that a batch's images fill, shared out among these."""
+"""What tiles come to: those that a batch's images fill, shared out among these."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def tiles_of(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
-    """Numbers of the tiles that hold active images' positions."""
+def tiles_of(active: NDArray[np.bool_], positions: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last tile of each active image's positions; a tile that two share is the first one's alone.
+
+    So no tile is counted twice; an image that has none to itself gets a first one behind its last.
+    """
     numbers = np.flatnonzero(active)
     first, last = numbers * positions // rows, ((numbers + 1) * positions - 1) // rows
-    spans = [np.arange(*ends) for ends in zip(first, last + 1, strict=True)]
-    return np.unique(np.concatenate(spans)) if spans else np.zeros(0, np.int64)
+    before = np.concatenate([[-1], last])[: len(last)]
+    return np.maximum(first, before + 1), last
 
 
 def rows_of_tiles(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
     """Rows of the tiles that hold active images' positions, shared out among these, int64 [N]."""
-    return shared_out(len(tiles_of(active, positions, rows)) * rows, active.astype(np.int64))
+    first, last = tiles_of(active, positions, rows)
+    return shared_out(int((last - first + 1).sum()) * rows, active.astype(np.int64))
 
 
 def shared_out(rows: int, kept: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,8 +19,17 @@ from lccl.engines.cuda.kernels.ends import classify, leave
 from lccl.engines.cuda.kernels.gate import gate_and_compact
 from lccl.engines.cuda.kernels.pixels import begin
 from lccl.engines.cuda.kernels.pooling import average_pool, max_pool
-from lccl.engines.cuda.layer_layout import ALIGNED, BLOCK, Place, lay_out
-from lccl.engines.cuda.packing import TAP_COLUMNS, block_of, depth_of, pack, pack_features, pack_gate, pack_taps
+from lccl.engines.cuda.layer_layout import ALIGNED, BLOCK, lay_out
+from lccl.engines.cuda.packing import (
+    TAP_CELLS,
+    TAP_COLUMNS,
+    block_of,
+    depth_of,
+    pack,
+    pack_features,
+    pack_gate,
+    pack_taps,
+)
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
 from lccl.errors import EngineError
 from lccl.flops import NetworkShape
@@ -28,7 +37,6 @@ from lccl.plan import Plan
 
 GATE_ROWS = 128
 GATES_AT_ONCE = 8  # programs of the gate's kernel per multiprocessor
-TAP_CELLS = 128  # cells that a product of taps takes at once
 ADDRESSABLE = 2**31  # kernels count values in 32 bits
 PIXELS, FILLED, IMAGES = 256, 32, 16  # positions, channels and images that the smaller kernels take at once
 
@@ -84,6 +92,7 @@ class LayerProgram:
         self._tiles = {
             step.name: tiles.of(self.shape_of(step)) for step in plan.steps if isinstance(step, steps.Convolve)
         }
+        self._taps = {step.name: self._cells_of_tiles(step, limit) for step in plan.gated if self._by_taps(step)}
         self._take_memory(limit)
         self._pack()
 
@@ -135,7 +144,7 @@ class LayerProgram:
     def map_of(self, name: str, images: int) -> tuple[Tensor, Tensor | None]:
         """A map as it lies there, border and all, [N, H', W', C'], and which of its positions are there at all.
 
-        For tests; the second, uint8 [N, H', W'], is None where all are.
+        For tests and tuning; the second, uint8 [N, H', W'], is None where all are.
         """
         place = self._places[name]
         sides = (images, place.height + 2 * place.border, place.pitch)
@@ -163,7 +172,7 @@ class LayerProgram:
         self._listed = room(limit * max(cells, default=1), torch.int32)
         self._groups = _filled(max((layer.gate_groups for layer in self.shape.layers), default=1), ALIGNED)
         self._gate_programs = self._processors * GATES_AT_ONCE
-        taps = [self._cells(step) * step.gate.weight.shape[2] ** 2 for step in self.plan.gated if step.gate is not None]
+        taps = [self._room_for_taps(step) * step.gate.weight.shape[2] ** 2 for step in self.plan.gated if step.gate]
         self._products = room(self._gate_programs * max(taps, default=1), torch.float32)
         self._count = room(max(len(self.plan.layers), 1) * self._groups, torch.int32)
         self._active = room(limit, torch.int32)
@@ -187,7 +196,7 @@ class LayerProgram:
                     self._weights[number] = (weight, *self._affine(step.affine), *self._affine(activated))
                     if step.gate is not None:
                         stored = self._places[step.gate.input].stored
-                        if self._cells(step):
+                        if step.name in self._taps:
                             gate = pack_taps(step.gate.weight, stored, device, dtype)
                         else:
                             gate = pack_gate(step.gate.weight, stored, _group_block(step.gate), device, dtype)
@@ -225,7 +234,7 @@ class LayerProgram:
     ) -> Launch:
         _, _, _, scale, shift, weight, gate_scale, gate_shift = self._weights[number]
         height, width = self._output(step)
-        groups, cells = len(gate.weight), self._cells(step)
+        groups, cells = len(gate.weight), self._room_for_taps(step)
         block = 1 if cells else _group_block(gate)
         absent = step.raw if step.raw in self._spread else None
         if absent is None and step.activated is not None and step.activated.buffer in self._spread:
@@ -373,17 +382,25 @@ class LayerProgram:
         """Whether groups are too narrow for lists of rows, so that all cells are computed."""
         return step.gate is not None and len(step.gate.weight) > 1 and _share(step) < BLOCK
 
-    def _cells(self, step: steps.Convolve) -> int:
-        """How many cells a tile's windows span at most where a shared gate is formed from its taps; else 0."""
+    def _by_taps(self, step: steps.Convolve) -> bool:
+        """Whether a gate is a shared one that is formed from its taps."""
         gate = step.gate
         if gate is None or len(gate.weight) > 1 or gate.weight.shape[2] ** 2 > TAP_COLUMNS:
-            return 0
-        place = self._places[gate.input]
-        if place.stored % BLOCK:
-            return 0
-        first = np.arange(self._positions(step))
-        span = self._corner(step, gate, first + GATE_ROWS - 1) - self._corner(step, gate, first)
-        return _filled(int(span.max()) + _reach(gate, place) + 1, BLOCK)
+            return False
+        return self._places[gate.input].stored % BLOCK == 0
+
+    def _cells_of_tiles(self, step: steps.Convolve, limit: int) -> NDArray[np.int64]:
+        """How many cells the windows of each of a gate's tiles span."""
+        assert step.gate is not None
+        reach = (step.gate.weight.shape[2] - 1) * (self._places[step.gate.input].pitch + 1)
+        first = np.arange(-(-limit * self._positions(step) // GATE_ROWS)) * GATE_ROWS
+        span = self._corner(step, step.gate, first + GATE_ROWS - 1) - self._corner(step, step.gate, first)
+        cells: NDArray[np.int64] = span + reach + 1
+        return cells
+
+    def _room_for_taps(self, step: steps.Convolve) -> int:
+        """Cells that a program has room for where the gate is formed from its taps; else 0."""
+        return _filled(int(self._taps[step.name].max()), BLOCK) if step.name in self._taps else 0
 
     def _corner(self, step: steps.Convolve, gate: steps.Gate, row: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first cell of the windows under a gate's rows, which are numbered through all images."""
@@ -407,19 +424,29 @@ class LayerProgram:
     def executed_macs(self, kept: NDArray[np.int64], left: NDArray[np.int64], dense: Dense) -> NDArray[np.int64]:
         """See :meth:`lccl.engines.cuda.batch.Program.executed_macs`."""
         spent, active = np.zeros(len(kept), np.int64), np.ones(len(kept), dtype=bool)
+        listed = self.listed_rows()
         for step in self.plan.steps:
-            spent += self.step_macs(step, kept, active, dense)
+            spent += self.step_macs(step, kept, active, dense, listed)
             if isinstance(step, steps.Exit):
                 active &= left != step.exit
         return spent
 
+    def listed_rows(self) -> NDArray[np.int64]:
+        """How many rows the last launch listed, int64 [L, groups]."""
+        return self._count.cpu().numpy().reshape(-1, self._groups).astype(np.int64)
+
     def step_macs(
-        self, step: steps.Step, kept: NDArray[np.int64], active: NDArray[np.bool_], dense: Dense
+        self,
+        step: steps.Step,
+        kept: NDArray[np.int64],
+        active: NDArray[np.bool_],
+        dense: Dense,
+        listed: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         """What a step of the last launch ran for each image, int64 [N]; for those alone that are still ``active``."""
         match step:
             case steps.Convolve():
-                return self._convolution_macs(step, kept, active, dense)
+                return self._convolution_macs(step, kept, active, dense, listed)
             case steps.Exit():
                 classes, hidden = step.weight.shape
                 macs = _filled(hidden, 64) * _filled(step.hidden_weight[0].size, 32)
@@ -431,17 +458,21 @@ class LayerProgram:
 
     def _gate_macs(self, step: steps.Convolve, gate: steps.Gate, active: NDArray[np.bool_]) -> NDArray[np.int64]:
         positions, place = self._positions(step), self._places[gate.input]
-        if not self._cells(step):
+        if step.name not in self._taps:
             row = depth_of(place.stored, gate.weight.shape[2]) * 2 * _filled(len(gate.weight), _group_block(gate))
             return rows_of_tiles(active, positions, GATE_ROWS) * row
-        first = tiles_of(active, positions, GATE_ROWS) * GATE_ROWS
-        span = self._corner(step, gate, first + GATE_ROWS - 1) - self._corner(step, gate, first)
-        span += _reach(gate, place) + 1
-        cells = int((-(-span // TAP_CELLS) * TAP_CELLS).sum())
+        blocks = np.concatenate([[0], np.cumsum(-(-self._taps[step.name] // TAP_CELLS))])
+        first, last = tiles_of(active, positions, GATE_ROWS)
+        cells = int((blocks[last + 1] - blocks[first]).sum()) * TAP_CELLS
         return shared_out(cells * place.stored * 2 * TAP_COLUMNS, active.astype(np.int64))
 
     def _convolution_macs(
-        self, step: steps.Convolve, kept: NDArray[np.int64], active: NDArray[np.bool_], dense: Dense
+        self,
+        step: steps.Convolve,
+        kept: NDArray[np.int64],
+        active: NDArray[np.bool_],
+        dense: Dense,
+        listed: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         positions, tile = self._positions(step), self.tile(step)
         depth = depth_of(self._places[step.input].stored, step.weight.shape[2])
@@ -453,15 +484,8 @@ class LayerProgram:
             return spent + rows_of_tiles(active, positions, tile.rows) * row
         layer, groups = step.gate.layer, len(step.gate.weight)
         row = depth * _filled(_share(step), tile.channels)
-        listed = self._count[layer * self._groups :][:groups].cpu().numpy().astype(np.int64)
-        rows = int((-(-listed // tile.rows) * tile.rows).sum())
+        rows = int((-(-listed[layer, :groups] // tile.rows) * tile.rows).sum())
         return spent + shared_out(rows, kept[:, layer]) * row
-
-
-def _reach(gate: steps.Gate, place: Place) -> int:
-    """Cells from the first of a window to its last."""
-    kernel: int = gate.weight.shape[2]
-    return (kernel - 1) * (place.pitch + 1)
 
 
 def _processors(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from lccl.plan import Array
 
 TAP_COLUMNS = 16  # of a shared gate's product: as many taps as one may have to be formed from them
+TAP_CELLS = 128  # that such a product takes at once
 
 
 def block_of(stored: int, kernel: int) -> int:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import product
 
 import torch
-from torch import Tensor
 
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.layer_program import Launch, LayerProgram
@@ -118,7 +117,7 @@ class _Trial:
         half, whole = (self.time(tile, timer, share) for share in (0.5, 1.0))
         everything = self.time(tile, timer, 1.0, dense=True)
         share = 1.0 if whole <= half else 0.5 + 0.5 * (everything - half) / (whole - half)
-        return Tile(tile.rows, tile.channels, tile.warps, tile.stages, min(max(share, 0.0), 1.0))
+        return replace(tile, break_even=min(max(share, 0.0), 1.0))
 
     def _launch(self, tile: Tile, dense: bool) -> Launch:
         everywhere = (dense,) * len(self._program.plan.layers)
@@ -131,12 +130,12 @@ class _Trial:
         if gate is None or share == self._listed_at:
             return
         generator = torch.Generator().manual_seed(0)
-        forced: list[Tensor] = [
-            (torch.rand(mask.shape, generator=generator) < share).to(torch.uint8).to(mask.device)
-            for mask in self._batch.masks[gate.layer : gate.layer + 1]
-        ]
+        masks = list(self._batch.masks)
+        kept = torch.rand(masks[gate.layer].shape, generator=generator) < share
+        masks[gate.layer] = kept.to(masks[gate.layer])
         self._program.reset(self._batch)
-        masks = tuple(forced[0] if layer == gate.layer else mask for layer, mask in enumerate(self._batch.masks))
-        listing, _ = self._program.step(self._number, self._batch, (False,) * len(self._program.plan.layers), masks)
+        listing, _ = self._program.step(
+            self._number, self._batch, (False,) * len(self._program.plan.layers), tuple(masks)
+        )
         listing()
         self._listed_at = share

@@ -40,7 +40,8 @@ class Stepper:
         for launch in self.program.step(number, batch, self.dense, forced):
             launch()
         kept = batch.kept.cpu().numpy().astype(np.int64)
-        executed = self.program.step_macs(step, kept, np.ones(images, dtype=bool), self.dense)
+        listed = self.program.listed_rows()
+        executed = self.program.step_macs(step, kept, np.ones(images, dtype=bool), self.dense, listed)
         masks = tuple(mask.cpu().numpy() for mask in batch.masks)
         written = {name: self._get(name, images) for name in outputs if name}
         return written, Output(np.zeros((images, 0)), kept, executed, np.zeros(images, np.int64), masks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TAP_COLUMNS = tl.constexpr(16)  # taps of a gate, as columns of a product
-CELL_ROWS = tl.constexpr(128)  # cells that a product takes at a time
+from lccl.engines.cuda import packing
+
+TAP_COLUMNS, CELL_ROWS = tl.constexpr(packing.TAP_COLUMNS), tl.constexpr(packing.TAP_CELLS)
 
 
 @triton.jit
