@@ -1,9 +1,10 @@
 """One set of weights at every skip ratio, on test pictures: what is lost, and whether calibration kept its word.
 
-    python -m benchmarks.any_sparsity DATA --twin FOLDER [--model FOLDER]
+    python -m benchmarks.any_sparsity DATA --twin FOLDER [--model FOLDER] [--attached FOLDER]
 
-DATA is a data set with test pictures, as for ``lccl evaluate``; FOLDER holds the bundle of the plain twin, trained on
-the same pictures with the same budget. Every figure is paired, picture by picture.
+DATA is a data set with test pictures, as for ``lccl evaluate``; the twin's folder holds the bundle of the plain twin,
+trained on the same pictures with the same budget, and that of ``--attached`` a calibrated network that ``lccl attach``
+made of a plain one. Every figure is paired, picture by picture.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lccl.statistics import paired_difference
 
 LOST_AT_MOST = {0.3: 0.3, 0.4: 0.5, 0.5: 1.0, 0.6: 1.8, 0.7: 4.0}
 AGAINST_REMOVAL = (0.3, 0.45, 0.6)
+ATTACHED_BEHIND_AT_MOST = {0.4: 0.5}
 FLOORS = (0.5, 1.0, 2.0, 5.0)
 VARIES = 0.02
 WEIGHED = 1000
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--twin", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
+    parser.add_argument("--attached", type=Path)
     options = parser.parse_args()
     bundle, twin = lccl.load(options.model), lccl.load(options.twin)
     dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
@@ -56,8 +59,13 @@ def main() -> None:
         "points": _points(bundle, engine, dataset.test),
         "floors": [_floor(bundle, engine, dataset.test, floor) for floor in FLOORS],
     }
-    print_tables(found, ("lost", "removal", "points", "floors"))
-    print(results.write("any_sparsity", f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN", found))
+    command = f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN"
+    if options.attached is not None:
+        attached = lccl.load(options.attached)
+        found["attached"] = [_attached(bundle, engine, attached, dataset.test, ratio) for ratio in LOST_AT_MOST]
+        command += " --attached ATTACHED"
+    print_tables(found, ("lost", "removal", "points", "floors", *(["attached"] if "attached" in found else [])))
+    print(results.write("any_sparsity", command, found))
 
 
 def _lost(
@@ -78,6 +86,23 @@ def _lost(
         "goal": LOST_AT_MOST[ratio],
         "met": interval[0] <= LOST_AT_MOST[ratio],
     }
+
+
+def _attached(bundle: Bundle, engine: Engine, attached: Bundle, test: Split, ratio: float) -> dict[str, Any]:
+    """How far an attached network lies behind this one at a skip ratio, both by their own tables."""
+    theirs = lccl.compile(attached)
+    low, high = attached.table.sparsity_range
+    if ratio > high:
+        return {"skip_ratio": ratio, "out_of_reach": high}
+    ours = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=ratio)))
+    found = measure_setting(theirs, test, attached.table.resolve(Wish(sparsity=max(ratio, low))))
+    behind, interval = paired(ours.right, found.right)
+    goal = ATTACHED_BEHIND_AT_MOST.get(ratio)
+    return {
+        "skip_ratio": ratio, "reached": found.skip_ratio(theirs.shape), "accuracy": found.accuracy,
+        "trained_in_accuracy": ours.accuracy, "behind": behind, "interval": interval,
+        "goal": goal, "met": goal is None or interval[0] <= goal,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

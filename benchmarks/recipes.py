@@ -20,7 +20,8 @@ import torch
 
 import lccl
 from benchmarks import results
-from lccl.data import HeldOut, hold_out, load_dataset
+from lccl.bundle import Bundle
+from lccl.data import Dataset, HeldOut, hold_out, load_dataset
 from lccl.engines.base import Engine
 from lccl.evaluate import measure
 from lccl.networks import ResNet
@@ -45,31 +46,23 @@ WEIGHED = 500
 
 def main() -> None:
     """Train and measure the variants named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = budgeted(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(VARIANTS)}; all of them without any")
-    parser.add_argument("--plain", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_intermixed_args()
     unknown = set(options.names) - set(VARIANTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
-    dataset = load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels)
-    held = hold_out(dataset.train)
-    order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
-    data = dataclasses.replace(held, train=held.train.subset(order))
+    data = part_of(load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels), options)
     for name in options.names or VARIANTS:
         file = FOLDER / f"{name}-{options.images}x{options.epochs}-seed{options.seed}.json"
         if file.is_file():
             continue
-        recipe = attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed))
         description, changes = VARIANTS[name]
-        recipe = dataclasses.replace(recipe, **changes)
+        recipe = dataclasses.replace(shared_recipe(options), **changes)
         figures = _run(name, plain, data, recipe, options.threads)
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
@@ -80,7 +73,37 @@ def main() -> None:
         )
 
 
-def _run(name: str, plain: lccl.bundle.Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:
+def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Let a parser read the pictures, the plain network that all begin from, and the budget."""
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--plain", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
+    """The held-out parts, and as many of the training pictures as the budget has."""
+    held = hold_out(dataset.train)
+    order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
+    return dataclasses.replace(held, train=held.train.subset(order))
+
+
+def shared_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that every variant changes in one place."""
+    return attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed))
+
+
+def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:
+    network, seconds = trained(name, plain, data, recipe)
+    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=threads)
+    return {"recipe": dataclasses.asdict(recipe), "seconds": seconds, **_curve(network, engine, plain, data)}
+
+
+def trained(name: str, plain: Bundle, data: HeldOut, recipe: Recipe) -> tuple[ResNet, float]:
+    """The plain network with gates, trained by a recipe, and the seconds that took; goes on from its checkpoint."""
     architecture = dataclasses.replace(plain.architecture, gate="shared")
     folder = Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
     network, record = train(
@@ -89,12 +112,10 @@ def _run(name: str, plain: lccl.bundle.Bundle, data: HeldOut, recipe: Recipe, th
         start=plain.network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
-    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=threads)
-    seconds = sum(epoch["seconds"] for epoch in record["epochs"])
-    return {"recipe": dataclasses.asdict(recipe), "seconds": seconds, **_curve(network, engine, plain, data)}
+    return network, sum(epoch["seconds"] for epoch in record["epochs"])
 
 
-def _curve(network: ResNet, engine: Engine, plain: lccl.bundle.Bundle, data: HeldOut) -> dict[str, Any]:
+def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
     """Accuracy on the measuring part at exact and at each skip ratio, linear between places on the way."""
     notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
     path = find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)

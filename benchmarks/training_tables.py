@@ -1,4 +1,6 @@
-"""The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes`` and ``early_exits``."""
+"""The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes``, ``one_ratio`` and
+``early_exits``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-ANY_SPARSITY, RECIPES, EXITS = RESULTS / "any_sparsity.json", RESULTS / "recipes", RESULTS / "early_exits.json"
+ANY_SPARSITY, ONE_RATIO = RESULTS / "any_sparsity.json", RESULTS / "one_ratio.json"
+RECIPES, EXITS = RESULTS / "recipes", RESULTS / "early_exits.json"
 
 
 def tables() -> dict[str, Iterator[str]]:
@@ -17,6 +20,10 @@ def tables() -> dict[str, Iterator[str]]:
     if ANY_SPARSITY.is_file():
         result = json.loads(ANY_SPARSITY.read_text(encoding="utf-8"))
         found |= {"lost": lost_table(result), "removal": removal_table(result), "floors": floors_table(result)}
+        if "attached" in result:
+            found["attached"] = attached_table(result)
+    if ONE_RATIO.is_file():
+        found["one_ratio"] = one_ratio_table(json.loads(ONE_RATIO.read_text(encoding="utf-8")))
     recipes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RECIPES.glob("*.json"))]
     if recipes:
         found["recipes"] = recipes_table(recipes)
@@ -60,6 +67,33 @@ def floors_table(result: dict[str, Any]) -> Iterator[str]:
         kept = "kept" if row["met"] else "broken"
         lost = _paired(row["lost"], row["interval"])
         yield f"| {row['floor']:g} | {row['point']} | {row['skip_ratio']:.2f} | {lost} | {kept} |"
+
+
+def attached_table(result: dict[str, Any]) -> Iterator[str]:
+    """A network that began as a plain one, beside the one trained with gates."""
+    yield "| skip ratio | trained with gates % | attached % | behind, points (95 %) | aim | |"
+    yield "|---|---|---|---|---|---|"
+    for row in result["attached"]:
+        if "out_of_reach" in row:
+            yield f"| {row['skip_ratio']:g} | – | – | beyond the last point, {row['out_of_reach']:.2f} | | |"
+            continue
+        verdict = ("", "") if row["goal"] is None else (f"≤ {row['goal']:g}", _verdict(row | {"lost": row["behind"]}))
+        yield (
+            f"| {row['skip_ratio']:g} | {100 * row['trained_in_accuracy']:.1f} | {100 * row['accuracy']:.1f} | "
+            f"{_paired(row['behind'], row['interval'])} | {verdict[0]} | {verdict[1]} |"
+        )
+
+
+def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
+    """One network for every ratio beside networks for one alone, at equal budgets."""
+    yield "| skip ratio | trained for every ratio % | for this one alone % | ahead, points (95 %) | |"
+    yield "|---|---|---|---|---|"
+    for row in result["rows"]:
+        verdict = "not below" if row["met"] else "below"
+        yield (
+            f"| {row['skip_ratio']:g} | {100 * row['accuracy']:.1f} | {100 * row['alone_accuracy']:.1f} | "
+            f"{_paired(row['ahead'], row['interval'])} | {verdict} |"
+        )
 
 
 def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:

@@ -89,7 +89,12 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr_at(progress)
             thresholds = sampler.draw(
-                len(labels), recipe.exact_share, recipe.skip_top_at(progress), random, recipe.allocation, recipe.spread
+                len(labels),
+                recipe.exact_share,
+                recipe.skip_range_at(progress),
+                random,
+                recipe.allocation,
+                recipe.spread,
             )
             targets = torch.from_numpy(labels).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -99,8 +104,8 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            exact = round(len(labels) * recipe.exact_share)
-            sampler.observe([gate[:exact] for gate in output.gates], random)
+            observed = round(len(labels) * recipe.exact_share) or len(labels)
+            sampler.observe([gate[:observed] for gate in output.gates], random)
             seen["loss"] += float(loss.detach()) / steps
             seen["accuracy"] += float((output.logits.argmax(1) == targets).float().mean()) / steps
             if not np.isfinite(seen["loss"]):
@@ -313,9 +318,9 @@ def _resume(
 
     with safe_open(file, "pt") as checkpoint:
         record: dict[str, Any] = json.loads(checkpoint.metadata()["record"])
-    record["architecture"] = Architecture.from_json(
-        record["architecture"]
-    ).to_json()  # as written before it had more fields
+    # As written before they had more fields.
+    record["architecture"] = Architecture.from_json(record["architecture"]).to_json()
+    record["recipe"] = asdict(Recipe()) | record["recipe"]
     for part in ("architecture", "recipe", "data"):
         if record[part] != fresh[part]:
             raise LcclError(f"{folder} holds a checkpoint with another {part}: choose another folder or remove it")

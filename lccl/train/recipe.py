@@ -18,7 +18,8 @@ class Recipe:
         warm_up: share of the run in which the learning rate rises from ``first_lr`` to ``lr``; gates
             that meet a high rate at once die or open for good.
         skip_from: share of the run after which images train under thresholds; the range of skip
-            ratios they are drawn from grows to ``skip_top`` over ``skip_ramp`` of the run.
+            ratios they are drawn from grows to ``skip_top`` over ``skip_ramp`` of the run, and starts at
+            ``skip_bottom`` once it reaches there; where both are the same, the network trains for that ratio alone.
         exact_share: share of the images of a batch that always run exactly.
         allocation: how a wanted skip ratio is shared out among the layers
             (:class:`lccl.train.thresholds.ThresholdSampler`), and the ``spread`` of its random kind.
@@ -42,6 +43,7 @@ class Recipe:
     skip_from: float = 0.3
     skip_ramp: float = 0.2
     skip_top: float = 0.75
+    skip_bottom: float = 0.0
     exact_share: float = 0.3
     allocation: Allocation = "path"
     spread: float = 1.0
@@ -58,8 +60,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
             raise LcclError("training needs at least one epoch and batches of at least two images")
-        if not (self.lr > 0 and self.first_lr > 0 and 0 <= self.skip_top < 1 and 0 <= self.exact_share <= 1):
-            raise LcclError("training needs positive learning rates, skip_top below 1 and exact_share in 0..1")
+        if not (self.lr > 0 and self.first_lr > 0 and 0 <= self.skip_bottom <= self.skip_top < 1):
+            raise LcclError("training needs positive learning rates, and skip_bottom up to skip_top, which is below 1")
+        if not 0 <= self.exact_share <= 1:
+            raise LcclError("training needs exact_share in 0..1")
         if self.allocation not in get_args(Allocation):
             raise LcclError(f"unknown allocation {self.allocation!r}: use one of {', '.join(get_args(Allocation))}")
         if not (0 <= self.distill <= 1 and self.temperature > 0 and self.gate_l1 >= 0 and self.spread >= 0):
@@ -82,10 +86,11 @@ class Recipe:
         before = math.floor(((epoch - 1) / self.epochs - self.path_from) / self.path_every + 1e-9)
         return math.floor((epoch / self.epochs - self.path_from) / self.path_every + 1e-9) > before
 
-    def skip_top_at(self, progress: float) -> float:
-        """Largest skip ratio that an image may be asked for at ``progress`` (0..1) of the run."""
+    def skip_range_at(self, progress: float) -> tuple[float, float]:
+        """Smallest and largest skip ratio that an image may be asked for at ``progress`` (0..1) of the run."""
         ramp = (progress - self.skip_from) / self.skip_ramp if self.skip_ramp else float(progress >= self.skip_from)
-        return self.skip_top * min(1.0, max(0.0, ramp))
+        top = self.skip_top * min(1.0, max(0.0, ramp))
+        return min(self.skip_bottom, top), top
 
 
 def continued(recipe: Recipe) -> Recipe:

@@ -55,7 +55,7 @@ class ThresholdSampler:
 
     @torch.no_grad()
     def observe(self, gates: Sequence[Tensor], random: torch.Generator) -> None:
-        """Take in the gates [N, G, H, W] of every layer for images that ran exactly."""
+        """Take in the gates [N, G, H, W] of every layer, for images that ran exactly where there are any."""
         if not gates or not len(gates[0]):
             return
         values = torch.stack([self._sample(gate, random) for gate in gates]).sort(dim=1).values
@@ -96,16 +96,17 @@ class ThresholdSampler:
         self,
         images: int,
         exact_share: float,
-        top: float,
+        skip_range: tuple[float, float],
         random: torch.Generator,
         allocation: Allocation = "path",
         spread: float = 1.0,
     ) -> Tensor:
-        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, others uniform up to ``top``.
+        """Thresholds [images, layers]: the first ``exact_share`` of the images exact, others uniform in ``skip_range``.
 
         ``spread`` is the standard deviation of the logit of a layer's share with ``random``.
         """
-        ratio = (torch.rand(images, generator=random) * top).to(self.quantiles.device)
+        bottom, top = skip_range
+        ratio = (bottom + torch.rand(images, generator=random) * (top - bottom)).to(self.quantiles.device)
         noise = torch.randn(images, self.layers, generator=random).to(ratio.device) * spread
         drawn = self.shared_out(ratio, allocation, noise)
         exact = images if top == 0 else round(images * exact_share)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.any_sparsity import _removals, paired
-from benchmarks.training_tables import floors_table, lost_table, recipes_table
+from benchmarks.training_tables import attached_table, floors_table, lost_table, one_ratio_table, recipes_table
 from lccl.controls import Output
 from lccl.data import Split
 from lccl.flops import Convolution, GatedConvolution, NetworkShape
@@ -78,3 +78,23 @@ def test_variants_without_a_reading_show_a_dash():
     assert lines[2].startswith("| path |")
     assert "| 80.0 | 75.0 |" in lines[2]
     assert "| 70.0 | – |" in lines[3]
+
+
+def test_an_attached_network_is_judged_where_there_is_an_aim():
+    row = {"accuracy": 0.8, "trained_in_accuracy": 0.82, "behind": 2.0, "interval": [1.2, 2.8]}
+    rows = [
+        {"skip_ratio": 0.3, "goal": None, "met": True} | row,
+        {"skip_ratio": 0.4, "goal": 0.5, "met": False} | row,
+        {"skip_ratio": 0.7, "out_of_reach": 0.66},
+    ]
+    lines = list(attached_table({"attached": rows}))[2:]
+    assert [line.split("|")[-3:-1] for line in lines] == [["  ", "  "], [" ≤ 0.5 ", " missed "], [" ", " "]]
+
+
+def test_only_a_whole_interval_below_is_below():
+    row = {"skip_ratio": 0.3, "accuracy": 0.8, "alone_accuracy": 0.82}
+    rows = [
+        {"ahead": -0.5, "interval": [-1.2, 0.2], "met": True} | row,
+        {"ahead": -2.0, "interval": [-2.8, -1.2], "met": False} | row,
+    ]
+    assert [line.split("|")[-2].strip() for line in list(one_ratio_table({"rows": rows}))[2:]] == ["not below", "below"]

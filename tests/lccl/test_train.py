@@ -48,7 +48,8 @@ def untimed(record):
     "fields",
     [
         {"epochs": 0}, {"batch": 1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"first_lr": 0}, {"skip_top": 1},
-        {"skip_top": -0.1}, {"exact_share": 1.1}, {"exact_share": -0.1}, {"precision": "fp16"}, {"precision": ""},
+        {"skip_top": -0.1}, {"skip_bottom": -0.1}, {"skip_bottom": 0.8}, {"exact_share": 1.1}, {"exact_share": -0.1},
+        {"precision": "fp16"}, {"precision": ""},
     ],
 )  # fmt: skip
 def test_an_impossible_recipe_is_refused(fields):
@@ -69,12 +70,20 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
 
 @pytest.mark.parametrize(("progress", "top"), [(0, 0), (0.3, 0), (0.4, 0.4), (0.5, 0.8), (0.6, 0.8), (1, 0.8)])
 def test_the_largest_skip_ratio_grows_over_its_ramp(progress, top):
-    assert Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8).skip_top_at(progress) == pytest.approx(top)
+    assert Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8).skip_range_at(progress) == pytest.approx((0, top))
 
 
 @pytest.mark.parametrize(("progress", "top"), [(0.29, 0), (0.3, 0.8), (1, 0.8)])
 def test_without_a_ramp_it_jumps(progress, top):
-    assert Recipe(skip_from=0.3, skip_ramp=0, skip_top=0.8).skip_top_at(progress) == top
+    assert Recipe(skip_from=0.3, skip_ramp=0, skip_top=0.8).skip_range_at(progress) == (0, top)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.3, (0, 0)), (0.35, (0.2, 0.2)), (0.45, (0.5, 0.6)), (1, (0.5, 0.8))]
+)
+def test_the_smallest_skip_ratio_waits_for_the_ramp(progress, expected):
+    recipe = Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8, skip_bottom=0.5)
+    assert recipe.skip_range_at(progress) == pytest.approx(expected)
 
 
 # thresholds
@@ -125,7 +134,7 @@ def test_thresholds_grow_with_the_gates():
 
 @pytest.mark.parametrize(("images", "share", "exact"), [(10, 0.3, 3), (10, 0.0, 0), (10, 1.0, 10), (7, 0.5, 4)])
 def test_the_first_images_of_a_batch_run_exactly(images, share, exact):
-    thresholds = settled(synthetic_gates(20)).draw(images, share, 0.8, torch.Generator().manual_seed(2))
+    thresholds = settled(synthetic_gates(20)).draw(images, share, (0.0, 0.8), torch.Generator().manual_seed(2))
     assert thresholds.shape == (images, 3)
     assert not thresholds[:exact].any()
     assert (thresholds[exact:] > 0).all()
@@ -133,11 +142,17 @@ def test_the_first_images_of_a_batch_run_exactly(images, share, exact):
 
 def test_common_thresholds_are_one_per_image_and_reach_up_to_the_top():
     sampler = settled(synthetic_gates(20))
-    thresholds = sampler.draw(2000, 0.0, 0.6, torch.Generator().manual_seed(2), "common")
+    thresholds = sampler.draw(2000, 0.0, (0.0, 0.6), torch.Generator().manual_seed(2), "common")
     highest = float(sampler.common(torch.tensor([0.6]))[0, 0])
     assert (thresholds == thresholds[:, :1]).all()
     assert 0.95 * highest < thresholds.max() <= highest
     assert thresholds.min() < 0.05 * highest
+
+
+def test_a_range_of_one_ratio_gives_its_thresholds_to_every_image():
+    sampler = settled(synthetic_gates(20))
+    thresholds = sampler.draw(9, 0.0, (0.45, 0.45), torch.Generator().manual_seed(2), "common")
+    torch.testing.assert_close(thresholds, sampler.common(torch.tensor([0.45])).expand(9, -1))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.85])
@@ -151,8 +166,8 @@ def test_each_layer_skips_its_own_share(share):
 def test_random_shares_differ_between_layers_and_lie_around_the_networks():
     gates, random = synthetic_gates(20), torch.Generator().manual_seed(2)
     sampler = settled(gates)
-    without = sampler.draw(500, 0.0, 0.8, random, "random", spread=0.0)
-    with_spread = sampler.draw(500, 0.0, 0.8, random, "random", spread=1.0)
+    without = sampler.draw(500, 0.0, (0.0, 0.8), random, "random", spread=0.0)
+    with_spread = sampler.draw(500, 0.0, (0.0, 0.8), random, "random", spread=1.0)
 
     def shares(thresholds):
         return torch.stack([(gate.flatten()[:, None] <= column).float().mean(0) for gate, column in
@@ -165,10 +180,10 @@ def test_random_shares_differ_between_layers_and_lie_around_the_networks():
 
 def test_a_path_shares_out_as_it_was_told_and_is_common_before():
     sampler, random = settled(synthetic_gates(20)), torch.Generator()
-    first = sampler.draw(50, 0.2, 0.6, random.manual_seed(2), "path")
-    assert torch.equal(first, sampler.draw(50, 0.2, 0.6, random.manual_seed(2), "common"))
+    first = sampler.draw(50, 0.2, (0.0, 0.6), random.manual_seed(2), "path")
+    assert torch.equal(first, sampler.draw(50, 0.2, (0.0, 0.6), random.manual_seed(2), "common"))
     sampler.follow(torch.tensor([0.1, 0.4, 0.9]), torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]))
-    drawn = sampler.draw(4000, 0.0, 0.4, random.manual_seed(2), "path")
+    drawn = sampler.draw(4000, 0.0, (0.0, 0.4), random.manual_seed(2), "path")
     assert not drawn[:, 2].any()
     assert float((drawn[:, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     middle = sampler.thresholds(torch.tensor([[1.0, 0.5, 0.0]]))[0]
@@ -180,7 +195,7 @@ def test_before_any_gate_was_seen_all_is_exact():
     sampler = ThresholdSampler(MACS, torch.device("cpu"))
     random = torch.Generator().manual_seed(0)
     sampler.observe([gate[:0] for gate in synthetic_gates(2)], random)
-    assert not sampler.draw(8, 0.0, 0.9, random).any()
+    assert not sampler.draw(8, 0.0, (0.0, 0.9), random).any()
 
 
 def test_a_sampler_goes_on_where_another_stopped():
@@ -190,7 +205,7 @@ def test_a_sampler_goes_on_where_another_stopped():
     for sampler in (first, second):
         sampler.observe(synthetic_gates(5, seed=3), torch.Generator().manual_seed(4))
     assert torch.equal(first.quantiles, second.quantiles)
-    drawn = [one.draw(9, 0.0, 0.5, torch.Generator().manual_seed(5), "path") for one in (first, second)]
+    drawn = [one.draw(9, 0.0, (0.0, 0.5), torch.Generator().manual_seed(5), "path") for one in (first, second)]
     assert torch.equal(*drawn)
 
 
@@ -352,7 +367,7 @@ def test_a_finished_run_is_not_trained_again(trained, data, tmp_path):
     assert len(record["epochs"]) == 3
 
 
-def test_a_checkpoint_from_before_architectures_had_more_fields_goes_on(trained, data, tmp_path):
+def test_a_checkpoint_from_before_there_were_more_fields_goes_on(trained, data, tmp_path):
     folder, network, _ = trained
     shutil.copytree(folder, tmp_path / "older")
     file = tmp_path / "older" / "checkpoint.safetensors"
@@ -360,9 +375,18 @@ def test_a_checkpoint_from_before_architectures_had_more_fields_goes_on(trained,
         record = json.loads(checkpoint.metadata()["record"])
     for newer in ("placement", "gate_norm", "split"):
         del record["architecture"][newer]
+    del record["recipe"]["skip_bottom"]
     save_file(load_file(file), file, metadata={"record": json.dumps(record)})
     again, _ = run(data, tmp_path / "older", report=lambda *_: pytest.fail("trained"))
     assert same(weights(network), weights(again))
+
+
+def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_images(toy_data, tmp_path):
+    recipe = Recipe(
+        epochs=4, batch=8, lr=0.02, exact_share=0.0, skip_bottom=0.45, skip_top=0.45, skip_from=0.25, seed=2
+    )
+    _, record = run(toy_data(40, held=4), tmp_path, recipe=recipe)
+    assert record["epochs"][-1]["watched_skip_0.45"] == pytest.approx(0.45, abs=0.15)
 
 
 @pytest.mark.parametrize(
