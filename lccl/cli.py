@@ -61,6 +61,9 @@ def train(
     split: Annotated[
         str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
     ] = "none",
+    gate_l1: Annotated[
+        float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
+    ] = 0.0,
     epochs: int = 20,
     batch: int = 128,
     lr: LearningRate = 0.1,
@@ -85,7 +88,9 @@ def train(
 
     with one_sentence_errors():
         use_threads(threads)
-        recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision)
+        if gate == "none" and gate_l1:
+            raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
+        recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)

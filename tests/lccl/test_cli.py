@@ -143,6 +143,12 @@ def test_training_takes_the_networks_own_form_and_the_gates_asked_for(options, e
     assert bundles.load(tmp_path / "model").architecture == expected
 
 
+def test_gates_can_be_regularised(data, tmp_path):
+    weigh = ["--no-gate-norm", "--gate-l1", "0.1"]
+    succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *EPOCH, *weigh))
+    assert bundles.load(tmp_path / "model").training["recipe"]["gate_l1"] == 0.1
+
+
 def test_training_again_goes_on_from_the_finished_run(trained, data, tmp_path):
     output = succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", trained / "runs", *EPOCH))
     first, again = bundles.load(trained / "model"), bundles.load(tmp_path / "model")
@@ -392,6 +398,8 @@ def test_a_network_without_finite_answers_gets_no_sidenets(calibrated, data, tmp
         (["--placement", "bef-aft"], "needs the pre-activation form"),
         (["--form", "pre", "--placement", "after"], "unknown placement 'after'"),
         (["--gate", "none", "--no-gate-norm"], "without gates"),
+        (["--gate", "none", "--gate-l1", "0.1"], "--gate none has none"),
+        (["--no-gate-norm", "--gate-l1", "-0.1"], "gate_l1 and spread from 0 on"),
         (["--split", "0.5"], "unknown split '0.5': use none, or a fraction below 1 such as 1/2 or 1/4"),
         (["--split", "1/12"], "1/12 of 16 channels are fewer than 2 groups"),
         (["--epochs", "0"], "at least one epoch"),
