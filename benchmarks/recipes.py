@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-teacher": ("labels alone, no teacher", {"distill": 0.0}),
     "teacher-alone": ("the teacher alone, no labels", {"distill": 1.0}),
     "wide-gates": ("gates begin as 1 ± 1 instead of 1 ± 0.25", {"gate_scale": 1.0}),
+    "narrow-gates": ("gates begin as 1 ± 0.05", {"gate_scale": 0.05}),
     "few-exact": ("5 % of the pictures exact instead of 30 %", {"exact_share": 0.05}),
 }
 SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -93,7 +94,7 @@ def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
 
 def shared_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe that every variant changes in one place."""
-    return attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed))
+    return dataclasses.replace(attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed)), gate_scale=0.25)
 
 
 def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:

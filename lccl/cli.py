@@ -140,7 +140,7 @@ def attach(
     ] = False,
     epochs: int = 5,
     batch: int = 128,
-    lr: LearningRate = 0.02,
+    lr: LearningRate = 0.05,
     seed: int = 0,
     precision: TrainingPrecision = "fp32",
     device: Device = "cpu",

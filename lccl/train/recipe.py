@@ -101,7 +101,11 @@ def continued(recipe: Recipe) -> Recipe:
 
 
 def attached(recipe: Recipe) -> Recipe:
-    """The recipe for a trained plain network with fresh gates: these learn for a while before much is skipped."""
+    """The recipe for a trained plain network with fresh gates: these learn for a while before much is skipped.
+
+    They begin close to 1, as what they multiply was learned without them.
+    """
     return replace(
-        recipe, first_lr=recipe.lr / 5, warm_up=0.1, skip_from=0.0, skip_ramp=0.3, path_from=0.25, path_every=0.25
-    )
+        recipe, first_lr=recipe.lr / 5, warm_up=0.1, skip_from=0.0, skip_ramp=0.3, path_from=0.25, path_every=0.25,
+        gate_scale=0.05,
+    )  # fmt: skip

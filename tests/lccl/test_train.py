@@ -17,8 +17,8 @@ from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
-from lccl.train.loop import channel_statistics, layer_macs, make_optimiser, train
-from lccl.train.recipe import Recipe
+from lccl.train.loop import _first_weights, channel_statistics, layer_macs, make_optimiser, train
+from lccl.train.recipe import Recipe, attached
 from lccl.train.thresholds import ThresholdSampler
 
 SHORT = Recipe(epochs=3, batch=4, lr=0.05, seed=1)
@@ -405,6 +405,15 @@ def test_another_run_in_the_same_folder_is_refused(trained, data, changes, part)
 def test_other_data_in_the_same_folder_is_refused(trained, toy_data):
     with pytest.raises(LcclError, match="checkpoint with another data"):
         run(toy_data(22, held=4, seed=5), trained[0])
+
+
+def test_attached_gates_begin_close_to_one(random_network):
+    plain = random_network(RESNET20.plain_twin)
+    network = _first_weights(RESNET20, attached(Recipe()), plain).train()
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    for gate in network(images).gates:
+        assert float(gate.mean().detach()) == pytest.approx(1, abs=0.01)
+        assert float(gate.std().detach()) < 0.06
 
 
 def test_the_plain_twin_trains(toy_data, tmp_path):
