@@ -106,14 +106,18 @@ def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, threads: int) 
 def trained(name: str, plain: Bundle, data: HeldOut, recipe: Recipe) -> tuple[ResNet, float]:
     """The plain network with gates, trained by a recipe, and the seconds that took; goes on from its checkpoint."""
     architecture = dataclasses.replace(plain.architecture, gate="shared")
-    folder = Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
     network, record = train(
-        architecture, data, recipe, folder,
+        architecture, data, recipe, run_folder(name, data, recipe),
         device=torch.device("cpu"), compile_network=False, report=_report,
         start=plain.network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
     return network, sum(epoch["seconds"] for epoch in record["epochs"])
+
+
+def run_folder(name: str, data: HeldOut, recipe: Recipe) -> Path:
+    """Where a run's checkpoint is kept."""
+    return Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
 
 
 def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
