@@ -100,7 +100,8 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 images = normalise(pixels)
                 output = forward(images, thresholds)
-                loss = _loss(output, targets, recipe, None if teacher is None else _answers(teacher, images))
+                taught = None if teacher is None else _answers(teacher, images)
+            loss = _loss(output, targets, recipe, taught)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -159,11 +160,15 @@ def _answers(teacher: ResNet, images: Tensor) -> Tensor:
 
 
 def _loss(output: NetworkOutput, targets: Tensor, recipe: Recipe, taught: Tensor | None) -> Tensor:
-    """Cross-entropy with the labels and, with a teacher, with its softened answers. Source: Hinton et al. 2015."""
-    loss = F.cross_entropy(output.logits, targets)
+    """Cross-entropy with the labels and, with a teacher, with its softened answers. Source: Hinton et al. 2015.
+
+    It is taken in float32, whatever the network's precision.
+    """
+    logits = output.logits.float()
+    loss = F.cross_entropy(logits, targets)
     if taught is not None and recipe.distill:
         heat = recipe.temperature
-        soft, wanted = F.log_softmax(output.logits / heat, 1), F.softmax(taught / heat, 1)
+        soft, wanted = F.log_softmax(logits / heat, 1), F.softmax(taught.float() / heat, 1)
         loss = (1 - recipe.distill) * loss + recipe.distill * heat**2 * F.kl_div(soft, wanted, reduction="batchmean")
     if recipe.gate_l1 and output.gates:
         loss = loss + recipe.gate_l1 * torch.stack([gate.mean() for gate in output.gates]).mean()

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
 from lccl.lowering import lower, shape_of
-from lccl.networks import Architecture, build
+from lccl.networks import Architecture, NetworkOutput, build
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
-from lccl.train.loop import _first_weights, channel_statistics, layer_macs, make_optimiser, train
+from lccl.train.loop import _first_weights, _loss, channel_statistics, layer_macs, make_optimiser, train
 from lccl.train.recipe import Recipe, attached
 from lccl.train.thresholds import ThresholdSampler
 
@@ -428,6 +428,14 @@ def test_the_plain_twin_trains(toy_data, tmp_path):
 def test_bfloat16_trains(toy_data, tmp_path):
     _, record = run(toy_data(4, held=1), tmp_path, recipe=Recipe(epochs=1, batch=4, precision="bf16"))
     assert math.isfinite(record["epochs"][0]["loss"])
+
+
+def test_the_loss_is_taken_in_float32_whatever_the_networks_precision():
+    logits, taught, targets = torch.randn(64, 10), torch.randn(64, 10), torch.arange(64) % 10
+    halved = logits.bfloat16(), taught.bfloat16()
+    loss = _loss(NetworkOutput(halved[0], ()), targets, Recipe(), halved[1])
+    assert loss.dtype == torch.float32
+    assert loss == _loss(NetworkOutput(halved[0].float(), ()), targets, Recipe(), halved[1].float())
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run(data, tmp_path):
