@@ -10,6 +10,7 @@ made of a plain one. Every figure is paired, picture by picture.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,39 +48,54 @@ def main() -> None:
     options = parser.parse_args()
     bundle, twin = lccl.load(options.model), lccl.load(options.twin)
     dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
-    engine = lccl.compile(bundle)
+    served = serve(bundle, dataset.test)
     right_of_twin = measure(lccl.compile(twin), dataset.test, []).right
     found = {
         "model": options.model.name,
         "digest": bundle.digest,
         "twin": {"digest": twin.digest, "accuracy": float(right_of_twin.mean())},
         "images": len(dataset.test),
-        "lost": [_lost(bundle, engine, dataset.test, right_of_twin, ratio) for ratio in LOST_AT_MOST],
-        "removal": _against_removal(bundle, engine, hold_out(dataset.train).choose, dataset.test),
-        "points": _points(bundle, engine, dataset.test),
-        "floors": [_floor(bundle, engine, dataset.test, floor) for floor in FLOORS],
+        "lost": [_lost(served, right_of_twin, ratio) for ratio in LOST_AT_MOST],
+        "removal": _against_removal(served, hold_out(dataset.train).choose, dataset.test),
+        "points": _points(bundle, served.engine, dataset.test),
+        "floors": [_floor(bundle, served.engine, dataset.test, floor) for floor in FLOORS],
     }
     command = f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN"
     if options.attached is not None:
-        attached = lccl.load(options.attached)
-        found["attached"] = [_attached(bundle, engine, attached, dataset.test, ratio) for ratio in LOST_AT_MOST]
+        attached = serve(lccl.load(options.attached), dataset.test)
+        found["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
         command += " --attached ATTACHED"
-    print_tables(found, ("lost", "removal", "points", "floors", *(["attached"] if "attached" in found else [])))
+    print_tables(found)
     print(results.write("any_sparsity", command, found))
 
 
-def _lost(
-    bundle: Bundle, engine: Engine, test: Split, right_of_twin: NDArray[np.bool_], ratio: float
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A calibrated network on the test pictures, at each skip ratio that its own table reaches, up to ``highest``."""
+
+    engine: Engine
+    highest: float
+    at: dict[float, Measurement]
+
+
+def serve(bundle: Bundle, test: Split) -> Served:
+    """Measure a calibrated network at every skip ratio that is asked of it here."""
+    engine, table = lccl.compile(bundle), bundle.table
+    highest = table.sparsity_range[1]
+    reached = sorted(ratio for ratio in {*LOST_AT_MOST, *AGAINST_REMOVAL} if ratio <= highest)
+    found = {ratio: measure_setting(engine, test, table.resolve(Wish(sparsity=ratio))) for ratio in reached}
+    return Served(engine, highest, found)
+
+
+def _lost(served: Served, right_of_twin: NDArray[np.bool_], ratio: float) -> dict[str, Any]:
     """Percentage points lost against the plain twin at a skip ratio; missed where the whole interval lies beyond."""
-    low, high = bundle.table.sparsity_range
-    if ratio > high:
-        return {"skip_ratio": ratio, "out_of_reach": high}
-    found = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=max(ratio, low))))
+    if ratio not in served.at:
+        return {"skip_ratio": ratio, "out_of_reach": served.highest}
+    found = served.at[ratio]
     lost, interval = paired(right_of_twin, found.right)
     return {
         "skip_ratio": ratio,
-        "reached": found.skip_ratio(engine.shape),
+        "reached": found.skip_ratio(served.engine.shape),
         "accuracy": found.accuracy,
         "lost": lost,
         "interval": interval,
@@ -88,18 +104,16 @@ def _lost(
     }
 
 
-def _attached(bundle: Bundle, engine: Engine, attached: Bundle, test: Split, ratio: float) -> dict[str, Any]:
+def _attached(served: Served, attached: Served, ratio: float) -> dict[str, Any]:
     """How far an attached network lies behind this one at a skip ratio, both by their own tables."""
-    theirs = lccl.compile(attached)
-    low, high = attached.table.sparsity_range
-    if ratio > high:
-        return {"skip_ratio": ratio, "out_of_reach": high}
-    ours = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=ratio)))
-    found = measure_setting(theirs, test, attached.table.resolve(Wish(sparsity=max(ratio, low))))
-    behind, interval = paired(ours.right, found.right)
+    for one in (served, attached):
+        if ratio not in one.at:
+            return {"skip_ratio": ratio, "out_of_reach": one.highest}
+    ours, theirs = served.at[ratio], attached.at[ratio]
+    behind, interval = paired(ours.right, theirs.right)
     goal = ATTACHED_BEHIND_AT_MOST.get(ratio)
     return {
-        "skip_ratio": ratio, "reached": found.skip_ratio(theirs.shape), "accuracy": found.accuracy,
+        "skip_ratio": ratio, "reached": theirs.skip_ratio(attached.engine.shape), "accuracy": theirs.accuracy,
         "trained_in_accuracy": ours.accuracy, "behind": behind, "interval": interval,
         "goal": goal, "met": goal is None or interval[0] <= goal,
     }  # fmt: skip
@@ -114,18 +128,18 @@ class _Removed:
     macs: int
 
 
-def _against_removal(bundle: Bundle, engine: Engine, choose: Split, test: Split) -> list[dict[str, Any]]:
+def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[str, Any]]:
     """The same network with whole branches removed, for all pictures alike, at no fewer MACs than skipping takes.
 
     Branches are removed one after the other, each time the one that costs the fewest of the choosing part's pictures;
     a removed branch's gates cost nothing, and those of the others are not counted either.
     """
+    engine = served.engine
     rivals = _removals(engine, choose.first(WEIGHED))
     rows = []
-    for ratio in AGAINST_REMOVAL:
-        if ratio > bundle.table.sparsity_range[1]:
+    for ratio, ours in served.at.items():
+        if ratio not in AGAINST_REMOVAL:
             continue
-        ours = measure_setting(engine, test, bundle.table.resolve(Wish(sparsity=ratio)))
         macs = ours.gated_macs(engine.shape)
         rival = min((one for one in rivals if one.macs >= macs), key=lambda one: one.macs)
         theirs = measure(engine, test, rival.thresholds.tolist())
@@ -200,11 +214,12 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, 
     return 100 * (lost - won) / len(first), [100 * low, 100 * high]
 
 
-def print_tables(found: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Print the named lists of rows as tables."""
+def print_tables(found: Mapping[str, Any]) -> None:
+    """Print those of a result's values that are lists of rows as tables, each under its name."""
     console = Console()
-    for name in names:
-        rows = found[name]
+    for name, rows in found.items():
+        if not isinstance(rows, list):
+            continue
         columns = list(dict.fromkeys(column for row in rows for column in row))
         table = Table(box=None, header_style="bold", title=name)
         for column in columns:

@@ -55,7 +55,7 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    print_tables(found, ("no_loss", "curves", "exits", "latency"))
+    print_tables(found)
     print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", found))
 
 

@@ -25,7 +25,7 @@ from lccl.data import Dataset, HeldOut, hold_out, load_dataset
 from lccl.engines.base import Engine
 from lccl.evaluate import measure
 from lccl.networks import ResNet
-from lccl.threshold_path import LARGEST_COST, find_path, gate_values, notches_in
+from lccl.threshold_path import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe, attached
 
@@ -64,7 +64,7 @@ def main() -> None:
             continue
         description, changes = VARIANTS[name]
         recipe = dataclasses.replace(shared_recipe(options), **changes)
-        figures = _run(name, plain, data, recipe, options.threads)
+        figures = _run(name, plain, data, recipe, options)
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
         print(
@@ -81,6 +81,8 @@ def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true", dest="compile_network")
     parser.add_argument("--threads", type=int, default=1)
     return parser
 
@@ -94,21 +96,24 @@ def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
 
 def shared_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe that every variant changes in one place."""
-    return dataclasses.replace(attached(Recipe(epochs=options.epochs, lr=0.05, seed=options.seed)), gate_scale=0.25)
+    recipe = Recipe(epochs=options.epochs, lr=0.05, seed=options.seed, precision=options.precision)
+    return dataclasses.replace(attached(recipe), gate_scale=0.25)
 
 
-def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, threads: int) -> dict[str, Any]:
-    network, seconds = trained(name, plain, data, recipe)
-    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=threads)
+def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    network, seconds = trained(name, plain, data, recipe, options)
+    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads)
     return {"recipe": dataclasses.asdict(recipe), "seconds": seconds, **_curve(network, engine, plain, data)}
 
 
-def trained(name: str, plain: Bundle, data: HeldOut, recipe: Recipe) -> tuple[ResNet, float]:
+def trained(
+    name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace
+) -> tuple[ResNet, float]:
     """The plain network with gates, trained by a recipe, and the seconds that took; goes on from its checkpoint."""
     architecture = dataclasses.replace(plain.architecture, gate="shared")
     network, record = train(
         architecture, data, recipe, run_folder(name, data, recipe),
-        device=torch.device("cpu"), compile_network=False, report=_report,
+        device=torch.device("cpu"), compile_network=options.compile_network, report=_report,
         start=plain.network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
@@ -120,10 +125,15 @@ def run_folder(name: str, data: HeldOut, recipe: Recipe) -> Path:
     return Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
 
 
+def calibrated_path(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> ThresholdPath:
+    """The way from exact to sparse that calibration finds for a network, on fewer pictures."""
+    notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
+    return find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)
+
+
 def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
     """Accuracy on the measuring part at exact and at each skip ratio, linear between places on the way."""
-    notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
-    path = find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)
+    path = calibrated_path(network, engine, plain, data)
     found = [measure(engine, data.measure, path.at(place).tolist()) for place in np.linspace(0, path.length, PLACES)]
     ratios, accuracies = [one.skip_ratio(engine.shape) for one in found], [one.accuracy for one in found]
     varying = [int((engine.shape.layer_skip_ratios(one.kept).std(axis=0) > 0.02).sum()) for one in found]

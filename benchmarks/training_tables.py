@@ -35,8 +35,7 @@ def tables() -> dict[str, Iterator[str]]:
 
 def lost_table(result: dict[str, Any]) -> Iterator[str]:
     """Points lost against the plain twin at each skip ratio, and what was aimed at."""
-    yield "| skip ratio | accuracy % | lost against the plain twin, points (95 %) | aim | |"
-    yield "|---|---|---|---|---|"
+    yield from _head("skip ratio", "accuracy %", "lost against the plain twin, points (95 %)", "aim", "")
     for row in result["lost"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | beyond the last point, {row['out_of_reach']:.2f} | – | missed |"
@@ -49,8 +48,9 @@ def lost_table(result: dict[str, Any]) -> Iterator[str]:
 
 def removal_table(result: dict[str, Any]) -> Iterator[str]:
     """Skipping beside whole branches removed at no fewer MACs."""
-    yield "| skip ratio | M MACs | accuracy % | branches removed: M MACs, accuracy % | ahead, points (95 %) | vary |"
-    yield "|---|---|---|---|---|---|"
+    yield from _head(
+        "skip ratio", "M MACs", "accuracy %", "branches removed: M MACs, accuracy %", "ahead, points (95 %)", "vary"
+    )
     for row in result["removal"]:
         yield (
             f"| {row['skip_ratio']:g} | {row['macs'] / 1e6:.1f} | {100 * row['accuracy']:.1f} | "
@@ -61,8 +61,7 @@ def removal_table(result: dict[str, Any]) -> Iterator[str]:
 
 def floors_table(result: dict[str, Any]) -> Iterator[str]:
     """What each ``max_accuracy_drop`` is served with, and what that loses on pictures nobody has seen."""
-    yield "| `max_accuracy_drop` | point | skip ratio | lost on the test pictures, points (95 %) | |"
-    yield "|---|---|---|---|---|"
+    yield from _head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test pictures, points (95 %)", "")
     for row in result["floors"]:
         kept = "kept" if row["met"] else "broken"
         lost = _paired(row["lost"], row["interval"])
@@ -71,8 +70,7 @@ def floors_table(result: dict[str, Any]) -> Iterator[str]:
 
 def attached_table(result: dict[str, Any]) -> Iterator[str]:
     """A network that began as a plain one, beside the one trained with gates."""
-    yield "| skip ratio | trained with gates % | attached % | behind, points (95 %) | aim | |"
-    yield "|---|---|---|---|---|---|"
+    yield from _head("skip ratio", "trained with gates %", "attached %", "behind, points (95 %)", "aim", "")
     for row in result["attached"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | – | beyond the last point, {row['out_of_reach']:.2f} | | |"
@@ -86,8 +84,7 @@ def attached_table(result: dict[str, Any]) -> Iterator[str]:
 
 def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
     """One network for every ratio beside networks for one alone, at equal budgets."""
-    yield "| skip ratio | trained for every ratio % | for this one alone % | ahead, points (95 %) | |"
-    yield "|---|---|---|---|---|"
+    yield from _head("skip ratio", "trained for every ratio %", "for this one alone %", "ahead, points (95 %)", "")
     for row in result["rows"]:
         verdict = "not below" if row["met"] else "below"
         yield (
@@ -99,8 +96,7 @@ def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
 def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
     """What was tried, at equal budgets: accuracy on held-out pictures along calibration's way."""
     ratios = max((list(result["accuracy_at"]) for result in results), key=len)
-    yield f"| variant | seed | exact | {' | '.join(ratios)} | layers that vary at 0.45 |"
-    yield "|---|---|---|" + "---|" * len(ratios) + "---|"
+    yield from _head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
     for result in sorted(results, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
         at = (
             f"{100 * result['accuracy_at'][ratio]:.1f}" if ratio in result["accuracy_at"] else "–" for ratio in ratios
@@ -113,8 +109,9 @@ def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
 
 def fronts_table(result: dict[str, Any]) -> Iterator[str]:
     """Accuracy at equal work of gates and exits together, and of either alone."""
-    yield "| MACs / plain | both, % | gates alone, % | ahead, points (95 %) | exits alone, % | ahead, points (95 %) |"
-    yield "|---|---|---|---|---|---|"
+    yield from _head(
+        "MACs / plain", "both, %", "gates alone, %", "ahead, points (95 %)", "exits alone, %", "ahead, points (95 %)"
+    )
     for row in result["curves"]:
         cells = [f"{row['work']:g}", _percent(row["both"])]
         for name in ("gates", "exits"):
@@ -125,8 +122,7 @@ def fronts_table(result: dict[str, Any]) -> Iterator[str]:
 
 def exits_table(result: dict[str, Any]) -> Iterator[str]:
     """What each exit is worth on the test pictures if all of them took it."""
-    yield "| exit | accuracy % | expected calibration error % | aim | |"
-    yield "|---|---|---|---|---|"
+    yield from _head("exit", "accuracy %", "expected calibration error %", "aim", "")
     for row in result["exits"]:
         name = "the network's end" if row["exit"] == "end" else row["exit"]
         error, goal = 100 * row["calibration_error"], 100 * row["goal"]
@@ -139,8 +135,7 @@ def saved_table(result: dict[str, Any]) -> Iterator[str]:
     low, middle, high = half["quartiles"]
     lost = f"{free['point']}; on the test pictures {_paired(free['lost'], free['interval'])} points"
     batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
-    yield "| | measured | aim | |"
-    yield "|---|---|---|---|"
+    yield from _head("", "measured", "aim", "")
     yield (
         f"| exact's MACs at the sparsest point that may lose nothing by the table ({lost}) | {free['work']:.2f} | "
         f"≤ {free['goal']:g} at no loss | {_reached(free)} |"
@@ -149,6 +144,11 @@ def saved_table(result: dict[str, Any]) -> Iterator[str]:
         f"| exact's time at {half['macs']:.2f} of its MACs ({batch}) | {middle:.2f} | ≤ {half['goal']:g} | "
         f"{_reached(half)} |"
     )
+
+
+def _head(*columns: str) -> Iterator[str]:
+    yield "|" + "".join(f" {name} |" if name else " |" for name in columns)
+    yield "|" + "---|" * len(columns)
 
 
 def _percent(share: float | None) -> str:

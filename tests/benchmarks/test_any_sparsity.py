@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from benchmarks.any_sparsity import _removals, paired
+from benchmarks.any_sparsity import Served, _attached, _lost, _removals, paired
+from benchmarks.one_ratio import Contender, better_at
 from benchmarks.training_tables import attached_table, floors_table, lost_table, one_ratio_table, recipes_table
 from lccl.controls import Output
 from lccl.data import Split
+from lccl.evaluate import measure
 from lccl.flops import Convolution, GatedConvolution, NetworkShape
+from lccl.threshold_path import ThresholdPath
 
 IMAGES = 40
 PICTURES = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.ones(IMAGES, dtype=np.int64))
@@ -98,3 +101,43 @@ def test_only_a_whole_interval_below_is_below():
         {"ahead": -2.0, "interval": [-2.8, -1.2], "met": False} | row,
     ]
     assert [line.split("|")[-2].strip() for line in list(one_ratio_table({"rows": rows}))[2:]] == ["not below", "below"]
+
+
+SHUT = 1e31
+
+
+def shutting(*blocks):
+    """Thresholds [6] that shut the named blocks' branches, and leave all else exact."""
+    return [SHUT if layer // 2 in blocks else 0.0 for layer in range(6)]
+
+
+def test_a_rival_may_not_win_by_skipping_less_than_was_asked_for():
+    one = Contender(None, BlocksEngine(), ThresholdPath(np.array([shutting(), shutting(0)]), np.array([0.0, 0.33])))
+    assert better_at(0.333, one, [shutting(0), shutting(1), shutting()], PICTURES) == shutting(1)
+    assert better_at(0.333, one, [shutting(0), shutting()], PICTURES) == shutting(0)
+
+
+def test_where_none_skips_what_was_asked_for_a_rival_keeps_calibrations_thresholds():
+    one = Contender(None, BlocksEngine(), ThresholdPath(np.array([shutting(), shutting(0)]), np.array([0.0, 0.33])))
+    assert better_at(0.5, one, [shutting(0), shutting(1)], PICTURES) == shutting(0)
+
+
+def test_thresholds_for_a_ratio_lie_between_the_corners_of_calibrations_way():
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]])
+    one = Contender(None, BlocksEngine(), ThresholdPath(corners, np.array([0.1, 0.3, 0.7])))
+    assert one.calibrated(0.2) == pytest.approx([0.5, 0.0])
+    assert one.calibrated(0.6) == pytest.approx([1.0, 1.5])
+    assert one.calibrated(0.9) == [1.0, 2.0]
+
+
+def test_what_no_table_reaches_is_out_of_reach():
+    engine = BlocksEngine()
+    far, near = (
+        Served(engine, highest, {0.3: measure(engine, PICTURES, shutting(1))} | more)
+        for highest, more in ((0.7, {0.4: measure(engine, PICTURES, shutting(2))}), (0.35, {}))
+    )
+    assert _lost(near, np.ones(IMAGES, dtype=bool), 0.4) == {"skip_ratio": 0.4, "out_of_reach": 0.35}
+    assert _lost(near, np.ones(IMAGES, dtype=bool), 0.3)["lost"] == pytest.approx(2.5)
+    assert _attached(far, near, 0.4)["out_of_reach"] == 0.35
+    assert _attached(near, far, 0.4)["out_of_reach"] == 0.35
+    assert _attached(far, near, 0.3)["behind"] == 0
