@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ def _training(bundle: Bundle) -> Iterator[str]:
     yield "## Training"
     yield ""
     hours = sum(epoch.get("seconds", 0) for epoch in epochs) / 3600
-    earlier = len(record.get("earlier", {}).get("training", {}).get("epochs", []))
+    earlier = _epochs_before(record)
     trained = f"{earlier} epochs, and {len(epochs)} more as recorded," if earlier else f"{len(epochs)} epochs"
     yield (
         f"{trained} over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
@@ -173,6 +174,14 @@ def _training(bundle: Bundle) -> Iterator[str]:
     for name, figures in (("This network, exact", record.get("test")), (_twin_name(bundle), _twin_test(bundle))):
         if figures:
             yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."
+
+
+def _epochs_before(record: Mapping[str, Any]) -> int:
+    """Epochs of the runs that this one began from, one after the other."""
+    count = 0
+    while record := record.get("earlier", {}).get("training", {}):
+        count += len(record.get("epochs", []))
+    return count
 
 
 def _twin_name(bundle: Bundle) -> str:

@@ -34,6 +34,15 @@ def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
     assert "trained with the same budget" not in card(bundle, tmp_path)
 
 
+def test_epochs_of_all_earlier_runs_are_counted(bundle, tmp_path):
+    first, second = {"epochs": [{}] * 20}, {"epochs": [{}] * 8}
+    second["earlier"] = {"digest": "1", "training": first}
+    third = {"epochs": [{}] * 16, "earlier": {"digest": "2", "training": second}}
+    assert "28 epochs, and 16 more as recorded, over" in card(replace(bundle, training=third), tmp_path)
+    assert "20 epochs, and 8 more as recorded, over" in card(replace(bundle, training=second), tmp_path)
+    assert "\n20 epochs over" in card(replace(bundle, training=first), tmp_path)
+
+
 @pytest.mark.parametrize(("points", "shown"), [(3, ["p0", "p1", "p2"]), (9, ["p0", "p2", "p4", "p6", "p8"])])
 def test_layers_are_shown_at_five_points_at_most(bundle, tmp_path, points, shown):
     spread = {f"p{number}": [[0.01 * number, 0.5]] for number in range(points)}
