@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.evaluate import outputs_over
+from lccl.flops import NetworkShape
 from lccl.networks import ResNet
 from lccl.operating_points import NEVER
 from lccl.preprocessing import Preprocessing
@@ -53,14 +54,15 @@ class ThresholdPath:
 def find_path(
     engine: Engine, notches: list[Thresholds], split: Split, largest_cost: float, progress: Progress = lambda _: None
 ) -> ThresholdPath:
-    """Move one threshold or exit by a notch at a time, the one that costs least for the work it saves.
+    """Move a threshold or an exit by a notch, or shut a block, whichever costs least for what it saves, repeatedly.
 
     The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
     the pictures; the work saved is the skip ratio reached, what a move brings about in later layers included. A
-    convolution whose only reader skips everything costs nothing to skip, so whole branches fall together.
+    convolution whose only reader skips everything costs nothing to skip: what shutting its reader gains is seen only
+    with it, so a block's layers may also be shut together, in one move.
 
     Costs of moves are remembered and looked at again only when a move seems to be next, or when a neighbouring
-    layer has moved: a lazy greedy search, some five runs over the pictures for a move.
+    layer has moved: a lazy greedy search, some six runs over the pictures for a move.
 
     Args:
         notches: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
@@ -126,9 +128,12 @@ def levels_on(path: ThresholdPath, values: list[Thresholds]) -> Thresholds:
     return np.stack(columns, axis=1)
 
 
+Places = tuple[int, ...]
+
+
 @dataclass(slots=True)
 class _Move:
-    """What raising a layer's threshold by its next notch came to, when it was last looked at."""
+    """What a move came to when it was last looked at."""
 
     price: float
     cost: float
@@ -137,7 +142,11 @@ class _Move:
 
 
 class _Greedy:
-    """The state of the search: where every layer and exit stands, and what its next move would come to."""
+    """The state of the search: where every layer and exit stands, and what its next move would come to.
+
+    A move is known by the places in the row that it changes: one place goes to its next notch, the layers of a branch
+    to their last.
+    """
 
     def __init__(self, engine: Engine, notches: list[Thresholds], split: Split) -> None:
         self._engine, self._notches, self._split = engine, notches, split
@@ -147,7 +156,8 @@ class _Greedy:
         self.corners: list[Thresholds] = [np.array([0.0] * (len(notches) - exits) + [NEVER] * exits)]
         self.cost, exact = self._run(self.corners[0])
         self.skip_ratios = [exact]
-        self._moves = {place: self._look(place) for place in range(len(notches)) if len(notches[place])}
+        single: list[Places] = [(place,) for place in range(len(notches)) if len(notches[place])]
+        self._moves = {move: self._look(move) for move in [*single, *_branches(engine.shape, notches)]}
 
     def advance(self) -> bool:
         """Make the cheapest move; False where every layer is shut."""
@@ -155,34 +165,38 @@ class _Greedy:
             return False
         now = len(self.corners)
         for _ in range(LOOKED_AT):
-            layer = min(self._moves, key=lambda one: self._moves[one].price)
-            if self._moves[layer].seen == now:
+            cheapest = min(self._moves, key=lambda one: self._moves[one].price)
+            if self._moves[cheapest].seen == now:
                 break
-            self._moves[layer] = self._look(layer)
-        self._make(layer)
-        for neighbour in (layer - 1, layer, layer + 1):
-            if neighbour in self._moves:
-                self._moves[neighbour] = self._look(neighbour)
+            self._moves[cheapest] = self._look(cheapest)
+        self._make(cheapest)
+        for move in self._moves:
+            if any(abs(place - moved) <= 1 for place in move for moved in cheapest):
+                self._moves[move] = self._look(move)
         return True
 
-    def _make(self, layer: int) -> None:
-        move = self._moves[layer]
-        self.corners.append(self._raised(layer))
+    def _make(self, places: Places) -> None:
+        move = self._moves[places]
+        self.corners.append(self._raised(places))
         self.skip_ratios.append(move.skip_ratio)
         self.cost = move.cost
-        self._level[layer] += 1
-        if self._level[layer] == len(self._notches[layer]):
-            del self._moves[layer]
+        for place in places:
+            self._level[place] = self._level[place] + 1 if len(places) == 1 else len(self._notches[place])
+        self._moves = {left: self._moves[left] for left in self._moves if any(self._open(place) for place in left)}
 
-    def _look(self, layer: int) -> _Move:
-        cost, skip_ratio = self._run(self._raised(layer))
+    def _open(self, place: int) -> bool:
+        return self._level[place] < len(self._notches[place])
+
+    def _look(self, places: Places) -> _Move:
+        cost, skip_ratio = self._run(self._raised(places))
         saved = skip_ratio - self.skip_ratios[-1]
         price = (cost - self.cost) / saved if saved > 1e-9 and np.isfinite(cost) else np.inf
         return _Move(price, cost, skip_ratio, len(self.corners))
 
-    def _raised(self, layer: int) -> Thresholds:
+    def _raised(self, places: Places) -> Thresholds:
         row = self.corners[-1].copy()
-        row[layer] = self._notches[layer][self._level[layer]]
+        for place in places:
+            row[place] = self._notches[place][self._level[place] if len(places) == 1 else -1]
         return row
 
     def _run(self, row: Thresholds) -> tuple[float, float]:
@@ -196,6 +210,15 @@ class _Greedy:
         return divergence if np.isfinite(divergence) else np.inf, float(
             self._engine.shape.skip_ratio(np.concatenate([output.kept for output in outputs])).mean()
         )
+
+
+def _branches(shape: NetworkShape, notches: list[Thresholds]) -> list[Places]:
+    """The layers of each block that has several, where they may be shut."""
+    members: dict[str, list[int]] = {}
+    for place, layer in enumerate(shape.layers):
+        if len(notches[place]):
+            members.setdefault(layer.name.rpartition(".")[0] or layer.name, []).append(place)
+    return [tuple(places) for places in members.values() if len(places) > 1]
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

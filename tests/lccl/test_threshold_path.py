@@ -175,3 +175,33 @@ def test_confidences_close_to_one_are_told_apart():
     assert len(notches) > 5
     assert (notches[:-1] > 0.9999).all()
     assert (notches < 1).all()
+
+
+class BlocksEngine(PricedEngine):
+    """The first two layers are one block's."""
+
+    shape = NetworkShape(
+        tuple(
+            replace(layer, name=name)
+            for layer, name in zip(PricedEngine.shape.layers, ("blocks.0.a", "blocks.0.b", "blocks.1.a"), strict=True)
+        ),
+        0,
+    )
+
+
+def test_a_block_is_shut_at_once_where_no_layer_of_it_is_worth_that_alone():
+    """The second layer's shutting makes the first one useless; alone it saves too little for what it costs."""
+
+    def harm(row):
+        return 0.1 * (row[1] > 0) + (0.5 if row[0] and row[1] < 3 else 0) + 0.05 * (row[2] > 0)
+
+    path = find_path(BlocksEngine(harm), NOTCHES, ANY, 10.0)
+    assert [tuple(corner) for corner in path.corners[:2]] == [(0, 0, 0), (3, 3, 0)]
+    alone = find_path(PricedEngine(harm), NOTCHES, ANY, 10.0)
+    assert alone.corners[1].tolist() == [0, 0, 1]
+
+
+def test_what_may_not_move_is_not_shut_with_its_block():
+    path = find_path(BlocksEngine(lambda row: row.sum() * 0.1), [NOTCHES[0], np.array([]), NOTCHES[2]], ANY, 10.0)
+    assert path.corners[-1].tolist() == [3, 0, 3]
+    assert path.length == 6
