@@ -177,12 +177,29 @@ class _Greedy:
 
     def _make(self, places: Places) -> None:
         move = self._moves[places]
+        for row in self._way(places)[:-1]:
+            self.corners.append(row)
+            self.skip_ratios.append(self._run(row)[1])
         self.corners.append(self._raised(places))
         self.skip_ratios.append(move.skip_ratio)
         self.cost = move.cost
         for place in places:
             self._level[place] = self._level[place] + 1 if len(places) == 1 else len(self._notches[place])
         self._moves = {left: self._moves[left] for left in self._moves if any(self._open(place) for place in left)}
+
+    def _way(self, places: Places) -> list[Thresholds]:
+        """The rows that a move goes through, its own last. A block's layers rise notch by notch, the last one first.
+
+        So the skip ratio rises steadily: shut the other way round, what follows reads zeros and opens or shuts at once.
+        """
+        if len(places) == 1:
+            return [self._raised(places)]
+        row, rows = self.corners[-1].copy(), []
+        for place in reversed(places):
+            for notch in self._notches[place][self._level[place] :]:
+                row[place] = notch
+                rows.append(row.copy())
+        return rows
 
     def _open(self, place: int) -> bool:
         return self._level[place] < len(self._notches[place])
