@@ -136,8 +136,8 @@ class _Search:
         self.exact = self._try(path.at(0.0), 0.0)
         self._on_path = [self.exact, self._try(path.at(path.length), path.length)]
 
-    def reaching(self, skip_ratio: float) -> _Candidate | None:
-        """A place whose skip ratio comes within a third of the tolerance, or at least within it.
+    def reaching(self, skip_ratio: float, tolerance: float = RATIO_TOLERANCE) -> _Candidate | None:
+        """A place whose skip ratio comes within a third of the usual tolerance, or at least within this one.
 
         None beyond the path's end, and where the ratio jumps: a layer's shutting may shut others.
         """
@@ -154,7 +154,7 @@ class _Search:
             share = (skip_ratio - below.skip_ratio) / (above.skip_ratio - below.skip_ratio)
             place = below.place + min(0.9, max(0.1, share)) * (above.place - below.place)
             self._on_path.append(self._try(self._path.at(place), place))
-        return best if abs(best.skip_ratio - skip_ratio) <= RATIO_TOLERANCE else None
+        return best if abs(best.skip_ratio - skip_ratio) <= tolerance else None
 
     def halfway(self, first: _Candidate, second: _Candidate) -> _Candidate:
         """What serving gives for a wish halfway between two points."""
@@ -191,13 +191,13 @@ def _choose(search: _Search) -> list[_Candidate]:
 
 
 def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candidate | None:
-    """A point to put between two others where the curve asks for it, and where there is one."""
+    """A point to put between two others where the curve asks for it: in the middle, or on an edge of a jump."""
     if second.skip_ratio - first.skip_ratio <= 2 * FINEST_STEP:
         return None
     middle = (first.skip_ratio + second.skip_ratio) / 2
     bent = abs(search.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
     steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-    found = search.reaching(middle) if bent or steep else None
+    found = search.reaching(middle, tolerance=np.inf) if bent or steep else None
     if (
         found is None
         or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP / 2

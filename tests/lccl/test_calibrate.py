@@ -146,6 +146,17 @@ def test_a_jump_is_not_parted_for_ever(run):
     assert min(np.diff(ratios(table.table))) > 0.004
 
 
+def test_a_jump_has_a_point_on_each_edge(run):
+    """From 0.24 to 0.33 at once: what is served between two points then is off by half the jump at most."""
+
+    def jumping(threshold):
+        return min(0.9, 0.12 + 0.04 * threshold + 0.09 * (threshold >= 3))
+
+    found = ratios(run(jumping).table)
+    assert max(ratio for ratio in found if ratio < 0.28) == pytest.approx(0.24, abs=0.01)
+    assert min(ratio for ratio in found if ratio > 0.28) == pytest.approx(0.33, abs=0.01)
+
+
 def test_it_stops_where_the_ratio_jumps(run):
     """From 0.52 to 0.92 at once: there is nothing between, and nothing beyond is looked for."""
     table = run(lambda threshold: 0.1 + 0.42 * min(threshold, 1) + 0.4 * (threshold > 1)).table
