@@ -40,7 +40,7 @@ PICTURE = (ROOT / "docs/example.png").read_bytes()
 ASKED = [
     ("/v1/classify", PICTURE),
     ("/v1/classify?sparsity=0.42", PICTURE),
-    ("/v1/classify?operating_point=p30", PICTURE),
+    ("/v1/classify?operating_point=p45", PICTURE),
     ("/v1/classify?operating_point=p60&top_k=3", PICTURE),
     ("/v1/classify?operating_point=exact&max_accuracy_drop=5", PICTURE),
     ("/v1/models/resnet20-cifar10/classify?deadline_ms=5000", PICTURE),

@@ -287,10 +287,10 @@ def test_two_settings_are_compared(visit):
 def test_a_point_of_the_curve_can_be_taken(visit):
     with visit() as page:
         points = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.points
-        number = [point.name for point in points].index("p30")
+        number = [point.name for point in points].index("p45")
         page.locator(".curve .point").nth(number).locator(".target").click()
         answered(page)
-        expect(part(page, "value")).to_have_text("30.0 %")
+        expect(part(page, "value")).to_have_text("45.0 %")
 
 
 @pytest.mark.parametrize("language", ["curl", "Python"])
