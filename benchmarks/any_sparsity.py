@@ -157,14 +157,13 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
 
 def _removals(engine: Engine, choose: Split) -> list[_Removed]:
     shape = engine.shape
-    blocks = sorted({layer.name.rsplit(".", 1)[0] for layer in shape.layers}, key=lambda name: int(name.split(".")[1]))
-    members = [[i for i, layer in enumerate(shape.layers) if layer.name.startswith(f"{name}.")] for name in blocks]
+    members = [list(block) for block in shape.blocks]
     thresholds, macs = np.zeros(len(shape.layers)), shape.dense
     gone: tuple[int, ...] = ()
     found = [_Removed((), thresholds, macs)]
-    while len(gone) < len(blocks):
+    while len(gone) < len(members):
         tried = {}
-        for block in set(range(len(blocks))) - set(gone):
+        for block in set(range(len(members))) - set(gone):
             row = thresholds.copy()
             row[members[block]] = np.finfo(np.float32).max
             tried[block] = (measure(engine, choose, row.tolist()).accuracy, row)

@@ -59,11 +59,11 @@ def main() -> None:
     plain = lccl.load(options.plain)
     data = part_of(load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels), options)
     for name in options.names or VARIANTS:
-        file = FOLDER / f"{name}-{options.images}x{options.epochs}-seed{options.seed}.json"
-        if file.is_file():
-            continue
         description, changes = VARIANTS[name]
         recipe = dataclasses.replace(shared_recipe(options), **changes)
+        file = FOLDER / f"{run_name(name, recipe, options.images)}.json"
+        if file.is_file():
+            continue
         figures = _run(name, plain, data, recipe, options)
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
@@ -112,7 +112,7 @@ def trained(
     """The plain network with gates, trained by a recipe, and the seconds that took; goes on from its checkpoint."""
     architecture = dataclasses.replace(plain.architecture, gate="shared")
     network, record = train(
-        architecture, data, recipe, run_folder(name, data, recipe),
+        architecture, data, recipe, run_folder(name, recipe, len(data.train)),
         device=torch.device("cpu"), compile_network=options.compile_network, report=_report,
         start=plain.network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
@@ -120,9 +120,15 @@ def trained(
     return network, sum(epoch["seconds"] for epoch in record["epochs"])
 
 
-def run_folder(name: str, data: HeldOut, recipe: Recipe) -> Path:
+def run_name(name: str, recipe: Recipe, images: int) -> str:
+    """What a run is kept under: its variant and all of the budget."""
+    precision = "" if recipe.precision == "fp32" else f"-{recipe.precision}"
+    return f"{name}-{images}x{recipe.epochs}-seed{recipe.seed}{precision}"
+
+
+def run_folder(name: str, recipe: Recipe, images: int) -> Path:
     """Where a run's checkpoint is kept."""
-    return Path("runs") / "recipes" / f"{name}-{len(data.train)}x{recipe.epochs}-seed{recipe.seed}"
+    return Path("runs") / "recipes" / run_name(name, recipe, images)
 
 
 def calibrated_path(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> ThresholdPath:

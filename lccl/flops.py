@@ -134,6 +134,14 @@ class NetworkShape:
         """MACs of one cell of each SkipConv, int64 [L]."""
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
 
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """The SkipConvs of each block that has any, by their numbers."""
+        members: dict[str, list[int]] = {}
+        for number, layer in enumerate(self.layers):
+            members.setdefault(layer.name.rpartition(".")[0] or layer.name, []).append(number)
+        return tuple(tuple(numbers) for numbers in members.values())
+
     def gated(self, kept: NDArray[np.int64], left_by: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Theoretical MACs per image: gates + means + kept cells + the rest, as far as the image came.
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.evaluate import outputs_over
-from lccl.flops import NetworkShape
 from lccl.networks import ResNet
 from lccl.operating_points import NEVER
 from lccl.preprocessing import Preprocessing
@@ -144,7 +143,7 @@ class _Move:
 class _Greedy:
     """The state of the search: where every layer and exit stands, and what its next move would come to.
 
-    A move is known by the places in the row that it changes: one place goes to its next notch, the layers of a branch
+    A move is known by the places in the row that it changes: one place goes to its next notch, the layers of a block
     to their last.
     """
 
@@ -157,7 +156,9 @@ class _Greedy:
         self.cost, exact = self._run(self.corners[0])
         self.skip_ratios = [exact]
         single: list[Places] = [(place,) for place in range(len(notches)) if len(notches[place])]
-        self._moves = {move: self._look(move) for move in [*single, *_branches(engine.shape, notches)]}
+        blocks = [tuple(place for place in block if len(notches[place])) for block in engine.shape.blocks]
+        moves = [*single, *(block for block in blocks if len(block) > 1)]
+        self._moves = {move: self._look(move) for move in moves}
 
     def advance(self) -> bool:
         """Make the cheapest move; False where every layer is shut."""
@@ -177,11 +178,9 @@ class _Greedy:
 
     def _make(self, places: Places) -> None:
         move = self._moves[places]
-        for row in self._way(places)[:-1]:
-            self.corners.append(row)
-            self.skip_ratios.append(self._run(row)[1])
-        self.corners.append(self._raised(places))
-        self.skip_ratios.append(move.skip_ratio)
+        *passed, last = self._way(places)
+        self.skip_ratios += [*(self._run(row)[1] for row in passed), move.skip_ratio]
+        self.corners += [*passed, last]
         self.cost = move.cost
         for place in places:
             self._level[place] = self._level[place] + 1 if len(places) == 1 else len(self._notches[place])
@@ -192,11 +191,10 @@ class _Greedy:
 
         So the skip ratio rises steadily: shut the other way round, what follows reads zeros and opens or shuts at once.
         """
-        if len(places) == 1:
-            return [self._raised(places)]
         row, rows = self.corners[-1].copy(), []
         for place in reversed(places):
-            for notch in self._notches[place][self._level[place] :]:
+            left = self._notches[place][self._level[place] :]
+            for notch in left[:1] if len(places) == 1 else left:
                 row[place] = notch
                 rows.append(row.copy())
         return rows
@@ -205,16 +203,10 @@ class _Greedy:
         return self._level[place] < len(self._notches[place])
 
     def _look(self, places: Places) -> _Move:
-        cost, skip_ratio = self._run(self._raised(places))
+        cost, skip_ratio = self._run(self._way(places)[-1])
         saved = skip_ratio - self.skip_ratios[-1]
         price = (cost - self.cost) / saved if saved > 1e-9 and np.isfinite(cost) else np.inf
         return _Move(price, cost, skip_ratio, len(self.corners))
-
-    def _raised(self, places: Places) -> Thresholds:
-        row = self.corners[-1].copy()
-        for place in places:
-            row[place] = self._notches[place][self._level[place] if len(places) == 1 else -1]
-        return row
 
     def _run(self, row: Thresholds) -> tuple[float, float]:
         """Mean divergence from exact's answers, in nats, and the mean skip ratio."""
@@ -227,15 +219,6 @@ class _Greedy:
         return divergence if np.isfinite(divergence) else np.inf, float(
             self._engine.shape.skip_ratio(np.concatenate([output.kept for output in outputs])).mean()
         )
-
-
-def _branches(shape: NetworkShape, notches: list[Thresholds]) -> list[Places]:
-    """The layers of each block that has several, where they may be shut."""
-    members: dict[str, list[int]] = {}
-    for place, layer in enumerate(shape.layers):
-        if len(notches[place]):
-            members.setdefault(layer.name.rpartition(".")[0] or layer.name, []).append(place)
-    return [tuple(places) for places in members.values() if len(places) > 1]
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
