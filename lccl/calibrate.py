@@ -198,10 +198,7 @@ def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candida
     bent = abs(search.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
     steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
     found = search.reaching(middle, tolerance=np.inf) if bent or steep else None
-    if (
-        found is None
-        or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP / 2
-    ):
+    if found is None or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP:
         return None
     return found
 

@@ -157,6 +157,15 @@ def test_a_jump_has_a_point_on_each_edge(run):
     assert min(ratio for ratio in found if ratio > 0.28) == pytest.approx(0.33, abs=0.01)
 
 
+def test_an_edge_close_to_a_point_gets_none_of_its_own(run):
+    """From 0.258 to 0.3 at once: 0.258 and the point at 0.25 could hardly be told apart."""
+
+    def jumping(threshold):
+        return min(0.9, 0.13 + 0.04 * threshold + 0.042 * (threshold >= 3.2))
+
+    assert min(np.diff(ratios(run(jumping).table))) > 0.0115
+
+
 def test_it_stops_where_the_ratio_jumps(run):
     """From 0.52 to 0.92 at once: there is nothing between, and nothing beyond is looked for."""
     table = run(lambda threshold: 0.1 + 0.42 * min(threshold, 1) + 0.4 * (threshold > 1)).table
