@@ -73,6 +73,9 @@ def train(
     teacher: Annotated[
         Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")
     ] = None,
+    distill: Annotated[
+        float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
+    ] = None,
     device: Device = "cpu",
     compile_network: CompileNetwork = False,
     threads: Threads = 0,
@@ -90,7 +93,10 @@ def train(
         use_threads(threads)
         if gate == "none" and gate_l1:
             raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
+        if distill is not None and teacher is None:
+            raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
+        recipe = recipe if distill is None else replace(recipe, distill=distill)
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)

@@ -108,13 +108,13 @@ def test_training_writes_a_bundle_with_exact_alone_and_its_record(trained):
 
 def test_training_further_begins_from_a_bundle_and_learns_from_a_teacher(trained, data, tmp_path):
     model, twin, out = trained / "model", trained / "twin", tmp_path / "further"
-    succeeded(
-        lccl("train", data, "--out", out, "--runs", tmp_path, "--start", model, "--teacher", twin, "--lr", 1e-9, *EPOCH)
-    )
+    taught = ["--start", model, "--teacher", twin, "--distill", "1", "--lr", 1e-9]
+    succeeded(lccl("train", data, "--out", out, "--runs", tmp_path, *taught, *EPOCH))
     first, further = bundles.load(model), bundles.load(out)
     assert further.training["earlier"]["digest"] == first.digest
     assert further.training["earlier"]["training"]["recipe"] == first.training["recipe"]
     assert further.training["teacher"]["digest"] == bundles.load(twin).digest
+    assert further.training["recipe"]["distill"] == 1
     weights = [bundle.network.state_dict()["blocks.0.conv1.conv.weight"] for bundle in (first, further)]
     assert np.allclose(*weights, atol=1e-5)
 
@@ -128,6 +128,7 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
     foreign = replace(bundles.load(model), labels=("a", "b", "c"))
     bundles.save(foreign, tmp_path / "foreign")
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
+    failed(lccl("train", data, *start, "--teacher", model, "--distill", 2), "distill in 0..1")
 
 
 @pytest.mark.parametrize(
@@ -400,6 +401,7 @@ def test_a_network_without_finite_answers_gets_no_sidenets(calibrated, data, tmp
         (["--gate", "none", "--no-gate-norm"], "without gates"),
         (["--gate", "none", "--gate-l1", "0.1"], "--gate none has none"),
         (["--no-gate-norm", "--gate-l1", "-0.1"], "gate_l1 and spread from 0 on"),
+        (["--distill", "0.5"], "name one with --teacher"),
         (["--split", "0.5"], "unknown split '0.5': use none, or a fraction below 1 such as 1/2 or 1/4"),
         (["--split", "1/12"], "1/12 of 16 channels are fewer than 2 groups"),
         (["--epochs", "0"], "at least one epoch"),
