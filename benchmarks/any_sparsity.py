@@ -149,7 +149,7 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
                 "skip_ratio": ratio, "macs": macs, "accuracy": ours.accuracy, "removed_macs": rival.macs,
                 "removed_blocks": list(rival.blocks), "removed_accuracy": theirs.accuracy,
                 "ahead": ahead, "interval": interval, "met": interval[1] >= 0,
-                "layers_that_vary": _varying(engine, ours), "layers": len(engine.shape.layers),
+                "layers_that_vary": varying(engine, ours), "layers": len(engine.shape.layers),
             }
         )  # fmt: skip
     return rows
@@ -185,7 +185,7 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
                 "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": found.skip_ratio(engine.shape),
                 "accuracy_stated": point.accuracy, "accuracy_reached": found.accuracy,
                 "z": z_score(found.accuracy, len(test), point.accuracy, interval.low, interval.high),
-                "layers_that_vary": _varying(engine, found),
+                "layers_that_vary": varying(engine, found),
             }
         )  # fmt: skip
     return rows
@@ -201,7 +201,7 @@ def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[st
             "met": kept}  # fmt: skip
 
 
-def _varying(engine: Engine, found: Measurement) -> int:
+def varying(engine: Engine, found: Measurement) -> int:
     """How many layers' skip ratios differ between pictures by more than 0.02, as a standard deviation."""
     return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
 

@@ -20,12 +20,13 @@ import torch
 
 import lccl
 from benchmarks import results
+from benchmarks.any_sparsity import varying
 from lccl.bundle import Bundle
-from lccl.data import Dataset, HeldOut, hold_out, load_dataset
+from lccl.data import Dataset, HeldOut, Split, hold_out, load_dataset
 from lccl.engines.base import Engine
 from lccl.evaluate import measure
 from lccl.networks import ResNet
-from lccl.threshold_path import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in
+from lccl.threshold_path import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in, row_parts
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe, attached
 
@@ -65,7 +66,7 @@ def main() -> None:
         if file.is_file():
             continue
         figures = _run(name, plain, data, recipe, options)
-        command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} --seed {options.seed}"
+        command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} {budget_flags(options)}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
         print(
             results.write(
@@ -85,6 +86,12 @@ def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", dest="compile_network")
     parser.add_argument("--threads", type=int, default=1)
     return parser
+
+
+def budget_flags(options: argparse.Namespace) -> str:
+    """The options that set a run's budget, for the command beside its result."""
+    flags = " ".join(f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision"))
+    return flags + " --compile" * options.compile_network
 
 
 def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
@@ -107,14 +114,22 @@ def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argpa
 
 
 def trained(
-    name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace
+    name: str,
+    plain: Bundle,
+    data: HeldOut,
+    recipe: Recipe,
+    options: argparse.Namespace,
+    start: Bundle | None = None,
 ) -> tuple[ResNet, float]:
-    """The plain network with gates, trained by a recipe, and the seconds that took; goes on from its checkpoint."""
+    """A network trained by a recipe, taught by the plain one, and the seconds that took; goes on from its checkpoint.
+
+    It begins from the plain one with fresh gates, or from ``start``.
+    """
     architecture = dataclasses.replace(plain.architecture, gate="shared")
     network, record = train(
         architecture, data, recipe, run_folder(name, recipe, len(data.train)),
         device=torch.device("cpu"), compile_network=options.compile_network, report=_report,
-        start=plain.network, teacher=plain.network if recipe.distill else None,
+        start=(start or plain).network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
     return network, sum(epoch["seconds"] for epoch in record["epochs"])
@@ -138,17 +153,22 @@ def calibrated_path(network: ResNet, engine: Engine, plain: Bundle, data: HeldOu
 
 
 def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
-    """Accuracy on the measuring part at exact and at each skip ratio, linear between places on the way."""
-    path = calibrated_path(network, engine, plain, data)
-    found = [measure(engine, data.measure, path.at(place).tolist()) for place in np.linspace(0, path.length, PLACES)]
-    ratios, accuracies = [one.skip_ratio(engine.shape) for one in found], [one.accuracy for one in found]
-    varying = [int((engine.shape.layer_skip_ratios(one.kept).std(axis=0) > 0.02).sum()) for one in found]
-    at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}
-    middle = varying[int(np.abs(np.array(ratios) - 0.45).argmin())]
+    """What calibration's way through a network comes to on the measuring part."""
+    found = along(calibrated_path(network, engine, plain, data), engine, data.measure)
     plain_accuracy = measure(lccl.compile(plain), data.measure, []).accuracy
+    return {"plain_accuracy": plain_accuracy, **found}
+
+
+def along(path: ThresholdPath, engine: Engine, split: Split) -> dict[str, Any]:
+    """Accuracy at exact and at each skip ratio, linear between places on a way, and how many layers vary at 0.45."""
+    rows = [row_parts(engine, path.at(place)) for place in np.linspace(0, path.length, PLACES)]
+    found = [measure(engine, split, thresholds, exit_confidence=exits) for thresholds, exits in rows]
+    ratios, accuracies = [one.skip_ratio(engine.shape) for one in found], [one.accuracy for one in found]
+    at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}
+    middle = found[int(np.abs(np.array(ratios) - 0.45).argmin())]
     return {
-        "plain_accuracy": plain_accuracy, "exact_skip_ratio": ratios[0], "exact_accuracy": accuracies[0],
-        "accuracy_at": at, "layers_that_vary_at_0.45": middle, "layers": len(engine.shape.layers),
+        "exact_skip_ratio": ratios[0], "exact_accuracy": accuracies[0], "accuracy_at": at,
+        "layers_that_vary_at_0.45": varying(engine, middle), "layers": len(engine.shape.layers),
     }  # fmt: skip
 
 

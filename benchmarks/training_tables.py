@@ -1,5 +1,5 @@
-"""The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes``, ``one_ratio`` and
-``early_exits``.
+"""The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes``, ``one_ratio``,
+``threshold_paths`` and ``early_exits``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 ANY_SPARSITY, ONE_RATIO = RESULTS / "any_sparsity.json", RESULTS / "one_ratio.json"
 RECIPES, EXITS = RESULTS / "recipes", RESULTS / "early_exits.json"
+PATHS = RESULTS / "threshold_paths.json"
 
 
 def tables() -> dict[str, Iterator[str]]:
@@ -27,6 +28,8 @@ def tables() -> dict[str, Iterator[str]]:
     recipes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RECIPES.glob("*.json"))]
     if recipes:
         found["recipes"] = recipes_table(recipes)
+    if PATHS.is_file():
+        found["paths"] = paths_table(json.loads(PATHS.read_text(encoding="utf-8")))
     if EXITS.is_file():
         result = json.loads(EXITS.read_text(encoding="utf-8"))
         found |= {"fronts": fronts_table(result), "exits": exits_table(result), "saved": saved_table(result)}
@@ -95,16 +98,18 @@ def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
 
 def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
     """What was tried, at equal budgets: accuracy on held-out pictures along calibration's way."""
-    ratios = max((list(result["accuracy_at"]) for result in results), key=len)
+    ratios = _reached_by_any(results)
     yield from _head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
     for result in sorted(results, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
-        at = (
-            f"{100 * result['accuracy_at'][ratio]:.1f}" if ratio in result["accuracy_at"] else "–" for ratio in ratios
-        )
-        yield (
-            f"| {result['description']} | {result['seed']} | {100 * result['exact_accuracy']:.1f} | "
-            f"{' | '.join(at)} | {result['layers_that_vary_at_0.45']} of {result['layers']} |"
-        )
+        yield f"| {result['description']} | {result['seed']} | {_along(result, ratios)} |"
+
+
+def paths_table(result: dict[str, Any]) -> Iterator[str]:
+    """The same weights under other thresholds: accuracy on held-out pictures along each way."""
+    ratios = _reached_by_any(result["ways"])
+    yield from _head("thresholds", "exact", *ratios, "layers that vary at 0.45")
+    for way in result["ways"]:
+        yield f"| {way['way']} | {_along(way, ratios)} |"
 
 
 def fronts_table(result: dict[str, Any]) -> Iterator[str]:
@@ -144,6 +149,16 @@ def saved_table(result: dict[str, Any]) -> Iterator[str]:
         f"| exact's time at {half['macs']:.2f} of its MACs ({batch}) | {middle:.2f} | ≤ {half['goal']:g} | "
         f"{_reached(half)} |"
     )
+
+
+def _reached_by_any(rows: list[dict[str, Any]]) -> list[str]:
+    return max((list(row["accuracy_at"]) for row in rows), key=len)
+
+
+def _along(row: dict[str, Any], ratios: list[str]) -> str:
+    at = (_percent(row["accuracy_at"].get(ratio)) for ratio in ratios)
+    varying = f"{row['layers_that_vary_at_0.45']} of {row['layers']}"
+    return " | ".join((_percent(row["exact_accuracy"]), *at, varying))
 
 
 def _head(*columns: str) -> Iterator[str]:

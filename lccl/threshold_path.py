@@ -51,7 +51,13 @@ class ThresholdPath:
 
 
 def find_path(
-    engine: Engine, notches: list[Thresholds], split: Split, largest_cost: float, progress: Progress = lambda _: None
+    engine: Engine,
+    notches: list[Thresholds],
+    split: Split,
+    largest_cost: float,
+    progress: Progress = lambda _: None,
+    *,
+    whole_blocks: bool = True,
 ) -> ThresholdPath:
     """Move a threshold or an exit by a notch, or shut a block, whichever costs least for what it saves, repeatedly.
 
@@ -67,9 +73,10 @@ def find_path(
         notches: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
             the falling confidences, all below 1. What has none stays where it is.
         largest_cost: where to stop, in nats.
+        whole_blocks: whether a block may be shut in one move.
 
     """
-    search = _Greedy(engine, notches, split)
+    search = _Greedy(engine, notches, split, whole_blocks)
     while search.cost <= largest_cost and search.advance():
         done = len(search.corners) - 1
         progress(f"{done} moves: skip ratio {search.skip_ratios[-1]:.3f}, {search.cost:.4f} nats from exact")
@@ -147,7 +154,7 @@ class _Greedy:
     to their last.
     """
 
-    def __init__(self, engine: Engine, notches: list[Thresholds], split: Split) -> None:
+    def __init__(self, engine: Engine, notches: list[Thresholds], split: Split, whole_blocks: bool) -> None:
         self._engine, self._notches, self._split = engine, notches, split
         self._exact: NDArray[np.float64] | None = None
         self._level = [0] * len(notches)
@@ -157,7 +164,7 @@ class _Greedy:
         self.skip_ratios = [exact]
         single: list[Places] = [(place,) for place in range(len(notches)) if len(notches[place])]
         blocks = [tuple(place for place in block if len(notches[place])) for block in engine.shape.blocks]
-        moves = [*single, *(block for block in blocks if len(block) > 1)]
+        moves = [*single, *(block for block in blocks if len(block) > 1 and whole_blocks)]
         self._moves = {move: self._look(move) for move in moves}
 
     def advance(self) -> bool:

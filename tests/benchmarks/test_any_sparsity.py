@@ -5,7 +5,15 @@ import pytest
 
 from benchmarks.any_sparsity import Served, _attached, _lost, _removals, paired
 from benchmarks.one_ratio import Contender, better_at
-from benchmarks.training_tables import attached_table, floors_table, lost_table, one_ratio_table, recipes_table
+from benchmarks.threshold_paths import common_path
+from benchmarks.training_tables import (
+    attached_table,
+    floors_table,
+    lost_table,
+    one_ratio_table,
+    paths_table,
+    recipes_table,
+)
 from lccl.controls import Output
 from lccl.data import Split
 from lccl.evaluate import measure
@@ -81,6 +89,26 @@ def test_variants_without_a_reading_show_a_dash():
     assert lines[2].startswith("| path |")
     assert "| 80.0 | 75.0 |" in lines[2]
     assert "| 70.0 | – |" in lines[3]
+
+
+def test_ways_that_end_early_show_a_dash_too():
+    row = {"exact_accuracy": 0.8, "layers": 18, "layers_that_vary_at_0.45": 12}
+    ways = [
+        {"way": "one", "accuracy_at": {"0.3": 0.7}} | row,
+        {"way": "each", "accuracy_at": {"0.3": 0.8, "0.4": 0.75}} | row,
+    ]
+    assert list(paths_table({"ways": ways}))[2:] == [
+        "| one | 80.0 | 70.0 | – | 12 of 18 |",
+        "| each | 80.0 | 80.0 | 75.0 | 12 of 18 |",
+    ]
+
+
+def test_one_threshold_for_all_layers_rises_from_exact():
+    path = common_path(BlocksEngine(), [np.array([0.0, 1.0, 2e30])] * 6, PICTURES)
+    assert not path.corners[0].any()
+    assert all((row == row[0]).all() for row in path.corners)
+    assert (np.diff(path.corners[:, 0]) > 0).all()
+    assert path.skip_ratios[-1] > path.skip_ratios[0]
 
 
 def test_an_attached_network_is_judged_where_there_is_an_aim():

@@ -199,7 +199,7 @@ def test_a_block_is_shut_at_once_where_no_layer_of_it_is_worth_that_alone():
     shut = [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 3, 0), (2, 3, 0), (3, 3, 0)]
     assert [tuple(corner) for corner in path.corners[:7]] == shut
     assert np.allclose(path.skip_ratios[:7], np.arange(7) / 9)
-    alone = find_path(PricedEngine(harm), NOTCHES, ANY, 10.0)
+    alone = find_path(BlocksEngine(harm), NOTCHES, ANY, 10.0, whole_blocks=False)
     assert alone.corners[1].tolist() == [0, 0, 1]
 
 
