@@ -1,12 +1,13 @@
 """One network for every skip ratio against networks that were trained for one ratio alone, at equal budgets.
 
-    python -m benchmarks.one_ratio DATA --plain FOLDER [--images 20000] [--epochs 3] [--precision bf16 --compile] …
+    python -m benchmarks.one_ratio DATA --plain FOLDER [--start FOLDER] [--images 20000] [--epochs 3] …
 
-All give fresh gates to the same plain network and train on the same pictures for the same time: one as ``path`` in
-:mod:`benchmarks.recipes` does, the others with every picture that does not run exactly at their own ratio. The one
-takes the way from exact to sparse that calibration finds for it. Of the others' two sets of thresholds, calibration's
-and those that training ended with, each takes the one that is right more often on held-out pictures, of those that skip
-what is asked for. On test pictures they are compared picture by picture.
+All go on from the same network, on the same pictures for the same time: one as ``path`` in :mod:`benchmarks.recipes`
+does, the others with every picture that does not run exactly at their own ratio. That network is the plain one, with
+fresh gates, or the one that ``--start`` names; the plain one teaches. The one takes the way from exact to sparse that
+calibration finds for it. Of the others' two sets of thresholds, calibration's and those that training ended with, each
+takes the one that is right more often on held-out pictures, of those that skip what is asked for. On test pictures they
+are compared picture by picture.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 import lccl
 from benchmarks import results
 from benchmarks.any_sparsity import paired, print_tables
-from benchmarks.recipes import budgeted, calibrated_path, part_of, run_folder, shared_recipe, trained
+from benchmarks.recipes import budget_flags, budgeted, calibrated_path, part_of, run_folder, shared_recipe, trained
 from lccl.bundle import Bundle
 from lccl.data import HeldOut, Split, load_dataset
 from lccl.engines.base import Engine
@@ -31,11 +32,12 @@ from lccl.evaluate import measure
 from lccl.networks import ResNet
 from lccl.threshold_path import ThresholdPath
 from lccl.train.loop import layer_macs
-from lccl.train.recipe import Recipe
+from lccl.train.recipe import Recipe, continued
 from lccl.train.thresholds import ThresholdSampler
 
 SKIP_RATIOS = (0.3, 0.45, 0.6)
 WITHIN = 0.02
+FURTHER_LR = 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +55,11 @@ class Contender:
         return [float(threshold) for threshold in self.path.at(place)]
 
 
-def contender(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace) -> Contender:
+def contender(
+    name: str, plain: Bundle, start: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace
+) -> Contender:
     """Train a network by a recipe, or go on from its checkpoint, and find calibration's way for it."""
-    network, _ = trained(name, plain, data, recipe, options)
+    network, _ = trained(name, plain, data, recipe, options, start)
     engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads)
     return Contender(network, engine, calibrated_path(network, engine, plain, data))
 
@@ -75,16 +79,20 @@ def main() -> None:
     parser = budgeted(
         argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     )
+    parser.add_argument("--start", type=Path, help="a bundle of a network with gates to go on from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
+    start = lccl.load(options.start) if options.start else plain
     dataset = load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels)
     data, recipe = part_of(dataset, options), shared_recipe(options)
-    every = contender("path", plain, data, recipe, options)
+    if options.start:
+        recipe = continued(replace(recipe, lr=FURTHER_LR))
+    every = contender("path", plain, start, data, recipe, options)
     rows = []
     for ratio in SKIP_RATIOS:
         name, recipe_alone = f"alone-{ratio:g}", replace(recipe, skip_bottom=ratio, skip_top=ratio)
-        alone = contender(name, plain, data, recipe_alone, options)
+        alone = contender(name, plain, start, data, recipe_alone, options)
         learned = trained_with(alone.network, run_folder(name, recipe_alone, len(data.train)), ratio)
         theirs = better_at(ratio, alone, [alone.calibrated(ratio), learned], data.choose)
         rows.append(_row(ratio, dataset.test, (every, every.calibrated(ratio)), (alone, theirs)))
@@ -94,7 +102,9 @@ def main() -> None:
         "rows": rows,
     }
     print_tables(found)
-    print(results.write("one_ratio", f"python -m benchmarks.one_ratio {options.data.name} --plain PLAIN", found))
+    begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
+    command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}"
+    print(results.write("one_ratio", command, found))
 
 
 def better_at(ratio: float, one: Contender, rows: list[list[float]], choose: Split) -> list[float]:
