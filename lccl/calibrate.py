@@ -60,8 +60,9 @@ def calibrate(
     Each layer has a threshold of its own and each early exit its confidence, moved in the order of what that costs
     for the work it saves (:func:`lccl.threshold_path.find_path`): points in steps of about 0.05 of skip ratio until
     ten points of accuracy are lost, closer where the curve is steep or bends. All of that is decided on pictures of
-    ``data.choose``; every stated loss and skip ratio is from ``data.measure``, and nothing is dropped for what it
-    shows. Exact's accuracy is from both parts: its thresholds are 0, whatever is chosen.
+    ``data.choose``; every stated loss and skip ratio is from ``data.measure``, and nothing is dropped for the losses
+    it shows: only what skips no more there than the point before. Exact's accuracy is from both parts: its thresholds
+    are 0, whatever is chosen.
 
     Args:
         weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times,
@@ -136,20 +137,29 @@ class _Search:
         self.exact = self._try(path.at(0.0), 0.0)
         self._on_path = [self.exact, self._try(path.at(path.length), path.length)]
 
-    def reaching(self, skip_ratio: float, tolerance: float = RATIO_TOLERANCE) -> _Candidate | None:
+    def reaching(
+        self,
+        skip_ratio: float,
+        tolerance: float = RATIO_TOLERANCE,
+        *,
+        after: _Candidate,
+        before: _Candidate | None = None,
+    ) -> _Candidate | None:
         """A place whose skip ratio comes within a third of the usual tolerance, or at least within this one.
 
-        None beyond the path's end, and where the ratio jumps: a layer's shutting may shut others.
+        It lies between two places on the path, so that points' thresholds rise even where the ratio falls for a while.
+        None beyond the path's end, and where the ratio jumps: a layer's shutting may shut others, or open them.
         """
+        end = self._path.length if before is None else before.place
         for _ in range(MOST_TRIES):
-            best = min(self._on_path, key=lambda one: abs(one.skip_ratio - skip_ratio))
-            below = max((one for one in self._on_path if one.skip_ratio < skip_ratio), key=lambda one: one.place)
-            above = min(
-                (one for one in self._on_path if one.skip_ratio >= skip_ratio), key=lambda one: one.place, default=None
-            )
+            inside = [one for one in self._on_path if after.place <= one.place <= end]
+            below = max((one for one in inside if one.skip_ratio < skip_ratio), key=lambda one: one.place)
+            beyond = (one for one in inside if one.skip_ratio >= skip_ratio and one.place > below.place)
+            above = min(beyond, key=lambda one: one.place, default=below)
+            best = min((below, above), key=lambda one: abs(one.skip_ratio - skip_ratio))
             if abs(best.skip_ratio - skip_ratio) <= RATIO_TOLERANCE / 3:
                 return best
-            if above is None:
+            if above is below:
                 return None
             share = (skip_ratio - below.skip_ratio) / (above.skip_ratio - below.skip_ratio)
             place = below.place + min(0.9, max(0.1, share)) * (above.place - below.place)
@@ -172,7 +182,7 @@ def _choose(search: _Search) -> list[_Candidate]:
     chosen = [search.exact]
     target = STEP * np.floor(chosen[0].skip_ratio / STEP + 1.4)
     while target < 1 - STEP / 2:
-        point = search.reaching(float(target))
+        point = search.reaching(float(target), after=chosen[-1])
         target += STEP
         if point is None:
             continue
@@ -197,7 +207,7 @@ def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candida
     middle = (first.skip_ratio + second.skip_ratio) / 2
     bent = abs(search.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
     steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-    found = search.reaching(middle, tolerance=np.inf) if bent or steep else None
+    found = search.reaching(middle, np.inf, after=first, before=second) if bent or steep else None
     if found is None or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP:
         return None
     return found

@@ -166,6 +166,17 @@ def test_an_edge_close_to_a_point_gets_none_of_its_own(run):
     assert min(np.diff(ratios(run(jumping).table))) > 0.0115
 
 
+def test_thresholds_rise_where_the_ratio_falls_for_a_while(run):
+    """A layer that is shut may open others: from 0.29 back to 0.23, and on from there."""
+
+    def dipping(threshold):
+        return float(np.interp(threshold, [0, 2, 4, 10], [0.12, 0.29, 0.23, 0.9]))
+
+    found = ratios(run(dipping).table)
+    assert max(np.diff(found)) < 0.06
+    assert found[-1] > 0.8
+
+
 def test_it_stops_where_the_ratio_jumps(run):
     """From 0.52 to 0.92 at once: there is nothing between, and nothing beyond is looked for."""
     table = run(lambda threshold: 0.1 + 0.42 * min(threshold, 1) + 0.4 * (threshold > 1)).table
