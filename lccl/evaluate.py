@@ -15,7 +15,7 @@ from lccl.engines.base import Engine
 from lccl.errors import DataError
 from lccl.flops import NetworkShape
 from lccl.operating_points import Interval, OperatingPoint, Setting
-from lccl.statistics import Z_ONE_SIDED, Z_TWO_SIDED, paired_difference, wilson
+from lccl.statistics import Z_TWO_SIDED, largest_loss, paired_difference, wilson
 
 Progress = Callable[[int], None]
 
@@ -130,7 +130,6 @@ def operating_point(
     lost = int((exact.right & ~found.right).sum())
     won = int((found.right & ~exact.right).sum())
     low, high = paired_difference(lost, won, count)
-    _, bound = paired_difference(lost, won, count, Z_ONE_SIDED)
     accuracy, interval = _accuracy(found, exact, exact.right if unchosen is None else unchosen)
     return OperatingPoint(
         name=name,
@@ -142,7 +141,7 @@ def operating_point(
         accuracy_interval=interval,
         drop=100 * (lost - won) / count,
         drop_interval=Interval(100 * low, 100 * high),
-        drop_bound=100 * bound,
+        drop_bound=100 * largest_loss(lost, won, count),
         exit_confidence=found.exit_confidence,
     )
 

@@ -36,6 +36,16 @@ def paired_difference(lost: int, won: int, trials: int, z: float = Z_TWO_SIDED) 
     return _tango_bound(lost, won, trials, z, -1.0), _tango_bound(lost, won, trials, z, 1.0)
 
 
+def largest_loss(lost: int, won: int, trials: int) -> float:
+    """One-sided 95 % upper bound of (lost − won) / trials for paired proportions.
+
+    Tango's, moved by half an item for the steps that counts go in: without that, a true loss just above the bound is
+    overlooked in up to 6.7 % of the samples where only few items change sides.
+    """
+    _, bound = paired_difference(lost, won, trials, Z_ONE_SIDED)
+    return min(1.0, bound + 0.5 / trials)
+
+
 def _tango_bound(lost: int, won: int, trials: int, z: float, side: float) -> float:
     """Bisect for the difference at which the score statistic reaches ``z`` on the given side."""
     inner, outer = (lost - won) / trials, side
