@@ -60,6 +60,14 @@ class Bundle:
     version: str = "1"
     digest: str = ""
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs it was trained for, those of the runs that its own began from included."""
+        record, count = self.training, len(self.training.get("epochs", []))
+        while record := record.get("earlier", {}).get("training", {}):
+            count += len(record.get("epochs", []))
+        return count
+
 
 def save(bundle: Bundle, folder: Path) -> str:
     """Write a bundle and return its digest. Each file is written beside the old one, then put in its place."""
@@ -114,6 +122,10 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} needs a list of texts as labels")
     if len(labels) != architecture.classes:
         raise BundleError(f"{folder / DESCRIPTION} names {len(labels)} labels for {architecture.classes} classes")
+    try:
+        "".join([*labels, str(version)]).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"{folder / DESCRIPTION} has labels or a version that are no text: {error}") from error
     if not isinstance(version, str) or not all(isinstance(part, dict) for part in (splits, training, calibration)):
         raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
     _check_canary(canary, architecture.classes, folder / DESCRIPTION)
@@ -176,7 +188,7 @@ def _check_canary(canary: object, classes: int, file: Path) -> None:
             logits = np.array(rows, dtype=np.float64)
             if logits.shape[1:] != (classes,) or not len(logits) or not np.isfinite(logits).all():
                 raise ValueError("it needs finite logits of every class")
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise BundleError(f"{file} has an unreadable canary: record it anew with lccl canary") from error
 
 
@@ -229,7 +241,7 @@ def _fill(network: ResNet, tensors: dict[str, Tensor], file: Path) -> None:
             raise BundleError(f"{file}: {name} must hold finite floating numbers")
         if name.endswith("running_var") and (tensor < 0).any():
             raise BundleError(f"{file}: {name} holds a negative variance")
-        if name.endswith("temperature") and tensor <= 0:
+        if name.endswith("temperature") and tensor.float() <= 0:
             raise BundleError(f"{file}: {name} must lie above 0")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
 

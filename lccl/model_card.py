@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -68,8 +67,9 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     twin = bundle.training.get("plain_twin")
     if twin:
         low, high = twin["accuracy_interval"]
+        alike = "attached_to" not in twin and twin.get("epochs") == bundle.epochs
         yield (
-            f"{_twin_name(bundle)}{'' if 'attached_to' in twin else ', trained with the same budget,'} has "
+            f"{_twin_name(bundle)}{', trained with the same budget,' if alike else ''} has "
             f"{100 * twin['accuracy']:.2f} % ({100 * low:.2f} – {100 * high:.2f}) on the same pictures."
         )
         if twin.get("may_know_the_pictures"):
@@ -160,7 +160,7 @@ def _training(bundle: Bundle) -> Iterator[str]:
     yield "## Training"
     yield ""
     hours = sum(epoch.get("seconds", 0) for epoch in epochs) / 3600
-    earlier = _epochs_before(record)
+    earlier = bundle.epochs - len(epochs)
     trained = f"{earlier} epochs, and {len(epochs)} more as recorded," if earlier else f"{len(epochs)} epochs"
     yield (
         f"{trained} over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
@@ -168,20 +168,12 @@ def _training(bundle: Bundle) -> Iterator[str]:
         f"{record.get('machine', {}).get('threads')} threads of {record.get('machine', {}).get('device')}. "
         "The figures are those of the last epoch. The whole record is in bundle.json."
     )
-    if record.get("teacher"):
+    if record.get("teacher") and recipe.get("distill", 1):
         accuracy = 100 * record["teacher"]["accuracy"]
-        yield f"It also learned the answers of a plain network with {accuracy:.2f} % of the held-out pictures."
+        yield f"It also learned the answers of another network with {accuracy:.2f} % of the held-out pictures."
     for name, figures in (("This network, exact", record.get("test")), (_twin_name(bundle), _twin_test(bundle))):
         if figures:
             yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."
-
-
-def _epochs_before(record: Mapping[str, Any]) -> int:
-    """Epochs of the runs that this one began from, one after the other."""
-    count = 0
-    while record := record.get("earlier", {}).get("training", {}):
-        count += len(record.get("epochs", []))
-    return count
 
 
 def _twin_name(bundle: Bundle) -> str:

@@ -114,7 +114,7 @@ def sidenets_for(specs: Sequence[SideNetSpec], channels: Sequence[int], classes:
             raise ArchitectureError(f"a SideNet's grid has 1 to {MOST_GRID} parts a side, not {spec.grid}")
         if not 1 <= spec.hidden <= MOST_HIDDEN:
             raise ArchitectureError(f"a SideNet's hidden layer has 1 to {MOST_HIDDEN} units, not {spec.hidden}")
-    weights = sum(channels[spec.after] * spec.grid**2 * spec.hidden for spec in specs)
+    weights = sum(spec.hidden * (channels[spec.after] * spec.grid**2 + classes) for spec in specs)
     if weights > MOST_WEIGHTS:
         raise ArchitectureError(f"SideNets of {weights:,} weights are too large: at most {MOST_WEIGHTS:,} in all")
     return SideNets([SideNet(spec, channels[spec.after], classes) for spec in specs])

@@ -63,6 +63,7 @@ def twin_figures(twin: Bundle) -> dict[str, Any]:
         "accuracy_interval": [exact.accuracy_interval.low, exact.accuracy_interval.high],
         "test": twin.training.get("test"),
         "recipe": twin.training.get("recipe"),
+        "epochs": twin.epochs,
     }
 
 

@@ -28,9 +28,12 @@ def test_every_point_has_a_row_with_its_figures(bundle, tmp_path):
 
 def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
     twin = {"accuracy": 0.915, "accuracy_interval": [0.907, 0.922], "test": {"accuracy": 0.91, "images": 8000}}
-    known = card(replace(bundle, training={"plain_twin": twin}), tmp_path)
+    known = card(replace(bundle, training={"plain_twin": twin | {"epochs": 3}, "epochs": [{}] * 3}), tmp_path)
+    shorter = card(replace(bundle, training={"plain_twin": twin | {"epochs": 2}, "epochs": [{}] * 3}), tmp_path)
     assert "91.50 % (90.70 – 92.20)" in known
     assert "91.00 % of 8,000 test pictures" in known
+    assert "The plain twin, trained with the same budget, has" in known
+    assert "The plain twin has" in shorter
     assert "trained with the same budget" not in card(bundle, tmp_path)
 
 

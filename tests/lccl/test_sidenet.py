@@ -200,7 +200,7 @@ def test_the_modules_and_the_plan_agree_on_what_sidenets_answer(architecture, pi
         ([SideNetSpec(4, 17, 8)], "1 to 16 parts a side, not 17"),
         ([SideNetSpec(4, 1, 0)], "1 to 4096 units, not 0"),
         ([SideNetSpec(4, 1, 4097)], "1 to 4096 units, not 4097"),
-        ([SideNetSpec(place, 16, 4096) for place in range(6, 9)], "201,326,592 weights are too large"),
+        ([SideNetSpec(place, 16, 4096) for place in range(6, 9)], "201,449,472 weights are too large"),
     ],
 )
 def test_sidenets_that_do_not_fit_are_refused(specs, message):
