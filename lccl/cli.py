@@ -111,12 +111,15 @@ def train(
             raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
             raise LcclError(f"{teacher} tells other classes apart: {', '.join(taught.labels)}")
+        if taught is not None and taught.network.image_size != build(chosen).image_size:
+            raise LcclError(f"{teacher} looks at pictures of another size: {taught.network.image_size} pixels a side")
         with training_progress() as report:
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
                 device=place, compile_network=compile_network, report=report,
                 start=None if began is None else began.network, teacher=None if taught is None else taught.network,
                 statistics=None if began is None else (began.preprocessing.mean, began.preprocessing.std),
+                teacher_statistics=None if taught is None else (taught.preprocessing.mean, taught.preprocessing.std),
             )  # fmt: skip
         if began is not None:
             record["earlier"] = {"digest": began.digest, "training": dict(began.training)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -45,6 +46,7 @@ def train(
     start: ResNet | None = None,
     teacher: ResNet | None = None,
     statistics: Statistics | None = None,
+    teacher_statistics: Statistics | None = None,
 ) -> tuple[ResNet, dict[str, Any]]:
     """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
 
@@ -56,10 +58,12 @@ def train(
             is fresh.
         teacher: a network whose answers are learned beside the labels, as far as the recipe says.
         statistics: mean and deviation per channel to normalise with; the pictures' own without them.
+        teacher_statistics: what the teacher's input is normalised with; the network's without them.
 
     Raises:
-        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe, ``start`` is
-            another network, or the loss or the weights are no longer finite.
+        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe or one that began
+            from another network or had another teacher, ``start`` is another network, or the loss or the weights are
+            no longer finite.
 
     """
     steps = len(data.train) // recipe.batch
@@ -68,13 +72,15 @@ def train(
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
+    began = {"start": _fingerprint(start), "teacher": _fingerprint(teacher)}
     if teacher is not None:
-        teacher = teacher.to(device).eval()
+        teacher = teacher.to(device).eval() if recipe.distill else None
     mean, std = statistics or channel_statistics(data.train)
     normalise = Normaliser(mean, std, device)
+    for_teacher = Normaliser(*(teacher_statistics or (mean, std)), device)
     sampler = ThresholdSampler(layer_macs(network), device)
     optimiser = make_optimiser(network, recipe)
-    record = _new_record(architecture, recipe, data, mean, std, device)
+    record = _new_record(architecture, recipe, data, mean, std, device) | {"began": began}
     record = _resume(folder, record, network, optimiser, sampler)
     forward = torch.compile(network) if compile_network else network
 
@@ -100,7 +106,7 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 images = normalise(pixels)
                 output = forward(images, thresholds)
-                taught = None if teacher is None else _answers(teacher, images)
+                taught = None if teacher is None else _answers(teacher, for_teacher(pixels))
             loss = _loss(output, targets, recipe, taught)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -294,6 +300,17 @@ def _new_record(
     }
 
 
+def _fingerprint(network: ResNet | None) -> str | None:
+    """SHA-256 over a network's tensors, by which a run knows what it began from."""
+    if network is None:
+        return None
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _state(network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler) -> dict[str, Tensor]:
     state = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
@@ -326,9 +343,11 @@ def _resume(
     # As written before they had more fields.
     record["architecture"] = Architecture.from_json(record["architecture"]).to_json()
     record["recipe"] = asdict(Recipe()) | record["recipe"]
-    for part in ("architecture", "recipe", "data"):
+    record.setdefault("began", fresh["began"])
+    parts = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
+    for part, name in parts.items():
         if record[part] != fresh[part]:
-            raise LcclError(f"{folder} holds a checkpoint with another {part}: choose another folder or remove it")
+            raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
     state = load_file(file, device=str(sampler.quantiles.device))
     network.load_state_dict({n.removeprefix("network."): v for n, v in state.items() if n.startswith("network.")})
     for name, parameter in network.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -83,7 +84,9 @@ def _from_bundle(folder: Path, name: str | None) -> PlainNetwork:
         raise WeightsError(f"{folder} is an LCCL network already: give a plain one (gate none)")
     if name not in (None, bundle.architecture.name):
         raise WeightsError(f"{folder} holds a {bundle.architecture.name}, not a {name}")
-    return PlainNetwork(bundle.network, bundle.architecture, folder.name, bundle.digest, bundle)
+    network = copy.deepcopy(bundle.network)
+    network.add_sidenets([])
+    return PlainNetwork(network, bundle.architecture, folder.name, bundle.digest, bundle)
 
 
 def _from_file(file: Path, name: str | None) -> PlainNetwork:

@@ -323,6 +323,13 @@ def test_whole_numbers_are_refused(tmp_path):
     refused(written(tmp_path, their_weights() | {"fc.bias": torch.ones(4, dtype=torch.int32)}), "not I32")
 
 
+def test_a_bundles_sidenets_stay_behind(tmp_path, leaving_bundle):
+    save(leaving_bundle(Architecture("resnet20", gate="none")), tmp_path / "leaving")
+    plain = read_plain(tmp_path / "leaving")
+    assert not len(plain.network.sidenets)
+    assert len(plain.bundle.network.sidenets) == 2
+
+
 def test_a_network_other_than_the_one_asked_for_is_refused(tmp_path, random_bundle):
     save(random_bundle(Architecture("resnet20", gate="none")), tmp_path / "twin")
     refused(tmp_path / "twin", "holds a resnet20, not a resnet32", "resnet32")

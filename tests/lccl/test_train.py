@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ SHORT = Recipe(epochs=3, batch=4, lr=0.05, seed=1)
 RESNET20 = Architecture("resnet20", classes=3)
 
 
-def run(data, folder, recipe=SHORT, architecture=RESNET20, report=lambda *_: None):
-    return train(architecture, data, recipe, folder, device=torch.device("cpu"), compile_network=False, report=report)
+def run(data, folder, recipe=SHORT, architecture=RESNET20, report=lambda *_: None, **networks):
+    return train(
+        architecture, data, recipe, folder,
+        device=torch.device("cpu"), compile_network=False, report=report, **networks,
+    )  # fmt: skip
 
 
 def weights(network):
@@ -381,6 +385,24 @@ def test_a_checkpoint_from_before_there_were_more_fields_goes_on(trained, data, 
     assert same(weights(network), weights(again))
 
 
+def test_a_teacher_reads_pictures_as_it_was_trained_to(toy_data, tmp_path, random_network, monkeypatch):
+    seen = []
+
+    def answers(teacher, images):
+        seen.append(float(images.mean()))
+        return teacher(images).logits.detach()
+
+    monkeypatch.setattr("lccl.train.loop._answers", answers)
+    recipe, teacher = Recipe(epochs=1, batch=8), random_network(RESNET20.plain_twin)
+    shifted = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    run(toy_data(8, held=4), tmp_path / "own", recipe=recipe, teacher=teacher)
+    run(toy_data(8, held=4), tmp_path / "other", recipe=recipe, teacher=teacher, teacher_statistics=shifted)
+    own, other = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert not np.allclose(own, other, atol=0.05)
+    run(toy_data(8, held=4), tmp_path / "alone", recipe=replace(recipe, distill=0.0), teacher=teacher)
+    assert len(seen) == 2 * len(own)
+
+
 def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_images(toy_data, tmp_path):
     recipe = Recipe(
         epochs=4, batch=8, lr=0.02, exact_share=0.0, skip_bottom=0.45, skip_top=0.45, skip_from=0.25, seed=2
@@ -395,6 +417,8 @@ def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_image
         ({"recipe": Recipe(epochs=3, batch=4, lr=0.1, seed=1)}, "recipe"),
         ({"recipe": Recipe(epochs=4, batch=4, lr=0.05, seed=1)}, "recipe"),
         ({"architecture": RESNET20.plain_twin}, "architecture"),
+        ({"start": build(RESNET20)}, "start or teacher"),
+        ({"teacher": build(RESNET20)}, "start or teacher"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(trained, data, changes, part):
