@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ def fit_sidenets(
     engine: str = "auto",
     threads: int = 0,
 ) -> Bundle:
-    """Return the bundle with SideNets beside its network, whose answers without early exits stay the same.
+    """Return the bundle with SideNets beside its network, whose classes without early exits stay the same.
 
     Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. No
     image leaves early at the operating points, which are measured anew: it is exact alone where they used exits before.
@@ -115,16 +115,22 @@ def fit_sidenets(
         "measured_on": len(data.measure), "exits": figures[:-1], "end": figures[-1],
     }  # fmt: skip
     used = any(confidence < NEVER for point in bundle.table.points for confidence in point.exit_confidence)
-    made = replace(
-        bundle,
-        network=network,
-        training=dict(bundle.training) | {"sidenets": record},
-        calibration={} if used else bundle.calibration,
-        canary={},
-        digest="",
-    )
+    training = dict(bundle.training) | {"sidenets": record}
+    made = replace(bundle, network=network, training=training, calibration={}, canary={}, digest="")
     points = bundle.table.points[:1] if used else bundle.table.points
-    return replace(made, table=_table(points, compiled(made), data))
+    table = _table(points, compiled(made), data)
+    return replace(made, table=table, calibration={} if used else _still_true(bundle.calibration, table))
+
+
+def _still_true(calibration: Mapping[str, Any], table: OperatingPointTable) -> dict[str, Any]:
+    """What calibration recorded of the gates at the points that are left; which exits answered is told anew."""
+    if not calibration:
+        return {}
+    recorded = calibration["skip_ratio_mean_std"]
+    return {
+        "layers": calibration["layers"],
+        "skip_ratio_mean_std": {point.name: recorded[point.name] for point in table.points},
+    }
 
 
 def _table(points: Sequence[OperatingPoint], engine: Engine, data: HeldOut) -> OperatingPointTable:
@@ -141,13 +147,15 @@ def _table(points: Sequence[OperatingPoint], engine: Engine, data: HeldOut) -> O
 
 def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, report: Report) -> None:
     sides, random = list(network.sidenets), np.random.default_rng(recipe.seed)
-    centres = [_centre(features) for features in _first_look(network, bundle.preprocessing, split)]
+    looked_at = split.subset(random.permutation(len(split))[:FIRST_LOOK])
+    centres = [_centre(features) for features in _first_look(network, bundle.preprocessing, looked_at)]
     parameters = [parameter for side in sides for parameter in side.parameters()]
     optimiser = torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     steps = -(-len(split) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.lr, total_steps=recipe.epochs * steps, pct_start=0.1
-    )
+    total_steps = recipe.epochs * steps
+    # A rise of a single step out of ten would be divided by 0.
+    rise = 0.1 if total_steps != 10 else 0.2
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=total_steps, pct_start=rise)
     for epoch in range(recipe.epochs):
         right, total = np.zeros(len(sides)), 0.0
         for number, (features, labels) in enumerate(_batches(network, bundle, split, recipe, random), 1):
@@ -164,7 +172,7 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
             schedule.step()
             total += loss.item()
             right += [int((one.argmax(1) == labels).sum()) for one in logits]
-            report("step", epoch * steps + number, recipe.epochs * steps, {"loss": loss.item()})
+            report("step", epoch * steps + number, total_steps, {"loss": loss.item()})
         shares = (right / len(split)).tolist()
         figures = {f"accuracy_{side.spec.after}": share for side, share in zip(sides, shares, strict=True)}
         report("epoch", epoch + 1, recipe.epochs, {"loss": total / steps} | figures)
@@ -190,8 +198,8 @@ def _batches(
 
 
 def _first_look(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Tensor]:
-    """What each SideNet reads of the first pictures, [images, C · grid²] each."""
-    read = [features for _, features in _passes(network, preprocessing, split.first(FIRST_LOOK))]
+    """What each SideNet reads of these pictures, [images, C · grid²] each."""
+    read = [features for _, features in _passes(network, preprocessing, split)]
     return [torch.cat(parts) for parts in zip(*read, strict=True)]
 
 

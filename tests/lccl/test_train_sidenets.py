@@ -19,7 +19,7 @@ from lccl.operating_points import Wish
 from lccl.reliability import expected_calibration_error, softmax
 from lccl.sidenet import SideNetSpec
 from lccl.threshold_path import ThresholdPath
-from lccl.train.sidenets import SideNetRecipe, fit_sidenets, usual_places
+from lccl.train.sidenets import SideNetRecipe, _first_look, _still_true, fit_sidenets, usual_places
 
 SHARED, PLAIN = Architecture("resnet20", classes=3), Architecture("resnet20", gate="none", classes=3)
 LEAVES, STAYS = 0.0, 1.0
@@ -201,6 +201,41 @@ def test_points_are_charged_for_the_sidenets_beside_them(gated, toy_data):
 
 def fit(bundle, data, after=2):
     return fit_sidenets(bundle, [SideNetSpec(after, 2, 8)], data, SideNetRecipe(), lambda *_: None, "reference")
+
+
+def test_a_run_of_ten_steps_is_no_exception(random_bundle, toy_data):
+    """A tenth of it is a single step, in which a rate cannot rise."""
+    bundle, data = replace(random_bundle(SHARED), splits={"digest": "toy"}), toy_data()
+    assert len(data.train) <= 256
+    fitted = fit_sidenets(
+        bundle, [SideNetSpec(2, 2, 8)], data, SideNetRecipe(epochs=10, batch=256), lambda *_: None, "reference"
+    )
+    assert len(fitted.training["sidenets"]["exits"]) == 1
+
+
+def test_what_a_sidenet_reads_is_centred_on_pictures_of_all_classes(random_bundle, toy_data, monkeypatch):
+    """Data sets come class by class; the mean of the first class is not that of the rest."""
+    looked_at = []
+
+    def look(network, preprocessing, split):
+        looked_at.append(set(split.labels.tolist()))
+        return _first_look(network, preprocessing, split)
+
+    data = toy_data(40)
+    order = np.argsort(data.train.labels, kind="stable")
+    monkeypatch.setattr("lccl.train.sidenets._first_look", look)
+    monkeypatch.setattr("lccl.train.sidenets.FIRST_LOOK", len(order) // 2)
+    fit(replace(random_bundle(SHARED), splits={"digest": "toy"}), replace(data, train=data.train.subset(order)))
+    assert looked_at == [set(data.train.labels.tolist())]
+
+
+def test_what_was_recorded_of_gates_stays_for_the_points_that_are_left(make_table):
+    table = make_table(2)
+    recorded = {point.name: [[0.1, 0.0]] * 2 for point in table.points} | {"gone": [[0.2, 0.0]] * 2}
+    calibration = {"layers": ["a", "b"], "skip_ratio_mean_std": recorded, "images_by_exit": {"exact": [0, 1]}}
+    left = {name: rows for name, rows in recorded.items() if name != "gone"}
+    assert _still_true(calibration, table) == {"layers": ["a", "b"], "skip_ratio_mean_std": left}
+    assert _still_true({}, table) == {}
 
 
 def test_other_data_is_refused(random_bundle, toy_data):
