@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter as Metric
 
+from lccl.operating_points import ROUNDING
 from service.histogram import Series
 from service.metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 from service.registry import ServedModel
@@ -136,14 +137,16 @@ def _spreads(model: ServedModel) -> NDArray[np.float64] | None:
     """At each point, the standard deviation of the skip ratio between held-out pictures, at most: [points].
 
     Calibration recorded each layer's; their sum, weighted by MACs, is the whole's if all layers vary together, and
-    more than it otherwise. None where it recorded nothing that fits.
+    more than it otherwise; never less than what engines differ by. None where it recorded nothing that fits.
     """
     recorded: Any = model.bundle.calibration.get("skip_ratio_mean_std")
     shape = model.engine.shape
     macs = shape.cells * shape.cell_macs
     try:
         deviations = [[layer[1] for layer in recorded[point.name]] for point in model.bundle.table.points]
-        spreads = np.array(deviations, dtype=np.float64) @ macs / macs.sum()
+        spreads: NDArray[np.float64] = np.array(deviations, dtype=np.float64) @ macs / macs.sum()
     except (IndexError, KeyError, TypeError, ValueError):
         return None
-    return spreads if np.isfinite(spreads).all() and (spreads >= 0).all() else None
+    if not np.isfinite(spreads).all() or (spreads < 0).any():
+        return None
+    return spreads.clip(ROUNDING)

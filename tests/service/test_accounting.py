@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from lccl.bundle import load
 from lccl.flops import EarlyExit
 from lccl.lowering import lower, shape_of
-from lccl.operating_points import Wish
+from lccl.operating_points import ROUNDING, Wish
 from service.accounting import Accounting
 from service.metrics import MOST_CLASSES, Metrics
 from service.runner import Result
@@ -120,6 +120,14 @@ def test_without_calibrations_spread_there_is_none(enter, result, calibration):
     sample = enter(result(), calibration=calibration)
     assert sample("point_skip_ratio_total", operating_point="interpolated", kind="reached") == pytest.approx(0.4)
     assert sample("point_skip_ratio_total", operating_point="interpolated", kind="spread") is None
+
+
+def test_a_spread_is_no_smaller_than_what_engines_differ_by(enter, result, bundle):
+    """Divided by 0, a difference in the last bits would be a drift beyond all bounds."""
+    recorded = bundle.calibration["skip_ratio_mean_std"]
+    still = {name: [[mean, 0.0] for mean, _ in layers] for name, layers in recorded.items()}
+    sample = enter(result(), calibration={"skip_ratio_mean_std": still})
+    assert sample("point_skip_ratio_total", operating_point="interpolated", kind="spread") == pytest.approx(ROUNDING)
 
 
 def test_canaries_and_pictures_without_an_answer_cost_but_tell_nothing(enter, result):
