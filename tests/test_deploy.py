@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -84,6 +86,19 @@ class TestWiring:
         )
         assert list((ROOT / "deploy/prometheus").glob(pattern))
 
+    def test_every_setting_can_be_given_from_outside(self):
+        """But for what the image, its health check and Compose's grace period rest on."""
+        fixed = {"host", "port", "models", "drain_timeout_s"}
+        expected = {f"LCCL_{name.upper()}" for name in Settings.model_fields if name not in fixed}
+        given = SERVICES["service"]["environment"]
+        assert set(given) == expected | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        assert set(given.values()) == {None}
+
+    def test_models_are_the_hosts(self):
+        folder = re.search(r"LCCL_MODELS=(\S+)", DOCKERFILE)[1]
+        for name in ("service", "service-gpu"):
+            assert SERVICES[name]["volumes"] == [f"${{MODELS:-./models}}:{folder}:ro"]
+
     def test_grafana_asks_prometheus(self):
         (source,) = deployed("grafana/provisioning/datasources/prometheus.yml")["datasources"]
         assert source["url"] == "http://prometheus:9090"
@@ -93,7 +108,11 @@ class TestWiring:
         assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
 
     def test_every_mounted_file_exists(self):
-        mounts = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
+        mounts = [
+            volume.replace("${MODELS:-./models}", "./models").split(":")[0]
+            for service in SERVICES.values()
+            for volume in service.get("volumes", ())
+        ]
         assert all((ROOT / mount).exists() for mount in mounts if mount.startswith("."))
 
 
@@ -102,7 +121,7 @@ def test_the_gpu_profile_adds_a_service_that_prometheus_finds():
     assert gpu["profiles"] == ["gpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    assert gpu["environment"] == {"LCCL_DEVICE": "cuda"}
+    assert gpu["environment"] == SERVICES["service"]["environment"] | {"LCCL_DEVICE": "cuda"}
     assert gpu["build"]["args"]["CUDA"] == "${CUDA:-cu130}"
     assert gpu["tmpfs"] == ["/tmp:exec"]  # without it, what the cuda engine compiles there could not be loaded
     (job,) = deployed("prometheus/prometheus.yml")["scrape_configs"]
