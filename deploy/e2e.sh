@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export COMPOSE_PROJECT_NAME=lccl-e2e
 export PORT=${PORT:-18000} PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090} GRAFANA_PORT=${GRAFANA_PORT:-13000}
+export LCCL_MAX_IMAGES=63  # a setting that is not the default
 failed=0
 
 need_engine() {
@@ -87,6 +88,10 @@ check "the service runs as user 10001" test "$(inside service id -u)" = 10001
 check "the service has no compiler" inside service sh -c '! command -v g++ && ! command -v cmake'
 check "the service has no offline tools and no test packages" inside service python -c \
   'import importlib.util as u; assert not any(map(u.find_spec, ("lccl.train", "lccl.cli", "typer", "rich", "pytest", "sympy")))'
+check "settings come from the shell, and those not set there are not set" inside service sh -c \
+  'test "$LCCL_MAX_IMAGES" = 63 && test -z "${LCCL_API_KEY+set}"'
+check "models are those of the folder, read-only" test "/models false" = \
+  "$(docker inspect --format '{{range .Mounts}}{{.Destination}} {{.RW}}{{end}}' "$container")"
 check "the native engine runs" inside service python -c 'import lccl.engines.cpu._native as n; assert n.instruction_sets()'
 check "the service cannot write to its image" inside service sh -c '! touch /opt/lccl/probe'
 for name in service prometheus grafana; do
