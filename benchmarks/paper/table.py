@@ -49,7 +49,7 @@ A row without a result says so.
 weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold takes part in training. Gates begin
 half open, as in the released code; elsewhere in this project they begin open. Three things differ from that code. The
 learning rate rises from {RECIPE["first_lr"]:g} to {RECIPE["lr"]:g} over the first {RECIPE["warm_up"]:.0%} of the run
-and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay ([why](training.md)). And
+and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay. And
 `cifar10-jpeg` holds lossy copies of CIFAR-10's pictures, 50,000 to train on and 8,000 to test on, whose errors are some
 points above the originals'.
 
