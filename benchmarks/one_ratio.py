@@ -80,6 +80,7 @@ def main() -> None:
         argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     )
     parser.add_argument("--start", type=Path, help="a bundle of a network with gates to go on from")
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(SKIP_RATIOS))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
@@ -90,7 +91,7 @@ def main() -> None:
         recipe = continued(replace(recipe, lr=FURTHER_LR))
     every = contender("path", plain, start, data, recipe, options)
     rows = []
-    for ratio in SKIP_RATIOS:
+    for ratio in options.ratios:
         name, recipe_alone = f"alone-{ratio:g}", replace(recipe, skip_bottom=ratio, skip_top=ratio)
         alone = contender(name, plain, start, data, recipe_alone, options)
         learned = trained_with(alone.network, run_folder(name, recipe_alone, len(data.train)), ratio)
@@ -103,7 +104,8 @@ def main() -> None:
     }
     print_tables(found)
     begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
-    command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}"
+    ratios = "" if options.ratios == list(SKIP_RATIOS) else f" --ratios {' '.join(map(str, options.ratios))}"
+    command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}{ratios}"
     print(results.write("one_ratio", command, found))
 
 

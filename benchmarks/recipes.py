@@ -163,7 +163,8 @@ def along(path: ThresholdPath, engine: Engine, split: Split) -> dict[str, Any]:
     """Accuracy at exact and at each skip ratio, linear between places on a way, and how many layers vary at 0.45."""
     rows = [row_parts(engine, path.at(place)) for place in np.linspace(0, path.length, PLACES)]
     found = [measure(engine, split, thresholds, exit_confidence=exits) for thresholds, exits in rows]
-    ratios, accuracies = [one.skip_ratio(engine.shape) for one in found], [one.accuracy for one in found]
+    ratios = np.maximum.accumulate([one.skip_ratio(engine.shape) for one in found]).tolist()
+    accuracies = [one.accuracy for one in found]
     at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}
     middle = found[int(np.abs(np.array(ratios) - 0.45).argmin())]
     return {

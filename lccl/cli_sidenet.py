@@ -57,6 +57,12 @@ def train(
         use_threads(threads)
         recipe = SideNetRecipe(epochs=epochs, batch=batch, lr=lr, seed=seed)
         loaded = bundles.load(bundle)
+        if loaded.network.skip_convs and len(loaded.table.points) == 1:
+            console.print(
+                f"{bundle} has no operating points yet: SideNets are fitted to exact gates alone, and worth less under "
+                "others. lccl calibrate before gives them all",
+                highlight=False,
+            )
         dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         specs = [SideNetSpec(block, grid, hidden) for block in after or usual_places(loaded.network)]
         with training_progress() as report:

@@ -94,10 +94,12 @@ def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, pictures, r
     exec(code, {"model": random_network(Architecture("resnet20", gate="none", classes=3))})
     (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
     for line in commands.splitlines():
-        words = shlex.split(line.replace("--epochs 5", "--epochs 5 --batch 8").replace("PICTURES", str(pictures)))
+        words = shlex.split(
+            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("PICTURES", str(pictures)), comments=True
+        )
         done = CliRunner().invoke(app, words[1:])
         assert (words[0], done.exit_code) == ("lccl", 0), done.output
-    (ask,) = (block for block in blocks(OWN_MODEL, "sh") if "models/mine/classify" in block)
+    (ask,) = (block for block in blocks(OWN_MODEL, "sh") if "models/attached/classify" in block)
     with served("--models", str(tmp_path / "models")) as url:
         script = PRELUDE + re.sub("^make serve .*$", "", ask, flags=re.MULTILINE)
         script = script.replace("localhost:8000", url.removeprefix("http://"))

@@ -317,7 +317,15 @@ def leaving(calibrated, data, place):
     output = succeeded(lccl("sidenet", "train", calibrated, data, "--out", out, *shape, *recipe))
     assert "block 5" in output
     assert "the end" in output
+    assert len(bundles.load(calibrated).table.points) > 1
+    assert "operating points yet" not in output
     return out
+
+
+def test_sidenets_before_calibration_are_worth_a_word(model, data, tmp_path):
+    shape = ["--after", 2, "--grid", 1, "--hidden", 2, "--epochs", 1, "--engine", "reference"]
+    done = lccl("sidenet", "train", model, data, "--out", tmp_path / "hasty", *shape)
+    assert "has no operating points yet: SideNets are fitted to exact gates alone" in " ".join(done.output.split())
 
 
 def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, calibrated):

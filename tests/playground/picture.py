@@ -20,8 +20,8 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme="light")
         page.goto(base)
         answered(page)
-        for key in ("ArrowRight", "ArrowLeft"):  # the first answer's times are those of a browser that starts
-            part(page, "slider").press(key)
+        for sparsity in ("0.14", "0.15"):  # the first answer's times are those of a browser that starts
+            part(page, "slider").fill(sparsity)
             page.wait_for_timeout(300)
         answered(page)
         shot = page.screenshot(full_page=True)
