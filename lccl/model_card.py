@@ -162,10 +162,11 @@ def _training(bundle: Bundle) -> Iterator[str]:
     hours = sum(epoch.get("seconds", 0) for epoch in epochs) / 3600
     earlier = bundle.epochs - len(epochs)
     trained = f"{earlier} epochs, and {len(epochs)} more as recorded," if earlier else f"{len(epochs)} epochs"
+    threads = record.get("machine", {}).get("threads")
     yield (
         f"{trained} over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
         f"{recipe.get('precision')}, seed {recipe.get('seed')}; {hours:.1f} hours on "
-        f"{record.get('machine', {}).get('threads')} threads of {record.get('machine', {}).get('device')}. "
+        f"{threads} thread{'' if threads == 1 else 's'} of {record.get('machine', {}).get('device')}. "
         "The figures are those of the last epoch. The whole record is in bundle.json."
     )
     if record.get("teacher") and recipe.get("distill", 1):
