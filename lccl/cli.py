@@ -100,7 +100,8 @@ def train(
         recipe = recipe if start is None else continued(recipe)
         place = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
-        dataset = load_data(data, network_input(build(chosen).image_size))
+        size = build(chosen).image_size
+        dataset = load_data(data, network_input(size))
         began = None if start is None else bundles.load(start)
         taught = None if teacher is None else bundles.load(teacher)
         if began is not None:
@@ -111,7 +112,7 @@ def train(
             raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
             raise LcclError(f"{teacher} tells other classes apart: {', '.join(taught.labels)}")
-        if taught is not None and taught.network.image_size != build(chosen).image_size:
+        if taught is not None and taught.network.image_size != size:
             raise LcclError(f"{teacher} looks at pictures of another size: {taught.network.image_size} pixels a side")
         with training_progress() as report:
             trained, record = run(

@@ -119,7 +119,7 @@ def test_training_further_begins_from_a_bundle_and_learns_from_a_teacher(trained
     assert np.allclose(*weights, atol=1e-5)
 
 
-def test_training_further_from_what_does_not_fit(model, data, tmp_path):
+def test_training_further_from_what_does_not_fit(model, data, tmp_path, random_bundle):
     start = ["--start", model, "--out", tmp_path / "other", "--runs", tmp_path, *EPOCH]
     failed(lccl("train", data, *start, "--gate", "pointwise"), "cannot begin from the weights of another network")
     failed(lccl("train", data, *start, "--network", "resnet32"), "cannot begin from the weights of another network")
@@ -128,6 +128,9 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path):
     foreign = replace(bundles.load(model), labels=("a", "b", "c"))
     bundles.save(foreign, tmp_path / "foreign")
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
+    large = random_bundle(Architecture("resnet18", gate="none", classes=3))
+    bundles.save(replace(large, labels=bundles.load(model).labels), tmp_path / "large")
+    failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "large"), "another size: 224 pixels a side")
     failed(lccl("train", data, *start, "--teacher", model, "--distill", 2), "distill in 0..1")
 
 
