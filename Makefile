@@ -14,7 +14,7 @@ SANITIZED := build/sanitized
 KSERVE := build/kserve
 SCHEMATHESIS := build/schemathesis
 
-.PHONY: setup serve test test-kserve check audit check-native bench faults e2e figures playground-picture clean
+.PHONY: setup serve test test-kserve check audit check-native bench faults e2e figures playground-image clean
 
 setup: $(INSTALLED)
 
@@ -86,8 +86,8 @@ figures: setup
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[figures]"
 	$(BIN)/python -m benchmarks.figures
 
-playground-picture: setup
-	$(BIN)/python -m tests.playground.picture
+playground-image: setup
+	$(BIN)/python -m tests.playground.image
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

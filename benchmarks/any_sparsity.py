@@ -1,10 +1,10 @@
-"""One set of weights at every skip ratio, on test pictures: what is lost, and whether calibration kept its word.
+"""One set of weights at every skip ratio, on test images: what is lost, and whether calibration kept its word.
 
     python -m benchmarks.any_sparsity DATA --twin FOLDER [--model FOLDER] [--attached FOLDER]
 
-DATA is a data set with test pictures, as for ``lccl evaluate``; the twin's folder holds the bundle of the plain twin,
-trained on the same pictures with the same budget, and that of ``--attached`` a calibrated network that ``lccl attach``
-made of a plain one. Every figure is paired, picture by picture.
+DATA is a data set with test images, as for ``lccl evaluate``; the twin's folder holds the bundle of the plain twin,
+trained on the same images with the same budget, and that of ``--attached`` a calibrated network that ``lccl attach``
+made of a plain one. Every figure is paired, image by image.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """A calibrated network on the test pictures, at each skip ratio that its own table reaches, up to ``highest``."""
+    """A calibrated network on the test images, at each skip ratio that its own table reaches, up to ``highest``."""
 
     engine: Engine
     highest: float
@@ -129,9 +129,9 @@ class _Removed:
 
 
 def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[str, Any]]:
-    """The same network with whole branches removed, for all pictures alike, at no fewer MACs than skipping takes.
+    """The same network with whole branches removed, for all images alike, at no fewer MACs than skipping takes.
 
-    Branches are removed one after the other, each time the one that costs the fewest of the choosing part's pictures;
+    Branches are removed one after the other, each time the one that costs the fewest of the choosing part's images;
     a removed branch's gates cost nothing, and those of the others are not counted either.
     """
     engine = served.engine
@@ -192,7 +192,7 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
 
 
 def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[str, Any]:
-    """What a floor alone is served with, and what that loses on the test pictures; broken where surely more."""
+    """What a floor alone is served with, and what that loses on the test images; broken where surely more."""
     setting = bundle.table.resolve(Wish(max_accuracy_drop=floor))
     exact = measure_setting(engine, test, bundle.table.exact)
     lost, interval = paired(exact.right, measure_setting(engine, test, setting).right)
@@ -202,7 +202,7 @@ def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[st
 
 
 def varying(engine: Engine, found: Measurement) -> int:
-    """How many layers' skip ratios differ between pictures by more than 0.02, as a standard deviation."""
+    """How many layers' skip ratios differ between images by more than 0.02, as a standard deviation."""
     return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
 
 

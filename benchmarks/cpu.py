@@ -3,7 +3,7 @@
     python -m benchmarks.cpu [NAME ...] [--images DATA] [--rounds N]
 
 Without names all are run. Each writes benchmarks/results/cpu/<name>.json; the summary at the end reads all of
-them that are there. DATA is a data set as for ``lccl train``; pictures are drawn where there is none.
+them that are there. DATA is a data set as for ``lccl train``; images are drawn where there is none.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
-from lccl.bench.pictures import Pictures, choose, noise_pictures, read_pictures
+from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.report import showing, tables
 from lccl.bench.run import Options, run
-from lccl.bench.workload import Model, find_model, make_workload, pictures_needed
+from lccl.bench.workload import Model, find_model, images_needed, make_workload
 from lccl.data import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -126,9 +126,9 @@ def main() -> None:
     for name in options.names or MEASUREMENTS:
         measurement = MEASUREMENTS[name]
         model = find_model(str(ROOT / measurement.model) if "/" in measurement.model else measurement.model)
-        pictures = _pictures(model, options.images, measurement.batch, read)
+        images = _images(model, options.images, measurement.batch, read)
         with console.status(f"{name}: thresholds"):
-            workload = make_workload(model, pictures, measurement.batch, measurement.skip)
+            workload = make_workload(model, images, measurement.batch, measurement.skip)
         with showing(console) as stages:
             made = run(workload, replace(measurement.options, rounds=options.rounds), stages)
         for table in tables(made):
@@ -140,13 +140,13 @@ def main() -> None:
     _summary(console)
 
 
-def _pictures(model: Model, path: Path | None, batch: int, read: dict[int, Dataset]) -> Pictures:
-    """Pictures for a model; a data set is read once for each input size that it can fill."""
-    count, preprocessing = pictures_needed(model, batch), model.preprocessing
+def _images(model: Model, path: Path | None, batch: int, read: dict[int, Dataset]) -> Images:
+    """Images for a model; a data set is read once for each input size that it can fill."""
+    count, preprocessing = images_needed(model, batch), model.preprocessing
     if path is None:
-        return noise_pictures(count, preprocessing.size)
+        return noise_images(count, preprocessing.size)
     if preprocessing.size not in read:
-        read[preprocessing.size] = read_pictures(path, preprocessing)
+        read[preprocessing.size] = read_images(path, preprocessing)
     return choose(read[preprocessing.size], path.name, preprocessing, count)
 
 

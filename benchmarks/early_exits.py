@@ -1,8 +1,8 @@
-"""Early exits on test pictures: what they save beside skipping, whether they are rightly sure, and the time it takes.
+"""Early exits on test images: what they save beside skipping, whether they are rightly sure, and the time it takes.
 
     python -m benchmarks.early_exits DATA [--model FOLDER] [--threads 0]
 
-DATA is a data set with test pictures, as for ``lccl evaluate``. Gates alone and exits alone follow paths that are found
+DATA is a data set with test images, as for ``lccl evaluate``. Gates alone and exits alone follow paths that are found
 on the choosing part, as calibration finds that of both. Work is told in MACs of the plain network.
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """A setting on the test pictures: MACs of the plain network's, and what it got right."""
+    """A setting on the test images: MACs of the plain network's, and what it got right."""
 
     work: float
     right: NDArray[np.bool_]
@@ -72,7 +72,7 @@ class _Place:
 
 
 def _no_loss(bundle: Bundle, points: list[_Place]) -> list[dict[str, Any]]:
-    """The sparsest point that states no sure loss: MACs of exact's, and what it loses on pictures that chose nothing.
+    """The sparsest point that states no sure loss: MACs of exact's, and what it loses on images that chose nothing.
 
     Chosen by the table alone, where the interval of the paired loss against exact touches 0.
     """
@@ -127,7 +127,7 @@ def _around(places: list[_Place], work: float) -> tuple[_Place, _Place, float] |
 
 
 def _rights_at(places: list[_Place], work: float) -> NDArray[np.float64] | None:
-    """Each picture's chance of being right at that work, between the neighbours' answers."""
+    """Each image's chance of being right at that work, between the neighbours' answers."""
     around = _around(places, work)
     if around is None:
         return None
@@ -142,7 +142,7 @@ def _accuracy_at(places: list[_Place], work: float) -> float | None:
 
 
 def _ahead(ours: list[_Place], theirs: list[_Place], work: float) -> tuple[float | None, list[float]]:
-    """Percentage points ahead at equal work, with a 95 % interval from the pictures' differences."""
+    """Percentage points ahead at equal work, with a 95 % interval from the images' differences."""
     mine, other = _rights_at(ours, work), _rights_at(theirs, work)
     if mine is None or other is None:
         return None, []
@@ -152,7 +152,7 @@ def _ahead(ours: list[_Place], theirs: list[_Place], work: float) -> tuple[float
 
 
 def _exits(engine: Engine, test: Split) -> list[dict[str, Any]]:
-    """Each exit if all pictures took it, with exact gates; the network's end last."""
+    """Each exit if all images took it, with exact gates; the network's end last."""
     exits, nothing = len(engine.shape.exits), [0.0] * len(engine.shape.layers)
     rows = []
     for number in range(exits + 1):
@@ -196,7 +196,7 @@ def _controls(point: OperatingPoint) -> Controls:
 
 
 def _time(engine: Engine, batches: list[NDArray[np.uint8]], controls: Controls) -> tuple[float, float]:
-    """Seconds for all batches, and mean gated MACs of a picture."""
+    """Seconds for all batches, and mean gated MACs of an image."""
     macs = 0.0
     began = time.perf_counter()
     outputs = [engine.run(batch, controls) for batch in batches]

@@ -1,4 +1,4 @@
-"""Makes what the documentation shows: the example picture, the shipped model's curve, and the tables.
+"""Makes what the documentation shows: the example image, the shipped model's curve, and the tables.
 
 python -m benchmarks.figures
 """
@@ -200,7 +200,7 @@ def draw_example(file: Path) -> None:
 
 
 def draw_curve(file: Path) -> None:
-    """Accuracy over work: the model's table, what was reached over HTTP on test pictures, and the plain twin."""
+    """Accuracy over work: the model's table, what was reached over HTTP on test images, and the plain twin."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -216,7 +216,7 @@ def draw_curve(file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.8))
     axes.errorbar(
         ratios, accuracies, [below, above], marker="o", markersize=4, capsize=2, color="#1f5fa8",
-        label="operating points, held-out pictures (95 %)",
+        label="operating points, held-out images (95 %)",
     )  # fmt: skip
     twin = bundle["training"].get("plain_twin")
     if twin:
@@ -225,7 +225,7 @@ def draw_curve(file: Path) -> None:
         rows = json.loads(REACHED.read_text(encoding="utf-8"))["rows"]
         axes.scatter(
             [row["skip_reached"] for row in rows], [100 * row["accuracy_reached"] for row in rows],
-            marker="x", color="#c4501b", zorder=3, label="reached over HTTP, test pictures",
+            marker="x", color="#c4501b", zorder=3, label="reached over HTTP, test images",
         )  # fmt: skip
     axes.set_xlabel("skip ratio: share of gated convolutions' cells not needed")
     axes.set_ylabel("accuracy %")

@@ -50,7 +50,7 @@ stages=("$@")
 for stage in "${stages[@]}"; do
   case $stage in
     tests | tune | kernels | networks | sanitizer) ;;
-    train:?*) [ -n "${DATA:-}" ] || { echo "error: $stage needs pictures: set DATA to a data set" >&2; exit 2; } ;;
+    train:?*) [ -n "${DATA:-}" ] || { echo "error: $stage needs images: set DATA to a data set" >&2; exit 2; } ;;
     *) echo "error: no stage $stage: use tests, tune, kernels, networks, sanitizer or train:ROW[@EPOCHS]" >&2; exit 2 ;;
   esac
 done

@@ -2,12 +2,12 @@
 
     python -m benchmarks.one_ratio DATA --plain FOLDER [--start FOLDER] [--images 20000] [--epochs 3] …
 
-All go on from the same network, on the same pictures for the same time: one as ``path`` in :mod:`benchmarks.recipes`
-does, the others with every picture that does not run exactly at their own ratio. That network is the plain one, with
+All go on from the same network, on the same images for the same time: one as ``path`` in :mod:`benchmarks.recipes`
+does, the others with every image that does not run exactly at their own ratio. That network is the plain one, with
 fresh gates, or the one that ``--start`` names; the plain one teaches. The one takes the way from exact to sparse that
 calibration finds for it. Of the others' two sets of thresholds, calibration's and those that training ended with, each
-takes the one that is right more often on held-out pictures, of those that skip what is asked for. On test pictures they
-are compared picture by picture.
+takes the one that is right more often on held-out images, of those that skip what is asked for. On test images they
+are compared image by image.
 """
 
 from __future__ import annotations

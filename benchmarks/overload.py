@@ -59,7 +59,7 @@ def main() -> None:
         f"python -m benchmarks.overload --network {options.network} --seconds {options.seconds:g} "
         f"--rounds {options.rounds}"
     )
-    figures |= {"wish": WISHES[options.network], "pictures": served.source}
+    figures |= {"wish": WISHES[options.network], "source": served.source}
     print(results.write(f"overload-{options.network}", command, figures))
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.recipes DATA --plain FOLDER [NAME …] [--seed 0] [--images 20000] [--epochs 3] [--threads 1]
 
-Every variant gives fresh gates to the same plain network, trains on the same pictures for the same time, takes the way
-from exact to sparse that calibration finds, and is measured on held-out pictures that chose nothing. FOLDER holds the
+Every variant gives fresh gates to the same plain network, trains on the same images for the same time, takes the way
+from exact to sparse that calibration finds, and is measured on held-out images that chose nothing. FOLDER holds the
 plain network's bundle, made from DATA. A run whose result is there already is left out.
 """
 
@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher-alone": ("the teacher alone, no labels", {"distill": 1.0}),
     "wide-gates": ("gates begin as 1 ± 1 instead of 1 ± 0.25", {"gate_scale": 1.0}),
     "narrow-gates": ("gates begin as 1 ± 0.05", {"gate_scale": 0.05}),
-    "few-exact": ("5 % of the pictures exact instead of 30 %", {"exact_share": 0.05}),
+    "few-exact": ("5 % of the images exact instead of 30 %", {"exact_share": 0.05}),
 }
 SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
 PLACES = 25
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Let a parser read the pictures, the plain network that all begin from, and the budget."""
+    """Let a parser read the images, the plain network that all begin from, and the budget."""
     parser.add_argument("data", type=Path)
     parser.add_argument("--plain", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -95,7 +95,7 @@ def budget_flags(options: argparse.Namespace) -> str:
 
 
 def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
-    """The held-out parts, and as many of the training pictures as the budget has."""
+    """The held-out parts, and as many of the training images as the budget has."""
     held = hold_out(dataset.train)
     order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
     return dataclasses.replace(held, train=held.train.subset(order))
@@ -147,7 +147,7 @@ def run_folder(name: str, recipe: Recipe, images: int) -> Path:
 
 
 def calibrated_path(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> ThresholdPath:
-    """The way from exact to sparse that calibration finds for a network, on fewer pictures."""
+    """The way from exact to sparse that calibration finds for a network, on fewer images."""
     notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
     return find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)
 

@@ -1,8 +1,8 @@
-"""Asks for sparsities over HTTP, on test pictures, and compares what the service states with what it reaches.
+"""Asks for sparsities over HTTP, on test images, and compares what the service states with what it reaches.
 
     python -m benchmarks.stated_and_reached DATA [--model NAME] [--images N]
 
-DATA is a data set with test pictures, as for ``lccl evaluate``.
+DATA is a data set with test images, as for ``lccl evaluate``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="resnet20-cifar10")
-    parser.add_argument("--images", type=int, default=0, help="how many test pictures; 0 takes all")
+    parser.add_argument("--images", type=int, default=0, help="how many test images; 0 takes all")
     options = parser.parse_args()
     with (
         served("--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as base,

@@ -3,8 +3,8 @@
     python -m benchmarks.threshold_paths DATA [--model FOLDER]
 
 One threshold for all layers; one for each layer, raised by what that costs; and as calibration does it, where a block
-may also be shut at once. Costs are weighed on pictures of the choosing part, accuracies are of the measuring part. No
-picture leaves at an early exit.
+may also be shut at once. Costs are weighed on images of the choosing part, accuracies are of the measuring part. No
+image leaves at an early exit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def common_path(engine: Engine, values: list[Thresholds], split: Split) -> ThresholdPath:
-    """One threshold for all layers, that rises through the gates' values; no picture leaves early."""
+    """One threshold for all layers, that rises through the gates' values; no image leaves early."""
     pooled = np.concatenate(values)
     rising = np.unique([0.0, *np.quantile(pooled, np.linspace(0, 1, STEPS)).clip(0)])
     exits = np.full(len(engine.shape.exits), NEVER)

@@ -1,9 +1,9 @@
-"""What a client gains at which accuracy: the shipped model's time per picture under each budget of accuracy.
+"""What a client gains at which accuracy: the shipped model's time per image under each budget of accuracy.
 
     python -m benchmarks.trade_off [--images DATA] [--rounds N]
 
 The whole engine, batches of 32 on all threads, in interleaved rounds: exact, then the sparsest point within each
-``max_accuracy_drop``. DATA is a data set with test pictures; without it noise like that of natural pictures is drawn.
+``max_accuracy_drop``. DATA is a data set with test images; without it noise like that of natural images is drawn.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rich.table import Table
 import lccl
 from benchmarks import results
 from benchmarks.serving.workload import DATA
-from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
+from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bundle import Bundle, load
 from lccl.engines.base import Engine
 from lccl.operating_points import Setting, Wish, controls_for
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10"
 DROPS = (0.5, 1.0, 2.0, 5.0)
-BATCH, PICTURES, REPEATS = 32, 512, 2
+BATCH, IMAGES, REPEATS = 32, 512, 2
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args()
     bundle = load(MODEL)
-    pictures = _pictures(bundle, options.images)
+    images = _images(bundle, options.images)
     engine = lccl.compile(bundle)
     settings = {"exact": bundle.table.resolve(Wish())}
     settings |= {f"{drop:g}": bundle.table.resolve(Wish(max_accuracy_drop=drop)) for drop in DROPS}
-    seconds = measure(engine, pictures.images, settings, options.rounds)
+    seconds = measure(engine, images.images, settings, options.rounds)
     rows = [_row(name, setting, seconds[name], seconds["exact"]) for name, setting in settings.items()]
     _print(rows)
-    figures = {"model": MODEL.name, "pictures": pictures.source, "batch": BATCH, "rounds": options.rounds}
+    figures = {"model": MODEL.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
     command = f"python -m benchmarks.trade_off --rounds {options.rounds}"
     print(results.write("trade_off", command, {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
 
@@ -53,7 +53,7 @@ def main() -> None:
 def measure(
     engine: Engine, images: NDArray[np.uint8], settings: dict[str, Setting], rounds: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds per picture in each round, by setting; the order within a round changes."""
+    """Seconds per image in each round, by setting; the order within a round changes."""
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     random = np.random.default_rng(0)
     seconds = {name: np.zeros(rounds) for name in settings}
@@ -67,10 +67,10 @@ def measure(
     return seconds
 
 
-def _pictures(bundle: Bundle, path: Path | None) -> Pictures:
+def _images(bundle: Bundle, path: Path | None) -> Images:
     if path is None:
-        return noise_pictures(PICTURES, bundle.preprocessing.size)
-    return dataset_pictures(path, bundle.preprocessing, PICTURES)
+        return noise_images(IMAGES, bundle.preprocessing.size)
+    return dataset_images(path, bundle.preprocessing, IMAGES)
 
 
 def _row(name: str, setting: Setting, seconds: NDArray[np.float64], exact: NDArray[np.float64]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _row(name: str, setting: Setting, seconds: NDArray[np.float64], exact: NDArr
         "gated_macs": setting.gated_macs,
         "accuracy": setting.expected_accuracy,
         "drop": setting.expected_accuracy_drop,
-        "ms_per_picture": round(1000 * float(np.median(seconds)), 5),
+        "ms_per_image": round(1000 * float(np.median(seconds)), 5),
         "speed_up": round(float(np.median(exact / seconds)), 4),
     }
 

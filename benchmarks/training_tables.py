@@ -63,8 +63,8 @@ def removal_table(result: dict[str, Any]) -> Iterator[str]:
 
 
 def floors_table(result: dict[str, Any]) -> Iterator[str]:
-    """What each ``max_accuracy_drop`` is served with, and what that loses on pictures nobody has seen."""
-    yield from _head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test pictures, points (95 %)", "")
+    """What each ``max_accuracy_drop`` is served with, and what that loses on images nobody has seen."""
+    yield from _head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test images, points (95 %)", "")
     for row in result["floors"]:
         kept = "kept" if row["met"] else "broken"
         lost = _paired(row["lost"], row["interval"])
@@ -97,7 +97,7 @@ def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
 
 
 def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
-    """What was tried, at equal budgets: accuracy on held-out pictures along calibration's way."""
+    """What was tried, at equal budgets: accuracy on held-out images along calibration's way."""
     ratios = _reached_by_any(results)
     yield from _head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
     for result in sorted(results, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
@@ -105,7 +105,7 @@ def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def paths_table(result: dict[str, Any]) -> Iterator[str]:
-    """The same weights under other thresholds: accuracy on held-out pictures along each way."""
+    """The same weights under other thresholds: accuracy on held-out images along each way."""
     ratios = _reached_by_any(result["ways"])
     yield from _head("thresholds", "exact", *ratios, "layers that vary at 0.45")
     for way in result["ways"]:
@@ -126,7 +126,7 @@ def fronts_table(result: dict[str, Any]) -> Iterator[str]:
 
 
 def exits_table(result: dict[str, Any]) -> Iterator[str]:
-    """What each exit is worth on the test pictures if all of them took it."""
+    """What each exit is worth on the test images if all of them took it."""
     yield from _head("exit", "accuracy %", "expected calibration error %", "aim", "")
     for row in result["exits"]:
         name = "the network's end" if row["exit"] == "end" else row["exit"]
@@ -138,7 +138,7 @@ def saved_table(result: dict[str, Any]) -> Iterator[str]:
     """Work at no loss against exact, and time at half of exact's work."""
     (free,), (half,) = result["no_loss"], result["latency"]
     low, middle, high = half["quartiles"]
-    lost = f"{free['point']}; on the test pictures {_paired(free['lost'], free['interval'])} points"
+    lost = f"{free['point']}; on the test images {_paired(free['lost'], free['interval'])} points"
     batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
     yield from _head("", "measured", "aim", "")
     yield (

@@ -64,7 +64,7 @@ def call(url: str, body: bytes | None = None, media_type: str = "image/png") -> 
             return Answer(error.code, error.headers.get_content_type(), error.read())
 
 
-def picture(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
     """The file's bytes; where there is none, a 32 × 32 PNG of a colour ramp."""
     if path.is_file():
         return path.read_bytes()
@@ -84,7 +84,7 @@ def check_operations(report: Report, service: str) -> None:
 
 
 def check_classify(report: Report, service: str, image: bytes) -> None:
-    """Classify as asked by default and halfway into the sparsities on offer, then send what is no picture."""
+    """Classify as asked by default and halfway into the sparsities on offer, then send what is no image."""
     models = call(f"{service}/v1/models").json()["models"]
     report.check("GET /v1/models", bool(models), ", ".join(model["name"] for model in models))
     low, high = models[0]["sparsity_range"]
@@ -92,9 +92,9 @@ def check_classify(report: Report, service: str, image: bytes) -> None:
     for query in ("", f"?sparsity={halfway}"):
         answers = [call(f"{service}/v1/classify{query}", image) for _ in range(REPEATS)]
         report.check(f"POST /v1/classify{query}", *_classified(answers))
-    refused = call(f"{service}/v1/classify", b"not a picture")
+    refused = call(f"{service}/v1/classify", b"not an image")
     problem = refused.status == 415 and refused.media_type == "application/problem+json"
-    report.check("POST /v1/classify of what is no picture", problem, f"{refused.status} {refused.media_type}")
+    report.check("POST /v1/classify of what is no image", problem, f"{refused.status} {refused.media_type}")
 
 
 def _classified(answers: list[Answer]) -> tuple[bool, str]:
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--dashboards", type=Path, default=Path("deploy/grafana/dashboards"))
     parser.add_argument("--patience", type=float, default=60, help="seconds that Prometheus gets to have the data")
     options = parser.parse_args()
-    report, image = Report(), picture(options.image)
+    report, image = Report(), read_image(options.image)
     check_operations(report, options.service)
     check_classify(report, options.service, image)
     check_series(report, options.prometheus, time.monotonic() + options.patience)

@@ -2,7 +2,7 @@
 # The whole stack, built, started, used and looked at from outside (`make e2e`); ends non-zero when a check fails.
 # Needs a Docker engine with Compose: the one that `docker info` finds, or else one that a script brings up.
 #   DOCKER_ENGINE   that script: `up` starts an engine, `env` prints the exports that point docker at it
-#   IMAGE           picture to classify; where it is missing a small one is made
+#   IMAGE           image to classify; where it is missing a small one is made
 #   PORT, PROMETHEUS_PORT, GRAFANA_PORT   where to listen; by default beside a stack that may be running already
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -43,7 +43,7 @@ class Bundle:
         splits: sizes and digest of the two held-out parts of the training data.
         training: how it was trained, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
-        canary: what it answers to pictures drawn from a seed (:mod:`lccl.canary`); empty where not recorded.
+        canary: what it answers to images drawn from a seed (:mod:`lccl.canary`); empty where not recorded.
         digest: SHA-256 over the description and the weights; empty until saved or loaded.
 
     """

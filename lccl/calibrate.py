@@ -59,13 +59,13 @@ def calibrate(
 
     Each layer has a threshold of its own and each early exit its confidence, moved in the order of what that costs
     for the work it saves (:func:`lccl.threshold_path.find_path`): points in steps of about 0.05 of skip ratio until
-    ten points of accuracy are lost, closer where the curve is steep or bends. All of that is decided on pictures of
+    ten points of accuracy are lost, closer where the curve is steep or bends. All of that is decided on images of
     ``data.choose``; every stated loss and skip ratio is from ``data.measure``, and nothing is dropped for the losses
     it shows: only what skips no more there than the point before. Exact's accuracy is from both parts: its thresholds
     are 0, whatever is chosen.
 
     Args:
-        weighed: how many pictures of ``data.choose`` costs are found on; the search runs over them some 700 times,
+        weighed: how many images of ``data.choose`` costs are found on; the search runs over them some 700 times,
             with early exits more often.
 
     Raises:
@@ -77,7 +77,7 @@ def calibrate(
     if not shape.layers:
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
+        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
     weighed_on = data.choose.first(weighed)
     notches = notches_in(gate_values(bundle.network, bundle.preprocessing, data.choose))
     path = find_path(engine, [*notches, *exit_notches(engine, weighed_on)], weighed_on, LARGEST_COST, progress)
@@ -118,7 +118,7 @@ def exit_points(
 
     Args:
         exact: over ``data.measure``.
-        unchosen: what exact got right on all held-out pictures, see :func:`lccl.evaluate.operating_point`.
+        unchosen: what exact got right on all held-out images, see :func:`lccl.evaluate.operating_point`.
 
     """
     nothing, exits = [0.0] * len(engine.shape.layers), len(engine.shape.exits)
@@ -214,7 +214,7 @@ def _between(search: _Search, first: _Candidate, second: _Candidate) -> _Candida
 
 
 def rising(points: Iterable[OperatingPoint]) -> tuple[OperatingPoint, ...]:
-    """Without points that skip no more than one before them, which only few pictures can bring about."""
+    """Without points that skip no more than one before them, which only few images can bring about."""
     kept: list[OperatingPoint] = []
     for point in points:
         if not kept or point.skip_ratio > kept[-1].skip_ratio:
@@ -238,7 +238,7 @@ def _measure(engine: Engine, split: Split, row: Thresholds) -> Measurement:
 def _by_exit(
     names: list[str], measured: list[Measurement], points: tuple[OperatingPoint, ...], shape: NetworkShape
 ) -> dict[str, dict[str, list[float]]]:
-    """Share of the pictures that each exit answered at each point, the network's end last; for the bundle."""
+    """Share of the images that each exit answered at each point, the network's end last; for the bundle."""
     if not shape.exits:
         return {}
     known = {point.name for point in points}

@@ -1,4 +1,4 @@
-"""A model's canary: what it answers to pictures drawn from a seed, so that a server can tell that it computes right."""
+"""A model's canary: what it answers to images drawn from a seed, so that a server can tell that it computes right."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from lccl.errors import BundleError
 from lccl.operating_points import NEVER
 
 SEED, IMAGES = 0, 2
-COARSE = 5  # the pictures are noise of this many points a side, enlarged: as smooth as photographs are
+COARSE = 5  # the images are noise of this many points a side, enlarged: as smooth as photographs are
 # Largest difference that is taken for rounding, relative to the largest logit. At a point past exact, rounding
 # moves gates across their thresholds.
 TOLERANCE = {"fp64": (1e-3, 0.1), "fp32": (1e-3, 0.1), "fp16": (0.05, 0.25), "bf16": (0.15, 0.35)}
 
 
 def draw(seed: int, images: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures from a seed, uint8 [images, height, width, 3]; the same on every machine and version of NumPy."""
+    """Images from a seed, uint8 [images, height, width, 3]; the same on every machine and version of NumPy."""
     random = np.random.RandomState(seed)
     coarse = random.randint(0, 256, (images, COARSE, COARSE, 3))
     rows = np.linspace(0, COARSE - 1, height).round().astype(int)
     columns = np.linspace(0, COARSE - 1, width).round().astype(int)
     fine = random.randint(-16, 17, (images, height, width, 3))
-    pictures: NDArray[np.uint8] = np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
-    return pictures
+    drawn: NDArray[np.uint8] = np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
+    return drawn
 
 
-def pictures_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
-    """The canary's pictures for a model, uint8 [IMAGES, height, width, 3]."""
+def images_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
+    """The canary's images for a model, uint8 [IMAGES, height, width, 3]."""
     image = engine.plan.image
     return draw(int(bundle.canary.get("seed", SEED)), IMAGES, image.height, image.width)
 
@@ -82,7 +82,7 @@ def check(engine: Engine, bundle: Bundle) -> NDArray[np.floating]:
 
 
 def _rows(bundle: Bundle) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Thresholds and exit confidences to run the pictures under: nobody leaves, or all by the same exit."""
+    """Thresholds and exit confidences to run the images under: nobody leaves, or all by the same exit."""
     exact, last = bundle.table.points[0], bundle.table.points[-1]
     exits = len(exact.exit_confidence)
     rows = {point.name: (point.thresholds, (NEVER,) * exits) for point in (exact, last)}
@@ -95,4 +95,4 @@ def _run(
     engine: Engine, bundle: Bundle, thresholds: tuple[float, ...], exit_confidence: tuple[float, ...]
 ) -> NDArray[np.floating]:
     controls = Controls.uniform(IMAGES, thresholds, exit_confidence=exit_confidence)
-    return engine.run(pictures_for(engine, bundle), controls).logits
+    return engine.run(images_for(engine, bundle), controls).logits

@@ -109,11 +109,11 @@ def train(
         held = hold_out(dataset.train)
         architecture = replace(chosen, classes=len(dataset.classes))
         if began is not None and began.splits.get("digest") != held.digest:
-            raise LcclError(f"{start} was trained on other pictures: those held out now may be among them")
+            raise LcclError(f"{start} was trained on other images: those held out now may be among them")
         if taught is not None and taught.labels != dataset.classes:
             raise LcclError(f"{teacher} tells other classes apart: {', '.join(taught.labels)}")
         if taught is not None and taught.network.image_size != size:
-            raise LcclError(f"{teacher} looks at pictures of another size: {taught.network.image_size} pixels a side")
+            raise LcclError(f"{teacher} looks at images of another size: {taught.network.image_size} pixels a side")
         with training_progress() as report:
             trained, record = run(
                 architecture, held, recipe, runs / out.name,
@@ -175,14 +175,14 @@ def attach(
         dataset = load_data(data, preprocessing or network_input(plain.network.image_size))
         attachment = attaching.prepare(plain, dataset, preprocessing, order)
         yardstick = attachment.plain_twin
-        tested = f", {yardstick['test']['accuracy']:.4f} on test pictures" if yardstick["test"] else ""
+        tested = f", {yardstick['test']['accuracy']:.4f} on test images" if yardstick["test"] else ""
         console.print(
-            f"{weights}: accuracy {yardstick['accuracy']:.4f} on held-out pictures{tested}, plain {architecture.name}"
+            f"{weights}: accuracy {yardstick['accuracy']:.4f} on held-out images{tested}, plain {architecture.name}"
         )
         if attachment.doubtful:
             console.print(
                 "[yellow]warning[/yellow] that is hardly better than guessing: "
-                "--mean and --std, the order of --labels or the pictures' size are probably not its own"
+                "--mean and --std, the order of --labels or the images' size are probably not its own"
             )
         with training_progress() as report:
             made = attaching.attach(
@@ -197,7 +197,7 @@ def calibrate(
     bundle: BundleFolder,
     data: Data,
     engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
-    search: Annotated[int, typer.Option(min=1, help="Pictures on which the costs of skipping are found.")] = 1000,
+    search: Annotated[int, typer.Option(min=1, help="Images on which the costs of skipping are found.")] = 1000,
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points, and write its model card."""
@@ -223,7 +223,7 @@ def calibrate(
 
 @app.command()
 def canary(bundle: BundleFolder) -> None:
-    """Record what the model answers to pictures drawn from a seed; a server checks it before it serves the model."""
+    """Record what the model answers to images drawn from a seed; a server checks it before it serves the model."""
     from lccl import bundle as bundles
     from lccl.canary import record as record_canary
 
@@ -237,7 +237,7 @@ def compare(
     bundle: BundleFolder,
     twin: Annotated[Path, typer.Argument(help="The folder of its plain twin's bundle.")],
 ) -> None:
-    """Enter the plain twin's figures, trained and measured on the same pictures, into a bundle and its model card."""
+    """Enter the plain twin's figures, trained and measured on the same images, into a bundle and its model card."""
     from lccl import bundle as bundles
     from lccl.model_card import write_card
 
@@ -279,7 +279,7 @@ def evaluate(
             raise LcclError(f"unknown part {part!r}: use test or measure")
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
         if not len(split):
-            raise LcclError(f"{data} has no test pictures: use --part measure")
+            raise LcclError(f"{data} has no test images: use --part measure")
         runner = make(loaded, precision="fp32", engine=engine, threads=threads)
         shape = runner.shape
         wishes = [Wish(sparsity=value) for value in sparsity or []]
@@ -287,7 +287,7 @@ def evaluate(
         wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
         table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
         rows: list[dict[str, Any]] = []
-        with counting("pictures", len(wishes) * len(split)) as advance:
+        with counting("images", len(wishes) * len(split)) as advance:
             for wish in wishes:
                 setting = loaded.table.resolve(wish)
                 found = measure_setting(runner, split, setting, advance)
@@ -313,7 +313,7 @@ def evaluate(
 @app.command()
 def bench(
     model: Annotated[str, typer.Argument(help="A bundle's folder, or a network by name with fresh weights.")],
-    batch: Annotated[int, typer.Option(help="Pictures per run.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
     threads: Threads = 0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     skip: Annotated[
@@ -322,9 +322,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often every contestant has its turn.")] = 15,
     images: Annotated[
         Path | None,
-        typer.Option(
-            help="A data set to take pictures from; without it 1/f noise, which hardly leaves by early exits."
-        ),
+        typer.Option(help="A data set to take images from; without it 1/f noise, which hardly leaves by early exits."),
     ] = None,
     gate: Annotated[str | None, typer.Option(help="Fresh weights: shared, pointwise, grouped:G[:1x1].")] = None,
     form: Annotated[str | None, typer.Option(help="Fresh weights: post or pre activation.")] = None,
@@ -336,7 +334,7 @@ def bench(
     from lccl.bench import provenance
     from lccl.bench.report import showing, tables
     from lccl.bench.run import Options, run
-    from lccl.bench.workload import find_model, find_pictures, make_workload
+    from lccl.bench.workload import find_images, find_model, make_workload
     from lccl.engines.cpu.cores import usable_cores
 
     with one_sentence_errors():
@@ -344,8 +342,8 @@ def bench(
         options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
         use_threads(threads)
         found = find_model(model, form, gate)
-        with console.status("choosing pictures and thresholds"):
-            workload = make_workload(found, find_pictures(found, images, batch), batch, skip)
+        with console.status("choosing images and thresholds"):
+            workload = make_workload(found, find_images(found, images, batch), batch, skip)
         with showing(console) as stages:
             made = run(workload, options, stages)
         for table in tables(made):
@@ -363,7 +361,7 @@ def _save_trained(made: Bundle, out: Path) -> None:
     from lccl.canary import record as record_canary
 
     bundles.save(replace(made, canary=record_canary(made)), out)
-    console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out pictures, exact")
+    console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out images, exact")
 
 
 def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
@@ -374,7 +372,7 @@ def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
     if twin.architecture != model.architecture.plain_twin:
         raise LcclError(f"{folder} is not the plain twin of this bundle")
     if twin.splits != model.splits:
-        raise LcclError(f"{folder} was trained and measured on other pictures")
+        raise LcclError(f"{folder} was trained and measured on other images")
     return twin_figures(twin)
 
 

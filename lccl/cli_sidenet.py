@@ -25,7 +25,7 @@ from lccl.terminal import (
 if TYPE_CHECKING:
     from lccl.bundle import Bundle
 
-app = typer.Typer(no_args_is_help=True, help="Early exits: let pictures that are already clear leave the network.")
+app = typer.Typer(no_args_is_help=True, help="Early exits: let images that are already clear leave the network.")
 
 
 @app.command()
@@ -78,9 +78,9 @@ def train(
 @app.command()
 def diagram(
     bundle: BundleFolder,
-    out: Annotated[Path, typer.Option(help="The picture: .svg, .png or .pdf.")] = Path("reliability.svg"),
+    out: Annotated[Path, typer.Option(help="The image: .svg, .png or .pdf.")] = Path("reliability.svg"),
 ) -> None:
-    """Draw how far each exit's confidence can be believed: accuracy against confidence on unseen pictures."""
+    """Draw how far each exit's confidence can be believed: accuracy against confidence on unseen images."""
     from lccl import bundle as bundles
     from lccl.reliability_diagram import draw
 

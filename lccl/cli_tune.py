@@ -24,7 +24,7 @@ def tune(
     out: Annotated[
         Path | None, typer.Option(help="The table. Without it the one that the engine reads for this GPU.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures in the batches that are timed.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images in the batches that are timed.")] = 128,
     precision: Annotated[str, typer.Option(help="fp16 or bf16; both use the same table.")] = "fp16",
     device: Annotated[str, typer.Option(help="cuda or cuda:i.")] = "cuda",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Data sets in memory: CIFAR's binary layout, class folders of pictures, and archives of class folders."""
+"""Data sets in memory: CIFAR's binary layout, class folders of images, and archives of class folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from lccl.errors import DataError
 from lccl.preprocessing import Preprocessing
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
 PARTS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
 HELD_OUT = 5000
@@ -26,7 +26,7 @@ HELD_OUT = 5000
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pictures uint8 [N, H, W, 3] and their class numbers int64 [N]."""
+    """Images uint8 [N, H, W, 3] and their class numbers int64 [N]."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -43,14 +43,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Training pictures, test pictures (perhaps none) and the names of the classes."""
+    """Training images, test images (perhaps none) and the names of the classes."""
 
     train: Split
     test: Split
     classes: tuple[str, ...]
 
     def in_order_of(self, labels: tuple[str, ...]) -> Dataset:
-        """The same pictures with their classes numbered in the order of ``labels``, a network's outputs.
+        """The same images with their classes numbered in the order of ``labels``, a network's outputs.
 
         Raises:
             DataError: the labels are not exactly the classes.
@@ -70,9 +70,9 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The training pictures in three disjoint parts: to train on, to choose thresholds on, to measure on.
+    """The training images in three disjoint parts: to train on, to choose thresholds on, to measure on.
 
-    ``digest`` names both held-out parts: it changes when any of their pictures does.
+    ``digest`` names both held-out parts: it changes when any of their images does.
     """
 
     train: Split
@@ -82,30 +82,30 @@ class HeldOut:
 
 
 def load_dataset(path: Path, preprocessing: Preprocessing) -> Dataset:
-    """Read a data set into memory, every picture brought to the network's input size.
+    """Read a data set into memory, every image brought to the network's input size.
 
-    ``path`` is CIFAR-10's or CIFAR-100's binary folder, a folder ``train/<class>/<picture>`` (and
+    ``path`` is CIFAR-10's or CIFAR-100's binary folder, a folder ``train/<class>/<image>`` (and
     ``test`` or ``val``), or a ``.tar`` (also .xz, .gz, .bz2) of such folders.
 
     Raises:
-        DataError: nothing readable is there, or a picture or file is damaged.
+        DataError: nothing readable is there, or an image or file is damaged.
 
     """
     if path.is_file() and path.name.endswith(ARCHIVES):
-        return _from_pictures(_archive_pictures(path), preprocessing, path)
+        return _from_images(_archive_images(path), preprocessing, path)
     if (path / "data_batch_1.bin").is_file() or (path / "train.bin").is_file():
         return _from_binary(path, preprocessing)
     if path.is_dir():
-        return _from_pictures(_folder_pictures(path), preprocessing, path)
+        return _from_images(_folder_images(path), preprocessing, path)
     raise DataError(
-        f"no data set at {path}: give CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one"
+        f"no data set at {path}: give CIFAR's binary folder, a folder train/<class>/<image>, or a .tar of one"
     )
 
 
 def hold_out(train: Split, salt: str = "lccl") -> HeldOut:
-    """Set two fixed parts of the training pictures aside: 5,000 each, or a tenth where there are fewer than 50,000.
+    """Set two fixed parts of the training images aside: 5,000 each, or a tenth where there are fewer than 50,000.
 
-    A picture's part follows from the hash of its own pixels, so that neither the order of files nor
+    An image's part follows from the hash of its own pixels, so that neither the order of files nor
     the layout of the data set changes it.
     """
     size = min(HELD_OUT, len(train) // 10)
@@ -151,20 +151,20 @@ def _binary_records(file: Path, label_bytes: int, classes: int, preprocessing: P
     return Split(images, labels)
 
 
-def _folder_pictures(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _folder_images(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in PICTURES and file.is_file():
+        if file.suffix.lower() in IMAGES and file.is_file():
             yield PurePosixPath(file.relative_to(folder).as_posix()), file.read_bytes()
 
 
-def _archive_pictures(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Pictures of an archive in its own order; nothing is written to disk."""
+def _archive_images(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Images of an archive in its own order; nothing is written to disk."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 content = archive.extractfile(member) if member.isfile() else None
-                if content is not None and name.suffix.lower() in PICTURES:
+                if content is not None and name.suffix.lower() in IMAGES:
                     yield name, content.read()
             if archive.fileobj is None or archive.fileobj.read(tarfile.RECORDSIZE).strip(b"\0"):
                 raise tarfile.ReadError("a header is damaged")  # tarfile takes it for the end
@@ -172,11 +172,9 @@ def _archive_pictures(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
         raise DataError(f"{path} is not a readable archive: {error}") from error
 
 
-def _from_pictures(
-    pictures: Iterable[tuple[PurePosixPath, bytes]], preprocessing: Preprocessing, source: Path
-) -> Dataset:
+def _from_images(images: Iterable[tuple[PurePosixPath, bytes]], preprocessing: Preprocessing, source: Path) -> Dataset:
     found: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {"train": [], "test": []}
-    for name, content in pictures:
+    for name, content in images:
         parts = [part for part in name.parts if part != "."]
         place = next((index for index, part in enumerate(parts[:-2]) if part in PARTS), None)
         if place is None:
@@ -185,9 +183,9 @@ def _from_pictures(
             with Image.open(io.BytesIO(content)) as image:
                 found[PARTS[parts[place]]].append((parts[place + 1], preprocessing.apply(image)))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{source}: {name} is not a readable picture: {error}") from error
+            raise DataError(f"{source}: {name} is not a readable image: {error}") from error
     if not found["train"]:
-        raise DataError(f"no pictures under {source}: they belong in train/<class>/<picture>")
+        raise DataError(f"no images under {source}: they belong in train/<class>/<image>")
     classes = tuple(sorted({label for label, _ in found["train"]}))
     strangers = {label for label, _ in found["test"]} - set(classes)
     if strangers:
@@ -196,10 +194,10 @@ def _from_pictures(
     return Dataset(train, _stack(found["test"], classes) if found["test"] else _empty(train), classes)
 
 
-def _stack(pictures: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:
+def _stack(images: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:
     number = {label: index for index, label in enumerate(classes)}
-    labels = np.array([number[label] for label, _ in pictures], dtype=np.int64)
-    return Split(np.stack([image for _, image in pictures]), labels)
+    labels = np.array([number[label] for label, _ in images], dtype=np.int64)
+    return Split(np.stack([image for _, image in images]), labels)
 
 
 def _empty(like: Split) -> Split:

@@ -1,4 +1,4 @@
-"""Running a model over labelled pictures: what it gets right, what it skips, and how sure both figures are."""
+"""Running a model over labelled images: what it gets right, what it skips, and how sure both figures are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measurement:
-    """One setting over a split of N pictures.
+    """One setting over a split of N images.
 
     Attributes:
         right: bool [N].
@@ -45,11 +45,11 @@ class Measurement:
         return float(self.right.mean())
 
     def skip_ratio(self, shape: NetworkShape) -> float:
-        """Mean skip ratio over the pictures."""
+        """Mean skip ratio over the images."""
         return float(shape.skip_ratio(self.kept).mean())
 
     def gated_macs(self, shape: NetworkShape) -> float:
-        """Mean theoretical MACs of a picture."""
+        """Mean theoretical MACs of an image."""
         return float(shape.gated(self.kept, self.left_by).mean())
 
 
@@ -76,16 +76,16 @@ def measure(
     progress: Progress = lambda _: None,
     exit_confidence: Sequence[float] = (),
 ) -> Measurement:
-    """Run every picture of a split under the same thresholds; ``progress`` is told how many are done.
+    """Run every image of a split under the same thresholds; ``progress`` is told how many are done.
 
-    Without exit confidences no picture leaves early.
+    Without exit confidences no image leaves early.
 
     Raises:
         DataError: the split is empty.
 
     """
     if not len(split):
-        raise DataError("there are no pictures to measure on: the data set is too small to hold any out")
+        raise DataError("there are no images to measure on: the data set is too small to hold any out")
     right, kept, executed, left_by = [], [], [], []
     for output, labels in outputs_over(engine, split, thresholds, norm_set, exit_confidence):
         right.append(output.logits.argmax(1) == labels)
@@ -107,7 +107,7 @@ def measure(
 def measure_setting(
     engine: Engine, split: Split, setting: Setting | OperatingPoint, progress: Progress = lambda _: None
 ) -> Measurement:
-    """Run every picture of a split as a wish or an operating point has it; see :func:`measure`."""
+    """Run every image of a split as a wish or an operating point has it; see :func:`measure`."""
     return measure(engine, split, setting.thresholds, setting.norm_set, progress, setting.exit_confidence)
 
 
@@ -118,12 +118,12 @@ def operating_point(
     shape: NetworkShape,
     unchosen: NDArray[np.bool_] | None = None,
 ) -> OperatingPoint:
-    """State a measurement as an operating point, its loss paired with exact picture by picture.
+    """State a measurement as an operating point, its loss paired with exact image by image.
 
     Args:
-        unchosen: what exact got right on more pictures than ``exact`` was measured on, these first. The
+        unchosen: what exact got right on more images than ``exact`` was measured on, these first. The
             stated accuracy is exact's over all of them less the paired loss: both without bias, and
-            surer than the accuracy on the fewer pictures alone.
+            surer than the accuracy on the fewer images alone.
 
     """
     count = len(found.right)
@@ -147,7 +147,7 @@ def operating_point(
 
 
 def _accuracy(found: Measurement, exact: Measurement, unchosen: NDArray[np.bool_]) -> tuple[float, Interval]:
-    """Exact's accuracy over all pictures less the loss on those of ``found``; for exact itself Wilson's interval."""
+    """Exact's accuracy over all images less the loss on those of ``found``; for exact itself Wilson's interval."""
     loss = exact.right.astype(np.float64) - found.right
     if not loss.any():
         return float(unchosen.mean()), Interval(*wilson(int(unchosen.sum()), len(unchosen)))

@@ -49,7 +49,7 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     yield "## Operating points"
     yield ""
     yield (
-        f"Skip ratios and losses are measured on {bundle.table.images:,} held-out pictures that neither trained the "
+        f"Skip ratios and losses are measured on {bundle.table.images:,} held-out images that neither trained the "
         "weights nor chose the thresholds; accuracies add what exact got right on the part that chose them. "
         "Intervals are 95 %; the bound is one-sided."
     )
@@ -70,12 +70,12 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         alike = "attached_to" not in twin and twin.get("epochs") == bundle.epochs
         yield (
             f"{_twin_name(bundle)}{', trained with the same budget,' if alike else ''} has "
-            f"{100 * twin['accuracy']:.2f} % ({100 * low:.2f} – {100 * high:.2f}) on the same pictures."
+            f"{100 * twin['accuracy']:.2f} % ({100 * low:.2f} – {100 * high:.2f}) on the same images."
         )
-        if twin.get("may_know_the_pictures"):
+        if twin.get("may_know_the_images"):
             yield (
                 "It may have been trained on them, which flatters its accuracy and this network's: "
-                "only pictures that neither was trained on, the test pictures, show what to expect."
+                "only images that neither was trained on, the test images, show what to expect."
             )
         yield ""
 
@@ -88,9 +88,9 @@ def _exits(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     yield "## Early exits"
     yield ""
     yield (
-        f"What each answer is worth on {record['measured_on']:,} held-out pictures if all of them took it, with exact "
+        f"What each answer is worth on {record['measured_on']:,} held-out images if all of them took it, with exact "
         "gates. The calibration error is the expected one over 15 bins, before and after the temperature that the "
-        "other held-out pictures gave. Risk is the share of wrong answers among the surest ones: a steep rise says "
+        "other held-out images gave. Risk is the share of wrong answers among the surest ones: a steep rise says "
         "that an exit knows whom it may let go."
     )
     yield ""
@@ -128,7 +128,7 @@ def _shares_by_exit(bundle: Bundle, exits: int) -> Iterator[str]:
     shares = bundle.calibration.get("images_by_exit")
     if not shares:
         return
-    yield "Percent of the pictures that each exit answers:"
+    yield "Percent of the images that each exit answers:"
     yield ""
     yield "| point | " + " | ".join([*(f"exit {number}" for number in range(exits)), "the network's end"]) + " |"
     yield "|---" * (exits + 2) + "|"
@@ -144,7 +144,7 @@ def _layers(bundle: Bundle) -> Iterator[str]:
     shown = _few(list(spread))
     yield "## Skip ratio of each layer"
     yield ""
-    yield "Mean ± standard deviation between images. A layer without spread skips the same share of every picture."
+    yield "Mean ± standard deviation between images. A layer without spread skips the same share of every image."
     yield ""
     yield "| layer | " + " | ".join(shown) + " |"
     yield "|---|" + "---|" * len(shown)
@@ -164,17 +164,17 @@ def _training(bundle: Bundle) -> Iterator[str]:
     trained = f"{earlier} epochs, and {len(epochs)} more as recorded," if earlier else f"{len(epochs)} epochs"
     threads = record.get("machine", {}).get("threads")
     yield (
-        f"{trained} over {data.get('train', 0):,} pictures, batch {recipe.get('batch')}, "
+        f"{trained} over {data.get('train', 0):,} images, batch {recipe.get('batch')}, "
         f"{recipe.get('precision')}, seed {recipe.get('seed')}; {hours:.1f} hours on "
         f"{threads} thread{'' if threads == 1 else 's'} of {record.get('machine', {}).get('device')}. "
         "The figures are those of the last epoch. The whole record is in bundle.json."
     )
     if record.get("teacher") and recipe.get("distill", 1):
         accuracy = 100 * record["teacher"]["accuracy"]
-        yield f"It also learned the answers of another network with {accuracy:.2f} % of the held-out pictures."
+        yield f"It also learned the answers of another network with {accuracy:.2f} % of the held-out images."
     for name, figures in (("This network, exact", record.get("test")), (_twin_name(bundle), _twin_test(bundle))):
         if figures:
-            yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test pictures."
+            yield f"{name}: {100 * figures['accuracy']:.2f} % of {figures['images']:,} test images."
 
 
 def _twin_name(bundle: Bundle) -> str:

@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Thresholds and exit confidences with what was measured under them on pictures that chose nothing.
+    """Thresholds and exit confidences with what was measured under them on images that chose nothing.
 
     Attributes:
         name: ``exact`` or a short name such as ``p45``.
@@ -163,7 +163,7 @@ class OperatingPointTable:
 
     Attributes:
         points: at least ``exact``. Gates and exits together: the best of both that calibration found.
-        images: how many held-out pictures the figures were measured on.
+        images: how many held-out images the figures were measured on.
         exit_points: all gates exact, and every exit at one confidence that falls from point to point to
             ``LOWEST_CONFIDENCE``; for wishes that set it by hand. None for a model without early exits.
 

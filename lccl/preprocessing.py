@@ -1,4 +1,4 @@
-"""From a picture to the network's input: one definition, used by training and by serving."""
+"""From an image to the network's input: one definition, used by training and by serving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKGROUND = (255, 255, 255)
 class Preprocessing:
     """Scale the shorter side to ``resize`` pixels (bicubic, antialiased), keep the central ``size`` × ``size`` square.
 
-    The square is cut before it is scaled, so that a very long picture costs no more than its square.
+    The square is cut before it is scaled, so that a very long image costs no more than its square.
     ``mean`` and ``std`` are per channel, for values in 0..1; engines apply them, so that images
     travel as uint8.
     """
@@ -79,7 +79,7 @@ class Preprocessing:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any picture into 8-bit RGB: upright by its EXIF tag, transparency over white, 16 bits scaled to 8."""
+    """Turn any image into 8-bit RGB: upright by its EXIF tag, transparency over white, 16 bits scaled to 8."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")

@@ -37,7 +37,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature T at which ``softmax(logits / T)`` gives the labels their highest likelihood.
 
     Args:
-        logits: [N, classes], on pictures that the classifier was not trained on.
+        logits: [N, classes], on images that the classifier was not trained on.
         labels: [N].
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.

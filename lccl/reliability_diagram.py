@@ -1,4 +1,4 @@
-"""Draws reliability diagrams: accuracy against confidence, a panel for each exit; darker bars hold more pictures."""
+"""Draws reliability diagrams: accuracy against confidence, a panel for each exit; darker bars hold more images."""
 
 from __future__ import annotations
 

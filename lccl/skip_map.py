@@ -1,4 +1,4 @@
-"""Where a network computed: its masks as arrays, summed over the picture, and drawn on it."""
+"""Where a network computed: its masks as arrays, summed over the image, and drawn on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_SIDE = 256  # pixels of a drawn map
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerMask:
-    """What one SkipConv did with one picture.
+    """What one SkipConv did with one image.
 
     Attributes:
         mask: uint8 [G, height, width], 1 where the gate let the convolution be computed, for each of its G groups.
@@ -53,7 +53,7 @@ class LayerMask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SkipMap:
-    """What a network's SkipConvs did with one picture.
+    """What a network's SkipConvs did with one image.
 
     Attributes:
         size: height and width of the network's input.
@@ -65,14 +65,12 @@ class SkipMap:
     layers: tuple[LayerMask, ...]
 
     @classmethod
-    def of(
-        cls, bundle: Bundle, picture: Image.Image, wish: Wish | None = None, engine: Engine | None = None
-    ) -> SkipMap:
-        """Run a picture under a wish and say where it was computed.
+    def of(cls, bundle: Bundle, image: Image.Image, wish: Wish | None = None, engine: Engine | None = None) -> SkipMap:
+        """Run an image under a wish and say where it was computed.
 
         Args:
             bundle: as :func:`lccl.load` returns it.
-            picture: of any size and mode; what the network sees of it is cut out and scaled.
+            image: of any size and mode; what the network sees of it is cut out and scaled.
             wish: a target or a floor; without one exact.
             engine: the compiled bundle; without it the bundle is compiled here, which takes longer than the run.
 
@@ -85,7 +83,7 @@ class SkipMap:
             from lccl import compiler
 
             engine = compiler.compile(bundle)
-        pixels = bundle.preprocessing.apply(picture)
+        pixels = bundle.preprocessing.apply(image)
         output = engine.run(pixels[None], controls_for([bundle.table.resolve(wish or Wish())], want_masks=True))
         assert output.masks is not None
         return cls.of_masks(engine.shape, pixels.shape[:2], [mask[0] for mask in output.masks], output.kept[0])
@@ -94,7 +92,7 @@ class SkipMap:
     def of_masks(
         cls, shape: NetworkShape, size: tuple[int, ...], masks: Sequence[NDArray[np.uint8]], kept: NDArray[np.int64]
     ) -> SkipMap:
-        """Name one picture's masks and weigh them.
+        """Name one image's masks and weigh them.
 
         Args:
             shape: of the network that ran.
@@ -148,16 +146,16 @@ class SkipMap:
             summed += one.macs / total * _spread(one.kept_share(), self.size)
         return summed if chosen else np.ones(self.size)
 
-    def draw(self, picture: Image.Image, layer: str | None = None, opacity: float = 0.8) -> Image.Image:
-        """Cover what was skipped on a picture: bright where the network computed, violet where it did not.
+    def draw(self, image: Image.Image, layer: str | None = None, opacity: float = 0.8) -> Image.Image:
+        """Cover what was skipped on an image: bright where the network computed, violet where it did not.
 
         Args:
-            picture: what the network saw, in any size that shows its square.
+            image: what the network saw, in any size that shows its square.
             layer: as in :meth:`kept_share`.
             opacity: of the cover where everything was skipped, 0..1.
 
         Returns:
-            RGB, at least 256 pixels wide and high; smaller pictures are enlarged by a whole factor.
+            RGB, at least 256 pixels wide and high; smaller images are enlarged by a whole factor.
 
         Raises:
             InputError: no such layer, or an opacity beyond 0..1.
@@ -166,9 +164,9 @@ class SkipMap:
         if not 0 <= opacity <= 1:
             raise InputError(f"opacity must lie in 0..1, not {opacity}")
         share = self.kept_share(layer)
-        factor = -(-LEAST_SIDE // min(picture.size))
-        width, height = picture.width * factor, picture.height * factor
-        pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST), dtype=np.float64)
+        factor = -(-LEAST_SIDE // min(image.size))
+        width, height = image.width * factor, image.height * factor
+        pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.NEAREST), dtype=np.float64)
         cover = opacity * (1 - _spread(share, (height, width)))[:, :, None]
         return Image.fromarray(np.rint(pixels * (1 - cover) + np.array(COVER) * cover).astype(np.uint8))
 

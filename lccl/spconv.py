@@ -13,7 +13,7 @@ from lccl.errors import ArchitectureError
 from lccl.gates import Gate
 
 GROUPS = 2
-PICTURE_CHANNELS = 3
+IMAGE_CHANNELS = 3
 _RATIO = re.compile("[1-9][0-9]{0,2}/[1-9][0-9]{0,2}")
 
 
@@ -81,7 +81,7 @@ class SplitConv(nn.Module):
 def convert(network: nn.Module, alpha: Fraction | float) -> None:
     """Replace, in place, every 3×3 convolution of a network by a :class:`SplitConv` with fresh weights.
 
-    Gates stay, and so do convolutions of pictures (three channels), of groups, of other kernels, and those that have a
+    Gates stay, and so do convolutions of images (three channels), of groups, of other kernels, and those that have a
     bias, a dilation, different strides or another padding than one row of zeros.
 
     Raises:
@@ -105,7 +105,7 @@ def convert(network: nn.Module, alpha: Fraction | float) -> None:
 def _is_plain(conv: nn.Conv2d) -> bool:
     shape = (conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.bias, conv.padding_mode)
     usual = shape == ((3, 3), (1, 1), (1, 1), 1, None, "zeros") and conv.stride[0] == conv.stride[1]
-    return usual and conv.in_channels > PICTURE_CHANNELS
+    return usual and conv.in_channels > IMAGE_CHANNELS
 
 
 def _representative(in_channels: int, out_channels: int, alpha: Fraction | float) -> int:

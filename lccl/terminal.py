@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 console = Console()
 
-Data = Annotated[
-    Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<picture>, or a .tar of one.")
-]
+Data = Annotated[Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<image>, or a .tar of one.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
 NewBundle = Annotated[Path, typer.Option("--out", help="Where the bundle goes.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes one per core.")]

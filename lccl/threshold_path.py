@@ -32,7 +32,7 @@ class ThresholdPath:
     """Thresholds and exit confidences from exact onwards, float64 [corners, L + E].
 
     No layer's threshold ever falls along it, and no exit's confidence rises. ``skip_ratios`` [corners] are those
-    reached on the pictures that it was found on.
+    reached on the images that it was found on.
     """
 
     corners: Thresholds
@@ -62,12 +62,12 @@ def find_path(
     """Move a threshold or an exit by a notch, or shut a block, whichever costs least for what it saves, repeatedly.
 
     The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
-    the pictures; the work saved is the skip ratio reached, what a move brings about in later layers included. A
+    the images; the work saved is the skip ratio reached, what a move brings about in later layers included. A
     convolution whose only reader skips everything costs nothing to skip: what shutting its reader gains is seen only
     with it, so a block's layers may also be shut together, in one move.
 
     Costs of moves are remembered and looked at again only when a move seems to be next, or when a neighbouring
-    layer has moved: a lazy greedy search, some six runs over the pictures for a move.
+    layer has moved: a lazy greedy search, some six runs over the images for a move.
 
     Args:
         notches: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
@@ -84,7 +84,7 @@ def find_path(
 
 
 def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Thresholds]:
-    """Each layer's finite gate values on some pictures, exact, sorted; the network is in evaluation mode on the CPU."""
+    """Each layer's finite gate values on some images, exact, sorted; the network is in evaluation mode on the CPU."""
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     pixels = torch.from_numpy(split.images[:SAMPLED_IMAGES]).float() / 255
     with torch.no_grad():
@@ -104,7 +104,7 @@ def notches_in(values: list[Thresholds]) -> list[Thresholds]:
 
 
 def exit_notches(engine: Engine, split: Split) -> list[Thresholds]:
-    """For each early exit falling quantiles of its confidences over some pictures, and last what lets all leave."""
+    """For each early exit falling quantiles of its confidences over some images, and last what lets all leave."""
     never = [NEVER] * len(engine.shape.exits)
     found = []
     for number in range(len(engine.shape.exits)):

@@ -18,9 +18,9 @@ from service.runner import Result
 
 
 class Accounting:
-    """Counts the pictures that ran, whoever still waits for them.
+    """Counts the images that ran, whoever still waits for them.
 
-    Costs are everyone's, the canary's too; what tells about the pictures themselves is the clients' alone.
+    Costs are everyone's, the canary's too; what tells about the images themselves is the clients' alone.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -83,10 +83,10 @@ class _Ledger:
         for (cells, whole, skipped), cells_kept in zip(self._layers, kept, strict=True):
             whole.inc(cells * count)
             skipped.inc(cells * count - cells_kept)
-        for point, pictures in Counter(_point(result) for result in results).items():
+        for point, images in Counter(_point(result) for result in results).items():
             if point not in self._images:
                 self._images[point] = self._metrics.images.labels(self._name, point)
-            self._images[point].inc(pictures)
+            self._images[point].inc(images)
         downgraded = sum(result.setting.downgraded for result in results)
         if downgraded:
             self._metrics.downgraded.labels(self._name).inc(downgraded)
@@ -112,7 +112,7 @@ class _Ledger:
         if point not in self._points:
             kinds = ("reached", "expected", "spread") if self._spreads is not None else ("reached", "expected")
             counters = [self._metrics.point_skip_ratio.labels(self._name, point, kind) for kind in kinds]
-            self._points[point] = self._metrics.picture_duration.labels(self._name, point), counters
+            self._points[point] = self._metrics.image_duration.labels(self._name, point), counters
         duration, counters = self._points[point]
         duration.observe(*[result.finished_at - result.enqueued_at for result in results])
         expected = [result.setting.sparsity for result in results]
@@ -134,7 +134,7 @@ def _point(result: Result) -> str:
 
 
 def _spreads(model: ServedModel) -> NDArray[np.float64] | None:
-    """At each point, the standard deviation of the skip ratio between held-out pictures, at most: [points].
+    """At each point, the standard deviation of the skip ratio between held-out images, at most: [points].
 
     Calibration recorded each layer's; their sum, weighted by MACs, is the whole's if all layers vary together, and
     more than it otherwise; never less than what engines differ by. None where it recorded nothing that fits.

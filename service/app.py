@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _new_app(lifespan: Lifespan[FastAPI], docs: bool) -> FastAPI:
     described: dict[str, Any] = {
         "title": "LCCL model server",
-        "summary": "Classifies pictures with ResNets that skip work; every request chooses how much.",
+        "summary": "Classifies images with ResNets that skip work; every request chooses how much.",
         "version": version("lccl"),
         "lifespan": lifespan,
         "redoc_url": None,

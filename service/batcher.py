@@ -137,7 +137,7 @@ class Batcher(Generic[Item, Result]):
         rate = queue.drained_per_s
         waiting, whose = (queue.size, "") if left < 0 else (own, " of this client")
         raise OverloadedError(
-            f"{waiting} pictures{whose} are waiting, and no more may: try again later",
+            f"{waiting} images{whose} are waiting, and no more may: try again later",
             retry_after_s=waiting / rate if rate else 1.0,
         )
 

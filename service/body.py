@@ -1,4 +1,4 @@
-"""Reading a request: its body under byte limits and in memory only, then the pictures and fields in it."""
+"""Reading a request: its body under byte limits and in memory only, then the images and fields in it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ AnyFields = TypeVar("AnyFields", bound=Fields)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a body holds: encoded pictures, and the fields given beside them."""
+    """What a body holds: encoded images, and the fields given beside them."""
 
-    pictures: list[bytes]
+    images: list[bytes]
     fields: dict[str, Any]
 
 
@@ -109,20 +109,20 @@ class Lease:
 
 
 async def parse(request: Request, body: bytes, settings: Settings) -> Content:
-    """Find the pictures and fields: a raw picture, multipart with files named ``file``, or JSON with base64.
+    """Find the images and fields: a raw image, multipart with files named ``file``, or JSON with base64.
 
     Raises:
         MalformedRequestError: empty, or not what the content type says.
         NotAnImageError: a content type, or a content encoding, that is none of these.
-        TooLargeError: more pictures than one request may carry.
+        TooLargeError: more images than one request may carry.
         InvalidFieldError: a field of an unknown name or given twice.
 
     """
     if header(request.scope, b"content-encoding", "identity").lower() != "identity":
-        raise NotAnImageError("compressed bodies are not taken: send the picture as it is")
+        raise NotAnImageError("compressed bodies are not taken: send the image as it is")
     kind = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if not body:
-        raise MalformedRequestError("the body is empty: send a picture")
+        raise MalformedRequestError("the body is empty: send an image")
     if kind == "application/json":
         content = _from_json(body)
     elif kind == "multipart/form-data":
@@ -131,13 +131,13 @@ async def parse(request: Request, body: bytes, settings: Settings) -> Content:
         content = Content([body], {})
     else:
         raise NotAnImageError(
-            f"content type {kind[:64]!r} is not taken: send a picture as image/… or application/octet-stream, "
+            f"content type {kind[:64]!r} is not taken: send an image as image/… or application/octet-stream, "
             "multipart/form-data with files named 'file', or application/json with base64"
         )
-    if not content.pictures:
-        raise MalformedRequestError("the body holds no picture: multipart needs files named 'file', JSON needs 'image'")
-    if len(content.pictures) > settings.max_images:
-        raise TooLargeError(f"{len(content.pictures)} pictures in one request; at most {settings.max_images} are taken")
+    if not content.images:
+        raise MalformedRequestError("the body holds no image: multipart needs files named 'file', JSON needs 'image'")
+    if len(content.images) > settings.max_images:
+        raise TooLargeError(f"{len(content.images)} images in one request; at most {settings.max_images} are taken")
     return content
 
 
@@ -215,7 +215,7 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MalformedRequestError(f"a picture is not valid base64: {error}") from error
+        raise MalformedRequestError(f"an image is not valid base64: {error}") from error
 
 
 class _InMemoryParser(MultiPartParser):
@@ -240,18 +240,18 @@ async def _from_multipart(request: Request, body: bytes, settings: Settings) -> 
         raise MalformedRequestError(f"the multipart body cannot be read: {error.message}") from error
     except (KeyError, ValueError, UnicodeError) as error:
         raise MalformedRequestError("the multipart body cannot be read: check its boundary and headers") from error
-    pictures: list[bytes] = []
+    images: list[bytes] = []
     fields: dict[str, Any] = {}
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != "file":
                     raise InvalidFieldError(f"a file named {name[:64]!r}: name every file 'file'")
-                pictures.append(await value.read())
+                images.append(await value.read())
             elif name in fields:
                 raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
             else:
                 fields[name] = value
     finally:
         await form.close()
-    return Content(pictures, fields)
+    return Content(images, fields)

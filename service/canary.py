@@ -1,4 +1,4 @@
-"""The canary: each model's own pictures, asked through the queue now and then, and before it serves at all."""
+"""The canary: each model's own images, asked through the queue now and then, and before it serves at all."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Canary:
                 await self._ask(model)
 
     async def _ask(self, model: ServedModel) -> None:
-        from lccl.canary import pictures_for  # brings torch, which routes do without
+        from lccl.canary import images_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
-        picture = pictures_for(model.engine, model.bundle)[0]
-        work = Work(model, picture, model.offer(Wish()), deadline, probe=True)
+        image = images_for(model.engine, model.bundle)[0]
+        work = Work(model, image, model.offer(Wish()), deadline, probe=True)
         try:
             (job,) = self._batcher.put(model.key, [work], "canary")
             async with asyncio.timeout(PATIENCE * self._interval_s):
@@ -79,18 +79,18 @@ class Canary:
 
 def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = time.monotonic) -> None:
     """Run batches of several sizes, dense and sparse, and enter what they took as first costs."""
-    from lccl.canary import pictures_for
+    from lccl.canary import images_for
 
     engine, limit = model.engine, model.engine.batch_limit
     for size in sorted({1, min(4, limit), min(16, limit), limit}):
-        pictures = np.resize(pictures_for(engine, model.bundle), (size, *_shape(model)))
+        images = np.resize(images_for(engine, model.bundle), (size, *_shape(model)))
         for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
             controls = Controls.uniform(size, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
             for sharing in (False, True) if engine.streams > 1 else (False,):
                 seconds = math.inf
                 for _ in range(2):  # the first run of a size allocates
                     began = clock()
-                    output = engine.run(pictures, controls, sharing=sharing)
+                    output = engine.run(images, controls, sharing=sharing)
                     seconds = min(seconds, clock() - began)
                 macs = float(engine.shape.gated(output.kept, output.exit).sum())
                 cost.learn(model.key, size, macs, seconds, sharing=sharing)

@@ -1,4 +1,4 @@
-"""Pictures → results, for one request of any protocol: decode, queue, await the device."""
+"""Images → results, for one request of any protocol: decode, queue, await the device."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from service.runner import Result, Work, WorkJob
 Image = NDArray[np.uint8] | NDArray[np.float32]
 Receive = Callable[[], Awaitable[Any]]
 
-# Whether a client has gone is watched once its pictures wait for longer than this: to watch every short request costs
-# more than the few pictures it could spare.
+# Whether a client has gone is watched once its images wait for longer than this: to watch every short request costs
+# more than the few images it could spare.
 WATCH_AFTER_S = 0.05
-NOT_FINITE = "the model has no finite answer for this picture: it is too unlike its training data"
+NOT_FINITE = "the model has no finite answer for this image: it is too unlike its training data"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a request wants its pictures classified.
+    """How a request wants its images classified.
 
     Attributes:
         client: whom fairness counts it for.
@@ -51,11 +51,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A request's results, in the order of its pictures; a picture that failed has its error in its place.
+    """A request's results, in the order of its images; an image that failed has its error in its place.
 
     Attributes:
-        decode_s: the longest that a picture was decoded, waiting for a decoder included.
-        images: what the network saw of each picture; or its error.
+        decode_s: the longest that an image was decoded, waiting for a decoder included.
+        images: what the network saw of each image; or its error.
 
     """
 
@@ -69,15 +69,15 @@ class Classified:
         return [one for one in self.results if isinstance(one, Result)]
 
 
-async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Sequence[bytes | Image]) -> Classified:
-    """Classify pictures under one wish. A picture's own error takes its place among the results.
+async def classify(parts: Parts, model: ServedModel, order: Order, images: Sequence[bytes | Image]) -> Classified:
+    """Classify images under one wish. An image's own error takes its place among the results.
 
     Args:
-        pictures: encoded ones, or images that fit the network: uint8, or float32 and normalised, [H, W, 3].
+        images: encoded ones, or images that fit the network: uint8, or float32 and normalised, [H, W, 3].
 
     Raises:
         WishError: the model does not offer what is wished for.
-        Exception: the first picture's error, when no picture is left; or what fails the whole request.
+        Exception: the first image's error, when no image is left; or what fails the whole request.
 
     """
     offer = model.offer(order.wish)
@@ -85,7 +85,7 @@ async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Seq
     if offer.deadline_s is not None:
         allowed_s = min(allowed_s, offer.deadline_s)
     began = time.monotonic()
-    decoded = await _decode_all(parts, model, pictures)
+    decoded = await _decode_all(parts, model, images)
     decode_s = time.monotonic() - began
     deadline = order.started + allowed_s
     work = [
@@ -103,7 +103,7 @@ async def classify(parts: Parts, model: ServedModel, order: Order, pictures: Seq
 
 
 async def _wait(jobs: Sequence[WorkJob], receive: Receive) -> None:
-    """Wait for the jobs' outcomes. Pictures that nobody waits for any more leave the queue.
+    """Wait for the jobs' outcomes. Images that nobody waits for any more leave the queue.
 
     Raises:
         ClientGoneError: the client closed the connection first.
@@ -112,7 +112,7 @@ async def _wait(jobs: Sequence[WorkJob], receive: Receive) -> None:
     watch = _Watch(receive, jobs)
     try:
         for job in jobs:
-            with contextlib.suppress(Exception):  # it takes the picture's place among the results
+            with contextlib.suppress(Exception):  # it takes the image's place among the results
                 await job.future
     except asyncio.CancelledError:
         if watch.client_gone:
@@ -160,19 +160,19 @@ def _outcome(job: WorkJob) -> Result | Exception:
     return error
 
 
-async def _decode_all(parts: Parts, model: ServedModel, pictures: Sequence[bytes | Image]) -> list[Image | Exception]:
-    """Small pictures are decoded here, in less time than a thread takes to be woken; others in the pool, together."""
+async def _decode_all(parts: Parts, model: ServedModel, images: Sequence[bytes | Image]) -> list[Image | Exception]:
+    """Small images are decoded here, in less time than a thread takes to be woken; others in the pool, together."""
     loop, preprocessing = asyncio.get_running_loop(), model.bundle.preprocessing
     max_pixels = parts.settings.max_pixels
     decoded: list[Image | Exception | asyncio.Future[NDArray[np.uint8]]] = []
-    alone = len(pictures) == 1
-    for picture in pictures:
-        if not isinstance(picture, bytes):
-            decoded.append(picture)
+    alone = len(images) == 1
+    for image in images:
+        if not isinstance(image, bytes):
+            decoded.append(image)
             continue
-        small = decode_if_small(picture, preprocessing) if alone else None
+        small = decode_if_small(image, preprocessing) if alone else None
         if small is None:
-            decoded.append(loop.run_in_executor(parts.decoders, decode, picture, preprocessing, max_pixels))
+            decoded.append(loop.run_in_executor(parts.decoders, decode, image, preprocessing, max_pixels))
         else:
             decoded.append(small)
     waiting = [one for one in decoded if isinstance(one, asyncio.Future)]

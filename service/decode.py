@@ -1,4 +1,4 @@
-"""Bytes → uint8 array: the only place that opens a picture, with every limit on its size."""
+"""Bytes → uint8 array: the only place that opens an image, with every limit on its size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL_BYTES, SMALL_PIXELS = 1 << 14, 1 << 14  # decoded in some 0.1 ms
 
 
 def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode one picture (of an animation the first frame) to the network's input, uint8 [size, size, 3].
+    """Decode one image (of an animation the first frame) to the network's input, uint8 [size, size, 3].
 
     The size is read from the header and checked before any pixel is decoded, so that a small file
     that claims to be huge costs nothing.
@@ -31,14 +31,14 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
 
     """
     if not content:
-        raise DamagedImageError("the picture is empty: send its bytes")
+        raise DamagedImageError("the image is empty: send its bytes")
     try:
         pixels = _plain_jpeg(content, max_pixels)
         if pixels is not None:
             return preprocessing.apply_to_pixels(pixels)
         return _with_pillow(content, preprocessing, max_pixels)
     except MemoryError as error:
-        raise TooLargeError("the picture needs more memory than there is") from error
+        raise TooLargeError("the image needs more memory than there is") from error
 
 
 def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
@@ -48,18 +48,18 @@ def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) 
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise TooLargeError(f"the picture has {width} × {height} pixels; at most {max_pixels:,} are taken")
+                    raise TooLargeError(f"the image has {width} × {height} pixels; at most {max_pixels:,} are taken")
                 if not width or not height:
-                    raise DamagedImageError("the picture has no pixels")
+                    raise DamagedImageError("the image has no pixels")
                 return preprocessing.apply(image)
         except UnidentifiedImageError as error:
-            raise NotAnImageError(f"not a picture this service reads ({', '.join(FORMATS)})") from error
+            raise NotAnImageError(f"not an image this service reads ({', '.join(FORMATS)})") from error
         except Image.DecompressionBombError as error:
-            raise TooLargeError(f"the picture has too many pixels; at most {max_pixels:,} are taken") from error
+            raise TooLargeError(f"the image has too many pixels; at most {max_pixels:,} are taken") from error
         except (TooLargeError, DamagedImageError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
-            raise DamagedImageError(f"the picture cannot be decoded: {_brief(error)}") from error
+            raise DamagedImageError(f"the image cannot be decoded: {_brief(error)}") from error
 
 
 def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:

@@ -31,11 +31,11 @@ class InvalidFieldError(ServiceError):
 
 
 class DamagedImageError(ServiceError):
-    """A picture in a known format that cannot be decoded."""
+    """An image in a known format that cannot be decoded."""
 
 
 class NotAnImageError(ServiceError):
-    """Bytes, or a content type, that are no picture this service reads."""
+    """Bytes, or a content type, that are no image this service reads."""
 
 
 class TooLargeError(ServiceError):
@@ -100,7 +100,7 @@ class ClientGoneError(ServiceError):
 
 
 class EngineFailedError(ServiceError):
-    """The batch that held this picture failed inside the engine."""
+    """The batch that held this image failed inside the engine."""
 
 
 # The first row that an error is an instance of decides.

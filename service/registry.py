@@ -39,8 +39,8 @@ class ServedModel:
 
     Attributes:
         key: different for every load, also of the same name and version.
-        canary: logits at exact that the engine gave to the canary's pictures, [images, classes].
-        dense_macs: the plain twin's, per picture.
+        canary: logits at exact that the engine gave to the canary's images, [images, classes].
+        dense_macs: the plain twin's, per image.
 
     """
 

@@ -28,7 +28,7 @@ IDLE_S = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """One picture for one model.
+    """One image for one model.
 
     Attributes:
         image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
@@ -51,7 +51,7 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """What one picture got.
+    """What one image got.
 
     Attributes:
         setting: what it was run with.
@@ -112,9 +112,9 @@ OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 class Runner:
     """Takes batches until the batcher is closed and empty. Nothing that a batch does ends a loop.
 
-    A batch that finds the device idle has all of it; one that finds another there shares it. So a single picture is
+    A batch that finds the device idle has all of it; one that finds another there shares it. So a single image is
     answered soonest, and under load no thread waits for another's.
-    A batch that fails is run again in halves, so that one picture's failure is not its neighbours'.
+    A batch that fails is run again in halves, so that one image's failure is not its neighbours'.
 
     Args:
         on_batch: told the results of each batch, on its device thread, after they were sent off.
@@ -187,7 +187,7 @@ class Runner:
                 with self._deciding:
                     self._running -= 1
         except Exception as error:
-            log.exception("a device thread failed on %d pictures", len(jobs))
+            log.exception("a device thread failed on %d images", len(jobs))
             self._settle([(job, _failure(error)) for job in jobs])
 
     def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule[WorkJob]:
@@ -212,7 +212,7 @@ class Runner:
             output = model.engine.run(images, controls, sharing=sharing)
         except Exception as error:
             if len(chosen) == 1:
-                log.exception("a picture failed on %s", model.name)
+                log.exception("an image failed on %s", model.name)
                 self._settle([(chosen[0][0], _failure(error))])
                 return
             log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
@@ -279,6 +279,6 @@ def _too_late() -> DeadlineError:
 
 
 def _failure(error: Exception) -> EngineFailedError:
-    failure = EngineFailedError("the engine failed on this picture: try again")
+    failure = EngineFailedError("the engine failed on this image: try again")
     failure.__cause__ = error
     return failure

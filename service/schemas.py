@@ -20,7 +20,7 @@ Count = Annotated[int, BeforeValidator(_no_boolean)]
 
 
 class Fields(BaseModel):
-    """What a request may say beside its pictures, as query, form or JSON fields."""
+    """What a request may say beside its images, as query, form or JSON fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class Fields(BaseModel):
         None, gt=0, description="target: milliseconds after which an answer is of no use; sets how sparse it must be"
     )
     exit_confidence: Number | None = Field(
-        None, description="target: how sure an early exit must be, 0.5 to 1, with exact gates; at 1 no picture leaves"
+        None, description="target: how sure an early exit must be, 0.5 to 1, with exact gates; at 1 no image leaves"
     )
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
 
@@ -56,7 +56,7 @@ class Fields(BaseModel):
 
 
 class SkipMapFields(Fields):
-    """The same beside a picture whose skip map is asked for."""
+    """The same beside an image whose skip map is asked for."""
 
     layer: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="the layer to show; without it all of them, on a PNG weighted by MACs"
@@ -64,7 +64,7 @@ class SkipMapFields(Fields):
 
 
 class ClassifyBody(BaseModel):
-    """A JSON request: one picture or several, as base64, with the fields beside them."""
+    """A JSON request: one image or several, as base64, with the fields beside them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -102,7 +102,7 @@ def problems(*statuses: int, media_type: str = "application/problem+json") -> di
 
 
 class Prediction(BaseModel):
-    """What one picture got: classes and cost, or the error that kept it from them.
+    """What one image got: classes and cost, or the error that kept it from them.
 
     ``confidence`` is the first class's probability; ``exit`` counts from 0, null where the network ran to its end.
     """
@@ -116,7 +116,7 @@ class Prediction(BaseModel):
 
 
 class OperatingPointUsed(BaseModel):
-    """The setting the pictures were run with, and what to expect of it; ``exit_confidence`` has one for each exit."""
+    """The setting the images were run with, and what to expect of it; ``exit_confidence`` has one for each exit."""
 
     name: str | None
     sparsity: float
@@ -129,7 +129,7 @@ class OperatingPointUsed(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds; for several pictures the longest of each stage."""
+    """Milliseconds; for several images the longest of each stage."""
 
     decode: float
     queue: float
@@ -147,7 +147,7 @@ class ClassifyAnswer(BaseModel):
 
 
 class SeenImage(BaseModel):
-    """What the network sees of a picture: ``seen`` of its shorter side, a central square, scaled to this size."""
+    """What the network sees of an image: ``seen`` of its shorter side, a central square, scaled to this size."""
 
     width: int
     height: int
@@ -168,7 +168,7 @@ class MaskedLayer(BaseModel):
 
 
 class SkipMapAnswer(BaseModel):
-    """A picture's classes and cost, and where the network computed for it."""
+    """An image's classes and cost, and where the network computed for it."""
 
     model: str
     version: str
@@ -210,7 +210,7 @@ class OfferedConfidence(BaseModel):
 class OfferedExit(BaseModel):
     """One early exit.
 
-    ``images`` has the share of held-out pictures that leave by it at each operating point, where that is recorded.
+    ``images`` has the share of held-out images that leave by it at each operating point, where that is recorded.
     """
 
     number: int

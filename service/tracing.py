@@ -92,7 +92,7 @@ def trace_id(span: Span) -> str:
 
 
 def stages_of(classified: Classified, started: float, ended: float) -> list[Stage]:
-    """A request's time in stages that follow each other; of several pictures, from the first to the last."""
+    """A request's time in stages that follow each other; of several images, from the first to the last."""
     results = classified.done
     queued = min(result.enqueued_at for result in results)
     began = max(result.started_at for result in results)

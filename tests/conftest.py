@@ -1,4 +1,4 @@
-"""Fixtures for all tests: small models with random weights, pictures drawn here, and a served instance."""
+"""Fixtures for all tests: small models with random weights, images drawn here, and a served instance."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def random_bundle(architecture: Architecture | None = None) -> Bundle:
 
 
 def early_bundle() -> Bundle:
-    """A random ResNet-20 with two early exits, by whose random SideNets pictures leave more or less surely."""
+    """A random ResNet-20 with two early exits, by whose random SideNets images leave more or less surely."""
     bundle = random_bundle()
     torch.manual_seed(1)
     bundle.network.add_sidenets([SideNetSpec(2, 1, 16), SideNetSpec(5, 2, 16)])
@@ -150,16 +150,16 @@ def early_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smooth_pictures() -> list[bytes]:
-    """Twelve encoded pictures of noise over large shapes: to a SideNet's means noise alone would all look the same."""
+def smooth_images() -> list[bytes]:
+    """Twelve encoded images of noise over large shapes: to a SideNet's means noise alone would all look the same."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3))
     pixels = (0.75 * draw_smooth(3, 12, 32, 32) + 0.25 * noise).astype(np.uint8)
     return [_encoded(Image.fromarray(one), "PNG") for one in pixels]
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., bytes]:
-    """Draws a picture and encodes it: ``picture("PNG", mode="RGB", size=(40, 30), seed=0)``."""
+def draw_image() -> Callable[..., bytes]:
+    """Draws an image and encodes it: ``image("PNG", mode="RGB", size=(40, 30), seed=0)``."""
 
     def draw(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (40, 30), seed: int = 0) -> bytes:
         width, height = size

@@ -72,21 +72,21 @@ def test_the_python_of_your_own_model_runs(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Three classes of noise, a folder as the page describes it."""
     random = np.random.default_rng(0)
     for part, count in (("train", 16), ("test", 2)):
         for name in ("blue", "green", "red"):
-            folder = tmp_path / "pictures" / part / name
+            folder = tmp_path / "images" / part / name
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, pictures, random_network, monkeypatch):
-    """As the page tells, but on few pictures, in small batches."""
+def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, draw_images, random_network, monkeypatch):
+    """As the page tells, but on few images, in small batches."""
     from benchmarks.server import served
 
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, pictures, r
     (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
     for line in commands.splitlines():
         words = shlex.split(
-            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("PICTURES", str(pictures)), comments=True
+            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("IMAGES", str(draw_images)), comments=True
         )
         done = CliRunner().invoke(app, words[1:])
         assert (words[0], done.exit_code) == ("lccl", 0), done.output

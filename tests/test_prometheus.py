@@ -36,18 +36,18 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
 LOAD_S, PATIENCE_S, INTERVAL = 8, 40, "6s"
 MAY_BE_ZERO = {"Replicas down", "Alerts firing", "Queue depth", "Predicted wait", "GPU memory"}
-PICTURE = (ROOT / "docs/example.png").read_bytes()
+IMAGE = (ROOT / "docs/example.png").read_bytes()
 ASKED = [
-    ("/v1/classify", PICTURE),
-    ("/v1/classify?sparsity=0.42", PICTURE),
-    ("/v1/classify?operating_point=p45", PICTURE),
-    ("/v1/classify?operating_point=p60&top_k=3", PICTURE),
-    ("/v1/classify?operating_point=exact&max_accuracy_drop=5", PICTURE),
-    ("/v1/models/resnet20-cifar10/classify?deadline_ms=5000", PICTURE),
-    ("/v1/classify?deadline_ms=0.001", PICTURE),
-    ("/v1/classify", b"not a picture"),
-    ("/v1/models/nobody/classify", PICTURE),
-    ("/v1/models/early/classify?exit_confidence=0.6", PICTURE),
+    ("/v1/classify", IMAGE),
+    ("/v1/classify?sparsity=0.42", IMAGE),
+    ("/v1/classify?operating_point=p45", IMAGE),
+    ("/v1/classify?operating_point=p60&top_k=3", IMAGE),
+    ("/v1/classify?operating_point=exact&max_accuracy_drop=5", IMAGE),
+    ("/v1/models/resnet20-cifar10/classify?deadline_ms=5000", IMAGE),
+    ("/v1/classify?deadline_ms=0.001", IMAGE),
+    ("/v1/classify", b"not an image"),
+    ("/v1/models/nobody/classify", IMAGE),
+    ("/v1/models/early/classify?exit_confidence=0.6", IMAGE),
 ]
 
 needs = {

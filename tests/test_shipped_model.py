@@ -23,9 +23,7 @@ from lccl.data import load_dataset
 HOME = Path(__file__).parents[1]
 MODEL = HOME / "models" / "resnet20-cifar10"
 SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
-needs_data = pytest.mark.skipif(
-    not SHARED_DATA.is_file(), reason="the labelled test pictures are not beside the project"
-)
+needs_data = pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test images are not beside the project")
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +62,10 @@ def test_the_answers_shown_are_the_shipped_models():
     answer, skip_map = json_in("README.md", '"predictions"'), json_in("docs/playground.md", '"mask"')
     (layer,) = (one for one in skip_map["layers"] if isinstance(one, dict))
     with served() as url, httpx.Client(base_url=f"{url}/v1", headers={"Content-Type": "image/png"}) as client:
-        picture = (HOME / "docs" / "example.png").read_bytes()
-        given = client.post("/classify?sparsity=0.4&top_k=2", content=picture).json()
+        image = (HOME / "docs" / "example.png").read_bytes()
+        given = client.post("/classify?sparsity=0.4&top_k=2", content=image).json()
         drawn = client.post(
-            f"/models/{MODEL.name}/skip-map?sparsity={skip_map['operating_point']['sparsity']}", content=picture
+            f"/models/{MODEL.name}/skip-map?sparsity={skip_map['operating_point']['sparsity']}", content=image
         ).json()
     (told,), (got,) = answer["predictions"], given["predictions"]
     assert answer["operating_point"].keys() == given["operating_point"].keys()
@@ -96,14 +94,14 @@ def test_tables_are_the_bundles_and_the_results(page):
     assert fill_tables(text) == text
 
 
-def test_the_example_picture_is_a_ship(shipped):
+def test_the_example_image_is_a_ship(shipped):
     engine = lccl.compile(shipped)
     image = shipped.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
     output = engine.run(image[None], Controls.uniform(1, shipped.table.exact.thresholds))
     assert shipped.labels[int(output.logits[0].argmax())] == "ship"
 
 
-def test_strange_pictures_are_answered(shipped):
+def test_strange_images_are_answered(shipped):
     """White, black, stripes, noise and single pixels are far from the training data, and must not overflow."""
     engine = lccl.compile(shipped)
     random = np.random.default_rng(0)
@@ -121,7 +119,7 @@ def unseen(shipped):
 
 @needs_data
 @pytest.mark.parametrize("sparsity", [0.0, 0.4])
-def test_what_is_stated_is_reached_over_http_on_unseen_pictures(unseen, sparsity):
+def test_what_is_stated_is_reached_over_http_on_unseen_images(unseen, sparsity):
     """Mean skip ratio within 0.03 of what was asked; accuracy not significantly different, both errors counted."""
     chosen = np.random.default_rng(0).permutation(len(unseen))[:1500]
     right, ratios, point = 0, [], {}

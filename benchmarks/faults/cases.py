@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from benchmarks.faults.pictures import SEED, damaged, huge, large, pictures
-from lccl.bench.pictures import noise_pictures
+from benchmarks.faults.images import SEED, damaged, huge, images, large
+from lccl.bench.images import noise_images
 
 MODEL = "resnet20-cifar10"
 CLASSIFY, INFER = "/v1/classify", f"/v2/models/{MODEL}/infer"
-BOUNDARY = "----picture"
+BOUNDARY = "----image"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 JSON, JPEG, PNG = ({"Content-Type": kind} for kind in ("application/json", "image/jpeg", "image/png"))
 
@@ -47,31 +47,31 @@ class Case:
 
 
 def small_cases(count: int = 8) -> list[Case]:
-    """Good questions about small pictures, in the form that most ask in."""
+    """Good questions about small images, in the form that most ask in."""
     return [
-        classify("exact", pictures(count, 32), weight=3),
-        classify("sparsity", pictures(count, 32), sparsity=0.37),
-        classify("point", pictures(count, 32, "PNG"), PNG, operating_point="p45"),
-        classify("permission", pictures(count, 32), free=True, operating_point="exact", max_accuracy_drop=9),
+        classify("exact", images(count, 32), weight=3),
+        classify("sparsity", images(count, 32), sparsity=0.37),
+        classify("point", images(count, 32, "PNG"), PNG, operating_point="p45"),
+        classify("permission", images(count, 32), free=True, operating_point="exact", max_accuracy_drop=9),
     ]
 
 
 def good_cases() -> list[Case]:
     """Good questions of every form and protocol."""
-    small, photographs = pictures(8, 32), pictures(4, 300)
-    encoded = [base64.b64encode(picture).decode() for picture in small]
+    small, photographs = images(8, 32), images(4, 300)
+    encoded = [base64.b64encode(image).decode() for image in small]
     documents = [{"image": text, "sparsity": 0.2, "top_k": 3} for text in encoded]
     return [
         *small_cases(),
         classify("floor", small, max_accuracy_drop=2),
         classify("deadline", small, free=True, deadline_ms=400),
         classify("photograph", photographs, sparsity=0.5),
-        classify("webp", pictures(4, 64, "WEBP"), {"Content-Type": "image/webp"}, operating_point="p30"),
+        classify("webp", images(4, 64, "WEBP"), {"Content-Type": "image/webp"}, operating_point="p30"),
         Case("form", CLASSIFY, tuple(form(small[start:] + small[:start], sparsity="0.3") for start in range(4)), FORM),
         Case("many", CLASSIFY, (form([*small] * 6, sparsity="0.3"),), FORM, weight=2),
-        Case("form with one bad", CLASSIFY, (form([small[0], b"no picture", small[1]]),), FORM, weight=0.3),
+        Case("form with one bad", CLASSIFY, (form([small[0], b"no image", small[1]]),), FORM, weight=0.3),
         Case("base64", CLASSIFY, _documents(documents), JSON),
-        Case("v2 pictures", INFER, _documents([_infer("image", "BYTES", [1], [text]) for text in encoded]), JSON),
+        Case("v2 images", INFER, _documents([_infer("image", "BYTES", [1], [text]) for text in encoded]), JSON),
         Case("v2 pixels", INFER, (_pixels(3),), JSON, weight=0.3),
         Case("models", "/v1/models", (b"",), method="GET", weight=0.3),
         Case("v2 model", f"/v2/models/{MODEL}", (b"",), method="GET", weight=0.3),
@@ -83,13 +83,13 @@ def good_cases() -> list[Case]:
 
 def bad_cases(mutations: int) -> list[Case]:
     """Malformed requests of known kinds, and good ones damaged at random, so many of each form."""
-    small = pictures(8, 32)
+    small = images(8, 32)
     text = base64.b64encode(small[0]).decode()
     good_json = _documents([{"image": text}, {"images": [text, text], "top_k": 2}])
     good_infer = (*_documents([_infer("image", "BYTES", [1], [text])]), _pixels(1))
     known = [
         classify("not an image", (b"hello", bytes(3000), small[0][100:], b"\x89PNG\r\n\x1a\n")),
-        classify("cut off", tuple(picture[:-200] for picture in small)),
+        classify("cut off", tuple(image[:-200] for image in small)),
         classify("empty", (b"",)),
         classify("too many pixels", (huge(), large(6000)), {}),
         classify("bad wish", small[:1], sparsity="nan"),
@@ -104,12 +104,12 @@ def bad_cases(mutations: int) -> list[Case]:
         Case("not an administrator", f"/v2/repository/models/{MODEL}/load", (b"",)),
         Case("deep JSON", INFER, (b"[" * 60_000, b'{"inputs":' + b"[" * 9_000 + b"]" * 9_000 + b"}"), JSON),
         Case("bad base64", CLASSIFY, _documents([{"image": "a"}, {"image": "ü"}, {"image": 3}, {}, {"x": text}]), JSON),
-        Case("too many pictures", CLASSIFY, (form([small[0]] * 65),), FORM),
+        Case("too many images", CLASSIFY, (form([small[0]] * 65),), FORM),
         Case("many fields", CLASSIFY, (form(small[:1], **{f"field{number}": "1" for number in range(99)}),), FORM),
     ]
     seeds = {
-        "jpeg": (CLASSIFY, JPEG, small + pictures(2, 300)),
-        "others": (CLASSIFY, PNG, pictures(4, 32, "PNG") + pictures(4, 32, "WEBP") + pictures(2, 32, "GIF")),
+        "jpeg": (CLASSIFY, JPEG, small + images(2, 300)),
+        "others": (CLASSIFY, PNG, images(4, 32, "PNG") + images(4, 32, "WEBP") + images(2, 32, "GIF")),
         "form": (CLASSIFY, FORM, (form(small[:2], sparsity="0.3"), form(small[:1], top_k="2"))),
         "JSON": (CLASSIFY, JSON, good_json),
         "v2": (INFER, JSON, good_infer),
@@ -130,7 +130,7 @@ def classify(
     status: int | None = 200,
     **wish: float | str,
 ) -> Case:
-    """Pictures sent as they are, with a wish as the query."""
+    """Images sent as they are, with a wish as the query."""
     path = f"{CLASSIFY}?{urlencode(wish)}" if wish else CLASSIFY
     return Case(name, path, tuple(bodies), headers, weight=weight, free=free, status=status)
 
@@ -160,5 +160,5 @@ def _infer(name: str, datatype: str, shape: Sequence[int], data: Sequence[object
 
 
 def _pixels(count: int) -> bytes:
-    images = np.asarray(noise_pictures(count, 32, SEED).images)
+    images = np.asarray(noise_images(count, 32, SEED).images)
     return json.dumps(_infer("pixels", "UINT8", list(images.shape), images.reshape(-1).tolist())).encode()

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from benchmarks.faults.cases import CLASSIFY, FORM, JPEG, form, small_cases
+from benchmarks.faults.images import SEED, images, large
 from benchmarks.faults.load import loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.pictures import SEED, large, pictures
 from benchmarks.faults.raw import ENDED, Connection, pieces, request
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
@@ -42,9 +42,9 @@ def disconnects(scale: Scale) -> Outcome:
 async def _leave_all(base: str, count: int) -> tuple[Counter[str], Counts]:
     chance, room, stages = random.Random(SEED), asyncio.Semaphore(LEAVERS_AT_ONCE), Counter[str]()
     whole = {
-        "picture": request(CLASSIFY, pictures(1, 32)[0], JPEG),
+        "image": request(CLASSIFY, images(1, 32)[0], JPEG),
         "photograph": request(CLASSIFY, large(1500), JPEG),
-        "form": request(CLASSIFY, form(pictures(60, 32)), FORM),
+        "form": request(CLASSIFY, form(images(60, 32)), FORM),
     }
 
     async def leave() -> None:
@@ -143,7 +143,7 @@ def slow_loris(scale: Scale) -> Outcome:
 
 
 async def _trickle_all(base: str, each: int) -> tuple[dict[str, tuple[Counter[str], float]], Counts]:
-    whole, counts = request(CLASSIFY, pictures(1, 32)[0], JPEG), Counts()
+    whole, counts = request(CLASSIFY, images(1, 32)[0], JPEG), Counts()
     begin = whole.index(b"\r\n\r\n") + 4
     kinds = {"heads": (b"", whole), "bodies": (whole[:begin], whole[begin:]), "silence": (b"", b"")}
     ends: dict[str, tuple[Counter[str], float]] = {}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.faults.cases import PNG, classify, small_cases
+from benchmarks.faults.images import blank, images, large
 from benchmarks.faults.load import BUSY, load, loading
 from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.pictures import blank, large, pictures
 from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, RAISES, STALLS
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
@@ -22,9 +22,9 @@ LITTLE = 24 << 20
 
 
 def failing_engine(scale: Scale) -> Outcome:
-    """Poisonous pictures share batches with good ones."""
+    """Poisonous images share batches with good ones."""
     outcome = Outcome(
-        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous picture"
+        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous image"
     )
     with Server("engine", program=PROGRAM) as server:
         poison = [
@@ -40,15 +40,15 @@ def failing_engine(scale: Scale) -> Outcome:
         outcome.require(server.status("/health/ready") == 200, "the server is not ready afterwards")
         halves = server.log.read_text(encoding="utf-8").count("is run in halves")
         outcome.figures["batches_run_in_halves"] = halves
-        outcome.require(halves > 0 or scale.quick, "no good picture shared a batch with a poisonous one")
+        outcome.require(halves > 0 or scale.quick, "no good image shared a batch with a poisonous one")
     return outcome
 
 
 def out_of_memory(scale: Scale) -> Outcome:
-    """The address space is limited to hardly more than is taken, while large and small pictures arrive."""
-    outcome = Outcome("no address space is left for large pictures under load (RLIMIT_AS), then there is again")
+    """The address space is limited to hardly more than is taken, while large and small images arrive."""
+    outcome = Outcome("no address space is left for large images under load (RLIMIT_AS), then there is again")
     seconds = 3 if scale.quick else 30
-    big = classify("large", (large(4500), *pictures(1, 1500)), weight=0.5)
+    big = classify("large", (large(4500), *images(1, 1500)), weight=0.5)
     with Server("memory-limit") as server:
         rest = at_rest(server.base, [*small_cases(), big])
         files, number = server.open_files(), server.process.pid

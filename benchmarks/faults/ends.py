@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from benchmarks.faults.cases import CLASSIFY, FORM, Case, form, small_cases
+from benchmarks.faults.images import images
 from benchmarks.faults.load import BUSY, load, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.pictures import pictures
 from benchmarks.faults.raw import ENDED, Connection, request
 from benchmarks.faults.rest import Rest, at_rest
 from benchmarks.faults.scale import Scale
@@ -52,7 +52,7 @@ def sigterm(scale: Scale) -> Outcome:
     exits = []
     for _ in range(rounds):
         with Server("sigterm", "--queue-limit", "4000", "--drain-timeout-s", "30") as server:
-            many = Case("form", CLASSIFY, (form(pictures(60, 32)),), FORM)
+            many = Case("form", CLASSIFY, (form(images(60, 32)),), FORM)
             forms, rest = at_rest(server.base, [many]), at_rest(server.base, small_cases())
             with loading(server, rest, 100, 6, BUSY | {"503"}) as loaded:
                 counts, seconds = asyncio.run(_stop(server, forms))

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 
 from benchmarks.faults.cases import CLASSIFY, JPEG, classify, small_cases
+from benchmarks.faults.images import images
 from benchmarks.faults.keys import CLIENT, LIMITED, key_file
 from benchmarks.faults.load import load, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.pictures import pictures
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.faults.server import BUILD, Server
@@ -87,7 +87,7 @@ def clock_jump(scale: Scale) -> Outcome:
         environment = {"LD_PRELOAD": str(_library()), "CLOCK_OFFSET": str(offset)}
         flags = ("--api-keys", str(keys), "--canary-interval-s", "0.5", "--idle-timeout-s", "30")
         with Server("clock", *flags, environment=environment) as server:
-            deadlines = classify("deadline", pictures(8, 32), free=True, deadline_ms=2000)
+            deadlines = classify("deadline", images(8, 32), free=True, deadline_ms=2000)
             rest = at_rest(server.base, [one.with_headers(CLIENT) for one in [*small_cases(), deadlines]])
             with (
                 httpx.Client(base_url=server.base, timeout=20) as idle,
@@ -120,7 +120,7 @@ def _look(client: httpx.Client, outcome: Outcome, jump: int) -> None:
 
 
 def _ask(client: httpx.Client, counts: Counts) -> int:
-    answer = client.post(CLASSIFY, content=pictures(1, 32)[0], headers=JPEG | LIMITED)
+    answer = client.post(CLASSIFY, content=images(1, 32)[0], headers=JPEG | LIMITED)
     counts.sent += 1
     counts.answered[str(answer.status_code)] += 1
     return answer.status_code

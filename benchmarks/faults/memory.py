@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.faults.cases import CLASSIFY, JPEG, Case, bad_cases, good_cases, shuffled
+from benchmarks.faults.images import SEED, images
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.pictures import SEED, pictures
 from benchmarks.faults.raw import ENDED, Connection, request
 from benchmarks.faults.rest import Rest, at_rest
 from benchmarks.faults.scale import Scale
@@ -24,7 +24,7 @@ KEPT_FOR = 200  # requests on one connection; then another address of this machi
 PER_REQUEST_BYTES = 20.0  # what may be left of each; of 200,000 requests 4 MB
 NOISE_BYTES = 1 << 20
 SMALL_BYTES = 20_000  # cases with larger bodies are left out: they would only take time
-EXCLUDED = ("deep JSON", "too many pixels", "too many pictures", "many", "openapi")
+EXCLUDED = ("deep JSON", "too many pixels", "too many images", "many", "openapi")
 WISHES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
 
 
@@ -78,7 +78,7 @@ async def _send(
     samples: list[tuple[int, int]],
 ) -> None:
     order, chance = itertools.cycle(shuffled(cases)), random.Random(SEED)
-    picture, numbers = pictures(1, 32)[0], itertools.count()
+    image, numbers = images(1, 32)[0], itertools.count()
     addresses = (f"127.0.0.{one}" for one in itertools.cycle(range(1, 255)))
 
     async def ask(connection: Connection, number: int) -> None:
@@ -86,7 +86,7 @@ async def _send(
         label = f"{case.name} {index}"
         if number % 3 == 0:
             wish = chance.choice(WISHES).format(chance.uniform(0.1, 0.6))
-            case, index, label = Case("ever new", CLASSIFY + wish, (picture,), JPEG), 0, ""
+            case, index, label = Case("ever new", CLASSIFY + wish, (image,), JPEG), 0, ""
         headers = {"X-Request-ID": f"{chance.getrandbits(128):032x}", **case.headers}
         await connection.send(request(case.path, case.bodies[index], headers, case.method))
         status, content = await asyncio.wait_for(connection.answer(), 30)

@@ -1,4 +1,4 @@
-"""``lccl-serve`` on a device with faults: pictures of one shade make it fail, each shade in a way of its own."""
+"""``lccl-serve`` on a device with faults: images of one shade make it fail, each shade in a way of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STALL_S = 0.5
 
 
 class Faulty:
-    """An engine that fails on whole batches when a picture of them is poisonous."""
+    """An engine that fails on whole batches when an image of them is poisonous."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

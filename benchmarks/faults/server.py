@@ -142,7 +142,7 @@ class Server:
             if (requests := self.metric("lccl_inflight_requests")) > 1:
                 left.append(f"{requests - 1:.0f} requests are still counted as under way")
             if waiting := self.metric("lccl_queue_depth"):
-                left.append(f"{waiting:.0f} pictures still wait")
+                left.append(f"{waiting:.0f} images still wait")
             if (still := self.open_files()) > files + 2:
                 left.append(f"{still} files are open, {files} were before")
             if not left or time.monotonic() > deadline:

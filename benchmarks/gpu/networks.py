@@ -1,7 +1,7 @@
 """Whole networks: own dense and own at several skip ratios beside the fastest dense network, in one run.
 
 Weights are fresh and thresholds are fitted to them, so that each layer skips the share that is asked for; every figure
-uses the ratio that was reached on the timed pictures. All start from uint8 pixels and end with logits: device time from
+uses the ratio that was reached on the timed images. All start from uint8 pixels and end with logits: device time from
 device memory to device memory under a CUDA graph, end to end from the host's memory to the host's.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.gpu.baselines import Baseline, Baselines, dense_networks
 from benchmarks.gpu.timing import Clock, Launch, Samples, WallClock, take_turns
-from lccl.bench.pictures import noise_pictures
+from lccl.bench.images import noise_images
 from lccl.bench.workload import Model, choose_thresholds, find_model, fit_statistics, normalised, plain_twin
 from lccl.controls import Controls, Output
 from lccl.engines.reference import ReferenceEngine
@@ -33,7 +33,7 @@ from lccl.networks import ResNet
 from lccl.plan import Plan
 
 SKIP = (0.5, 0.3, 0.7)
-FITTED_ON = {32: 64, 224: 16}  # pictures, by their side: what thresholds are fitted to
+FITTED_ON = {32: 64, 224: 16}  # images, by their side: what thresholds are fitted to
 DENSE = "own dense"
 DISAGREES = 0.1  # of the logits' size: beyond what half precision explains
 
@@ -102,7 +102,7 @@ class Own:
 
 
 def fit(network: str, skip: Sequence[float] = SKIP) -> Fitted:
-    """Fresh weights with the statistics of noise pictures, and thresholds for each ratio, found on the CPU.
+    """Fresh weights with the statistics of noise images, and thresholds for each ratio, found on the CPU.
 
     Raises:
         LcclError: a layer's gates do not allow a ratio.
@@ -110,11 +110,11 @@ def fit(network: str, skip: Sequence[float] = SKIP) -> Fitted:
     """
     model = find_model(network)
     side = model.preprocessing.size
-    pictures = noise_pictures(FITTED_ON[side], side, seed=1)
-    fit_statistics(model.network, torch.from_numpy(normalised(pictures.images, model.preprocessing)))
+    images = noise_images(FITTED_ON[side], side, seed=1)
+    fit_statistics(model.network, torch.from_numpy(normalised(images.images, model.preprocessing)))
     plan = lower(model.network, model.preprocessing)
     engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
-    thresholds = {ratio: choose_thresholds(engine, pictures.images, ratio) for ratio in skip}
+    thresholds = {ratio: choose_thresholds(engine, images.images, ratio) for ratio in skip}
     return Fitted(model, plain_twin(model.architecture, model.network), thresholds)
 
 
@@ -127,7 +127,7 @@ def measure(
         LcclError: own dense disagrees with every baseline, or none could be made: there is nothing to compare.
 
     """
-    images = noise_pictures(case.batch, fitted.model.preprocessing.size).images
+    images = noise_images(case.batch, fitted.model.preprocessing.size).images
     pixels = torch.from_numpy(images).to(device)
     own = _own(fitted, make, images, clock)
     dense = dense_networks(fitted.twin, fitted.model.preprocessing, pixels, clock, until)

@@ -56,7 +56,7 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, found: Pa
     preset = PRESETS[asked.rows or "cpu"]
     rows = [find(name) for name in (*asked.names, *(preset.runs if asked.rows else ()))]
     if asked.data is None:
-        parser.error("training needs pictures: give --data")
+        parser.error("training needs images: give --data")
     if asked.threads:
         torch.set_num_threads(asked.threads)
     options = Options(
@@ -78,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py")
     parser.add_argument("--rows", choices=PRESETS, help="the rows for one kind of machine")
-    parser.add_argument("--data", type=Path, help="a data set with test pictures, as for `lccl train`")
+    parser.add_argument("--data", type=Path, help="a data set with test images, as for `lccl train`")
     parser.add_argument("--epochs", type=int, help="default: the preset's, 10 for rows by name")
-    parser.add_argument("--images", type=int, help="training pictures to take; default: all")
+    parser.add_argument("--images", type=int, help="training images to take; default: all")
     parser.add_argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:i")
     parser.add_argument("--compile", action="store_true", help="compile the network first")

@@ -1,4 +1,4 @@
-"""Result files, one per run, seed and budget: what a network got right on each test picture, and what it cost."""
+"""Result files, one per run, seed and budget: what a network got right on each test image, and what it cost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Budget:
 
     Attributes:
         data: name of the data set's file or folder, without its ending.
-        epochs: passes over the training pictures.
-        images: training pictures, None for all of them.
+        epochs: passes over the training images.
+        images: training images, None for all of them.
 
     """
 
@@ -33,16 +33,16 @@ class Budget:
     @property
     def name(self) -> str:
         """Of the folder that its results are in."""
-        return f"{self.data}-{self.epochs}-epochs" + ("" if self.images is None else f"-{self.images}-pictures")
+        return f"{self.data}-{self.epochs}-epochs" + ("" if self.images is None else f"-{self.images}-images")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """One trained network on N test pictures.
+    """One trained network on N test images.
 
     Attributes:
-        budget: as in the file, with the number of training pictures told.
-        pictures: digest of the test pictures.
+        budget: as in the file, with the number of training images told.
+        images: digest of the test images.
         right: bool [N].
         zeros: share of the gated cells that are zero, weighted by MACs.
         macs: gated MACs of the whole network.
@@ -53,7 +53,7 @@ class Result:
     run: str
     seed: int
     budget: Budget
-    pictures: str
+    images: str
     right: NDArray[np.bool_]
     zeros: float
     macs: float
@@ -65,7 +65,7 @@ class Result:
 
 
 def pack(right: NDArray[np.bool_]) -> str:
-    """A bit per picture, as base64."""
+    """A bit per image, as base64."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
@@ -90,7 +90,7 @@ def _read(value: dict[str, Any]) -> Result:
         run=value["run"],
         seed=value["recipe"]["seed"],
         budget=Budget(budget["data"], budget["epochs"], budget["images"]),
-        pictures=test["digest"],
+        images=test["digest"],
         right=np.unpackbits(packed, count=test["images"]).astype(bool),
         zeros=value["zeros"],
         macs=value["gated_macs"],

@@ -18,7 +18,7 @@ RECIPE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set's name in words, its number of classes, and the side of its pictures in pixels."""
+    """A data set's name in words, its number of classes, and the side of its images in pixels."""
 
     title: str
     classes: int
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Figures of a paper: MACs of one picture, the others in percent or percentage points; None where it has none.
+    """Figures of a paper: MACs of one image, the others in percent or percentage points; None where it has none.
 
     ``drop`` is the top-1 drop against the plain network, ``zeros`` the share of zero cells in the paper's words.
     """

@@ -30,16 +30,16 @@ Figures published in "More is Less" (Dong, Huang, Yang, Yan; CVPR 2017), and wha
 made it. Those of split convolutions ([spconv.md](spconv.md)) are from "Split to Be Slim" (Zhang et al.; IJCAI 2020).
 
 **Mind the budget.** The published networks were trained for 164 to 350 epochs. A row's budget, in its last column, is
-epochs × training pictures, and the data set's name; its plain twin, the same network without gates, had the same. Under
+epochs × training images, and the data set's name; its plain twin, the same network without gates, had the same. Under
 a smaller budget errors are higher: compare a row with its twin and with its neighbours, not with the published error.
 A row without a result says so.
 
-- *error*: on the test pictures, after the last epoch, tested once; over several seeds mean ± standard deviation. (The
-  released code reports its best epoch on the test pictures.)
-- *difference*: error less the twin's, on the same pictures, with a 95 % interval (Tango's) for other test pictures. It
+- *error*: on the test images, after the last epoch, tested once; over several seeds mean ± standard deviation. (The
+  released code reports its best epoch on the test images.)
+- *difference*: error less the twin's, on the same images, with a 95 % interval (Tango's) for other test images. It
   does not cover other seeds; with several seeds it stays as wide as for one.
-- *zeros*: share of the gated convolutions' cells whose gate is exactly 0 over the test pictures, weighted by MACs.
-- *MACs*: gated multiply-accumulates of the whole network per picture, gates included, at threshold 0.
+- *zeros*: share of the gated convolutions' cells whose gate is exactly 0 over the test images, weighted by MACs.
+- *MACs*: gated multiply-accumulates of the whole network per image, gates included, at threshold 0.
 - *speed-up*: 1 − these / the plain twin's. The MACs published for ResNet-20, 32 and 44 follow from the published
   speed-ups in the same way. It is theory, as in the paper; measured times are in [cpu-engine.md](cpu-engine.md).
 - *Split convolutions* have the plain network, neither gated nor split, as their twin. Their paper counts more than
@@ -50,7 +50,7 @@ weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold t
 half open, as in the released code; elsewhere in this project they begin open. Three things differ from that code. The
 learning rate rises from {RECIPE["first_lr"]:g} to {RECIPE["lr"]:g} over the first {RECIPE["warm_up"]:.0%} of the run
 and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay. And
-`cifar10-jpeg` holds lossy copies of CIFAR-10's pictures, 50,000 to train on and 8,000 to test on, whose errors are some
+`cifar10-jpeg` holds lossy copies of CIFAR-10's images, 50,000 to train on and 8,000 to test on, whose errors are some
 points above the originals'.
 
 Blocks are pre-activation ones, as in the released code, where nothing else is said; ImageNet's, and those
@@ -109,16 +109,16 @@ def _here(row: Row, results: Sequence[Result]) -> list[list[str]]:
 def difference(pairs: Sequence[tuple[Result, Result]]) -> str:
     """Error less the plain twin's in points with its interval, from (twin, run) of each seed.
 
-    Several seeds see the same pictures: their counts are averaged, not summed.
+    Several seeds see the same images: their counts are averaged, not summed.
 
     Raises:
-        LcclError: a run and its twin were tested on different pictures.
+        LcclError: a run and its twin were tested on different images.
 
     """
     if not pairs:
         return "–"
-    if any(twin.pictures != run.pictures for twin, run in pairs):
-        raise LcclError(f"{pairs[0][1].run} and its plain twin were tested on different pictures: train one again")
+    if any(twin.images != run.images for twin, run in pairs):
+        raise LcclError(f"{pairs[0][1].run} and its plain twin were tested on different images: train one again")
     lost = mean(int((twin.right & ~run.right).sum()) for twin, run in pairs)
     won = mean(int((run.right & ~twin.right).sum()) for twin, run in pairs)
     trials = len(pairs[0][0].right)

@@ -34,8 +34,8 @@ class Options:
     """How rows are trained.
 
     Attributes:
-        data: a data set, as ``load_dataset`` reads it, with test pictures.
-        images: how many of its training pictures to take, None for all.
+        data: a data set, as ``load_dataset`` reads it, with test images.
+        images: how many of its training images to take, None for all.
         again: train rows that have a result too.
         results: folder of the result files.
         runs: folder of the checkpoints, from which an interrupted row goes on.
@@ -64,8 +64,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """Training pictures, and test pictures with their digest."""
+class Images:
+    """Training images, and test images with their digest."""
 
     train: HeldOut
     test: Split
@@ -76,7 +76,7 @@ def train_rows(runs: Iterable[Run], options: Options) -> None:
     """Train what has no result yet, seed by seed, and print a line for each epoch and result.
 
     Raises:
-        DataError: the data set is not the one that the rows need, has no test pictures, or too few to train on.
+        DataError: the data set is not the one that the rows need, has no test images, or too few to train on.
         LcclError: a row's loss is no longer finite, or its checkpoint is of another recipe; the other rows are trained.
 
     """
@@ -90,14 +90,14 @@ def train_rows(runs: Iterable[Run], options: Options) -> None:
     if not missing:
         print(f"every result is there, in {options.results / options.budget.name}: --again trains once more")
         return
-    pictures = read_pictures({run.data for run, _ in missing}, options)
+    images = read_images({run.data for run, _ in missing}, options)
     failed = []
     for run, seed in missing:
         file = files[run.name, seed]
         if options.again:
             shutil.rmtree(options.runs / file, ignore_errors=True)
         try:
-            figures = train_row(run, seed, pictures, options, options.runs / file)
+            figures = train_row(run, seed, images, options, options.runs / file)
         except LcclError as error:
             failed.append(f"{run.name}, seed {seed}: {error}")
             print(failed[-1], flush=True)
@@ -107,13 +107,13 @@ def train_rows(runs: Iterable[Run], options: Options) -> None:
         raise LcclError(f"{len(failed)} of {len(missing)} rows failed: {'; '.join(failed)}")
 
 
-def read_pictures(names: set[str], options: Options) -> Pictures:
-    """The pictures for rows that need the data sets of these names.
+def read_images(names: set[str], options: Options) -> Images:
+    """The images for rows that need the data sets of these names.
 
-    All training pictures train: nothing is chosen here, so nothing is held out. Progress is watched on a few of them.
+    All training images train: nothing is chosen here, so nothing is held out. Progress is watched on a few of them.
 
     Raises:
-        DataError: the data set is not that one, has no test pictures, or too few to train on.
+        DataError: the data set is not that one, has no test images, or too few to train on.
 
     """
     if len(names) > 1:
@@ -123,21 +123,19 @@ def read_pictures(names: set[str], options: Options) -> Pictures:
     if len(found.classes) != wanted.classes:
         raise DataError(f"{options.data} has {len(found.classes)} classes: these rows need {wanted.title}")
     if not len(found.test):
-        raise DataError(f"{options.data} has no test pictures: give a data set that has")
+        raise DataError(f"{options.data} has no test images: give a data set that has")
     count = len(found.train) if options.images is None else options.images
     if not RECIPE["batch"] <= count <= len(found.train):
-        raise DataError(
-            f"cannot train on {count} of {len(found.train)} pictures: at least {RECIPE['batch']} are needed"
-        )
-    # Archives are in the order of the classes; the same pictures serve every row and seed.
+        raise DataError(f"cannot train on {count} of {len(found.train)} images: at least {RECIPE['batch']} are needed")
+    # Archives are in the order of the classes; the same images serve every row and seed.
     order = np.random.default_rng(0).permutation(len(found.train))[:count]
     chosen = found.train.subset(np.sort(order))
     watched = found.train.subset(order[:WATCHED])
     nothing = chosen.first(0)
-    return Pictures(HeldOut(chosen, watched, nothing, digest(chosen)), found.test, digest(found.test))
+    return Images(HeldOut(chosen, watched, nothing, digest(chosen)), found.test, digest(found.test))
 
 
-def train_row(run: Run, seed: int, pictures: Pictures, options: Options, folder: Path) -> dict[str, Any]:
+def train_row(run: Run, seed: int, images: Images, options: Options, folder: Path) -> dict[str, Any]:
     """Train one network and return the figures of its result file; goes on where ``folder`` holds a checkpoint."""
     architecture = Architecture(**run.network, classes=DATA[run.data].classes)
     recipe = Recipe(**RECIPE, **run.recipe, epochs=options.epochs, seed=seed)
@@ -148,17 +146,17 @@ def train_row(run: Run, seed: int, pictures: Pictures, options: Options, folder:
             print(f"{run.name}, seed {seed}: epoch {done}/{of}, {shown}", flush=True)
 
     network, record = train(
-        architecture, pictures.train, recipe, folder,
+        architecture, images.train, recipe, folder,
         device=choose_device(options.device), compile_network=options.compile_network, report=report,
     )  # fmt: skip
-    found, shape = on_test_pictures(network, record, pictures.test, options.device)
+    found, shape = on_test_images(network, record, images.test, options.device)
     return {
         "run": run.name,
         "architecture": architecture.to_json(),
         "recipe": asdict(recipe),
-        "budget": asdict(replace(options.budget, images=len(pictures.train.train))),
-        "train_digest": pictures.train.digest,
-        "test": {"images": len(found.right), "digest": pictures.test_digest, "right": pack(found.right)},
+        "budget": asdict(replace(options.budget, images=len(images.train.train))),
+        "train_digest": images.train.digest,
+        "test": {"images": len(found.right), "digest": images.test_digest, "right": pack(found.right)},
         "error": round(1 - found.accuracy, 6),
         "zeros": round(found.skip_ratio(shape), 6),
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
@@ -175,16 +173,16 @@ def plain_macs(run: Run) -> int:
     return shape_of(lower(network, network_input(network.image_size))).dense
 
 
-def on_test_pictures(
-    network: ResNet, record: dict[str, Any], pictures: Split, device: str
+def on_test_images(
+    network: ResNet, record: dict[str, Any], images: Split, device: str
 ) -> tuple[Measurement, NetworkShape]:
-    """Run the test pictures at threshold 0, with the normalisation that the network was trained with."""
+    """Run the test images at threshold 0, with the normalisation that the network was trained with."""
     mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
     preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
     engine = make_engine(network.cpu(), device, "fp32", preprocessing=preprocessing)
-    return measure(engine, pictures, [0.0] * len(engine.shape.layers)), engine.shape
+    return measure(engine, images, [0.0] * len(engine.shape.layers)), engine.shape
 
 
 def digest(split: Split) -> str:
-    """SHA-256 of pictures and labels, in their order."""
+    """SHA-256 of images and labels, in their order."""
     return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()

@@ -23,5 +23,5 @@ What is measured, interleaved: in every round each contestant has its turn, the 
 How the peers are tuned. ``tune`` measures the settings of :mod:`benchmarks.serving.tune`, keeps all figures in
 ``results/serving/tuning.json``, and the runs take the best of each peer, network and runtime from there.
 
-Bundles, twins and pictures are made once, into ``build/serving``; ``make clean`` removes them.
+Bundles, twins and images are made once, into ``build/serving``; ``make clean`` removes them.
 """

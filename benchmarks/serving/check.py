@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.serving.servers import Ask, Server
 from benchmarks.serving.workload import Served
 
-PICTURES = 4
+IMAGES = 4
 WITHIN = 0.002  # of the highest probability
 
 
@@ -21,12 +21,12 @@ def check_peer(server: Server, ask: Ask, served: Served) -> None:
         RuntimeError: they differ.
 
     """
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         answer = server.post(ask, index).json()
         found = (answer[0] if isinstance(answer, list) else answer)["classes"]
         complaint = differs(found, served.expected[index])
         if complaint:
-            raise RuntimeError(f"{server.name}, picture {index}: {complaint}")
+            raise RuntimeError(f"{server.name}, image {index}: {complaint}")
 
 
 def differs(found: list[dict[str, Any]], expected: NDArray[np.floating]) -> str:

@@ -45,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(2)
     console = Console(width=None if sys.stdout.isatty() else 140)
     versions = _peers_versions(console)
-    with console.status("bundles, plain twins and pictures"):
+    with console.status("bundles, plain twins and images"):
         networks = serve_all(options.networks, options.images)
     if options.what == "tune":
         _tune(networks, options.peers, options.rounds or TUNE_ROUNDS, versions, console)

@@ -51,8 +51,8 @@ def compare(
     setups = {name: setup for name, (_, setup) in _setups(served, peers, tuned).items()}
     return {
         "network": served.name,
-        "pictures": served.source,
-        "bytes_per_picture": float(np.mean([len(file) for file in served.pictures])),
+        "source": served.source,
+        "bytes_per_image": float(np.mean([len(file) for file in served.images])),
         "rounds": length.rounds,
         "seconds": length.seconds,
         "tail_rate_per_s": None if best is None else rate,

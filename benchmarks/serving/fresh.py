@@ -36,7 +36,7 @@ def fresh_bundle(workload: Workload) -> Bundle:
         preprocessing=workload.preprocessing,
         table=OperatingPointTable(
             tuple(measure.point(name, thresholds) for name, thresholds in points.items()),
-            len(workload.pictures.images),
+            len(workload.images.images),
         ),
         splits={},
         training={},
@@ -44,14 +44,14 @@ def fresh_bundle(workload: Workload) -> Bundle:
 
 
 class Measure:
-    """What thresholds come to on the workload's pictures, by the native engine."""
+    """What thresholds come to on the workload's images, by the native engine."""
 
     def __init__(self, workload: Workload, shape: NetworkShape) -> None:
-        self._images, self._shape = workload.pictures.images, shape
+        self._images, self._shape = workload.images.images, shape
         self._engine: Engine = lccl.compile(workload.network, engine="cpu", preprocessing=workload.preprocessing)
 
     def kept(self, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Cells kept, [pictures, layers]."""
+        """Cells kept, [images, layers]."""
         return self._engine.run(self._images, Controls.uniform(len(self._images), thresholds.tolist())).kept
 
     def skipped(self, thresholds: NDArray[np.float64]) -> float:

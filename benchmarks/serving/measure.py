@@ -159,7 +159,7 @@ def engine_ms(content: bytes) -> tuple[float, float | None]:
 
 
 def alone(contestant: Contestant, seconds: float) -> Alone:
-    """Ask a server that is awake about one picture after the other."""
+    """Ask a server that is awake about one image after the other."""
     return asyncio.run(_alone(contestant, seconds))
 
 

@@ -51,7 +51,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How a server is asked about a picture: one body for each of the pictures."""
+    """How a server is asked about an image: one body for each of the images."""
 
     path: str
     content_type: str
@@ -96,7 +96,7 @@ class Server:
         return False
 
     def post(self, ask: Ask, index: int) -> httpx.Response:
-        """Ask about one picture."""
+        """Ask about one image."""
         headers = {"Content-Type": ask.content_type}
         return httpx.post(self.base + ask.path, content=ask.bodies[index], headers=headers, timeout=START_S)
 
@@ -174,19 +174,19 @@ def start_service(served: Served, *flags: str) -> Server:
 def ask_peer(peer: str, served: Served) -> Ask:
     """The request that a peer expects."""
     if peer != BENTOML:
-        return Ask("/classify", "image/jpeg", served.pictures)
-    bound = "----picture"
+        return Ask("/classify", "image/jpeg", served.images)
+    bound = "----image"
     head = (
-        f'--{bound}\r\nContent-Disposition: form-data; name="images"; filename="picture.jpg"\r\n'
+        f'--{bound}\r\nContent-Disposition: form-data; name="images"; filename="image.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     ).encode()
-    bodies = tuple(head + picture + f"\r\n--{bound}--\r\n".encode() for picture in served.pictures)
+    bodies = tuple(head + image + f"\r\n--{bound}--\r\n".encode() for image in served.images)
     return Ask("/classify", f"multipart/form-data; boundary={bound}", bodies)
 
 
 def ask_service(wish: str, served: Served) -> Ask:
     """The request to this service with a wish as its query, such as ``sparsity=0.5``."""
-    return Ask(f"/v1/classify?{wish}" if wish else "/v1/classify", "image/jpeg", served.pictures)
+    return Ask(f"/v1/classify?{wish}" if wish else "/v1/classify", "image/jpeg", served.images)
 
 
 def peers_python() -> Path:

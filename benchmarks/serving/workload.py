@@ -1,4 +1,4 @@
-"""What is served and asked: bundles for this service, plain twins for the others, and pictures as JPEG."""
+"""What is served and asked: bundles for this service, plain twins for the others, and images as JPEG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.serving.fresh import HALF, fresh_bundle
 from benchmarks.serving.twin import FromPixels, save_twin
 from lccl import bundle as bundles
-from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
+from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bench.workload import find_model, make_workload, plain_twin
 from lccl.bundle import Bundle
 from lccl.networks import ResNet
@@ -39,30 +39,30 @@ class Served:
         name: of the network.
         models: a folder of bundles that holds just the network with gates.
         twin: a folder with the plain twin, as peers want it.
-        pictures: JPEG files.
-        source: in words where the pictures come from.
-        expected: float32 [P, classes], the plain twin's probabilities for each picture, by PyTorch.
+        images: JPEG files.
+        source: in words where the images come from.
+        expected: float32 [P, classes], the plain twin's probabilities for each image, by PyTorch.
 
     """
 
     name: str
     models: Path
     twin: Path
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
     source: str
     expected: NDArray[np.float32]
 
 
 def serve_all(names: Sequence[str], data: Path | None) -> list[Served]:
-    """The networks of these names, made now or found in ``BUILD``; ``data`` is a data set, or pictures are drawn."""
+    """The networks of these names, made now or found in ``BUILD``; ``data`` is a data set, or images are drawn."""
     return [_found(name, data) or NETWORKS[name](data) for name in names]
 
 
 def small(data: Path | None) -> Served:
-    """The shipped ResNet-20, asked with pictures of CIFAR's size."""
+    """The shipped ResNet-20, asked with images of CIFAR's size."""
     bundle = bundles.load(SHIPPED)
     size = bundle.preprocessing.size
-    found = noise_pictures(MANY, size) if data is None else dataset_pictures(data, bundle.preprocessing, MANY)
+    found = noise_images(MANY, size) if data is None else dataset_images(data, bundle.preprocessing, MANY)
     folder = emptied(BUILD / "resnet20")
     (folder / "models").mkdir()
     (folder / "models" / SHIPPED.name).symlink_to(SHIPPED)
@@ -70,14 +70,14 @@ def small(data: Path | None) -> Served:
 
 
 def large(data: Path | None) -> Served:
-    """A ResNet-18 with fresh weights and thresholds, asked with drawn pictures of 500 × 375 pixels."""
-    model, drawn = find_model("resnet18"), noise_pictures(FEW, 500)
-    pictures = Pictures(f"{drawn.source}, 500 × 375 pixels", drawn.images[:, :375])
-    inputs = _inputs(_jpegs(pictures.images), model.preprocessing)
-    workload = make_workload(model, Pictures(pictures.source, inputs), FEW, (HALF,))
+    """A ResNet-18 with fresh weights and thresholds, asked with drawn images of 500 × 375 pixels."""
+    model, drawn = find_model("resnet18"), noise_images(FEW, 500)
+    images = Images(f"{drawn.source}, 500 × 375 pixels", drawn.images[:, :375])
+    inputs = _inputs(_jpegs(images.images), model.preprocessing)
+    workload = make_workload(model, Images(images.source, inputs), FEW, (HALF,))
     bundle, folder = fresh_bundle(workload), emptied(BUILD / "resnet18")
     bundles.save(bundle, folder / "models" / "resnet18")
-    return _save(folder, workload.twin, bundle, pictures, data)
+    return _save(folder, workload.twin, bundle, images, data)
 
 
 NETWORKS: dict[str, Callable[[Path | None], Served]] = {"resnet20": small, "resnet18": large}
@@ -90,17 +90,17 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def _save(folder: Path, twin: ResNet, bundle: Bundle, pictures: Pictures, data: Path | None) -> Served:
-    """Write the twin and the pictures beside the models that a folder holds already."""
-    files, module = _jpegs(pictures.images), FromPixels(twin, bundle.preprocessing)
+def _save(folder: Path, twin: ResNet, bundle: Bundle, images: Images, data: Path | None) -> Served:
+    """Write the twin and the images beside the models that a folder holds already."""
+    files, module = _jpegs(images.images), FromPixels(twin, bundle.preprocessing)
     save_twin(emptied(folder / "twin"), module, bundle)
     with torch.inference_mode():
         logits = module(torch.from_numpy(_inputs(files, bundle.preprocessing)))
     np.save(folder / "expected.npy", torch.softmax(logits, 1).numpy())
     for number, file in enumerate(files):
         (folder / f"{number:03}.jpg").write_bytes(file)
-    (folder / "made.json").write_text(json.dumps({"source": pictures.source, "data": str(data)}), encoding="utf-8")
-    return _read(folder, pictures.source)
+    (folder / "made.json").write_text(json.dumps({"source": images.source, "data": str(data)}), encoding="utf-8")
+    return _read(folder, images.source)
 
 
 def _found(name: str, data: Path | None) -> Served | None:

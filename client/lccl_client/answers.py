@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lccl_client.errors import PictureError
+from lccl_client.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Macs:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What kept one picture among several from its answer (RFC 9457)."""
+    """What kept one image among several from its answer (RFC 9457)."""
 
     status: int
     code: str
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one picture got: classes, the likeliest first, and cost; or the error that kept it from them.
+    """What one image got: classes, the likeliest first, and cost; or the error that kept it from them.
 
     Attributes:
         confidence: the likeliest class's probability.
@@ -58,19 +58,19 @@ class Prediction:
         """The likeliest class.
 
         Raises:
-            PictureError: this picture has an error instead.
+            ImageError: this image has an error instead.
 
         """
         if self.error is not None or not self.classes:
-            raise PictureError(self.error.detail if self.error else "the answer names no class")
+            raise ImageError(self.error.detail if self.error else "the answer names no class")
         return self.classes[0]
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPointUsed:
-    """The setting the pictures were run with, and what to expect of it: accuracies 0..1, drop in percentage points.
+    """The setting the images were run with, and what to expect of it: accuracies 0..1, drop in percentage points.
 
-    ``exit_confidence`` has one for each of the model's early exits, which a picture leaves by if it is surer.
+    ``exit_confidence`` has one for each of the model's early exits, which an image leaves by if it is surer.
     """
 
     name: str | None
@@ -85,7 +85,7 @@ class OperatingPointUsed:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds in the server; for several pictures the longest of each stage."""
+    """Milliseconds in the server; for several images the longest of each stage."""
 
     decode: float
     queue: float
@@ -95,7 +95,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The predictions of one request, in the order of its pictures."""
+    """The predictions of one request, in the order of its images."""
 
     model: str
     version: str
@@ -106,7 +106,7 @@ class Answer:
 
     @property
     def best(self) -> ClassProbability:
-        """The likeliest class of the first picture."""
+        """The likeliest class of the first image."""
         return self.predictions[0].best
 
 
@@ -141,7 +141,7 @@ class OfferedConfidence:
 
 @dataclass(frozen=True, slots=True)
 class OfferedExit:
-    """An early exit, and the share of held-out pictures that leave by it at each operating point, where recorded."""
+    """An early exit, and the share of held-out images that leave by it at each operating point, where recorded."""
 
     number: int
     after_block: int

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lccl_client import load
+from lccl_client.bench.images import drawn, from_folder
 from lccl_client.bench.mix import parse_wish, read_answer, streams
-from lccl_client.bench.pictures import drawn, from_folder
 from lccl_client.bench.rates import parse_rates
 from lccl_client.bench.tables import generator_lines, table
 from lccl_client.client import Client
@@ -48,7 +48,7 @@ def bench(
     arrivals: Annotated[Arrivals, typer.Option(help="How requests follow each other.")] = "poisson",
     concurrency_limit: Annotated[int, typer.Option(min=1, help="Requests under way at most.")] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30,
-    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures, or of <class>/<picture>.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, or of <class>/<image>.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Take at most so many of them; 0 takes all.")] = 0,
     draw: Annotated[str, typer.Option(help="Without a folder, draw JPEGs of this size.")] = "32x32",
     mix: Annotated[
@@ -59,7 +59,7 @@ def bench(
     api_key: Annotated[str | None, typer.Option(envvar="LCCL_API_KEY", help="The server's key.")] = None,
     slo_ms: Annotated[float | None, typer.Option(help="Answers within so many milliseconds are goodput.")] = None,
     read_every: Annotated[int, typer.Option(min=0, help="Read one answer of so many, after the run; 0 none.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of arrivals, wishes and pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of arrivals, wishes and images.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the reports here.")] = None,
 ) -> None:
     """Send classification requests at given rates, whatever the server does; latencies count from when each was due."""
@@ -67,7 +67,7 @@ def bench(
         rates = parse_rates(rate or [], steps)
         if not rates and not closed:
             raise ValueError("say how much load: --rate for an open loop, --closed for the capacity")
-        bodies = from_folder(pictures, limit or None, seed) if pictures else drawn(draw, seed)
+        bodies = from_folder(images, limit or None, seed) if images else drawn(draw, seed)
         wishes = [parse_wish(text) for text in mix or ["exact"]]
         plan = Plan(
             base_url=url, streams=streams(wishes, bodies, model, version, api_key),
@@ -95,7 +95,7 @@ def _show(url: str, reports: list[Report], json_file: Path | None) -> None:
 
 
 def _check_server(url: str, api_key: str | None, model: str | None, bodies: list[Body]) -> None:
-    """Fail before the load when the server is not there, or the pictures' classes are not the model's."""
+    """Fail before the load when the server is not there, or the images' classes are not the model's."""
     with Client(url, api_key) as client:
         served = client.models()
         labels = client.model(model or served.default).labels

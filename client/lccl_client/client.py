@@ -12,7 +12,7 @@ import httpx
 from lccl_client import wire
 from lccl_client.answers import Answer, ModelList, ModelMetadata
 from lccl_client.errors import ConnectionFailedError, LcclServerError
-from lccl_client.pictures import Picture, encoded
+from lccl_client.images import Image, encoded
 from lccl_client.retries import Retries
 from lccl_client.wire import Call, Options
 
@@ -41,13 +41,13 @@ class Client:
         self._retries = Retries(retries, max_retry_wait_s)
         self._http = httpx.Client(**_settings(base_url, api_key, timeout))
 
-    def classify(self, picture: Picture, **options: Unpack[Options]) -> Answer:
-        """Classify one picture: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
-        return self.classify_many([picture], **options)
+    def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
+        """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
+        return self.classify_many([image], **options)
 
-    def classify_many(self, pictures: Sequence[Picture], **options: Unpack[Options]) -> Answer:
-        """Classify pictures in one request; one that is no picture has its ``error`` among the predictions."""
-        return self._ask(Answer, wire.classify([encoded(picture) for picture in pictures], **options))
+    def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
+        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        return self._ask(Answer, wire.classify([encoded(image) for image in images], **options))
 
     def models(self) -> ModelList:
         """What is served."""
@@ -98,15 +98,13 @@ class AsyncClient:
         self._retries = Retries(retries, max_retry_wait_s)
         self._http = httpx.AsyncClient(**_settings(base_url, api_key, timeout))
 
-    async def classify(self, picture: Picture, **options: Unpack[Options]) -> Answer:
-        """Classify one picture: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
-        return await self.classify_many([picture], **options)
+    async def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
+        """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
+        return await self.classify_many([image], **options)
 
-    async def classify_many(self, pictures: Sequence[Picture], **options: Unpack[Options]) -> Answer:
-        """Classify pictures in one request; one that is no picture has its ``error`` among the predictions."""
-        contents = [
-            picture if isinstance(picture, bytes) else await asyncio.to_thread(encoded, picture) for picture in pictures
-        ]
+    async def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
+        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        contents = [image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image) for image in images]
         return await self._ask(Answer, wire.classify(contents, **options))
 
     async def models(self) -> ModelList:

@@ -15,8 +15,8 @@ class UnreadableAnswerError(LcclClientError):
     """An answer that is not what this server sends; something else may listen at the address."""
 
 
-class PictureError(LcclClientError):
-    """One picture of several has an error where its classes were asked for."""
+class ImageError(LcclClientError):
+    """One image of several has an error where its classes were asked for."""
 
 
 class LcclServerError(LcclClientError):
@@ -38,7 +38,7 @@ class LcclServerError(LcclClientError):
 
 
 class MalformedRequestError(LcclServerError):
-    """400: a body, or a picture, that cannot be read as what it claims to be."""
+    """400: a body, or an image, that cannot be read as what it claims to be."""
 
 
 class UnauthorisedError(LcclServerError):
@@ -54,11 +54,11 @@ class NotFoundError(LcclServerError):
 
 
 class TooLargeError(LcclServerError):
-    """413: too many bytes, pixels or pictures."""
+    """413: too many bytes, pixels or images."""
 
 
 class NotAnImageError(LcclServerError):
-    """415: no picture that the server reads."""
+    """415: no image that the server reads."""
 
 
 class WishError(LcclServerError):

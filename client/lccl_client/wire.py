@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
-    """What a request for classes may say beside its pictures.
+    """What a request for classes may say beside its images.
 
     Attributes:
         model: the served model's name; without it the server's default.
@@ -68,27 +68,27 @@ BINARY = "application/octet-stream"
 
 
 def classify(
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     *,
     model: str | None = None,
     version: str | None = None,
     request_id: str | None = None,
     **fields: str | float | None,
 ) -> Call:
-    """Ask for the classes of encoded pictures: one goes as the body, several as a form. A field that is None is unsaid.
+    """Ask for the classes of encoded images: one goes as the body, several as a form. A field that is None is unsaid.
 
     Raises:
-        ValueError: no picture, or a version without a model.
+        ValueError: no image, or a version without a model.
 
     """
-    if not pictures:
-        raise ValueError("there is no picture to classify")
+    if not images:
+        raise ValueError("there is no image to classify")
     params = {name: str(value) for name, value in fields.items() if value is not None}
     headers = {"X-Request-ID": request_id} if request_id is not None else {}
     path = f"{_model_path(model, version)}/classify"
-    if len(pictures) == 1:
-        return Call("POST", path, params, headers | {"Content-Type": BINARY}, pictures[0])
-    files = [("file", (f"{number}", picture, BINARY)) for number, picture in enumerate(pictures)]
+    if len(images) == 1:
+        return Call("POST", path, params, headers | {"Content-Type": BINARY}, images[0])
+    files = [("file", (f"{number}", image, BINARY)) for number, image in enumerate(images)]
     return Call("POST", path, params, headers, files=files)
 
 

@@ -42,7 +42,7 @@ def _requests() -> Section:
         lines("Requests", "By route and status, probes and scrapes aside.", "reqps", by_route, stacked=True),
         lines("Error ratio", "Of all requests. 429 is refused under load, 503 not ready, 504 too late.", "percentunit",
               failed),
-        lines("Rejections", "Pictures and requests answered with an error, by its reason; what was refused before its "
+        lines("Rejections", "Images and requests answered with an error, by its reason; what was refused before its "
               "model was known too.", "suffix: /s", refused),
     ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def _latency() -> Section:
         lines("Latency", "Of requests answered, from their first byte.", "s",
               quantiles(name, ANSWERED, 0.5, 0.95, 0.99)),
         buckets("Latency, all requests", "Requests answered, by how long they took.", "s", heat),
-        lines("Time by stage, p95", "Of a picture in decode, queue and compute; of an answer in encode.", "s",
+        lines("Time by stage, p95", "Of an image in decode, queue and compute; of an answer in encode.", "s",
               by_stage),
     ]  # fmt: skip
 
@@ -73,13 +73,13 @@ def _load() -> Section:
     mean = f"sum(rate(lccl_batch_size_sum{OF_MODEL}[$__rate_interval]))"
     sizes["mean"] = f"{mean} / sum(rate(lccl_batch_size_count{OF_MODEL}[$__rate_interval]))"
     return "Load", [
-        lines("Queue depth", "Pictures that wait, by model.", "short", waiting),
+        lines("Queue depth", "Images that wait, by model.", "short", waiting),
         lines("In flight", "Requests being answered.", "short", {"{{instance}}": "lccl_inflight_requests"}),
-        lines("Batch size", "Pictures that the engine ran together.", "short", sizes),
-        lines("Predicted wait", "Of a picture that would arrive now: what waits, at the rate it leaves.", "s", wait,
+        lines("Batch size", "Images that the engine ran together.", "short", sizes),
+        lines("Predicted wait", "Of an image that would arrive now: what waits, at the rate it leaves.", "s", wait,
               12),
-        lines("Brown-out", "How far pictures that may be served sparser are: 0 not at all, 1 to their floor; and the "
-              "share of all pictures that were.", "percentunit", level, 12, most=1),
+        lines("Brown-out", "How far images that may be served sparser are: 0 not at all, 1 to their floor; and the "
+              "share of all images that were.", "percentunit", level, 12, most=1),
     ]  # fmt: skip
 
 

@@ -41,13 +41,13 @@ class AbsentError(LcclError):
 
 
 def save_workload(workload: Workload, folder: Path) -> None:
-    """Write what children need: weights, pictures, thresholds and the logits that they are held against."""
+    """Write what children need: weights, images, thresholds and the logits that they are held against."""
     from safetensors.torch import save_file
 
     for contestant, network in ((OWN, workload.network), (OWN_DENSE, workload.twin)):
         state = {name: value.contiguous() for name, value in network.state_dict().items()}
         save_file(state, folder / WEIGHTS[contestant])
-    np.save(folder / "images.npy", workload.pictures.images)
+    np.save(folder / "images.npy", workload.images.images)
     for name, logits in workload.logits.items():
         np.save(folder / f"logits {name}.npy", logits)
     description = {
@@ -90,7 +90,7 @@ class Child:
         return cast("NDArray[np.float64]", self._ask("time", setting, repeats))
 
     def count(self, setting: str) -> Counts:
-        """Own engines only: what all pictures kept and executed, and the exits they left by."""
+        """Own engines only: what all images kept and executed, and the exits they left by."""
         return cast(Counts, self._ask("count", setting))
 
     def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ class Samples:
 def measure(contestants: Sequence[Contestant], rounds: int, advance: Advance = lambda: None) -> Samples:
     """Run all contestants in each round, in an order that changes; ``advance`` is called after every turn.
 
-    In a turn a contestant runs over all pictures, ``repeats`` times over; the turn counts as the mean over
+    In a turn a contestant runs over all images, ``repeats`` times over; the turn counts as the mean over
     the batches of each one's median.
     """
     repeats, batches = _repeats(contestants)
@@ -93,7 +93,7 @@ def profile_turns(batches: int) -> int:
 
 
 def _repeats(contestants: Sequence[Contestant]) -> tuple[int, int]:
-    """How often a turn goes over the pictures, so that the slowest contestant takes about TURN_S; and the batches."""
+    """How often a turn goes over the images, so that the slowest contestant takes about TURN_S; and the batches."""
     first = [contestant.child.time(contestant.setting, 1) for contestant in contestants]
     slowest = max(float(seconds.sum()) for seconds in first)
     return int(np.clip(round(TURN_S / slowest), 1, MOST_REPEATS)), first[0].shape[1]

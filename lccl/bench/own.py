@@ -39,7 +39,7 @@ class OwnEngine:
         return lambda index: run(batches[index], controls).logits
 
     def count(self, setting: str) -> Counts:
-        """What all pictures kept and executed, and the exits they left by."""
+        """What all images kept and executed, and the exits they left by."""
         outputs = [self.engine.run(batch, self.controls[setting]) for batch in self.batches]
         return Counts(
             kept=np.concatenate([output.kept for output in outputs]),

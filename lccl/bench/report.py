@@ -104,8 +104,8 @@ def figures(workload: Workload, precision: str, threads: int, measured: Measured
         "model": workload.name,
         "digest": workload.digest,
         "architecture": workload.architecture.to_json(),
-        "pictures": workload.pictures.source,
-        "images": len(workload.pictures.images),
+        "source": workload.images.source,
+        "images": len(workload.images.images),
         "batch": workload.batch,
         "threads": threads,
         "precision": precision,
@@ -268,7 +268,7 @@ def _last_stage_apart(
 
 
 def _gated_macs(step: StepFacts, shape: NetworkShape, counts: Counts) -> float:
-    """A step's MACs, the mean of all pictures: 0 for those that left before it."""
+    """A step's MACs, the mean of all images: 0 for those that left before it."""
     came = float((counts.exit >= step.exits_before).mean())
     if step.layer is None:
         return came * step.macs
@@ -284,7 +284,7 @@ def _name(step: Step) -> str:
 
 def _end_to_end(made: Mapping[str, Any]) -> Table:
     table = _table(
-        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['pictures']}",
+        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['images']}",
         "contestant", "median ms", "p20", "p80", "speed / best baseline",
     )  # fmt: skip
     for row in made["contestants"]:

@@ -1,4 +1,4 @@
-"""What is measured: a network and its plain twin, pictures, and thresholds for the wanted skip ratios."""
+"""What is measured: a network and its plain twin, images, and thresholds for the wanted skip ratios."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lccl import bundle as bundles
-from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
+from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.controls import Controls
 from lccl.engines.reference import ReferenceEngine, State
 from lccl.errors import LcclError
@@ -37,12 +37,12 @@ FINITE = (0.0, 1e30)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """Thresholds, one per SkipConv, and exit confidences, and what they come to on the workload's pictures.
+    """Thresholds, one per SkipConv, and exit confidences, and what they come to on the workload's images.
 
     Attributes:
         name: as tables show it; ``−∞`` is the setting that skips nothing, leaves by no exit, and computes both.
         wanted: the skip ratio asked for; None for ``−∞``.
-        kept: int64 [P, L], cells kept of each picture, as the reference engine counts them.
+        kept: int64 [P, L], cells kept of each image, as the reference engine counts them.
         exit_confidence: one per early exit, or none where nobody leaves early.
 
     """
@@ -57,12 +57,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """An engine's own counts over all P pictures.
+    """An engine's own counts over all P images.
 
     Attributes:
         kept: int64 [P, L], cells.
         executed: int64 [P], MACs.
-        exit: int64 [P], the exit that each picture left by; the number of exits where it ran to the end.
+        exit: int64 [P], the exit that each image left by; the number of exits where it ran to the end.
 
     """
 
@@ -73,7 +73,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """A network in evaluation mode, its plain twin (same convolutions, normalisations and classifier), and P pictures.
+    """A network in evaluation mode, its plain twin (same convolutions, normalisations and classifier), and P images.
 
     P is a multiple of ``batch``. ``settings`` start with ``−∞``. ``logits`` are float32 [P, classes], by the
     reference engine: the plain twin's under ``dense``, the network's own with nothing skipped under ``−∞``.
@@ -85,15 +85,15 @@ class Workload:
     network: ResNet
     twin: ResNet
     preprocessing: Preprocessing
-    pictures: Pictures
+    images: Images
     batch: int
     settings: tuple[Setting, ...]
     logits: dict[str, NDArray[np.float32]]
 
     @property
     def batches(self) -> int:
-        """How many different batches the pictures make."""
-        return len(self.pictures.images) // self.batch
+        """How many different batches the images make."""
+        return len(self.images.images) // self.batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +108,8 @@ class Model:
     digest: str = ""
 
 
-def make_workload(model: Model, pictures: Pictures, batch: int, skip: Sequence[float] | None) -> Workload:
-    """Fit fresh weights to the pictures, choose thresholds for every ratio of ``skip``, and check the values.
+def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float] | None) -> Workload:
+    """Fit fresh weights to the images, choose thresholds for every ratio of ``skip``, and check the values.
 
     Without ``skip`` the usual ratios are taken, of a bundle those that it offers.
 
@@ -118,17 +118,17 @@ def make_workload(model: Model, pictures: Pictures, batch: int, skip: Sequence[f
 
     """
     if model.table is None:
-        fit_statistics(model.network, torch.from_numpy(normalised(pictures.images, model.preprocessing)))
+        fit_statistics(model.network, torch.from_numpy(normalised(images.images, model.preprocessing)))
     plan = lower(model.network, model.preprocessing)
     engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
-    closed = [_setting(model, engine, pictures, value) for value in _ratios(model.table, skip)]
+    closed = [_setting(model, engine, images, value) for value in _ratios(model.table, skip)]
     nothing = (float("-inf"),) * len(plan.layers)
     limits = SANE if model.table is None else FINITE
-    logits, kept = _run(engine, pictures.images, nothing, 0, limits)
+    logits, kept = _run(engine, images.images, nothing, 0, limits)
     twin = plain_twin(model.architecture, model.network)
     dense = lower(twin, model.preprocessing)
     without = ReferenceEngine(dense, shape_of(dense), torch.device("cpu"))
-    expected, _ = _run(without, pictures.images, (), 0, limits)
+    expected, _ = _run(without, images.images, (), 0, limits)
     return Workload(
         name=model.name,
         digest=model.digest,
@@ -136,7 +136,7 @@ def make_workload(model: Model, pictures: Pictures, batch: int, skip: Sequence[f
         network=model.network,
         twin=twin,
         preprocessing=model.preprocessing,
-        pictures=pictures,
+        images=images,
         batch=batch,
         settings=(Setting(OPEN, None, nothing, 0, kept), *closed),
         logits={DENSE: expected, OPEN: logits},
@@ -179,28 +179,28 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
     return model
 
 
-def find_pictures(model: Model, path: Path | None, batch: int) -> Pictures:
-    """Pictures for whole batches of ``batch``: of the data set at ``path``, or drawn here.
+def find_images(model: Model, path: Path | None, batch: int) -> Images:
+    """Images for whole batches of ``batch``: of the data set at ``path``, or drawn here.
 
     Raises:
-        DataError: nothing readable is there, or there are too few pictures.
+        DataError: nothing readable is there, or there are too few images.
 
     """
-    count = pictures_needed(model, batch)
+    count = images_needed(model, batch)
     if path is None:
-        return noise_pictures(count, model.preprocessing.size)
-    return dataset_pictures(path, model.preprocessing, count)
+        return noise_images(count, model.preprocessing.size)
+    return dataset_images(path, model.preprocessing, count)
 
 
-def pictures_needed(model: Model, batch: int) -> int:
-    """At least two batches, and enough pictures for thresholds that hold on others too; whole batches.
+def images_needed(model: Model, batch: int) -> int:
+    """At least two batches, and enough images for thresholds that hold on others too; whole batches.
 
     Raises:
         LcclError: a batch of nothing.
 
     """
     if batch < 1:
-        raise LcclError(f"a batch needs at least one picture, not {batch}")
+        raise LcclError(f"a batch needs at least one image, not {batch}")
     least = max(2 * batch, 16 if model.preprocessing.size > 64 else 64)
     return -(-least // batch) * batch
 
@@ -213,7 +213,7 @@ def fit_statistics(network: ResNet, images: Tensor) -> None:
     add half of what they would, of many blocks less. The gates' weights lean to the positive, and a block's second
     gate has no negative ones: where all of its input was skipped it is lowest, for such places have one value in
     common, and no threshold parts them. The first convolution answers to edges, as a trained one does, and not to
-    brightness, in which pictures differ most.
+    brightness, in which images differ most.
     """
     stem = network.stem_conv.weight.data
     stem -= stem.mean((2, 3), keepdim=True)
@@ -321,13 +321,13 @@ def _ratios(table: OperatingPointTable | None, skip: Sequence[float] | None) -> 
     return found or ((high,) if high > low else ())
 
 
-def _setting(model: Model, engine: ReferenceEngine, pictures: Pictures, skip: float) -> Setting:
+def _setting(model: Model, engine: ReferenceEngine, images: Images, skip: float) -> Setting:
     if model.table is None:
-        thresholds = choose_thresholds(engine, pictures.images, skip)
-        _, kept = _run(engine, pictures.images, thresholds, 0, SANE)
+        thresholds = choose_thresholds(engine, images.images, skip)
+        _, kept = _run(engine, images.images, thresholds, 0, SANE)
         return Setting(f"{skip:g}", skip, thresholds, 0, kept)
     found = model.table.resolve(Wish(sparsity=skip))
-    _, kept = _run(engine, pictures.images, found.thresholds, found.norm_set, FINITE, found.exit_confidence)
+    _, kept = _run(engine, images.images, found.thresholds, found.norm_set, FINITE, found.exit_confidence)
     return Setting(f"{skip:g}", skip, found.thresholds, found.norm_set, kept, found.exit_confidence)
 
 
@@ -340,7 +340,7 @@ def _run(
     limits: tuple[float, float],
     exit_confidence: Sequence[float] = (),
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits [P, classes] and kept cells [P, L] of all pictures under the same thresholds and exit confidences.
+    """Logits [P, classes] and kept cells [P, L] of all images under the same thresholds and exit confidences.
 
     Raises:
         LcclError: values grow or vanish on the way.
@@ -372,7 +372,7 @@ def _check_values(step: Step, state: State, limits: tuple[float, float]) -> None
     if isinstance(step, Classify) and state.logits is not None:
         values.append(state.logits)
     for value in values:
-        if not len(value):  # all pictures have left
+        if not len(value):  # all images have left
             continue
         size = float(value.square().mean().sqrt())
         if not limits[0] <= size <= limits[1]:

@@ -210,7 +210,7 @@ class ResNet(nn.Module):
     """A stem, stages of residual blocks, global average pooling and a linear classifier; perhaps SideNets beside it.
 
     ``widths`` are those of the stages' 3×3 convolutions; a bottleneck gives out four times as many channels.
-    ``image_size`` is the height and width, in pixels, of the pictures the network is made for.
+    ``image_size`` is the height and width, in pixels, of the images the network is made for.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ ORIGIN = "attached_to.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attachment:
-    """A plain network, measured, and the pictures it will be trained on further.
+    """A plain network, measured, and the images it will be trained on further.
 
     Attributes:
         plain_twin: the plain network's figures, as the bundle notes them: the yardstick.
@@ -45,7 +45,7 @@ class Attachment:
 
 
 def input_of(plain: PlainNetwork, statistics: Statistics | None) -> Preprocessing | None:
-    """How pictures reached the plain network, or None where only the data can tell: a bare network for small pictures.
+    """How images reached the plain network, or None where only the data can tell: a bare network for small images.
 
     Raises:
         InputError: the mean and deviation are not for values in 0..1.
@@ -89,7 +89,7 @@ def prepare(
         labels: the classes in the order of the outputs; without it the bundle's, or the data's own order.
 
     Raises:
-        DataError: the classes are not those of the network, or there are too few pictures.
+        DataError: the classes are not those of the network, or there are too few images.
 
     """
     classes = plain.architecture.classes
@@ -106,7 +106,7 @@ def prepare(
     known = plain.bundle is not None and plain.bundle.splits.get("digest") == held.digest
     figures = twin_figures(replace(measured, digest=plain.digest)) | {
         "attached_to": plain.source,
-        "may_know_the_pictures": not known,
+        "may_know_the_images": not known,
         "recipe": plain.bundle.training.get("recipe") if plain.bundle else None,
     }
     return Attachment(plain, dataset, held, preprocessing, figures)

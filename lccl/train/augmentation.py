@@ -1,4 +1,4 @@
-"""Random shifts and flips of a batch of pictures."""
+"""Random shifts and flips of a batch of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def augment(images: NDArray[np.uint8], fill: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Shift each picture [N, H, W, 3] by up to an eighth of its size, flip every other one.
+    """Shift each image [N, H, W, 3] by up to an eighth of its size, flip every other one.
 
     What a shift uncovers shows ``fill``, the data's mean colour, which is 0 after normalisation.
     """

@@ -25,7 +25,7 @@ def first_bundle(
     record: Mapping[str, Any],
     preprocessing: Preprocessing | None = None,
 ) -> Bundle:
-    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test pictures.
+    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test images.
 
     Without ``preprocessing`` it is that of a network trained here, with the mean and deviation in its record.
     """
@@ -68,5 +68,5 @@ def twin_figures(twin: Bundle) -> dict[str, Any]:
 
 
 def network_input(size: int) -> Preprocessing:
-    """How pictures reach a network of that input size: CIFAR's whole, larger ones without a margin of an eighth."""
+    """How images reach a network of that input size: CIFAR's whole, larger ones without a margin of an eighth."""
     return Preprocessing(size, size if size < 64 else size * 8 // 7, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -51,24 +51,24 @@ def train(
     """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
 
     Args:
-        data: pictures to train on; progress is watched on the part that also chooses thresholds.
+        data: images to train on; progress is watched on the part that also chooses thresholds.
         folder: where ``checkpoint.safetensors`` and ``record.json`` are kept, written after each epoch.
         report: called as ``report("step" | "epoch", done, of, figures)``.
         start: a network of this architecture, or its plain twin, whose weights training begins from. What it lacks
             is fresh.
         teacher: a network whose answers are learned beside the labels, as far as the recipe says.
-        statistics: mean and deviation per channel to normalise with; the pictures' own without them.
+        statistics: mean and deviation per channel to normalise with; the images' own without them.
         teacher_statistics: what the teacher's input is normalised with; the network's without them.
 
     Raises:
-        LcclError: the pictures do not fill a batch, the folder holds a checkpoint of another recipe or one that began
+        LcclError: the images do not fill a batch, the folder holds a checkpoint of another recipe or one that began
             from another network or had another teacher, ``start`` is another network, or the loss or the weights are
             no longer finite.
 
     """
     steps = len(data.train) // recipe.batch
     if not steps:
-        raise LcclError(f"{len(data.train)} pictures do not fill a batch of {recipe.batch}: take a smaller one")
+        raise LcclError(f"{len(data.train)} images do not fill a batch of {recipe.batch}: take a smaller one")
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)

@@ -42,7 +42,7 @@ class SideNetRecipe:
 
     Attributes:
         lr: highest learning rate, of AdamW; it rises over a tenth of the run and falls to 0 along half a cosine.
-        exact_share: share of the pictures that run through an exact trunk. The others run under the thresholds of
+        exact_share: share of the images that run through an exact trunk. The others run under the thresholds of
             operating points drawn at random, so that the SideNets know what skipping does to what they read.
 
     """
@@ -93,11 +93,11 @@ def fit_sidenets(
         DataError: the data is not what the bundle was made from.
         ArchitectureError: the SideNets do not fit the network.
         EngineError: there is no such engine here, or it cannot run this network.
-        LcclError: no SideNets were asked for, or the loss or an answer on a held-out picture is not finite.
+        LcclError: no SideNets were asked for, or the loss or an answer on a held-out image is not finite.
 
     """
     if bundle.splits.get("digest") != data.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out pictures differ")
+        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
     if not specs:
         raise LcclError("a network this short has no usual places for SideNets: say after which blocks")
     began = time.perf_counter()
@@ -183,7 +183,7 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
 def _batches(
     network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, random: np.random.Generator
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """An epoch of shifted and flipped pictures: what each SideNet reads of them, and their labels."""
+    """An epoch of shifted and flipped images: what each SideNet reads of them, and their labels."""
     fill = (np.array(bundle.preprocessing.mean) * 255).round().astype(np.uint8)
     rows = np.array([point.thresholds for point in bundle.table.points], dtype=np.float32)
     order = random.permutation(len(split))
@@ -198,7 +198,7 @@ def _batches(
 
 
 def _first_look(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Tensor]:
-    """What each SideNet reads of these pictures, [images, C · grid²] each."""
+    """What each SideNet reads of these images, [images, C · grid²] each."""
     read = [features for _, features in _passes(network, preprocessing, split)]
     return [torch.cat(parts) for parts in zip(*read, strict=True)]
 
@@ -235,7 +235,7 @@ def _set_temperatures(network: ResNet, preprocessing: Preprocessing, data: HeldO
 
 
 def _believable(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
-    """What an answer is worth if all pictures took it: accuracy, calibration error, reliability, risk and coverage."""
+    """What an answer is worth if all images took it: accuracy, calibration error, reliability, risk and coverage."""
     right = logits.argmax(1) == labels
     before, after = softmax(logits).max(1), softmax(logits, temperature).max(1)
     return {
@@ -248,7 +248,7 @@ def _believable(logits: NDArray[np.floating], labels: NDArray[np.int64], tempera
 
 
 def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[NDArray[np.floating]]:
-    """Each SideNet's logits of every picture, and the network's own last, [N, classes] each, at temperature 1."""
+    """Each SideNet's logits of every image, and the network's own last, [N, classes] each, at temperature 1."""
     parts = []
     for own, features in _passes(network, preprocessing, split):
         with torch.no_grad():
@@ -256,7 +256,7 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
         parts.append([*sides, own])
     found = [torch.cat(logits).numpy() for logits in zip(*parts, strict=True)]
     if not all(np.isfinite(logits).all() for logits in found):
-        raise LcclError("answers on held-out pictures are not finite: train the network longer before its SideNets")
+        raise LcclError("answers on held-out images are not finite: train the network longer before its SideNets")
     return found
 
 

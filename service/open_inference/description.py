@@ -32,7 +32,7 @@ def metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
 
 
 def configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
-    """Triton's ModelConfig as JSON. Its dims leave out the number of pictures, which ``max_batch_size`` bounds."""
+    """Triton's ModelConfig as JSON. Its dims leave out the number of images, which ``max_batch_size`` bounds."""
     interface, table = interface_of(model), model.bundle.table
     low, high = table.sparsity_range
     told = {

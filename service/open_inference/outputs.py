@@ -33,7 +33,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What the model said to N pictures.
+    """What the model said to N images.
 
     Attributes:
         logits: [N, classes].
@@ -79,7 +79,7 @@ def _tensor(name: str, values: NDArray[Any] | list[bytes]) -> Tensor:
 
 
 def _classification(name: str, values: Any, order: NDArray[np.int64], labels: Sequence[str]) -> Tensor:
-    """The best classes of each picture as ``value:index:label``, Triton's classification extension."""
+    """The best classes of each image as ``value:index:label``, Triton's classification extension."""
     texts = [
         f"{row[index]:f}:{index}:{labels[index]}".encode()
         for row, best in zip(values, order, strict=True) for index in best

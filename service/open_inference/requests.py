@@ -28,7 +28,7 @@ MAX_ID = 1024
 MAX_NAME = 64
 MAX_OBJECTS = 1000  # a request has far fewer, even with 16 tensors
 
-Pictures = list[bytes] | NDArray[Any]
+Images = list[bytes] | NDArray[Any]
 _Given = Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None
 
 
@@ -62,13 +62,13 @@ class InferRequest:
     """A request that was read.
 
     Attributes:
-        pictures: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
+        images: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
         wish: fields of the wish by name, their values unchecked.
 
     """
 
     id: str | None
-    pictures: Pictures
+    images: Images
     wish: Parameters
     outputs: tuple[RequestedOutput, ...]
 
@@ -93,12 +93,12 @@ def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) 
 
     Args:
         json_bytes: as of :func:`json_size`.
-        most: how many pictures one request may carry.
+        most: how many images one request may carry.
 
     Raises:
         MalformedRequestError: no JSON, or none of the protocol's; sizes or shapes that do not fit.
         InvalidFieldError: a parameter that there is not, or out of range.
-        TooLargeError: too many pictures, or JSON with more in it than these pictures have.
+        TooLargeError: too many images, or JSON with more in it than these images have.
         InputError: numbers that are not finite.
 
     """
@@ -111,18 +111,18 @@ def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) 
     outputs = _outputs(request.outputs or [], binary, interface)
     content = _binary_part(found, body[json_bytes:])
     if content is not None:
-        pictures = read_binary(signature, found.shape, content)
+        images = read_binary(signature, found.shape, content)
     else:
-        pictures = read_json(signature, found.shape, found.data or [])
+        images = read_json(signature, found.shape, found.data or [])
     wish = {name: value for name, value in given.items() if name in WISHES}
-    return InferRequest(request.id, pictures, wish, outputs)
+    return InferRequest(request.id, images, wish, outputs)
 
 
 def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
     """Parse the JSON, unless it has more parts than any good request: parsed, they are many times its size."""
     values = most * max(math.prod(signature.shape[1:]) for signature in interface.inputs)
     if text.count(b"{") > MAX_OBJECTS or text.count(b",") + text.count(b"[") > 2 * values + MAX_OBJECTS:
-        raise TooLargeError(f"the JSON has more values than {most} pictures, the most in one request, have")
+        raise TooLargeError(f"the JSON has more values than {most} images, the most in one request, have")
     try:
         return _Request.model_validate(load_json(text))
     except ValidationError as error:

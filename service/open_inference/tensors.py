@@ -28,7 +28,7 @@ Parameters = dict[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model says of one of its tensors; −1 in the shape is any number of pictures."""
+    """What a model says of one of its tensors; −1 in the shape is any number of images."""
 
     name: str
     datatype: str
@@ -38,11 +38,11 @@ class Signature:
         """Hold a tensor's claims against this signature, before any of its data is read.
 
         Args:
-            most: how many pictures one request may carry.
+            most: how many images one request may carry.
 
         Raises:
-            MalformedRequestError: another datatype or shape, or no picture at all.
-            TooLargeError: too many pictures.
+            MalformedRequestError: another datatype or shape, or no image at all.
+            TooLargeError: too many images.
 
         """
         if datatype != self.datatype:
@@ -52,12 +52,12 @@ class Signature:
         )
         if not fits:
             raise MalformedRequestError(
-                f"input {self.name} has shape {list(shape)}: send {list(self.shape)}, -1 being the number of pictures"
+                f"input {self.name} has shape {list(shape)}: send {list(self.shape)}, -1 being the number of images"
             )
         if shape[0] > most:
-            raise TooLargeError(f"{shape[0]} pictures in one request; at most {most} are taken")
+            raise TooLargeError(f"{shape[0]} images in one request; at most {most} are taken")
         if shape[0] < 1:
-            raise MalformedRequestError(f"input {self.name} holds no picture: send at least one")
+            raise MalformedRequestError(f"input {self.name} holds no image: send at least one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Interface:
 
     @classmethod
     def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Interface:
-        """The interface of a classifier of pictures of that size, with early exits or without."""
+        """The interface of a classifier of images of that size, with early exits or without."""
         return cls(
             inputs=(
                 Signature("image", BYTES, (-1,)),
@@ -199,7 +199,7 @@ def _from_base64(name: str, index: int, text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedRequestError(
-            f"element {index} of input {name} is not valid base64: JSON carries encoded pictures as base64"
+            f"element {index} of input {name} is not valid base64: JSON carries encoded images as base64"
         ) from error
 
 

@@ -35,19 +35,19 @@ export class Api {
   }
 
   /**
-   * Classify a picture and see where the network computed.
+   * Classify an image and see where the network computed.
    * @param {Model} model
-   * @param {Blob} picture
+   * @param {Blob} image
    * @param {Record<string, string>} wish
    * @param {AbortSignal} signal
    * @returns {Promise<{answer: Answer, waited: number}>} with the milliseconds until the answer was there
    */
-  async skipMap(model, picture, wish, signal) {
+  async skipMap(model, image, wish, signal) {
     const path = `v1/models/${encodeURIComponent(model.name)}/versions/${encodeURIComponent(model.version)}/skip-map`;
-    const headers = picture.type ? { "Content-Type": picture.type } : {};
+    const headers = image.type ? { "Content-Type": image.type } : {};
     const started = performance.now();
     const query = new URLSearchParams({ ...wish, top_k: "5" });
-    const answer = await this.#ask(`${path}?${query}`, { method: "POST", body: picture, headers, signal });
+    const answer = await this.#ask(`${path}?${query}`, { method: "POST", body: image, headers, signal });
     return { answer, waited: performance.now() - started };
   }
 

@@ -1,4 +1,4 @@
-// Example pictures, drawn here: shapes on a field of 256 × 256.
+// Example images, drawn here: shapes on a field of 256 × 256.
 
 import { element } from "./dom.js";
 

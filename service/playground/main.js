@@ -4,7 +4,7 @@ import { Api } from "./api.js";
 import { showCurve, showPoints } from "./curve.js";
 import { byId, element, tell } from "./dom.js";
 import { EXAMPLES, drawExample } from "./examples.js";
-import { listen, pictureOf } from "./picture.js";
+import { listen, imageOf } from "./image.js";
 import { difference, spoken } from "./results.js";
 import { Setting } from "./setting.js";
 import { curl, python } from "./snippet.js";
@@ -13,7 +13,7 @@ const QUIET_MS = 700; // a screen reader is told of results once they stay
 
 const api = new Api();
 /** @type {import("./setting.js").Shared} */
-const shared = { model: null, picture: null, layer: "", opacity: 0.8 };
+const shared = { model: null, image: null, layer: "", opacity: 0.8 };
 let models = [];
 let announcing = 0;
 
@@ -41,14 +41,14 @@ const shown = () => (comparing() ? settings : settings.slice(0, 1));
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 
 function showCode() {
-  const { model, picture } = shared;
-  if (!model || !picture) return;
+  const { model, image } = shared;
+  if (!model || !image) return;
   const alone = models.filter((one) => one.name === model.name).length === 1;
   const version = alone ? "" : `/versions/${encodeURIComponent(model.version)}`;
   const setting = settings[comparing() && chosen("whose") === "B" ? 1 : 0];
   const url = new URL(`v1/models/${encodeURIComponent(model.name)}${version}/classify`, document.baseURI);
   url.search = new URLSearchParams(setting.wish).toString();
-  const request = { url: url.href, file: picture.name, type: picture.type || "application/octet-stream", keyed: Boolean(api.key) };
+  const request = { url: url.href, file: image.name, type: image.type || "application/octet-stream", keyed: Boolean(api.key) };
   byId("code").textContent = (chosen("language") === "curl" ? curl : python)(request);
 }
 
@@ -71,9 +71,9 @@ function announce() {
   }, QUIET_MS);
 }
 
-async function usePicture(blob, name) {
-  shared.picture = await pictureOf(blob, name);
-  byId("chosen").textContent = `${name} · ${shared.picture.note}`;
+async function useImage(blob, name) {
+  shared.image = await imageOf(blob, name);
+  byId("chosen").textContent = `${name} · ${shared.image.note}`;
   const save = byId("save");
   URL.revokeObjectURL(save.href);
   Object.assign(save, { href: URL.createObjectURL(blob), download: name, hidden: blob instanceof File });
@@ -156,7 +156,7 @@ async function start() {
     button.addEventListener("click", () => useExample(example));
     byId("examples").append(button);
   }
-  listen(byId("drop"), byId("file"), (file) => usePicture(file, file.name || "picture.png"));
+  listen(byId("drop"), byId("file"), (file) => useImage(file, file.name || "image.png"));
   byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
   byId("opacity").addEventListener("input", (event) => {
     shared.opacity = event.target.value / 100;
@@ -179,7 +179,7 @@ async function start() {
 
 async function useExample(example) {
   const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
-  await usePicture(blob, `${example.name}.png`);
+  await useImage(blob, `${example.name}.png`);
 }
 
 start();

@@ -17,12 +17,12 @@ function stages({ timing_ms: time }, waited) {
   ];
 }
 
-/** @param {Answer} answer @returns {number} share of the plain twin's MACs that this picture was spared */
+/** @param {Answer} answer @returns {number} share of the plain twin's MACs that this image was spared */
 export function saved({ prediction: { macs } }) {
   return 1 - macs.gated / macs.dense;
 }
 
-/** @param {Answer} answer @returns {boolean} whether pictures may leave the model early */
+/** @param {Answer} answer @returns {boolean} whether images may leave the model early */
 const hasExits = (answer) => answer.operating_point.exit_confidence.length > 0;
 
 /** @param {Answer} answer */
@@ -51,7 +51,7 @@ export function showClasses(place, { prediction }) {
 export function showMacs(place, { prediction: { macs: work } }) {
   place.replaceChildren(
     bar("Plain twin", 1, macs(work.dense), "dense"),
-    bar("This picture, in theory", work.gated / work.dense, macs(work.gated), "gated"),
+    bar("This image, in theory", work.gated / work.dense, macs(work.gated), "gated"),
     bar("Really run", work.executed / work.dense, macs(work.executed), "executed"),
   );
 }
@@ -83,20 +83,20 @@ export function spoken(answer, who = "") {
     (hasExits(answer) ? ` Answered by ${answeredBy(answer)}.` : "");
 }
 
-/** @param {Answer} answer @returns {string} what the picture was run with, and what that promises */
+/** @param {Answer} answer @returns {string} what the image was run with, and what that promises */
 export function used({ operating_point: point }) {
   const [low, high] = point.accuracy_interval;
   const name = point.name ?? `${percent(point.sparsity)} (between two points)`;
   const loss = point.expected_accuracy_drop;
   const against = point.name === "exact" ? "" : `, ${Math.abs(loss).toFixed(2)} points ${loss < 0 ? "above" : "below"} exact`;
-  return `${point.downgraded ? "Lowered to" : "Ran with"} ${name}: ${percent(point.expected_accuracy)} of pictures right ` +
+  return `${point.downgraded ? "Lowered to" : "Ran with"} ${name}: ${percent(point.expected_accuracy)} of images right ` +
     `(${percent(low)} – ${percent(high)})${against}.${leaving(point.exit_confidence)}`;
 }
 
 /** @param {number[]} confidences @returns {string} how sure each exit that may answer must be */
 function leaving(confidences) {
   const open = confidences.flatMap((one, number) => (one < 1 ? [`exit ${number} above ${percent(one, one < 0.99 ? 0 : 2)}`] : []));
-  return open.length ? ` Pictures leave by ${open.join(", ")}.` : "";
+  return open.length ? ` Images leave by ${open.join(", ")}.` : "";
 }
 
 /** @param {Answer} a @param {Answer} b @returns {string} how B differs from A */

@@ -3,7 +3,7 @@
 import { byId, element, tell } from "./dom.js";
 import { Latest } from "./latest.js";
 import { percent } from "./numbers.js";
-import { drawSquare } from "./picture.js";
+import { drawSquare } from "./image.js";
 import { showClasses, showFigures, showMacs, showTime, used } from "./results.js";
 import { coverSkipped, drawShare, shareOf, summed } from "./skip-map.js";
 import { MODES, offers } from "./wish.js";
@@ -12,8 +12,8 @@ import { MODES, offers } from "./wish.js";
  * @typedef {import("./api.js").Api} Api
  * @typedef {import("./api.js").Answer} Answer
  * @typedef {import("./api.js").Model} Model
- * @typedef {import("./picture.js").Picture} Picture
- * @typedef {{model: Model, picture: Picture, layer: string, opacity: number}} Shared what all settings have in common;
+ * @typedef {import("./image.js").Image} Image
+ * @typedef {{model: Model, image: Image, layer: string, opacity: number}} Shared what all settings have in common;
  *   `layer` is empty for all of them together
  * @typedef {{changed: () => void, answered: () => void, failed: (error: Error) => void, layerChosen: (name: string) => void}} Listeners
  */
@@ -79,7 +79,7 @@ export class Setting {
     this.#useMode(mode, true);
   }
 
-  /** What was answered is about another picture or model. */
+  /** What was answered is about another image or model. */
   forget() {
     this.answer = this.#sum = null;
     this.draw();
@@ -87,11 +87,11 @@ export class Setting {
 
   /** Ask with what is set now. @param {boolean} [now] what is under way is of no use any more */
   ask(now = true) {
-    const { model, picture } = this.shared;
+    const { model, image } = this.shared;
     this.#latest.ask(async (signal) => {
       this.root.setAttribute("aria-busy", "true");
       try {
-        const { answer, waited } = await this.api.skipMap(model, picture.blob, this.wish, signal);
+        const { answer, waited } = await this.api.skipMap(model, image.blob, this.wish, signal);
         this.#show(answer, waited);
       } catch (error) {
         if (error.name !== "AbortError") this.#fail(error);
@@ -102,8 +102,8 @@ export class Setting {
 
   /** Draw the skip map again, under the cover and of the layer that are chosen now. */
   draw() {
-    const { picture, layer, opacity } = this.shared, { stage, shown } = this.#parts;
-    drawSquare(stage, picture, this.answer?.image.seen ?? 1);
+    const { image, layer, opacity } = this.shared, { stage, shown } = this.#parts;
+    drawSquare(stage, image, this.answer?.image.seen ?? 1);
     const number = this.answer?.layers.findIndex((one) => one.name === layer) ?? -1;
     const share = number < 0 ? this.#sum : this.#shares[number];
     if (share) coverSkipped(stage, share, opacity);
@@ -112,7 +112,7 @@ export class Setting {
     const text = share ? `${what}: ${percent(ratio)} skipped` : "";
     shown.textContent = text;
     shown.parentElement.hidden = !text;
-    stage.setAttribute("aria-label", `${picture.name}${text && `, covered where work was skipped. ${text}`}`);
+    stage.setAttribute("aria-label", `${image.name}${text && `, covered where work was skipped. ${text}`}`);
     for (const one of this.#strip) one.input.checked = one.name === layer;
   }
 
@@ -176,7 +176,7 @@ export class Setting {
     this.listeners.failed(error);
   }
 
-  /** The layers' masks as small pictures; choosing one shows it on the picture. */
+  /** The layers' masks as small images; choosing one shows it on the image. */
   #showStrip() {
     const { layers } = this.answer, names = ["", ...layers.map((one) => one.name)];
     if (this.#strip.map((one) => one.name).join() !== names.join()) this.#makeStrip(names);

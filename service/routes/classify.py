@@ -1,4 +1,4 @@
-"""v1: classify pictures, each request under its own wish."""
+"""v1: classify images, each request under its own wish."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from service.schemas import ClassifyAnswer, Fields, problems
 
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=DirectRoute)
 
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _ERRORS = problems(400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 def documented(*path: str, answer: type[BaseModel] = ClassifyAnswer, kind: type[Fields] = Fields) -> dict[str, Any]:
-    """What a route that takes pictures and these fields says of itself; ``path`` names what its path holds."""
+    """What a route that takes images and these fields says of itself; ``path`` names what its path holds."""
     fields: dict[str, Any] = kind.model_json_schema()["properties"]
     names = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
     query = [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
@@ -40,7 +40,7 @@ def documented(*path: str, answer: type[BaseModel] = ClassifyAnswer, kind: type[
 
 
 def _body(fields: dict[str, Any]) -> dict[str, Any]:
-    pictures = {"file": {"type": "array", "items": _PICTURE["schema"]}, **fields}
+    images = {"file": {"type": "array", "items": _IMAGE["schema"]}, **fields}
     texts = {
         "image": {"type": "string", "format": "byte"},
         "images": {"type": "array", "items": {"type": "string", "format": "byte"}},
@@ -49,27 +49,27 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "required": True,
         "content": {
-            "image/jpeg": _PICTURE,
-            "image/png": _PICTURE,
-            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": pictures}},
+            "image/jpeg": _IMAGE,
+            "image/png": _IMAGE,
+            "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": images}},
             "application/json": {"schema": {"type": "object", "properties": texts}},
         },
     }
 
 
-@router.post("/classify", summary="Classify pictures with the default model", **documented())
+@router.post("/classify", summary="Classify images with the default model", **documented())
 async def classify_default(request: Request) -> Response:
     return await _answer(request, None, None)
 
 
-@router.post("/models/{model}/classify", summary="Classify pictures with a model", **documented("model"))
+@router.post("/models/{model}/classify", summary="Classify images with a model", **documented("model"))
 async def classify_with(request: Request) -> Response:
     return await _answer(request, request.path_params["model"], None)
 
 
 @router.post(
     "/models/{model}/versions/{version}/classify",
-    summary="Classify pictures with one version of a model",
+    summary="Classify images with one version of a model",
     **documented("model", "version"),
 )
 async def classify_with_version(request: Request) -> Response:
@@ -84,7 +84,7 @@ async def _answer(request: Request, name: str | None, version: str | None) -> Re
 async def ask(
     request: Request, name: str | None, version: str | None, kind: type[AnyFields], want_masks: bool = False
 ) -> tuple[ServedModel, AnyFields, Classified]:
-    """Read a request, find its model and classify its pictures; with masks it may hold one picture.
+    """Read a request, find its model and classify its images; with masks it may hold one image.
 
     Raises:
         LcclError: whatever the request is refused for.
@@ -100,11 +100,11 @@ async def ask(
         async with asyncio.timeout(limit_s):
             with parts.bodies.lease() as lease:
                 content = await parse(request, await lease.read(request), parts.settings)
-                if want_masks and len(content.pictures) > 1:
-                    raise TooLargeError(f"{len(content.pictures)} pictures: a skip map is made of one at a time")
+                if want_masks and len(content.images) > 1:
+                    raise TooLargeError(f"{len(content.images)} images: a skip map is made of one at a time")
                 fields = fields_of(request, content.fields, kind)
                 order = Order(fields.wish(), caller.name, started, held_s, request.receive, want_masks)
-                classified = await classify(parts, model, order, content.pictures)
+                classified = await classify(parts, model, order, content.images)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
     request.scope["state"]["classified"] = classified
@@ -137,7 +137,7 @@ def heading(request: Request, model: ServedModel, classified: Classified) -> dic
 
 
 def timing(classified: Classified, started: float, ended: float) -> dict[str, float]:
-    """Milliseconds by stage; for several pictures the longest of each."""
+    """Milliseconds by stage; for several images the longest of each."""
     done = classified.done
     return {
         "decode": round(1000 * classified.decode_s, 3),
@@ -148,7 +148,7 @@ def timing(classified: Classified, started: float, ended: float) -> dict[str, fl
 
 
 def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
-    """The setting of the pictures; where brown-out came between them, the sparsest, which promises least."""
+    """The setting of the images; where brown-out came between them, the sparsest, which promises least."""
     setting = results[0].setting
     if len(results) > 1:
         setting = max((result.setting for result in results), key=lambda one: one.sparsity)
@@ -165,7 +165,7 @@ def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def prediction(parts: Parts, model: ServedModel, result: Result | Exception, top_k: int) -> dict[str, Any]:
-    """The likeliest classes and the work of one picture, or its own error."""
+    """The likeliest classes and the work of one image, or its own error."""
     if isinstance(result, Exception):
         answer = problem(result)
         parts.metrics.rejected.labels(model.name, answer.code).inc()

@@ -102,7 +102,7 @@ def _exits(bundle: Bundle) -> list[OfferedExit]:
 
 
 def _images_by_exit(bundle: Bundle) -> dict[str, list[float]]:
-    """For each operating point the share of held-out pictures that each exit answered, the network's end last.
+    """For each operating point the share of held-out images that each exit answered, the network's end last.
 
     Nothing where calibration recorded nothing that fits.
     """

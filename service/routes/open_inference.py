@@ -156,10 +156,10 @@ def _wish(request: Request, asked: InferRequest) -> Wish:
 
 
 async def _classify(parts: Parts, model: ServedModel, order: Order, asked: InferRequest) -> Classified:
-    """Classify all pictures; the protocol has no place for the error of one, so it is the request's."""
+    """Classify all images; the protocol has no place for the error of one, so it is the request's."""
     try:
-        classified = await classify(parts, model, order, list(asked.pictures))
-    except (DamagedImageError, NotAnImageError, TooLargeError) as error:  # of every picture; this is the first one's
+        classified = await classify(parts, model, order, list(asked.images))
+    except (DamagedImageError, NotAnImageError, TooLargeError) as error:  # of every image; this is the first one's
         _name_element(error, 0)
         raise
     for index, result in enumerate(classified.results):
@@ -193,7 +193,7 @@ def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> 
         skip_ratio=np.array([result.skip_ratio for result in results]),
         macs=np.array([(model.engine.shape.dense, one.gated_macs, one.executed_macs) for one in results]),
     )
-    # Where brown-out came between the pictures, the sparsest setting, which promises least.
+    # Where brown-out came between the images, the sparsest setting, which promises least.
     setting = max((result.setting for result in results), key=lambda one: one.sparsity)
     head = {"model_name": model.name, "model_version": model.version, "parameters": point_parameters(setting)}
     if asked.id is not None:

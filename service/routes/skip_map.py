@@ -1,4 +1,4 @@
-"""v1: where a network computed for a picture, as JSON or drawn on it."""
+"""v1: where a network computed for an image, as JSON or drawn on it."""
 
 from __future__ import annotations
 

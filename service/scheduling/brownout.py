@@ -1,4 +1,4 @@
-"""Brown-out before black-out: how far pictures that may be served sparser are, while the queue is too long."""
+"""Brown-out before black-out: how far images that may be served sparser are, while the queue is too long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BrownOut:
         return self._level
 
     def look(self, wait_s: float, now: float) -> float:
-        """Follow the wait of pictures, seen or predicted; returns the level."""
+        """Follow the wait of images, seen or predicted; returns the level."""
         elapsed = now - self._looked_at
         self._looked_at = now
         if wait_s > self._target_s:

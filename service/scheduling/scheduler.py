@@ -1,4 +1,4 @@
-"""At batch time: which setting each picture is run with, who comes too late, and who can wait for the next batch."""
+"""At batch time: which setting each image is run with, who comes too late, and who can wait for the next batch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ANSWER_S = 0.001  # from the end of a batch to the last byte of its answers
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Predict = Callable[[int, float], float]
-"""Safely predicted seconds of a batch, from its number of pictures and the MACs it is expected to run."""
+"""Safely predicted seconds of a batch, from its number of images and the MACs it is expected to run."""
 
 
 class Order(Protocol):
-    """What the scheduler needs to know of a picture that waits.
+    """What the scheduler needs to know of an image that waits.
 
     Attributes:
         offer: the settings it may be run with.
@@ -59,7 +59,7 @@ class Schedule(Generic[J]):
 def schedule(jobs: Sequence[J], brownout: float, now: float, predict: Predict) -> Schedule[J]:
     """Choose settings so that every deadline in the batch is met, as little sparser than wanted as possible.
 
-    Pictures that give way start at the brown-out's level. If the batch is then too long for its tightest deadline,
+    Images that give way start at the brown-out's level. If the batch is then too long for its tightest deadline,
     those that may be lowered are, evenly; if that is not enough, the batch is halved, the most patient left for later.
 
     Args:

@@ -21,11 +21,11 @@ from lccl.flops import Convolution, GatedConvolution, NetworkShape
 from lccl.threshold_path import ThresholdPath
 
 IMAGES = 40
-PICTURES = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.ones(IMAGES, dtype=np.int64))
+SPLIT = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.ones(IMAGES, dtype=np.int64))
 
 
 class BlocksEngine:
-    """Three blocks of two layers; shutting a block's branch makes the first so many of the pictures wrong."""
+    """Three blocks of two layers; shutting a block's branch makes the first so many of the images wrong."""
 
     batch_limit = IMAGES
     harm = (10, 1, 5)
@@ -49,7 +49,7 @@ class BlocksEngine:
 
 
 def test_branches_fall_cheapest_first_and_cost_nothing_any_more():
-    found = _removals(BlocksEngine(), PICTURES)
+    found = _removals(BlocksEngine(), SPLIT)
     assert [one.blocks for one in found] == [(), (1,), (1, 2), (1, 2, 0)]
     assert [one.macs for one in found] == [650, 450, 250, 50]
 
@@ -104,7 +104,7 @@ def test_ways_that_end_early_show_a_dash_too():
 
 
 def test_one_threshold_for_all_layers_rises_from_exact():
-    path = common_path(BlocksEngine(), [np.array([0.0, 1.0, 2e30])] * 6, PICTURES)
+    path = common_path(BlocksEngine(), [np.array([0.0, 1.0, 2e30])] * 6, SPLIT)
     assert not path.corners[0].any()
     assert all((row == row[0]).all() for row in path.corners)
     assert (np.diff(path.corners[:, 0]) > 0).all()
@@ -141,13 +141,13 @@ def shutting(*blocks):
 
 def test_a_rival_may_not_win_by_skipping_less_than_was_asked_for():
     one = Contender(None, BlocksEngine(), ThresholdPath(np.array([shutting(), shutting(0)]), np.array([0.0, 0.33])))
-    assert better_at(0.333, one, [shutting(0), shutting(1), shutting()], PICTURES) == shutting(1)
-    assert better_at(0.333, one, [shutting(0), shutting()], PICTURES) == shutting(0)
+    assert better_at(0.333, one, [shutting(0), shutting(1), shutting()], SPLIT) == shutting(1)
+    assert better_at(0.333, one, [shutting(0), shutting()], SPLIT) == shutting(0)
 
 
 def test_where_none_skips_what_was_asked_for_a_rival_keeps_calibrations_thresholds():
     one = Contender(None, BlocksEngine(), ThresholdPath(np.array([shutting(), shutting(0)]), np.array([0.0, 0.33])))
-    assert better_at(0.5, one, [shutting(0), shutting(1)], PICTURES) == shutting(0)
+    assert better_at(0.5, one, [shutting(0), shutting(1)], SPLIT) == shutting(0)
 
 
 def test_thresholds_for_a_ratio_lie_between_the_corners_of_calibrations_way():
@@ -161,8 +161,8 @@ def test_thresholds_for_a_ratio_lie_between_the_corners_of_calibrations_way():
 def test_what_no_table_reaches_is_out_of_reach():
     engine = BlocksEngine()
     far, near = (
-        Served(engine, highest, {0.3: measure(engine, PICTURES, shutting(1))} | more)
-        for highest, more in ((0.7, {0.4: measure(engine, PICTURES, shutting(2))}), (0.35, {}))
+        Served(engine, highest, {0.3: measure(engine, SPLIT, shutting(1))} | more)
+        for highest, more in ((0.7, {0.4: measure(engine, SPLIT, shutting(2))}), (0.35, {}))
     )
     assert _lost(near, np.ones(IMAGES, dtype=bool), 0.4) == {"skip_ratio": 0.4, "out_of_reach": 0.35}
     assert _lost(near, np.ones(IMAGES, dtype=bool), 0.3)["lost"] == pytest.approx(2.5)

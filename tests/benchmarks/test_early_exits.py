@@ -1,4 +1,4 @@
-"""Accuracy at equal work lies between the neighbouring places, and what is compared is the same pictures."""
+"""Accuracy at equal work lies between the neighbouring places, and what is compared is the same images."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_out_of_reach_there_is_none():
     assert _ahead([FULL, HALF], [LITTLE, HALF], 0.4) == (None, [])
 
 
-def test_ahead_is_paired_by_picture():
+def test_ahead_is_paired_by_image():
     ahead, (low, high) = _ahead([FULL, HALF], [FULL, LITTLE], 0.5)
     theirs = np.array([2, 7, 2, 2]) / 7  # 2/7 of the way from LITTLE to FULL
     difference = HALF.right - theirs

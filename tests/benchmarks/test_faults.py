@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from benchmarks.faults.cases import MODEL, bad_cases, classify
+from benchmarks.faults.images import damaged, images
 from benchmarks.faults.load import load
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.pictures import damaged, pictures
 from benchmarks.faults.rest import Rest, at_rest
 from tests.service.conftest import serve
 from tests.service.engines import Wrong
@@ -76,7 +76,7 @@ class Served:
 def test_a_server_that_begins_to_answer_wrongly_is_found_out(models_folder):
     with serve(models=models_folder, canary_interval_s=600) as client:
         rest = at_rest(
-            Served(client).base, [classify("exact", pictures(4, 32)), classify("none", (b"no picture",), status=415)]
+            Served(client).base, [classify("exact", images(4, 32)), classify("none", (b"no image",), status=415)]
         )
         good, model = load(Served(client), rest, 40, 1), client.app.state.parts.registry.find(None)
         assert good.counts.wrong == good.counts.lost == good.counts.failed == 0
@@ -88,7 +88,7 @@ def test_a_server_that_begins_to_answer_wrongly_is_found_out(models_folder):
 
 
 def test_bodies_are_always_the_same_and_damaged_ones_differ_from_whole_ones():
-    whole = pictures(3, 32)
+    whole = images(3, 32)
     assert damaged(whole, 20) == damaged(whole, 20)
     assert len(set(damaged(whole, 20)) - set(whole)) > 15
     assert [case.bodies for case in bad_cases(2)] == [case.bodies for case in bad_cases(2)]

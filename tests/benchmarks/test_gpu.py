@@ -489,9 +489,9 @@ def test_a_stage_that_no_time_is_left_for_is_not_begun(on_gpu, tmp_path):
 
 
 def test_a_training_gets_its_row_its_epochs_and_its_data(on_gpu, tmp_path):
-    status, said, asked = on_gpu("train:resnet20-shared@4", DATA="pictures.tar", TRAIN="--seed 1")
+    status, said, asked = on_gpu("train:resnet20-shared@4", DATA="images.tar", TRAIN="--seed 1")
     assert status == 0, said
-    assert asked == [f"-m benchmarks.gpu.train {tmp_path}/out resnet20-shared@4 {Path.cwd()}/pictures.tar --seed 1"]
+    assert asked == [f"-m benchmarks.gpu.train {tmp_path}/out resnet20-shared@4 {Path.cwd()}/images.tar --seed 1"]
     assert row("resnet20-shared@4") == ["resnet20-shared", "--epochs", "4"]
     assert row("resnet20-shared") == ["resnet20-shared"]
     assert "resnet20-shared" in RUNS

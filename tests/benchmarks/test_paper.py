@@ -1,4 +1,4 @@
-"""The paper's tables: their rows, rows trained end to end on made-up pictures, and the page from fixed results."""
+"""The paper's tables: their rows, rows trained end to end on made-up images, and the page from fixed results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_unknown_row_names_those_there_are():
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory):
-    """CIFAR-10's binary folder with 130 pictures to train on and 20 to test on, ten classes told by brightness."""
+    """CIFAR-10's binary folder with 130 images to train on and 20 to test on, ten classes told by brightness."""
     folder, random = tmp_path_factory.mktemp("data") / "tiny.v1", np.random.default_rng(0)
     folder.mkdir()
     for name, count in (("data_batch_1.bin", 130), ("test_batch.bin", 20)):
@@ -117,7 +117,7 @@ def files(folder):
 def test_rows_and_their_common_twin_are_trained_at_one_budget(trained):
     found = files(trained[0])
     names = ("resnet20-pre-plain", "resnet20-shared", "resnet20-pointwise")
-    assert set(found) == {f"tiny-1-epochs-128-pictures/{name}-s0.json" for name in names}
+    assert set(found) == {f"tiny-1-epochs-128-images/{name}-s0.json" for name in names}
     values = [json.loads(file.read_text()) for file in found.values()]
     assert len({value["train_digest"] for value in values}) == 1
     for value in values:
@@ -160,7 +160,7 @@ def test_what_has_a_result_is_not_trained_again_unless_asked(trained, cifar, tmp
 def test_a_row_goes_on_from_its_checkpoint(trained, cifar, tmp_path, capsys):
     """The twin's training is done, its result lost: nothing is left to train, and the result is the same."""
     results, runs = trained
-    name = "tiny-1-epochs-128-pictures/resnet20-pre-plain-s0.json"
+    name = "tiny-1-epochs-128-images/resnet20-pre-plain-s0.json"
     main(words(cifar, "resnet20-pre-plain"), tmp_path, runs)
     assert "epoch" not in capsys.readouterr().out.replace("1-epochs", "")
     again, before = (json.loads((folder / name).read_text()) for folder in (tmp_path, results))
@@ -187,7 +187,7 @@ def test_a_row_that_fails_stops_no_other(cifar, tmp_path, monkeypatch, capsys):
         (["resnet21"], "no row 'resnet21'"),
         (["cifar100-wrn-16-4"], "has 10 classes: these rows need CIFAR-100"),
         (["wrn-28-2", "cifar100-wrn-16-4"], "different data sets (cifar10, cifar100)"),
-        (["resnet20-shared", "--images", "131"], "cannot train on 131 of 130 pictures"),
+        (["resnet20-shared", "--images", "131"], "cannot train on 131 of 130 images"),
         (["resnet20-shared", "--images", "127"], "at least 128 are needed"),
     ],
 )
@@ -218,11 +218,11 @@ def test_a_preset_trains_its_rows_for_its_seeds_and_epochs(cifar, tmp_path, monk
 # the page
 
 
-def result(run, right, seed=0, zeros=0.3, macs=3.00449e7, speed_up=0.25, epochs=20, pictures="same"):
-    return Result(run, seed, Budget("toy", epochs, 5000), pictures, np.array(right, bool), zeros, macs, speed_up)
+def result(run, right, seed=0, zeros=0.3, macs=3.00449e7, speed_up=0.25, epochs=20, images="same"):
+    return Result(run, seed, Budget("toy", epochs, 5000), images, np.array(right, bool), zeros, macs, speed_up)
 
 
-def pictures(count, wrong):
+def images(count, wrong):
     return np.arange(count) >= wrong
 
 
@@ -236,7 +236,7 @@ def line(results, row=SHARED):
 
 
 def test_a_row_stands_beside_what_was_published_and_its_twin():
-    found = line([result(TWIN, pictures(1000, 100)), result(ROW, pictures(1000, 130))])
+    found = line([result(TWIN, images(1000, 100)), result(ROW, images(1000, 130))])
     low, high = paired_difference(30, 0, 1000)
     assert found == [
         f"| ResNet-20 | 8.32 | 34.9 | 10.00 | 13.00 | +3.00 ({100 * low:+.2f} – {100 * high:+.2f}) "
@@ -245,8 +245,8 @@ def test_a_row_stands_beside_what_was_published_and_its_twin():
 
 
 def test_seeds_give_mean_and_deviation_and_are_paired_by_seed():
-    results = [result(TWIN, pictures(1000, wrong), seed) for seed, wrong in ((0, 100), (1, 110), (9, 900))]
-    results += [result(ROW, pictures(1000, wrong), seed) for seed, wrong in ((0, 120), (1, 150), (2, 180))]
+    results = [result(TWIN, images(1000, wrong), seed) for seed, wrong in ((0, 100), (1, 110), (9, 900))]
+    results += [result(ROW, images(1000, wrong), seed) for seed, wrong in ((0, 120), (1, 150), (2, 180))]
     (found,) = line(results)
     low, high = paired_difference(30, 0, 1000)
     assert f"| 10.50 ± 0.71 | 15.00 ± 3.00 | +3.00 ({100 * low:+.2f} – {100 * high:+.2f}) |" in found
@@ -254,7 +254,7 @@ def test_seeds_give_mean_and_deviation_and_are_paired_by_seed():
 
 
 def test_a_plain_network_is_not_compared_with_itself():
-    (found,) = line([result("resnet20-post-plain", pictures(1000, 80))], Row("ResNet-20", "resnet20-post-plain"))
+    (found,) = line([result("resnet20-post-plain", images(1000, 80))], Row("ResNet-20", "resnet20-post-plain"))
     assert found.startswith("| ResNet-20 | – | 8.00 | – |")
 
 
@@ -262,13 +262,13 @@ def test_split_convolutions_are_held_against_the_plain_network():
     run = RUNS["resnet20-spconv-1-2"]
     assert run.twin.network == {"name": "resnet20", "form": "post", "gate": "none"}
     assert plain_macs(run) == 40_551_040
-    found = line([result(run.twin.name, pictures(1000, 80)), result(run.name, pictures(1000, 90))], Row("", run.name))
+    found = line([result(run.twin.name, images(1000, 80)), result(run.name, images(1000, 90))], Row("", run.name))
     assert "| 8.00 | 9.00 | +1.00 (" in found[0]
 
 
 def test_budgets_have_lines_of_their_own_and_twins_of_the_same_budget():
-    results = [result(TWIN, pictures(1000, 100), epochs=20), result(ROW, pictures(1000, 100), epochs=20)]
-    results += [result(ROW, pictures(1000, 200), epochs=3)]
+    results = [result(TWIN, images(1000, 100), epochs=20), result(ROW, images(1000, 100), epochs=20)]
+    results += [result(ROW, images(1000, 200), epochs=3)]
     first, second = line(results)
     assert "| – | 20.00 | – | 30.0 | 3.004E7 | 25.0 | 1 | 3 × 5,000, toy |" in first
     assert "| 10.00 | 10.00 | +0.00 (" in second
@@ -282,9 +282,9 @@ def test_a_difference_counts_both_sides_against_the_twin():
     assert found == f"+3.50 ({100 * low:+.2f} – {100 * high:+.2f})"
 
 
-def test_results_on_different_pictures_are_never_paired():
-    pair = result(TWIN, [True], pictures="a"), result(ROW, [True], pictures="b")
-    with pytest.raises(LcclError, match="different pictures"):
+def test_results_on_different_images_are_never_paired():
+    pair = result(TWIN, [True], images="a"), result(ROW, [True], images="b")
+    with pytest.raises(LcclError, match="different images"):
         difference([pair])
 
 

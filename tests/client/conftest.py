@@ -38,7 +38,7 @@ def guarded(models_folder):
 
 @pytest.fixture(params=["sync", "async"])
 def ask(request):
-    """Ask a server with either client: ``ask(base_url, "classify", picture, sparsity=0.3)``."""
+    """Ask a server with either client: ``ask(base_url, "classify", image, sparsity=0.3)``."""
 
     def call(base_url, method, *arguments, settings=None, **options):
         if request.param == "sync":

@@ -22,9 +22,9 @@ def overloaded(handler, retry_after="1"):
     handler.reply(429, content, Content_Type="application/problem+json", Retry_After=retry_after)
 
 
-def test_an_answer_is_the_servers(ask, address, picture):
-    answer = ask(address, "classify", picture(), sparsity=0.3, top_k=3, request_id="find-me")
-    body = httpx.post(f"{address}/v1/classify", content=picture(), params={"sparsity": 0.3, "top_k": 3}).json()
+def test_an_answer_is_the_servers(ask, address, draw_image):
+    answer = ask(address, "classify", draw_image(), sparsity=0.3, top_k=3, request_id="find-me")
+    body = httpx.post(f"{address}/v1/classify", content=draw_image(), params={"sparsity": 0.3, "top_k": 3}).json()
     assert answer.request_id == "find-me"
     assert (answer.model, answer.version) == ("small", body["version"])
     assert answer.operating_point.sparsity == 0.3
@@ -36,8 +36,8 @@ def test_an_answer_is_the_servers(ask, address, picture):
     assert answer.timing_ms.total > 0
 
 
-def test_pictures_come_in_many_forms(ask, address, picture, tmp_path):
-    content = picture(seed=4)
+def test_images_come_in_many_forms(ask, address, draw_image, tmp_path):
+    content = draw_image(seed=4)
     (tmp_path / "a.png").write_bytes(content)
     forms = [
         content, bytearray(content), memoryview(content), tmp_path / "a.png", str(tmp_path / "a.png"),
@@ -51,58 +51,58 @@ def test_pictures_come_in_many_forms(ask, address, picture, tmp_path):
         ask(address, "classify", Path("nowhere.png"))
 
 
-def test_a_bad_picture_among_good_ones_has_its_error(ask, address, picture):
-    first, bad, last = ask(address, "classify_many", [picture(seed=1), b"no picture", picture(seed=2)]).predictions
+def test_a_bad_image_among_good_ones_has_its_error(ask, address, draw_image):
+    first, bad, last = ask(address, "classify_many", [draw_image(seed=1), b"no image", draw_image(seed=2)]).predictions
     assert first.best
     assert last.best
     assert (bad.error.status, bad.error.code) == (415, "not_an_image")
-    with pytest.raises(lccl_client.PictureError):
+    with pytest.raises(lccl_client.ImageError):
         _ = bad.best
 
 
-def test_wishes_arrive(ask, address, picture):
-    assert ask(address, "classify", picture()).operating_point.name == "exact"
-    assert ask(address, "classify", picture(), operating_point="p40").operating_point.name == "p40"
-    assert ask(address, "classify", picture(), max_accuracy_drop=3).operating_point.name == "p25"
-    assert ask(address, "classify", picture(), model="twin").model == "twin"
-    given = ask(address, "classify", picture(), operating_point="exact", max_accuracy_drop=3, sparsity=None)
+def test_wishes_arrive(ask, address, draw_image):
+    assert ask(address, "classify", draw_image()).operating_point.name == "exact"
+    assert ask(address, "classify", draw_image(), operating_point="p40").operating_point.name == "p40"
+    assert ask(address, "classify", draw_image(), max_accuracy_drop=3).operating_point.name == "p25"
+    assert ask(address, "classify", draw_image(), model="twin").model == "twin"
+    given = ask(address, "classify", draw_image(), operating_point="exact", max_accuracy_drop=3, sparsity=None)
     assert given.operating_point.name == "exact"
 
 
-def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_pictures):
+def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_images):
     model = ask(early_address, "model", "early")
     assert [one.after_block for one in model.exits] == [2, 5]
     assert model.exits[0].images["p25"] == pytest.approx(0.1)
     assert model.exit_confidence_range == (0.5, 1.0)
     assert [point.exit_confidence for point in model.exit_points] == [0.9, 0.7, 0.5]
     assert model.operating_points[1].exit_confidence == (0.9, 0.9)
-    answer = ask(early_address, "classify", smooth_pictures[0], exit_confidence=0.5)
+    answer = ask(early_address, "classify", smooth_images[0], exit_confidence=0.5)
     assert answer.operating_point.exit_confidence == (0.5, 0.5)
     assert answer.predictions[0].exit == 0
     assert answer.predictions[0].confidence == answer.best.probability
-    assert ask(early_address, "classify", smooth_pictures[0], exit_confidence=1).predictions[0].exit is None
+    assert ask(early_address, "classify", smooth_images[0], exit_confidence=1).predictions[0].exit is None
     with pytest.raises(lccl_client.WishError, match="exit_confidence must be a number"):
-        ask(early_address, "classify", smooth_pictures[0], exit_confidence=0.3)
+        ask(early_address, "classify", smooth_images[0], exit_confidence=0.3)
 
 
-def test_models_without_early_exits_say_so(ask, address, picture):
+def test_models_without_early_exits_say_so(ask, address, draw_image):
     model = ask(address, "model", "small")
     assert (model.exits, model.exit_points, model.exit_confidence_range) == ((), (), None)
-    assert ask(address, "classify", picture()).predictions[0].exit is None
+    assert ask(address, "classify", draw_image()).predictions[0].exit is None
 
 
-def test_a_deadline_is_met_or_told(ask, address, picture):
-    assert ask(address, "classify", picture(), deadline_ms=5000).operating_point.name == "exact"
+def test_a_deadline_is_met_or_told(ask, address, draw_image):
+    assert ask(address, "classify", draw_image(), deadline_ms=5000).operating_point.name == "exact"
     with pytest.raises(lccl_client.DeadlineError) as caught:
-        ask(address, "classify", picture(), deadline_ms=0.001)
+        ask(address, "classify", draw_image(), deadline_ms=0.001)
     assert caught.value.code == "deadline"
 
 
-def test_a_version_can_be_named(ask, address, picture):
+def test_a_version_can_be_named(ask, address, draw_image):
     version = ask(address, "model", "small").version
-    assert ask(address, "classify", picture(), model="small", version=version).version == version
+    assert ask(address, "classify", draw_image(), model="small", version=version).version == version
     with pytest.raises(lccl_client.NotFoundError):
-        ask(address, "classify", picture(), model="small", version="none")
+        ask(address, "classify", draw_image(), model="small", version="none")
 
 
 def test_models_tell_what_they_offer(ask, address):
@@ -121,7 +121,7 @@ def test_models_tell_what_they_offer(ask, address):
     [
         (b"", {}, lccl_client.MalformedRequestError),
         (b"\0" * 1_000_001, {}, lccl_client.TooLargeError),
-        (b"no picture", {}, lccl_client.NotAnImageError),
+        (b"no image", {}, lccl_client.NotAnImageError),
         (None, {"model": "nobody"}, lccl_client.NotFoundError),
         (None, {"sparsity": 0.99}, lccl_client.WishError),
         (None, {"sparsity": 0.3, "operating_point": "p25"}, lccl_client.WishError),
@@ -129,16 +129,16 @@ def test_models_tell_what_they_offer(ask, address):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_errors_are_told_by_their_kind(ask, address, picture, content, options, kind):
+def test_errors_are_told_by_their_kind(ask, address, draw_image, content, options, kind):
     with pytest.raises(kind) as caught:
-        ask(address, "classify", picture() if content is None else content, request_id="mine", **options)
+        ask(address, "classify", draw_image() if content is None else content, request_id="mine", **options)
     assert type(caught.value) is kind
     assert caught.value.detail
     assert caught.value.request_id == "mine"
 
 
-def test_the_api_key_is_sent(ask, guarded, picture):
-    small = picture(size=(8, 8))
+def test_the_api_key_is_sent(ask, guarded, draw_image):
+    small = draw_image(size=(8, 8))
     assert ask(guarded, "classify", small, settings={"api_key": "s3cret"}).best
     for key in (None, "wrong"):
         with pytest.raises(lccl_client.UnauthorisedError):
@@ -146,9 +146,9 @@ def test_the_api_key_is_sent(ask, guarded, picture):
     assert ask(guarded, "ready")
 
 
-def test_an_overloaded_server_is_asked_again_when_it_says_so(ask, guarded, picture):
+def test_an_overloaded_server_is_asked_again_when_it_says_so(ask, guarded, draw_image):
     """The server has room for one upload, and another client is slow with its own."""
-    small, key = picture(size=(8, 8)), {"api_key": "s3cret"}
+    small, key = draw_image(size=(8, 8)), {"api_key": "s3cret"}
     with slow_upload(guarded):
         error = first_refusal(lambda: ask(guarded, "classify", small, settings=key))
         assert error.retry_after_s >= 1
@@ -180,8 +180,8 @@ class slow_upload:  # noqa: N801 - used as a context manager
         self._connection.close()
 
 
-def test_refused_requests_wait_and_are_sent_again(ask, answering, picture, address):
-    good = httpx.post(f"{address}/v1/classify", content=picture()).content
+def test_refused_requests_wait_and_are_sent_again(ask, answering, draw_image, address):
+    good = httpx.post(f"{address}/v1/classify", content=draw_image()).content
     times = []
 
     def answer(handler):
@@ -189,7 +189,7 @@ def test_refused_requests_wait_and_are_sent_again(ask, answering, picture, addre
         overloaded(handler) if len(times) < 3 else handler.reply(200, good)
 
     with answering(answer) as base:
-        assert ask(base, "classify", picture(), settings={"retries": 2}).best
+        assert ask(base, "classify", draw_image(), settings={"retries": 2}).best
     assert len(times) == 3
     assert all(1 <= later - earlier < 2 for earlier, later in pairwise(times))
 
@@ -198,7 +198,7 @@ def test_refused_requests_wait_and_are_sent_again(ask, answering, picture, addre
     ("settings", "retry_after", "asked"),
     [({}, "0", 1), ({"retries": 2}, "0", 3), ({"retries": 2, "max_retry_wait_s": 5}, "6", 1)],
 )
-def test_retries_are_bounded(ask, answering, picture, settings, retry_after, asked):
+def test_retries_are_bounded(ask, answering, draw_image, settings, retry_after, asked):
     seen = []
 
     def answer(handler):
@@ -207,12 +207,12 @@ def test_retries_are_bounded(ask, answering, picture, settings, retry_after, ask
 
     with answering(answer) as base:
         with pytest.raises(lccl_client.OverloadedError) as caught:
-            ask(base, "classify", picture(), settings=settings)
+            ask(base, "classify", draw_image(), settings=settings)
         assert caught.value.retry_after_s == float(retry_after)
     assert len(seen) == asked
 
 
-def test_a_client_error_is_not_sent_again(ask, answering, picture):
+def test_a_client_error_is_not_sent_again(ask, answering, draw_image):
     seen = []
 
     def answer(handler):
@@ -220,17 +220,17 @@ def test_a_client_error_is_not_sent_again(ask, answering, picture):
         handler.reply(422, b'{"code": "bad_wish", "detail": "no"}', Content_Type="application/problem+json")
 
     with answering(answer) as base, pytest.raises(lccl_client.WishError):
-        ask(base, "classify", picture(), settings={"retries": 3})
+        ask(base, "classify", draw_image(), settings={"retries": 3})
     assert len(seen) == 1
 
 
-def test_no_answer_is_its_own_error(ask, answering, picture):
+def test_no_answer_is_its_own_error(ask, answering, draw_image):
     over = threading.Event()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(lccl_client.ConnectionFailedError, match="/v1/classify"):
-        ask(nowhere, "classify", picture())
+        ask(nowhere, "classify", draw_image())
     assert not ask(nowhere, "ready")
     with answering(lambda _: over.wait(5)) as base:
         with pytest.raises(lccl_client.ConnectionFailedError, match="/v1/models"):

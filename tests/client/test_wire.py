@@ -34,7 +34,7 @@ def test_an_answer_is_read_and_unknown_fields_are_left_out():
     assert answer.timing_ms.total == 6
     bad = answer.predictions[1]
     assert (bad.classes, bad.error.status, bad.error.code) == ((), 415, "not_an_image")
-    with pytest.raises(lccl_client.PictureError, match="no"):
+    with pytest.raises(lccl_client.ImageError, match="no"):
         _ = bad.best
     with pytest.raises(AttributeError):
         answer.model = "other"
@@ -87,9 +87,9 @@ def test_an_error_of_something_before_the_server_is_told_too():
         assert (caught.value.code, caught.value.request_id, caught.value.retry_after_s) == ("", "p1", None)
 
 
-def test_one_picture_is_the_body_and_fields_left_open_are_not_sent():
-    call = wire.classify([b"picture"], sparsity=0.5, operating_point=None, top_k=3, request_id="r")
-    assert (call.path, call.content, call.files) == ("/v1/classify", b"picture", None)
+def test_one_image_is_the_body_and_fields_left_open_are_not_sent():
+    call = wire.classify([b"image"], sparsity=0.5, operating_point=None, top_k=3, request_id="r")
+    assert (call.path, call.content, call.files) == ("/v1/classify", b"image", None)
     assert call.params == {"sparsity": "0.5", "top_k": "3"}
     assert call.headers["X-Request-ID"] == "r"
 
@@ -100,7 +100,7 @@ def test_models_and_versions_are_in_the_path():
     assert [content for _, (_, content, _) in call.files] == [b"a", b"b"]
     with pytest.raises(ValueError, match="needs the name of its model"):
         wire.classify([b"a"], version="1")
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         wire.classify([])
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the library's tests: pictures, controls and data sets drawn here."""
+"""Fixtures of the library's tests: images, controls and data sets drawn here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.lccl.networks import shortened
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """``pictures(3, size=32, seed=0)``: uint8 [3, 32, 32, 3]."""
+def draw_images():
+    """``images(3, size=32, seed=0)``: uint8 [3, 32, 32, 3]."""
 
     def draw(count, size=32, seed=0):
         return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ def rows():
 
 @pytest.fixture(scope="session")
 def toy_data():
-    """``toy_data(64)``: that many pictures to train on and 24 in each held-out part; three classes told by colour."""
+    """``toy_data(64)``: that many images to train on and 24 in each held-out part; three classes told by colour."""
 
     def draw(train=64, held=24, seed=0):
         random = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def gated_network(square):
     """``gated_network(Architecture(...), pixels, thresholds, blocks=None)``: float64, random, its gates reach zero.
 
     Gates multiply, and values that fit no statistics grow without bounds; so its normalisations hold the
-    statistics of these very pictures under these thresholds.
+    statistics of these very images under these thresholds.
     """
 
     def fit(norm, inputs):

@@ -16,7 +16,7 @@ SIDENETS = (SideNetSpec(1, 2, 7), SideNetSpec(4, 3, 20), SideNetSpec(8, 1, 33))
 
 @dataclass(frozen=True)
 class Sided:
-    """A plan with exits and two normalisation sets, and pictures with controls that leave by none."""
+    """A plan with exits and two normalisation sets, and images with controls that leave by none."""
 
     plan: Plan
     pixels: np.ndarray
@@ -29,7 +29,7 @@ class Sided:
 
 
 def add_sidenets(network, specs=SIDENETS):
-    """Random ones that are sure of some pictures."""
+    """Random ones that are sure of some images."""
     network.add_sidenets(specs)
     network.sidenets.double().requires_grad_(False)
     for side in network.sidenets:

@@ -1,4 +1,4 @@
-"""Networks as the engines' tests run them: their names, their pictures' sizes, and the deepest one shortened."""
+"""Networks as the engines' tests run them: their names, their images' sizes, and the deepest one shortened."""
 
 from __future__ import annotations
 

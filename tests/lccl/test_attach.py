@@ -26,7 +26,7 @@ SHORT = attached(Recipe(epochs=2, batch=8, lr=0.02, allocation="common", seed=1)
 
 @pytest.fixture(scope="module")
 def dataset(toy_data):
-    """40 training pictures whose colour tells the class, so that 4 are held out in each part, and 9 test pictures."""
+    """40 training images whose colour tells the class, so that 4 are held out in each part, and 9 test images."""
     data = toy_data(40, held=9)
     return Dataset(data.train, data.measure, COLOURS)
 
@@ -76,7 +76,7 @@ def run(plain, dataset, folder, recipe=SHORT, **options):
     )  # fmt: skip
 
 
-# how pictures reach it
+# how images reach it
 
 
 def test_statistics_that_are_given_are_taken(seer, bundle):
@@ -154,14 +154,14 @@ def test_what_hardly_beats_guessing_is_doubtful(sighted, dataset, classes, accur
     assert replace(attachment, dataset=other, plain_twin={"accuracy": accuracy}).doubtful is doubtful
 
 
-def test_pictures_are_unknown_only_to_a_bundle_that_held_out_the_same(seer, dataset, bundle):
+def test_images_are_unknown_only_to_a_bundle_that_held_out_the_same(seer, dataset, bundle):
     def may_know(digest):
         held = replace(bundle, labels=COLOURS, splits={"digest": digest})
-        return prepared(seer(bundle=held), dataset).plain_twin["may_know_the_pictures"]
+        return prepared(seer(bundle=held), dataset).plain_twin["may_know_the_images"]
 
     assert not may_know(hold_out(dataset.train).digest)
     assert may_know("another")
-    assert prepared(seer(), dataset).plain_twin["may_know_the_pictures"]
+    assert prepared(seer(), dataset).plain_twin["may_know_the_images"]
 
 
 def test_classes_that_are_not_the_networks_are_refused(seer, dataset):
@@ -264,13 +264,13 @@ def test_the_card_says_what_it_was_attached_to(run_once, tmp_path):
     write_card(run_once[1], tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "The plain network it was attached to (weights.safetensors) has 100.00 %" in card
-    assert "The plain network it was attached to (weights.safetensors): 100.00 % of 9 test pictures." in card
+    assert "The plain network it was attached to (weights.safetensors): 100.00 % of 9 test images." in card
     assert "It may have been trained on them" in card
     assert "trained with the same budget" not in card
 
 
-def test_the_card_raises_no_doubt_about_pictures_that_were_held_out(run_once, tmp_path):
-    twin = run_once[1].training["plain_twin"] | {"may_know_the_pictures": False}
+def test_the_card_raises_no_doubt_about_images_that_were_held_out(run_once, tmp_path):
+    twin = run_once[1].training["plain_twin"] | {"may_know_the_images": False}
     write_card(replace(run_once[1], training={"plain_twin": twin}), tmp_path)
     assert "It may have been trained on them" not in (tmp_path / "README.md").read_text()
 
@@ -278,7 +278,7 @@ def test_the_card_raises_no_doubt_about_pictures_that_were_held_out(run_once, tm
 # the order of the classes
 
 
-def test_pictures_keep_their_class_when_the_classes_are_renumbered():
+def test_images_keep_their_class_when_the_classes_are_renumbered():
     split = Split(np.zeros((4, 2, 2, 3), np.uint8), np.array([0, 1, 2, 1]))
     dataset = Dataset(split, split.first(1), COLOURS).in_order_of(("red", "blue", "green"))
     assert dataset.classes == ("red", "blue", "green")

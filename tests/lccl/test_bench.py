@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from lccl import bundle as bundles
 from lccl.bench import provenance
 from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload, timed
+from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bench.measure import Contestant, Samples, measure, profile, profile_turns
-from lccl.bench.pictures import Pictures, dataset_pictures, noise_pictures
 from lccl.bench.report import Entry, Measured, figures, realised, step_facts, tables
 from lccl.bench.run import Options, run
 from lccl.bench.workload import (
@@ -24,9 +24,9 @@ from lccl.bench.workload import (
     Model,
     choose_thresholds,
     find_model,
+    images_needed,
     make_workload,
     normalised,
-    pictures_needed,
 )
 from lccl.canary import draw as draw_smooth
 from lccl.cli import app
@@ -36,14 +36,14 @@ from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 
-SIXTEEN = noise_pictures(16, 32)
-# To a SideNet's means pictures of noise all look the same.
-SMOOTH = Pictures("smooth", (0.75 * draw_smooth(3, 16, 32, 32) + 0.25 * SIXTEEN.images).astype(np.uint8))
+SIXTEEN = noise_images(16, 32)
+# To a SideNet's means images of noise all look the same.
+SMOOTH = Images("smooth", (0.75 * draw_smooth(3, 16, 32, 32) + 0.25 * SIXTEEN.images).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def workload():
-    """Fresh weights, 16 pictures in four batches, a quarter and 0.7 skipped."""
+    """Fresh weights, 16 images in four batches, a quarter and 0.7 skipped."""
     return make_workload(find_model("resnet20"), SIXTEEN, 4, (0.25, 0.7))
 
 
@@ -58,7 +58,7 @@ def early_model(early_folder):
 
 @pytest.fixture(scope="module")
 def early_workload(early_model):
-    """Between two operating points and at one; more pictures leave early at the second."""
+    """Between two operating points and at one; more images leave early at the second."""
     return make_workload(early_model, SMOOTH, 4, (0.3, 0.4))
 
 
@@ -125,7 +125,7 @@ def test_the_plain_twin_has_the_same_weights_and_no_gates(workload):
 
 
 def test_its_logits_are_the_modules(workload):
-    images = torch.from_numpy(normalised(workload.pictures.images, workload.preprocessing))
+    images = torch.from_numpy(normalised(workload.images.images, workload.preprocessing))
     np.testing.assert_allclose(workload.logits[DENSE], workload.twin(images).logits, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(workload.logits[OPEN], workload.network(images).logits, rtol=1e-3, atol=1e-3)
 
@@ -169,7 +169,7 @@ def test_exit_confidences_come_from_its_table_too(early_workload):
     assert 0 == left[0] < left[1] < left[2] < 16
 
 
-def test_all_pictures_may_leave_early(early_folder):
+def test_all_images_may_leave_early(early_folder):
     model = find_model(str(early_folder / "early"))
     next(iter(model.network.sidenets)).classifier.weight.mul_(1e6)
     made = make_workload(model, SIXTEEN, 4, (0.4,))
@@ -183,17 +183,17 @@ def test_the_plain_twin_has_no_exits(early_workload):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32, 100])
-def test_pictures_make_whole_batches(batch):
-    count = pictures_needed(find_model("resnet20"), batch)
+def test_images_make_whole_batches(batch):
+    count = images_needed(find_model("resnet20"), batch)
     assert count % batch == 0
     assert count >= max(64, 2 * batch)
 
 
-# pictures
+# images
 
 
-def test_noise_has_the_spectrum_of_natural_pictures():
-    grey = noise_pictures(32, 64).images.astype(float).mean(3)
+def test_noise_has_the_spectrum_of_natural_images():
+    grey = noise_images(32, 64).images.astype(float).mean(3)
     amplitude = np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))).mean(0)
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
     middle = (frequency > 0.05) & (frequency < 0.3)
@@ -202,16 +202,16 @@ def test_noise_has_the_spectrum_of_natural_pictures():
     assert 40 < grey.std() < 80
 
 
-def test_small_pictures_are_scaled_up(tmp_path):
+def test_small_images_are_scaled_up(tmp_path):
     for number in range(4):
         file = tmp_path / "train" / "a" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise_pictures(1, 24, number).images[0]).save(file)
-    found = dataset_pictures(tmp_path, Preprocessing(48, 48, (0.5,) * 3, (0.25,) * 3), 3)
+        Image.fromarray(noise_images(1, 24, number).images[0]).save(file)
+    found = dataset_images(tmp_path, Preprocessing(48, 48, (0.5,) * 3, (0.25,) * 3), 3)
     assert found.images.shape == (3, 48, 48, 3)
     assert found.source == f"{tmp_path.name}, scaled from 24 to 48 pixels"
-    with pytest.raises(DataError, match="has 4 pictures, and 5 are needed"):
-        dataset_pictures(tmp_path, Preprocessing(24, 24, (0.5,) * 3, (0.25,) * 3), 5)
+    with pytest.raises(DataError, match="has 4 images, and 5 are needed"):
+        dataset_images(tmp_path, Preprocessing(24, 24, (0.5,) * 3, (0.25,) * 3), 5)
 
 
 # measuring
@@ -321,7 +321,7 @@ def test_figures_by_layer(made, workload):
 
 @pytest.fixture
 def made_early(early_workload):
-    """Figures where half of the pictures leave by the first exit and half by the second.
+    """Figures where half of the images leave by the first exit and half by the second.
 
     The n-th step of own dense takes n ms, of LCCL a tenth of that.
     """
@@ -477,7 +477,7 @@ def test_a_baseline_runs_the_twin_of_a_network_with_early_exits(early_workload, 
         (["resnet20", "--gate", "open"], "unknown gate 'open'"),
         (["resnet18", "--form", "pre"], "post-activation form only"),
         (["resnet20", "--precision", "fp8"], "unknown precision 'fp8'"),
-        (["resnet20", "--batch", "0"], "at least one picture"),
+        (["resnet20", "--batch", "0"], "at least one image"),
         (["resnet20", "--rounds", "0"], "at least one thread and one round"),
         (["resnet20", "--skip", "1.5"], "must lie between 0 and 1"),
         (["resnet20", "--images", "nowhere.tar"], "no data set at nowhere.tar"),
@@ -505,7 +505,7 @@ def test_steps_have_the_dense_macs_of_their_network(split):
     assert {fact.exits_before for fact in step_facts(plan)} == {0}
 
 
-def test_drawn_pictures_say_so():
-    assert isinstance(SIXTEEN, Pictures)
+def test_drawn_images_say_so():
+    assert isinstance(SIXTEEN, Images)
     assert SIXTEEN.source == "1/f noise"
     assert SIXTEEN.images.dtype == np.uint8

@@ -100,10 +100,10 @@ def test_a_bundle_older_than_placements_bare_gates_and_splits_loads(bundle, fold
     assert torch.equal(loaded.network.classifier.weight, bundle.network.classifier.weight)
 
 
-def test_a_loaded_network_is_ready_to_run(bundle, folder, pictures):
+def test_a_loaded_network_is_ready_to_run(bundle, folder, draw_images):
     loaded = bundles.load(folder)
     controls = Controls.uniform(2, [0.2] * 18)
-    logits = [make_engine(one).run(pictures(2), controls).logits for one in (bundle, loaded)]
+    logits = [make_engine(one).run(draw_images(2), controls).logits for one in (bundle, loaded)]
     assert np.array_equal(*logits)
     assert not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())

@@ -20,7 +20,7 @@ BOTH_ALIKE = ThresholdPath(np.linspace(0, 10, 21)[:, None].repeat(2, axis=1), np
 
 
 class CurveEngine:
-    """Skips and errs by given curves of the threshold; a picture says which part it is of, and its number there."""
+    """Skips and errs by given curves of the threshold; an image says which part it is of, and its number there."""
 
     name, precision, batch_limit = "curve", "fp32", IMAGES
     shape = NetworkShape(
@@ -233,9 +233,9 @@ def test_a_plain_twin_is_refused(random_bundle, toy_data):
         calibrate(twin, make_engine(twin), toy_data())
 
 
-def test_a_real_network_gets_a_table(random_bundle, pictures):
+def test_a_real_network_gets_a_table(random_bundle, draw_images):
     bundle = replace(random_bundle(), splits={"digest": "noise"})
-    parts = [Split(pictures(8, seed=seed), np.arange(8)) for seed in (1, 2)]
+    parts = [Split(draw_images(8, seed=seed), np.arange(8)) for seed in (1, 2)]
     told = []
     done = calibrate(bundle, make_engine(bundle), HeldOut(parts[0], *parts, digest="noise"), told.append)
     assert len(done.table.points) > 3

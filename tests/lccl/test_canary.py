@@ -19,10 +19,10 @@ def recorded(bundle):
     return replace(bundle, canary=canary.record(bundle))
 
 
-def test_the_pictures_are_the_same_everywhere():
-    pictures = canary.draw(0, 2, 32, 32)
-    assert pictures.shape == (2, 32, 32, 3)
-    assert hashlib.sha256(pictures.tobytes()).hexdigest().startswith("a8441d05")
+def test_the_images_are_the_same_everywhere():
+    images = canary.draw(0, 2, 32, 32)
+    assert images.shape == (2, 32, 32, 3)
+    assert hashlib.sha256(images.tobytes()).hexdigest().startswith("a8441d05")
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("cpu", "fp32"), ("reference", "fp32"), ("reference", "fp64")])

@@ -1,4 +1,4 @@
-"""From an archive of pictures to a calibrated bundle by the command line, and errors in one sentence."""
+"""From an archive of images to a calibrated bundle by the command line, and errors in one sentence."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def failed(result, sentence):
     assert "Traceback" not in text
 
 
-def write_pictures(file, parts, seed=0):
+def write_images(file, parts, seed=0):
     random = np.random.default_rng(seed)
     with tarfile.open(file, "w") as archive:
         for part, count in parts.items():
@@ -64,7 +64,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(place):
-    return write_pictures(place / "colours.tar", {"train": PER_CLASS, "test": 3})
+    return write_images(place / "colours.tar", {"train": PER_CLASS, "test": 3})
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +123,8 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path, random_b
     start = ["--start", model, "--out", tmp_path / "other", "--runs", tmp_path, *EPOCH]
     failed(lccl("train", data, *start, "--gate", "pointwise"), "cannot begin from the weights of another network")
     failed(lccl("train", data, *start, "--network", "resnet32"), "cannot begin from the weights of another network")
-    others = write_pictures(tmp_path / "others.tar", {"train": PER_CLASS}, seed=5)
-    failed(lccl("train", others, *start), "was trained on other pictures")
+    others = write_images(tmp_path / "others.tar", {"train": PER_CLASS}, seed=5)
+    failed(lccl("train", others, *start), "was trained on other images")
     foreign = replace(bundles.load(model), labels=("a", "b", "c"))
     bundles.save(foreign, tmp_path / "foreign")
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
@@ -233,7 +233,7 @@ def test_attaching_notes_the_plain_network_as_its_yardstick(attached, trained):
     assert noted["accuracy"] == twin.table.exact.accuracy
     assert noted["test"] == twin.training["test"]
     assert noted["attached_to"] == "plain.safetensors"
-    assert f"accuracy {noted['accuracy']:.4f} on held-out pictures" in " ".join(output.split())
+    assert f"accuracy {noted['accuracy']:.4f} on held-out images" in " ".join(output.split())
     assert "seed" in bundle.canary
 
 
@@ -248,7 +248,7 @@ def test_what_was_attached_is_calibrated_and_evaluated_by_its_own_labels(attache
 
 
 def test_what_was_attached_is_trained_further_as_it_began(attached, data, tmp_path):
-    """Its classes keep their order, and its pictures their normalisation."""
+    """Its classes keep their order, and its images their normalisation."""
     bundle = bundles.load(attached[0])
     other = replace(bundle, preprocessing=replace(bundle.preprocessing, mean=(0.1, 0.2, 0.3)))
     bundles.save(other, tmp_path / "model")
@@ -268,7 +268,7 @@ def test_a_bundle_is_attached_with_its_own_preprocessing(trained, data, tmp_path
     assert "hardly better than guessing" in " ".join(output.split())
     made = bundles.load(tmp_path / "out")
     assert made.preprocessing == twin.preprocessing
-    assert made.training["plain_twin"]["may_know_the_pictures"] is False
+    assert made.training["plain_twin"]["may_know_the_images"] is False
 
 
 def test_a_mean_and_a_deviation_are_taken(trained, data, tmp_path):
@@ -464,7 +464,7 @@ def test_accuracies_are_measured_in_fp32_which_the_cuda_engine_lacks(model, data
 
 
 def test_calibrating_on_other_data(model, tmp_path):
-    other = write_pictures(tmp_path / "other.tar", {"train": PER_CLASS}, seed=1)
+    other = write_images(tmp_path / "other.tar", {"train": PER_CLASS}, seed=1)
     failed(lccl("calibrate", model, other), "not the data that the bundle was trained on")
     assert [point.name for point in bundles.load(model).table.points] == ["exact"]
 
@@ -482,14 +482,14 @@ def test_evaluating_beyond_the_range(calibrated, data, sparsity):
     failed(lccl("evaluate", calibrated, data, "--sparsity", sparsity), "sparsity")
 
 
-def test_evaluating_without_test_pictures(model, tmp_path):
-    failed(lccl("evaluate", model, write_pictures(tmp_path / "few.tar", {"train": 5})), "has no test pictures")
+def test_evaluating_without_test_images(model, tmp_path):
+    failed(lccl("evaluate", model, write_images(tmp_path / "few.tar", {"train": 5})), "has no test images")
 
 
 def test_evaluating_an_unknown_part(model, data):
     failed(lccl("evaluate", model, data, "--part", "tset"), "tset")
 
 
-def test_too_few_pictures_to_hold_any_out(tmp_path):
-    few = write_pictures(tmp_path / "few.tar", {"train": 3})
-    failed(lccl("train", few, "--out", tmp_path / "out", "--runs", tmp_path, "--batch", 2, "--epochs", 1), "pictures")
+def test_too_few_images_to_hold_any_out(tmp_path):
+    few = write_images(tmp_path / "few.tar", {"train": 3})
+    failed(lccl("train", few, "--out", tmp_path / "out", "--runs", tmp_path, "--batch", 2, "--epochs", 1), "images")

@@ -57,12 +57,12 @@ def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision)
     ],
 )
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, runs, pictures):
+def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, runs, draw_images):
     made = make_engine(bundle, device, precision, engine)
     controls = Controls.uniform(2, [0.0] * 18)
     given = make_engine(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
     assert (made.name, made.precision, made.experimental) == (name, runs, False)
-    assert np.array_equal(made.run(pictures(2), controls).logits, given.run(pictures(2), controls).logits)
+    assert np.array_equal(made.run(draw_images(2), controls).logits, given.run(draw_images(2), controls).logits)
 
 
 @pytest.mark.parametrize("gate", ["none", "shared"])
@@ -241,7 +241,7 @@ def test_the_cuda_engine_without_a_gpu_is_refused(bundle, gpus):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_agrees_with_the_cpu(bundle, pictures):
+def test_a_gpu_agrees_with_the_cpu(bundle, draw_images):
     controls = Controls.uniform(4, [0.0] * 18)
-    logits = [make_engine(bundle, device, "fp64").run(pictures(4), controls).logits for device in ("cpu", "cuda")]
+    logits = [make_engine(bundle, device, "fp64").run(draw_images(4), controls).logits for device in ("cpu", "cuda")]
     np.testing.assert_allclose(*logits, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Every layout of a data set gives the same pictures and labels, damage is named, and held-out parts are fixed."""
+"""Every layout of a data set gives the same images and labels, damage is named, and held-out parts are fixed."""
 
 import io
 import tarfile
@@ -31,7 +31,7 @@ def records(images, *labels):
     return np.concatenate([np.array(labels, dtype=np.uint8).T, planes], axis=1).tobytes()
 
 
-def test_the_first_pictures_of_a_split():
+def test_the_first_images_of_a_split():
     whole = Split(noise(5), np.arange(5))
     assert np.array_equal(whole.first(2).images, whole.images[:2])
     assert whole.first(2).labels.tolist() == [0, 1]
@@ -67,7 +67,7 @@ def test_cifar_100_takes_the_fine_label(tmp_path):
     assert data.classes[42] == "fine_42"
 
 
-def test_cifar_without_names_or_test_pictures(tmp_path):
+def test_cifar_without_names_or_test_images(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(records(noise(2), [0, 9]))
     data = load_dataset(tmp_path, SMALL)
     assert data.classes == tuple("0123456789")
@@ -112,7 +112,7 @@ FILES = {
     "train/cat/b.PNG": encoded(noise(1, 2)[0]),
     "train/dog/a.png": encoded(noise(1, 3)[0]),
     "test/dog/z.bmp": encoded(noise(1, 4)[0], "BMP"),
-    "train/dog/notes.txt": b"not a picture",
+    "train/dog/notes.txt": b"not an image",
     "README.png": b"nor this: it lies in no part",
 }
 
@@ -136,8 +136,8 @@ def write_archive(file, files, prefix=""):
 
 def check_files(data):
     assert data.classes == ("cat", "dog")
-    pictures = {image.tobytes(): label for image, label in zip(data.train.images, data.train.labels, strict=True)}
-    assert pictures == {noise(1, 1)[0].tobytes(): 0, noise(1, 2)[0].tobytes(): 0, noise(1, 3)[0].tobytes(): 1}
+    images = {image.tobytes(): label for image, label in zip(data.train.images, data.train.labels, strict=True)}
+    assert images == {noise(1, 1)[0].tobytes(): 0, noise(1, 2)[0].tobytes(): 0, noise(1, 3)[0].tobytes(): 1}
     assert np.array_equal(data.test.images, noise(1, 4))
     assert data.test.labels.tolist() == [1]
 
@@ -160,12 +160,12 @@ def test_names_of_the_test_part(tmp_path, part):
     assert np.array_equal(data.test.images, noise(1, 2))
 
 
-def test_a_set_without_test_pictures(tmp_path):
+def test_a_set_without_test_images(tmp_path):
     data = load_dataset(write_folder(tmp_path, {"train/cat/a.png": FILES["train/cat/a.png"]}), SMALL)
     assert len(data.test) == 0
 
 
-def test_pictures_of_any_size_are_brought_to_the_networks(tmp_path):
+def test_images_of_any_size_are_brought_to_the_networks(tmp_path):
     data = load_dataset(write_folder(tmp_path, {"train/cat/a.png": encoded(noise(1, size=100)[0])}), SMALL)
     assert np.array_equal(data.train.images[0], SMALL.apply(Image.fromarray(noise(1, size=100)[0])))
 
@@ -180,17 +180,17 @@ def test_links_in_an_archive_are_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a picture", encoded(noise(1)[0])[:200], encoded(noise(1)[0], "JPEG")[:100]]
+    "content", [b"", b"not an image", encoded(noise(1)[0])[:200], encoded(noise(1)[0], "JPEG")[:100]]
 )
-def test_a_damaged_picture_is_named(tmp_path, content):
-    with pytest.raises(DataError, match=r"train/dog/x\.png is not a readable picture"):
+def test_a_damaged_image_is_named(tmp_path, content):
+    with pytest.raises(DataError, match=r"train/dog/x\.png is not a readable image"):
         load_dataset(write_folder(tmp_path, FILES | {"train/dog/x.png": content}), SMALL)
 
 
-def test_a_picture_that_claims_to_be_huge_is_named(tmp_path):
+def test_a_image_that_claims_to_be_huge_is_named(tmp_path):
     content = bytearray(encoded(noise(1)[0], "BMP"))
     content[18:26] = (60_000).to_bytes(4, "little") * 2
-    with pytest.raises(DataError, match=r"x\.bmp is not a readable picture"):
+    with pytest.raises(DataError, match=r"x\.bmp is not a readable image"):
         load_dataset(write_folder(tmp_path, {"train/dog/x.bmp": bytes(content)}), SMALL)
 
 
@@ -203,8 +203,8 @@ def test_a_class_that_train_lacks_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["data.tar", "data.tar.xz", "data.tar.gz", "data.tar.bz2"])
 @pytest.mark.parametrize("damage", ["empty", "foreign", "truncated", "flipped"])
 def test_a_damaged_archive_is_refused(tmp_path, name, damage):
-    pictures = {f"train/cat/{number}.bmp": encoded(noise(1, number)[0] & 3, "BMP") for number in range(20)}
-    file = write_archive(tmp_path / name, pictures)
+    images = {f"train/cat/{number}.bmp": encoded(noise(1, number)[0] & 3, "BMP") for number in range(20)}
+    file = write_archive(tmp_path / name, images)
     content = bytearray(file.read_bytes())
     middle = content.index(b"train/cat/9.bmp") if name == "data.tar" else len(content) // 2
     if damage == "flipped":
@@ -228,7 +228,7 @@ def test_an_unreadable_archive_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["missing", "data.zip", "."])
 def test_a_place_without_a_data_set_is_refused(tmp_path, name):
     (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"train/<class>/<picture>"):
+    with pytest.raises(DataError, match=r"train/<class>/<image>"):
         load_dataset(tmp_path / name, SMALL)
 
 
@@ -265,7 +265,7 @@ def test_the_parts_are_disjoint_and_complete_and_keep_their_labels():
         assert np.array_equal(whole.images[part.labels], part.images)
 
 
-def test_the_parts_do_not_depend_on_the_order_of_the_pictures():
+def test_the_parts_do_not_depend_on_the_order_of_the_images():
     images = noise(100)
     first, second = hold_out(split_of(images)), hold_out(split_of(images[np.random.default_rng(1).permutation(100)]))
     assert first.digest == second.digest
@@ -274,12 +274,12 @@ def test_the_parts_do_not_depend_on_the_order_of_the_pictures():
     assert keys(first.train) == keys(second.train)
 
 
-def test_training_pictures_stay_in_their_order():
+def test_training_images_stay_in_their_order():
     assert (np.diff(hold_out(split_of(noise(100))).train.labels) > 0).all()
 
 
 @pytest.mark.parametrize("part", ["choose", "measure"])
-def test_the_digest_changes_with_a_held_out_picture(part):
+def test_the_digest_changes_with_a_held_out_image(part):
     images = noise(100)
     found = hold_out(split_of(images))
     images[getattr(found, part).labels[3], 0, 0, 0] ^= 1

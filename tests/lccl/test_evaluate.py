@@ -1,4 +1,4 @@
-"""Measurements cover every picture once, and operating points state them with paired intervals."""
+"""Measurements cover every image once, and operating points state them with paired intervals."""
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ def measurement(right, kept):
     return Measurement((0.5,), 0, (), np.array(right, dtype=bool), np.array(kept)[:, None], nothing, nothing)
 
 
-def test_every_picture_is_measured_once_with_its_own_label(bundle, pictures):
+def test_every_image_is_measured_once_with_its_own_label(bundle, draw_images):
     engine = make_engine(bundle)
-    images = pictures(engine.batch_limit + 3)
+    images = draw_images(engine.batch_limit + 3)
     thresholds = [0.3] * 18
     heard = []
     single = [measure(engine, Split(images[i : i + 1], np.array([2])), thresholds) for i in range(len(images))]
@@ -34,8 +34,8 @@ def test_every_picture_is_measured_once_with_its_own_label(bundle, pictures):
     assert together.thresholds == tuple(thresholds)
 
 
-def test_labels_decide_what_is_right(bundle, pictures):
-    engine, images = make_engine(bundle), pictures(10)
+def test_labels_decide_what_is_right(bundle, draw_images):
+    engine, images = make_engine(bundle), draw_images(10)
     predicted = engine.run(images, Controls.uniform(10, [0.0] * 18)).logits.argmax(1)
     odd = np.arange(10) % 2 == 1
     found = measure(engine, Split(images, np.where(odd, predicted, (predicted + 1) % 10)), [0.0] * 18)
@@ -43,9 +43,9 @@ def test_labels_decide_what_is_right(bundle, pictures):
     assert found.accuracy == 0.5
 
 
-def test_nothing_cannot_be_measured(bundle, pictures):
-    with pytest.raises(DataError, match="no pictures to measure on"):
-        measure(make_engine(bundle), Split(pictures(0), np.zeros(0, np.int64)), [0.0] * 18)
+def test_nothing_cannot_be_measured(bundle, draw_images):
+    with pytest.raises(DataError, match="no images to measure on"):
+        measure(make_engine(bundle), Split(draw_images(0), np.zeros(0, np.int64)), [0.0] * 18)
 
 
 EXACT = measurement([1] * 80 + [0] * 20, [9] * 100)
@@ -65,13 +65,13 @@ def test_a_point_states_its_measurement():
     assert point.drop < point.drop_bound < point.drop_interval.high
 
 
-def test_on_the_same_pictures_the_accuracys_interval_is_that_of_a_proportion():
+def test_on_the_same_images_the_accuracys_interval_is_that_of_a_proportion():
     point = operating_point("p70", FOUND, EXACT, SHAPE)
     spread = Z_TWO_SIDED * (0.76 * 0.24 / 100) ** 0.5
     assert (point.accuracy_interval.low, point.accuracy_interval.high) == pytest.approx((0.76 - spread, 0.76 + spread))
 
 
-def test_more_pictures_of_exact_move_every_points_accuracy_but_not_its_loss():
+def test_more_images_of_exact_move_every_points_accuracy_but_not_its_loss():
     unchosen = np.concatenate([EXACT.right, np.arange(300) < 270])  # 0.8 on 100, 0.9 on 300 more
     exact, found = (operating_point("any", one, EXACT, SHAPE, unchosen) for one in (EXACT, FOUND))
     assert exact.accuracy == pytest.approx(0.875)
@@ -81,7 +81,7 @@ def test_more_pictures_of_exact_move_every_points_accuracy_but_not_its_loss():
 
 
 def test_the_accuracys_interval_covers_the_truth():
-    """Exact is right on 85 % of 1,000 pictures, half of them shared with a point that loses 4 % and gains 1 %."""
+    """Exact is right on 85 % of 1,000 images, half of them shared with a point that loses 4 % and gains 1 %."""
     random, covered, widths = np.random.default_rng(0), 0, []
     for _ in range(1000):
         right = random.random(1000) < 0.85

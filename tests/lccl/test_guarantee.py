@@ -1,4 +1,4 @@
-"""``max_accuracy_drop`` keeps its word on unseen pictures: calibration's statement, simulated many times over."""
+"""``max_accuracy_drop`` keeps its word on unseen images: calibration's statement, simulated many times over."""
 
 import numpy as np
 import pytest
@@ -8,33 +8,33 @@ from lccl.flops import Convolution, GatedConvolution, NetworkShape
 from lccl.operating_points import EXACT, OperatingPointTable, Wish
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(1, 1, 1, 1, 100), 1, 1),), 0)
-PICTURES, CALIBRATIONS = 2000, 600
+IMAGES, CALIBRATIONS = 2000, 600
 NOMINAL = 0.05
 FLOORS = (0.5, 1.0, 2.0, 5.0)
 
-# True drops of a model's points, in percentage points, and the share of pictures that change sides at each.
+# True drops of a model's points, in percentage points, and the share of images that change sides at each.
 CURVES = {
     "falls steadily": ([0.2, 0.45, 0.55, 0.9, 1.1, 1.9, 2.1, 4.9, 5.1], [1, 2, 2, 3, 4, 5, 6, 9, 10]),
     "just above each floor": ([0.51, 1.02, 2.03, 5.05], [1, 2, 4, 9]),
     "gains before it loses": ([-0.4, -0.2, 0.3, 0.6, 1.3, 3.0, 6.0], [1, 2, 3, 4, 5, 7, 10]),
-    "few pictures change": ([0.05, 0.3, 0.55, 1.05], [0.1, 0.4, 0.6, 1.2]),
+    "few images change": ([0.05, 0.3, 0.55, 1.05], [0.1, 0.4, 0.6, 1.2]),
 }
 
 
 def measured(rng, drops, changes):
-    """The points of one calibration on fresh pictures: exact's rights, and each point's changes on its own pictures."""
-    exact = rng.random(PICTURES) < 0.9
-    chance = rng.random(PICTURES)
-    nothing = np.zeros(PICTURES, np.int64)
-    found = [Measurement((0.0,), 0, (), exact, np.full((PICTURES, 1), 90), nothing, nothing)]
+    """The points of one calibration on fresh images: exact's rights, and each point's changes on its own images."""
+    exact = rng.random(IMAGES) < 0.9
+    chance = rng.random(IMAGES)
+    nothing = np.zeros(IMAGES, np.int64)
+    found = [Measurement((0.0,), 0, (), exact, np.full((IMAGES, 1), 90), nothing, nothing)]
     for number, (drop, change) in enumerate(zip(drops, changes, strict=True), 1):
         lost, won = (max(change, abs(drop)) + drop) / 200, (max(change, abs(drop)) - drop) / 200
         right = np.where(exact, chance >= lost / 0.9, chance < won / 0.1)
-        kept = np.full((PICTURES, 1), 90 - 5 * number)
+        kept = np.full((IMAGES, 1), 90 - 5 * number)
         found.append(Measurement((float(number),), 0, (), right, kept, nothing, nothing))
     names = [EXACT, *(f"p{number}" for number in range(1, len(found)))]
     points = (operating_point(name, one, found[0], SHAPE) for name, one in zip(names, found, strict=True))
-    return OperatingPointTable(tuple(points), PICTURES)
+    return OperatingPointTable(tuple(points), IMAGES)
 
 
 @pytest.mark.parametrize("curve", CURVES)

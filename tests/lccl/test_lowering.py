@@ -88,9 +88,9 @@ def test_a_gate_without_normalisation_has_scale_1_and_shift_0(form, square):
 @pytest.mark.parametrize(
     ("name", "form", "size"), [("resnet20", "post", 33), ("resnet20", "pre", 30), ("resnet18", "post", 37)]
 )
-def test_buffers_have_the_sizes_that_running_gives_them(name, form, size, make_reference, pictures, rows):
+def test_buffers_have_the_sizes_that_running_gives_them(name, form, size, make_reference, draw_images, rows):
     engine = make_reference(build(Architecture(name, form)).eval(), size=size)
-    _, state = engine.trace(pictures(1, size), rows(np.zeros((1, len(engine.plan.layers)))))
+    _, state = engine.trace(draw_images(1, size), rows(np.zeros((1, len(engine.plan.layers)))))
     for buffer in engine.plan.buffers:
         assert state.values[buffer.name].shape == (1, buffer.channels, buffer.height, buffer.width)
 
@@ -184,21 +184,21 @@ def left_by_skipping(step, output, state):
     ],
 )  # fmt: skip
 def test_skipped_cells_hold_exactly_their_fill_or_the_residual(
-    name, form, placement, size, gate, gated_network, make_reference, pictures, rows
+    name, form, placement, size, gate, gated_network, make_reference, draw_images, rows
 ):
     check_skipped(
-        Architecture(name, form, gate, placement=placement), size, gated_network, make_reference, pictures, rows
+        Architecture(name, form, gate, placement=placement), size, gated_network, make_reference, draw_images, rows
     )
 
 
 @pytest.mark.parametrize("form", ["post", "pre"])
-def test_skipped_cells_of_split_convolutions_do_too(form, gated_network, make_reference, pictures, rows):
+def test_skipped_cells_of_split_convolutions_do_too(form, gated_network, make_reference, draw_images, rows):
     architecture = Architecture("resnet20", form, "grouped:4", split="1/2")
-    check_skipped(architecture, 32, gated_network, make_reference, pictures, rows)
+    check_skipped(architecture, 32, gated_network, make_reference, draw_images, rows)
 
 
-def check_skipped(architecture, size, gated_network, make_reference, pictures, rows):
-    pixels, thresholds = pictures(3, size), np.repeat([[0.1], [0.3], [0.5]], layers_of(architecture), 1)
+def check_skipped(architecture, size, gated_network, make_reference, images, rows):
+    pixels, thresholds = images(3, size), np.repeat([[0.1], [0.3], [0.5]], layers_of(architecture), 1)
     engine = make_reference(gated_network(architecture, pixels, thresholds), size=size)
     _, state = engine.trace(pixels, rows(thresholds))
     for step in engine.plan.gated:

@@ -23,7 +23,7 @@ def test_every_point_has_a_row_with_its_figures(bundle, tmp_path):
         assert f"| {100 * point.accuracy:.2f} (" in row
         assert row.endswith(f"| {point.drop_bound:.2f} |")
     assert "Plain twin: 40,551,040 MACs" in text
-    assert "on 5,000 held-out pictures" in text
+    assert "on 5,000 held-out images" in text
 
 
 def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
@@ -31,7 +31,7 @@ def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
     known = card(replace(bundle, training={"plain_twin": twin | {"epochs": 3}, "epochs": [{}] * 3}), tmp_path)
     shorter = card(replace(bundle, training={"plain_twin": twin | {"epochs": 2}, "epochs": [{}] * 3}), tmp_path)
     assert "91.50 % (90.70 – 92.20)" in known
-    assert "91.00 % of 8,000 test pictures" in known
+    assert "91.00 % of 8,000 test images" in known
     assert "The plain twin, trained with the same budget, has" in known
     assert "The plain twin has" in shorter
     assert "trained with the same budget" not in card(bundle, tmp_path)

@@ -229,7 +229,7 @@ def test_a_plain_twin_has_no_gates():
 @pytest.mark.parametrize(
     ("name", "size"), [("resnet32", 32), ("resnet164", 32), ("wrn-28-10", 32), ("resnet18", 224), ("resnet50", 224)]
 )
-def test_a_network_classifies_pictures_of_its_size(name, size):
+def test_a_network_classifies_images_of_its_size(name, size):
     with torch.device("meta"):
         network = build(Architecture(name, classes=100))
         assert network.image_size == size

@@ -1,4 +1,4 @@
-"""Any picture becomes the same upright 8-bit RGB square, and a picture of the right size passes unchanged."""
+"""Any image becomes the same upright 8-bit RGB square, and an image of the right size passes unchanged."""
 
 import io
 import json
@@ -21,13 +21,13 @@ def noise(width, height, channels=3, seed=0):
 
 
 def reopened(image, kind, **options):
-    """The picture after a trip through a file."""
+    """The image after a trip through a file."""
     out = io.BytesIO()
     image.save(out, kind, **options)
     return Image.open(io.BytesIO(out.getvalue()))
 
 
-def test_a_picture_of_the_right_size_passes_unchanged():
+def test_a_image_of_the_right_size_passes_unchanged():
     pixels = noise(32, 32)
     assert np.array_equal(SMALL.apply(Image.fromarray(pixels)), pixels)
 
@@ -59,7 +59,7 @@ def test_shrinking_is_antialiased():
     assert np.ptp(SMALL.apply(Image.fromarray(np.stack([board] * 3, -1)))[2:-2, 2:-2]) <= 2
 
 
-def test_only_the_square_of_a_very_long_picture_is_scaled(monkeypatch):
+def test_only_the_square_of_a_very_long_image_is_scaled(monkeypatch):
     asked = []
     resize = Image.Image.resize
 
@@ -72,11 +72,11 @@ def test_only_the_square_of_a_very_long_picture_is_scaled(monkeypatch):
     assert asked == [((32, 32), (9995, 0, 10005, 10))]
 
 
-# other kinds of picture
+# other kinds of image
 
 
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_a_picture_is_turned_upright_by_its_exif_tag(tag):
+def test_a_image_is_turned_upright_by_its_exif_tag(tag):
     upright = np.zeros((32, 32, 3), dtype=np.uint8)
     upright[:16, :16] = (255, 0, 0)
     upright[:16, 16:] = (0, 255, 0)

@@ -67,10 +67,10 @@ def exact(images, layers, **changes):
 
 
 @pytest.mark.parametrize("architecture", SHARED + KINDS, ids=called)
-def test_it_agrees_with_the_modules(architecture, gated_network, make_reference, pictures, rows):
+def test_it_agrees_with_the_modules(architecture, gated_network, make_reference, draw_images, rows):
     size = size_for(architecture)
     images = 6 if architecture.name == "resnet20" else 4
-    pixels, thresholds = pictures(images, size), mixed_thresholds(images, layers_of(architecture))
+    pixels, thresholds = draw_images(images, size), mixed_thresholds(images, layers_of(architecture))
     network = gated_network(architecture, pixels, thresholds)
     engine = make_reference(network, size=size)
     out = engine.run(pixels, rows(thresholds, want_masks=True))
@@ -96,11 +96,11 @@ def test_it_agrees_with_the_modules(architecture, gated_network, make_reference,
     ],
     ids=called,
 )
-def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, make_reference, pictures):
+def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, make_reference, draw_images):
     size = size_for(architecture)
     network = random_network(architecture).double()
     engine = make_reference(network, size=size)
-    pixels = pictures(2, size)
+    pixels = draw_images(2, size)
     out = engine.run(pixels, exact(2, 0))
     np.testing.assert_allclose(out.logits, network(normalised(engine, pixels)).logits.numpy(), rtol=1e-9, atol=1e-9)
     assert out.kept.shape == (2, 0)
@@ -113,9 +113,9 @@ def test_it_agrees_with_the_plain_twins_modules(architecture, random_network, ma
 @pytest.mark.parametrize("form", ["post", "pre"])
 @pytest.mark.parametrize("size", [32, 19])  # 19, 10 and 5: pools and windows of stride 2 end beyond the border
 def test_without_skipping_a_split_network_answers_as_with_every_gate_computed(
-    form, size, gated_network, make_reference, pictures, rows
+    form, size, gated_network, make_reference, draw_images, rows
 ):
-    pixels, zeros = pictures(3, size), np.zeros((3, 18), np.float32)
+    pixels, zeros = draw_images(3, size), np.zeros((3, 18), np.float32)
     engine = make_reference(gated_network(Architecture("resnet20", form, split="1/2"), pixels, zeros), size=size)
     exact, dense = (engine.run(pixels, rows(np.full_like(zeros, tau))) for tau in (0.0, -np.inf))
     np.testing.assert_allclose(exact.logits, dense.logits, rtol=1e-12, atol=1e-12)
@@ -134,9 +134,9 @@ def test_weights_times_the_taps_means_are_the_means_of_the_cells(height, width, 
     torch.testing.assert_close(found, cells.mean(dim=(2, 3), keepdim=True), rtol=1e-12, atol=1e-12)
 
 
-def test_the_means_of_a_split_convolution_never_come_from_its_cells(gated_network, make_reference, pictures, rows):
+def test_the_means_of_a_split_convolution_never_come_from_its_cells(gated_network, make_reference, draw_images, rows):
     """Cells that an engine skips, broken here, change no other cell."""
-    pixels, thresholds = pictures(2), np.full((2, 18), 0.3, np.float32)
+    pixels, thresholds = draw_images(2), np.full((2, 18), 0.3, np.float32)
     engine = make_reference(gated_network(Architecture("resnet20", split="1/2"), pixels, thresholds))
     whole = engine.run(pixels, rows(thresholds))
     conv2d, broken = torch.nn.functional.conv2d, []
@@ -157,16 +157,16 @@ def test_the_means_of_a_split_convolution_never_come_from_its_cells(gated_networ
 
 
 @pytest.mark.parametrize("gate", ["none", "shared"])
-def test_a_split_network_executes_all_cells_gates_and_means(gate, random_network, make_reference, pictures):
+def test_a_split_network_executes_all_cells_gates_and_means(gate, random_network, make_reference, draw_images):
     engine = make_reference(random_network(Architecture("resnet20", gate=gate, split="1/2")))
-    out = engine.run(pictures(2), exact(2, len(engine.plan.layers)))
+    out = engine.run(draw_images(2), exact(2, len(engine.plan.layers)))
     assert engine.shape.means > 0
     assert out.executed_macs.tolist() == [14_926_464 + engine.shape.gates + engine.shape.means] * 2
 
 
 @pytest.fixture(scope="module", params=["post", "pre"])
-def network(request, gated_network, pictures):
-    return gated_network(Architecture("resnet20", request.param), pictures(16), mixed_thresholds(16, 18))
+def network(request, gated_network, draw_images):
+    return gated_network(Architecture("resnet20", request.param), draw_images(16), mixed_thresholds(16, 18))
 
 
 @pytest.fixture
@@ -175,8 +175,8 @@ def engine(network, make_reference):
 
 
 @pytest.mark.parametrize("form", ["post", "pre"])
-def test_a_float32_run_is_close_to_a_float64_run(form, gated_network, make_reference, pictures):
-    pixels, controls = pictures(4), exact(4, 18)
+def test_a_float32_run_is_close_to_a_float64_run(form, gated_network, make_reference, draw_images):
+    pixels, controls = draw_images(4), exact(4, 18)
     network = gated_network(Architecture("resnet20", form), pixels, controls.thresholds)
     fine = make_reference(network).run(pixels, controls).logits
     coarse = make_reference(network.float(), "fp32").run(pixels, controls).logits
@@ -193,8 +193,8 @@ def test_only_float32_and_float64_are_offered(network, make_reference):
 # thresholds and masks
 
 
-def test_skipping_nothing_equals_skipping_zeros(engine, pictures, rows):
-    out = engine.run(np.repeat(pictures(2), 2, 0), rows([[-np.inf] * 18, [0] * 18] * 2))
+def test_skipping_nothing_equals_skipping_zeros(engine, draw_images, rows):
+    out = engine.run(np.repeat(draw_images(2), 2, 0), rows([[-np.inf] * 18, [0] * 18] * 2))
     cells = engine.shape.cells
     np.testing.assert_array_equal(out.logits[0::2], out.logits[1::2])
     assert (out.kept[0::2] == cells).all()
@@ -212,9 +212,9 @@ def test_skipping_nothing_equals_skipping_zeros(engine, pictures, rows):
     ],
     ids=called,
 )
-def test_skipping_zeros_is_exact_in_every_kind_of_block(architecture, gated_network, make_reference, pictures, rows):
+def test_skipping_zeros_is_exact_in_every_kind_of_block(architecture, gated_network, make_reference, draw_images, rows):
     size, layers = size_for(architecture), layers_of(architecture)
-    pixels, thresholds = np.repeat(pictures(1, size), 2, 0), np.repeat([[-np.inf], [0]], layers, 1)
+    pixels, thresholds = np.repeat(draw_images(1, size), 2, 0), np.repeat([[-np.inf], [0]], layers, 1)
     engine = make_reference(gated_network(architecture, pixels, thresholds), size=size)
     out = engine.run(pixels, rows(thresholds))
     np.testing.assert_array_equal(out.logits[0], out.logits[1])
@@ -222,36 +222,36 @@ def test_skipping_zeros_is_exact_in_every_kind_of_block(architecture, gated_netw
     assert 0 < out.kept[1].sum() < engine.shape.cells.sum()
 
 
-def test_an_infinite_threshold_keeps_nothing(engine, pictures, rows):
-    out = engine.run(pictures(2), rows([[np.inf] * 18] * 2, want_masks=True))
+def test_an_infinite_threshold_keeps_nothing(engine, draw_images, rows):
+    out = engine.run(draw_images(2), rows([[np.inf] * 18] * 2, want_masks=True))
     assert not out.kept.any()
     assert not any(mask.any() for mask in out.masks)
     assert np.isfinite(out.logits).all()
 
 
-def test_a_gate_at_its_threshold_is_skipped(engine, pictures):
+def test_a_gate_at_its_threshold_is_skipped(engine, draw_images):
     first = engine.plan.gated[0]
     quarter = steps.Affine(np.zeros((1, 1)), np.full((1, 1), 0.25))
     plan = with_steps(engine.plan, {first.name: replace(first, gate=replace(first.gate, affine=quarter))})
     changed = ReferenceEngine(plan, engine.shape, CPU, "fp64")
     for threshold, kept in ((0.25, 0), (np.nextafter(np.float32(0.25), np.float32(0)), 16 * 32 * 32)):
-        assert changed.run(pictures(1), Controls.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
+        assert changed.run(draw_images(1), Controls.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
 
 
-def test_masks_come_only_when_asked_for(engine, pictures):
-    assert engine.run(pictures(1), exact(1, 18)).masks is None
-    assert [mask.shape for mask in engine.run(pictures(1), exact(1, 18, want_masks=True)).masks] == (
+def test_masks_come_only_when_asked_for(engine, draw_images):
+    assert engine.run(draw_images(1), exact(1, 18)).masks is None
+    assert [mask.shape for mask in engine.run(draw_images(1), exact(1, 18, want_masks=True)).masks] == (
         [(1, 1, 32, 32)] * 6 + [(1, 1, 16, 16)] * 6 + [(1, 1, 8, 8)] * 6
     )
 
 
-def test_forced_masks_are_obeyed_whatever_the_thresholds(engine, pictures, rows):
+def test_forced_masks_are_obeyed_whatever_the_thresholds(engine, draw_images, rows):
     random = np.random.default_rng(1)
     forced = tuple(
         random.integers(0, 2, (2, 1, layer.convolution.height, layer.convolution.width), dtype=np.uint8)
         for layer in engine.shape.layers
     )
-    pixels = pictures(2)
+    pixels = draw_images(2)
     runs = [
         engine.run(pixels, rows([[threshold] * 18] * 2, forced_masks=forced, want_masks=True))
         for threshold in (-np.inf, 0.0, np.inf)
@@ -264,8 +264,8 @@ def test_forced_masks_are_obeyed_whatever_the_thresholds(engine, pictures, rows)
         )
 
 
-def test_forcing_the_masks_of_a_run_repeats_it(engine, pictures, rows):
-    pixels, thresholds = pictures(5), mixed_thresholds(5, 18)
+def test_forcing_the_masks_of_a_run_repeats_it(engine, draw_images, rows):
+    pixels, thresholds = draw_images(5), mixed_thresholds(5, 18)
     first = engine.run(pixels, rows(thresholds, want_masks=True))
     again = engine.run(pixels, exact(5, 18, forced_masks=first.masks))
     np.testing.assert_array_equal(first.logits, again.logits)
@@ -282,7 +282,7 @@ def with_steps(plan, changed):
 @pytest.mark.parametrize(
     ("layer", "poison"), [(0, np.nan), (1, np.nan), (1, np.inf), (1, 1e200), (6, np.nan), (17, np.nan)]
 )
-def test_a_skipped_layers_weights_do_not_matter(engine, layer, poison, pictures):
+def test_a_skipped_layers_weights_do_not_matter(engine, layer, poison, draw_images):
     forced = tuple(
         np.full((2, 1, one.convolution.height, one.convolution.width), number != layer, np.uint8)
         for number, one in enumerate(engine.shape.layers)
@@ -291,16 +291,18 @@ def test_a_skipped_layers_weights_do_not_matter(engine, layer, poison, pictures)
     plan = with_steps(engine.plan, {step.name: replace(step, weight=np.full_like(step.weight, poison))})
     controls = exact(2, 18, forced_masks=forced)
     poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
-    np.testing.assert_array_equal(poisoned.run(pictures(2), controls).logits, engine.run(pictures(2), controls).logits)
+    np.testing.assert_array_equal(
+        poisoned.run(draw_images(2), controls).logits, engine.run(draw_images(2), controls).logits
+    )
     assert not np.array_equal(
-        poisoned.run(pictures(2), exact(2, 18)).logits, engine.run(pictures(2), exact(2, 18)).logits
+        poisoned.run(draw_images(2), exact(2, 18)).logits, engine.run(draw_images(2), exact(2, 18)).logits
     )
 
 
 @pytest.mark.parametrize("form", ["post", "pre"])
-def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_reference, pictures):
+def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_reference, draw_images):
     architecture = Architecture("resnet20", form, "grouped:4")
-    engine = make_reference(gated_network(architecture, pictures(4), mixed_thresholds(4, 18)))
+    engine = make_reference(gated_network(architecture, draw_images(4), mixed_thresholds(4, 18)))
     forced = [
         np.ones((1, 4, layer.convolution.height, layer.convolution.width), np.uint8) for layer in engine.shape.layers
     ]
@@ -311,7 +313,9 @@ def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_refe
     plan = with_steps(engine.plan, {step.name: replace(step, weight=weight)})
     controls = exact(1, 18, forced_masks=tuple(forced))
     poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
-    np.testing.assert_array_equal(poisoned.run(pictures(1), controls).logits, engine.run(pictures(1), controls).logits)
+    np.testing.assert_array_equal(
+        poisoned.run(draw_images(1), controls).logits, engine.run(draw_images(1), controls).logits
+    )
 
 
 # normalisation sets
@@ -331,8 +335,8 @@ def stacked(first, second):
 
 
 @pytest.mark.parametrize("form", ["post", "pre"])
-def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_reference, pictures, rows):
-    architecture, pixels = Architecture("resnet20", form), pictures(4)
+def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_reference, draw_images, rows):
+    architecture, pixels = Architecture("resnet20", form), draw_images(4)
     denser, sparser = rows([[0.1] * 18] * 4), rows([[0.3] * 18] * 4)
     alone = [make_reference(gated_network(architecture, pixels, one.thresholds)) for one in (denser, sparser)]
     plan = replace(stacked(alone[0].plan, alone[1].plan), norm_sets=2)
@@ -351,28 +355,28 @@ def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_ref
 # batches
 
 
-def test_an_images_result_does_not_depend_on_its_batch_mates(engine, pictures, rows):
-    pixels, thresholds = pictures(4), mixed_thresholds(4, 18)
+def test_an_images_result_does_not_depend_on_its_batch_mates(engine, draw_images, rows):
+    pixels, thresholds = draw_images(4), mixed_thresholds(4, 18)
     first = engine.run(pixels, rows(thresholds, want_masks=True))
-    others, other_thresholds = pictures(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
+    others, other_thresholds = draw_images(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
     for image in range(4):
         others[image], other_thresholds[image] = pixels[image], thresholds[image]
         second = engine.run(others, rows(other_thresholds, want_masks=True))
         assert np.array_equal(first.logits[image], second.logits[image])
         assert np.array_equal(first.kept[image], second.kept[image])
         assert all(np.array_equal(one[image], two[image]) for one, two in zip(first.masks, second.masks, strict=True))
-        others, other_thresholds = pictures(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
+        others, other_thresholds = draw_images(4, seed=9), mixed_thresholds(4, 18, seed=9)[::-1].copy()
 
 
-def test_batch_sizes_differ_by_rounding_only(engine, pictures):
-    pixels = pictures(5)
+def test_batch_sizes_differ_by_rounding_only(engine, draw_images):
+    pixels = draw_images(5)
     together = engine.run(pixels, exact(5, 18)).logits
     alone = np.concatenate([engine.run(pixels[i : i + 1], exact(1, 18)).logits for i in range(5)])
     np.testing.assert_allclose(together, alone, rtol=1e-10, atol=1e-10)
 
 
-def test_every_cell_and_gate_is_executed(engine, pictures, rows):
-    out = engine.run(pictures(3), rows(mixed_thresholds(3, 18)))
+def test_every_cell_and_gate_is_executed(engine, draw_images, rows):
+    out = engine.run(draw_images(3), rows(mixed_thresholds(3, 18)))
     gates = sum(layer.gate_macs for layer in engine.shape.layers)
     assert out.executed_macs.tolist() == [40_551_040 + gates] * 3
     assert out.executed_macs.dtype == out.kept.dtype == np.int64
@@ -382,16 +386,16 @@ def test_every_cell_and_gate_is_executed(engine, pictures, rows):
 # inputs
 
 
-def test_normalised_images_give_what_their_pixels_give(engine, pictures):
-    pixels = pictures(2)
+def test_normalised_images_give_what_their_pixels_give(engine, draw_images):
+    pixels = draw_images(2)
     floats = normalised(engine, pixels).permute(0, 2, 3, 1).numpy()
     expected = engine.run(pixels, exact(2, 18)).logits
     np.testing.assert_allclose(engine.run(floats, exact(2, 18)).logits, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(engine.run(floats.astype(np.float32), exact(2, 18)).logits, expected, atol=1e-4)
 
 
-def test_read_only_and_strided_images_are_taken_as_they_are(engine, pictures):
-    pixels = pictures(3)
+def test_read_only_and_strided_images_are_taken_as_they_are(engine, draw_images):
+    pixels = draw_images(3)
     expected = engine.run(np.ascontiguousarray(pixels[::-1, :, ::-1]), exact(3, 18)).logits
     pixels.flags.writeable = False
     assert np.array_equal(engine.run(pixels[::-1, :, ::-1], exact(3, 18)).logits, expected)
@@ -412,8 +416,8 @@ def test_read_only_and_strided_images_are_taken_as_they_are(engine, pictures):
         (lambda pixels: np.where(np.arange(32)[:, None, None] == 7, -np.inf, pixels), "finite"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(engine, change, match, pictures):
-    images = change(pictures(2))
+def test_images_that_do_not_fit_are_refused(engine, change, match, draw_images):
+    images = change(draw_images(2))
     with pytest.raises(InputError, match=match):
         engine.run(images, exact(len(images), 18))
 
@@ -433,12 +437,12 @@ def test_images_that_do_not_fit_are_refused(engine, change, match, pictures):
         ({"forced_masks": (np.ones((2, 1, 32, 32), np.uint8),) * 18}, "a forced mask must be"),
     ],
 )
-def test_controls_that_do_not_fit_are_refused(engine, changes, match, pictures):
+def test_controls_that_do_not_fit_are_refused(engine, changes, match, draw_images):
     with pytest.raises(InputError, match=match):
-        engine.run(pictures(2), exact(2, 18, **changes))
+        engine.run(draw_images(2), exact(2, 18, **changes))
 
 
-def test_a_network_of_another_size_says_so(make_reference, pictures):
+def test_a_network_of_another_size_says_so(make_reference, draw_images):
     engine = make_reference(build(Architecture("resnet18")).eval(), size=64)
     with pytest.raises(InputError, match=r"images must be \[N, 64, 64, 3\], not \(1, 32, 32, 3\)"):
-        engine.run(pictures(1), exact(1, 16))
+        engine.run(draw_images(1), exact(1, 16))

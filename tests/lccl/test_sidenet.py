@@ -96,10 +96,10 @@ def confidences_of(engine, images):
 
 @pytest.mark.parametrize("architecture", KINDS, ids=lambda one: f"{one.form}-{one.gate}")
 @pytest.mark.parametrize("count", [1, 7])
-def test_every_image_leaves_where_it_would_alone(architecture, count, pictures, square):
+def test_every_image_leaves_where_it_would_alone(architecture, count, draw_images, square):
     network = with_sidenets(architecture)
     engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
-    images, random = pictures(count), np.random.default_rng(count)
+    images, random = draw_images(count), np.random.default_rng(count)
     layers = len(engine.plan.layers)
     levels = random.uniform(-0.2, 0.6, (count, layers)).astype(np.float32)
     sure = confidences_of(engine, images)
@@ -112,10 +112,10 @@ def test_every_image_leaves_where_it_would_alone(architecture, count, pictures, 
         assert engine.shape.gated(out.kept, out.exit)[image] == macs
 
 
-def test_the_images_of_a_batch_take_different_ways(pictures, square):
+def test_the_images_of_a_batch_take_different_ways(draw_images, square):
     """What the comparison above rests on."""
     engine = make_engine(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
-    images = pictures(16)
+    images = draw_images(16)
     sure = confidences_of(engine, images)
     assert set(run(engine, images, 0, np.quantile(sure, 0.6, axis=0)).exit) == {0, 1, 2, 3}
 
@@ -125,10 +125,10 @@ def test_the_images_of_a_batch_take_different_ways(pictures, square):
     [([0, 0, 0], [0] * 4), ([1, 1, 1], [3] * 4), ([[0, 1, 1], [1, 1, 1]] * 2, [0, 3] * 2), ([1, 0, 1], [1] * 4)],
     ids=["all at the first", "none", "alternating", "all at the second"],
 )
-def test_exits_at_the_ends_of_the_range(confidences, expected, pictures, square):
+def test_exits_at_the_ends_of_the_range(confidences, expected, draw_images, square):
     network = with_sidenets(KINDS[0])
     engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
-    images = pictures(4)
+    images = draw_images(4)
     out = run(engine, images, 0.1, confidences)
     assert out.exit.tolist() == expected
     before = [sum(layer.name < f"blocks.{place}.conv3" for layer in engine.shape.layers) for place in (1, 4, 7)]
@@ -140,25 +140,25 @@ def test_exits_at_the_ends_of_the_range(confidences, expected, pictures, square)
     assert out.executed_macs.tolist() == dense.tolist()
 
 
-def test_an_image_as_sure_as_the_threshold_stays(pictures, square):
+def test_an_image_as_sure_as_the_threshold_stays(draw_images, square):
     engine = make_engine(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
-    images = pictures(1)
+    images = draw_images(1)
     sure = np.float32(confidences_of(engine, images)[0, 0])
     higher, lower = np.nextafter(sure, np.float32(2)), np.nextafter(sure, np.float32(-1))
     assert run(engine, images, 0, [higher, 1, 1]).exit.tolist() == [3]
     assert run(engine, images, 0, [lower, 1, 1]).exit.tolist() == [0]
 
 
-def test_masks_of_layers_behind_an_exit_are_empty(pictures, square):
+def test_masks_of_layers_behind_an_exit_are_empty(draw_images, square):
     engine = make_engine(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
     controls = Controls.uniform(2, [0.1] * 18, want_masks=True, exit_confidence=[1, 0, 1])
-    out = engine.run(pictures(2), controls)
+    out = engine.run(draw_images(2), controls)
     assert [bool(mask.any()) for mask in out.masks] == [True] * 10 + [False] * 8
     assert [mask.shape[0] for mask in out.masks] == [2] * 18
 
 
-def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(pictures, square):
-    plain, images = random_network(KINDS[0]).double(), pictures(3)
+def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(draw_images, square):
+    plain, images = random_network(KINDS[0]).double(), draw_images(3)
     engines = [
         make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
         for network in (plain, with_sidenets(KINDS[0]))
@@ -176,10 +176,10 @@ def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(
 
 
 @pytest.mark.parametrize("architecture", KINDS, ids=lambda one: f"{one.form}-{one.gate}")
-def test_the_modules_and_the_plan_agree_on_what_sidenets_answer(architecture, pictures, square):
+def test_the_modules_and_the_plan_agree_on_what_sidenets_answer(architecture, draw_images, square):
     network = with_sidenets(architecture)
     engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
-    images = pictures(3)
+    images = draw_images(3)
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (square(32).mean, square(32).std))
     pixels = (torch.from_numpy(images).double() / 255 - mean) / std
     output, features = network.with_features(pixels.permute(0, 3, 1, 2))
@@ -234,16 +234,16 @@ def test_a_shape_knows_what_lies_before_each_exit(square):
 @pytest.mark.parametrize(
     ("confidences", "message"), [(np.zeros((2, 2)), r"\[2, 3\] or \[2, 0\]"), (np.full((2, 3), np.nan), "not be NaN")]
 )
-def test_confidences_that_do_not_fit_are_refused(confidences, message, pictures, square, rows):
+def test_confidences_that_do_not_fit_are_refused(confidences, message, draw_images, square, rows):
     engine = make_engine(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
     with pytest.raises(InputError, match=message):
-        engine.run(pictures(2), rows(np.zeros((2, 18)), exit_confidence=confidences.astype(np.float32)))
+        engine.run(draw_images(2), rows(np.zeros((2, 18)), exit_confidence=confidences.astype(np.float32)))
 
 
-def test_an_image_that_leaves_is_not_charged_for_means_behind_its_exit(pictures, square):
+def test_an_image_that_leaves_is_not_charged_for_means_behind_its_exit(draw_images, square):
     network = with_sidenets(Architecture("resnet20", split="1/2"))
     engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
-    shape, images = engine.shape, pictures(2)
+    shape, images = engine.shape, draw_images(2)
     early, end = (run(engine, images, 0.1, confidences) for confidences in ([1, 0, 1], [1, 1, 1]))
     assert 0 < shape.exits[0].means < shape.exits[1].means < shape.means
     behind = sum(layer.gate_macs for layer in shape.layers[10:]) + shape.means - shape.exits[1].means

@@ -110,17 +110,17 @@ def test_an_unknown_layer_is_answered_with_those_there_are():
 
 def test_what_was_computed_stays_and_what_was_skipped_is_covered():
     masks = random_masks()
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 8, 3), dtype=np.uint8))
-    drawn = np.asarray(mapped(masks).draw(picture, "wide", opacity=1.0))
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 8, 3), dtype=np.uint8))
+    drawn = np.asarray(mapped(masks).draw(image, "wide", opacity=1.0))
     factor = 32  # 8 pixels become 256
     assert drawn.shape == (12 * factor, 8 * factor, 3)
     for y in range(12):
         for x in range(8):
-            expected = np.asarray(picture)[y, x] if masks[0][0, y, x] else COVER
+            expected = np.asarray(image)[y, x] if masks[0][0, y, x] else COVER
             assert (drawn[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor] == expected).all()
 
 
-def test_a_thin_cover_mixes_with_the_picture():
+def test_a_thin_cover_mixes_with_the_image():
     masks = [np.zeros_like(mask) for mask in random_masks()]
     drawn = np.asarray(mapped(masks).draw(Image.new("RGB", (256, 256), (200, 100, 0)), opacity=0.25))
     assert (drawn == [169, 80, 35]).all()
@@ -144,10 +144,10 @@ def test_other_covers_are_refused(opacity):
 def test_a_notebook_gets_what_the_engine_did(random_bundle, gate, engine):
     bundle = random_bundle(Architecture("resnet20", gate=gate))
     compiled = lccl.compile(bundle, engine=engine)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     wish = Wish(sparsity=0.4)
-    skips = lccl.SkipMap.of(bundle, picture, wish, engine=compiled)
-    pixels = bundle.preprocessing.apply(picture)
+    skips = lccl.SkipMap.of(bundle, image, wish, engine=compiled)
+    pixels = bundle.preprocessing.apply(image)
     output = compiled.run(pixels[None], controls_for([bundle.table.resolve(wish)]))
     assert [layer.kept for layer in skips.layers] == output.kept[0].tolist()
     assert skips.skip_ratio == pytest.approx(float(compiled.shape.skip_ratio(output.kept)[0]))

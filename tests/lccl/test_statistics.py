@@ -102,15 +102,15 @@ def test_tango_bounds_are_where_the_score_statistic_reaches_z(lost, won, trials,
 
 @pytest.mark.parametrize(("lost", "won"), [(0.006, 0.006), (0.008, 0.005), (0.015, 0.01), (0.03, 0.02)])
 def test_the_one_sided_bound_covers_small_drops(lost, won):
-    """Of 20,000 splits of 5,000 pictures, at least 94 % have a bound at or above the true drop."""
+    """Of 20,000 splits of 5,000 images, at least 94 % have a bound at or above the true drop."""
     bound = cache(lambda first, second: paired_difference(first, second, 5000, Z_ONE_SIDED)[1])
     draws = np.random.default_rng(0).multinomial(5000, [lost, won, 1 - lost - won], 20_000)
     covered = np.mean([bound(int(first), int(second)) >= lost - won for first, second, _ in draws])
     assert 0.94 <= covered <= 0.97
 
 
-def test_a_bound_overlooks_at_most_one_loss_in_twenty_where_few_pictures_change_sides():
-    """Exactly, by adding up all that 5,000 pictures can show: a true loss above the bound has at most 5 %."""
+def test_a_bound_overlooks_at_most_one_loss_in_twenty_where_few_images_change_sides():
+    """Exactly, by adding up all that 5,000 images can show: a true loss above the bound has at most 5 %."""
     trials, most = 5000, 50
     bounds = np.array([[largest_loss(lost, won, trials) for won in range(most)] for lost in range(most)])
     lost, won = np.meshgrid(np.arange(most), np.arange(most), indexing="ij")

@@ -94,8 +94,8 @@ def test_it_stops_at_the_largest_cost():
 def test_it_looks_at_few_settings_for_a_move():
     engine = PricedEngine(lambda row: row @ [0.5, 0.01, 0.1])
     path = find_path(engine, NOTCHES, ANY, 10.0)
-    runs_over_the_pictures = len(engine.rows) / np.ceil(IMAGES / engine.batch_limit)
-    assert runs_over_the_pictures / path.length <= 6
+    runs_over_the_images = len(engine.rows) / np.ceil(IMAGES / engine.batch_limit)
+    assert runs_over_the_images / path.length <= 6
 
 
 def test_between_corners_thresholds_are_linear():
@@ -110,9 +110,9 @@ def test_a_path_of_exact_alone_stays_there():
     assert ThresholdPath(np.zeros((1, 3)), np.zeros(1)).at(0).tolist() == [0, 0, 0]
 
 
-def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_bundle, pictures):
+def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_bundle, draw_images):
     bundle = random_bundle()
-    split = Split(pictures(16), np.zeros(16, dtype=np.int64))
+    split = Split(draw_images(16), np.zeros(16, dtype=np.int64))
     notches = notches_in(gate_values(bundle.network, bundle.preprocessing, split))
     engine = make_engine(bundle, engine="reference")
     assert len(notches) == len(engine.shape.layers)
@@ -128,7 +128,7 @@ def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_
 
 
 class LeavingEngine(PricedEngine):
-    """Three layers, and an exit before the last of them that a share of the pictures takes, at no harm above 0.5."""
+    """Three layers, and an exit before the last of them that a share of the images takes, at no harm above 0.5."""
 
     shape = NetworkShape(PricedEngine.shape.layers, 0, exits=(EarlyExit(1, 2, 0),))
 
@@ -152,7 +152,7 @@ def test_an_exit_that_does_no_harm_is_widened_before_any_layer_is_touched():
     assert (np.diff(path.corners[:, :3], axis=0) >= 0).all()
 
 
-def test_exits_are_tried_at_the_confidences_that_pictures_have():
+def test_exits_are_tried_at_the_confidences_that_images_have():
     class Sure(LeavingEngine):
         def run(self, images, controls):
             out = super().run(images, controls)

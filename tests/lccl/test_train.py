@@ -216,7 +216,7 @@ def test_a_sampler_goes_on_where_another_stopped():
 # augmentation
 
 
-def test_pictures_are_only_shifted_and_flipped():
+def test_images_are_only_shifted_and_flipped():
     images = np.random.default_rng(0).integers(0, 200, (300, 8, 8, 3), dtype=np.uint8)
     fill = np.array([201, 202, 203], dtype=np.uint8)
     out = augment(images, fill, np.random.default_rng(1))
@@ -276,7 +276,7 @@ def test_layers_weigh_what_their_convolutions_cost(architecture):
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, 32), (224, 256)])
-def test_how_pictures_reach_a_network(size, resize):
+def test_how_images_reach_a_network(size, resize):
     assert (network_input(size).size, network_input(size).resize) == (size, resize)
 
 
@@ -385,7 +385,7 @@ def test_a_checkpoint_from_before_there_were_more_fields_goes_on(trained, data, 
     assert same(weights(network), weights(again))
 
 
-def test_a_teacher_reads_pictures_as_it_was_trained_to(toy_data, tmp_path, random_network, monkeypatch):
+def test_a_teacher_reads_images_as_it_was_trained_to(toy_data, tmp_path, random_network, monkeypatch):
     seen = []
 
     def answers(teacher, images):
@@ -467,8 +467,8 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(data, tmp_path):
         run(data, tmp_path, recipe=Recipe(epochs=1, batch=8, lr=1e30, first_lr=1e30))
 
 
-def test_too_few_pictures_for_one_batch_are_refused(data, tmp_path):
-    with pytest.raises(LcclError, match="22 pictures do not fill a batch of 23"):
+def test_too_few_images_for_one_batch_are_refused(data, tmp_path):
+    with pytest.raises(LcclError, match="22 images do not fill a batch of 23"):
         run(data, tmp_path, recipe=Recipe(epochs=1, batch=23))
 
 

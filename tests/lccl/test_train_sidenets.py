@@ -1,4 +1,4 @@
-"""Fitting SideNets: the network stays as it is, what is stated is what unseen pictures show, calibration uses them."""
+"""Fitting SideNets: the network stays as it is, what is stated is what unseen images show, calibration uses them."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_the_network_itself_stays_as_it_was(fitted, random_bundle):
     assert all(name.startswith("sidenets.") for name in set(after) - set(before))
 
 
-def test_what_is_stated_of_an_exit_is_what_unseen_pictures_show(fitted, toy_data):
+def test_what_is_stated_of_an_exit_is_what_unseen_images_show(fitted, toy_data):
     engine, held, record = engine_for(fitted), toy_data().measure, fitted.training["sidenets"]
     nothing = [0.0] * len(engine.plan.layers)
     for number, stated in enumerate([*record["exits"], record["end"]]):
@@ -65,7 +65,7 @@ def _controls(count, thresholds, confidences):
     return Controls.uniform(count, thresholds, exit_confidence=confidences)
 
 
-def test_clear_pictures_are_learned(gated):
+def test_clear_images_are_learned(gated):
     """Three classes told by colour: more than guessing after a few steps."""
     assert all(one["accuracy"] > 0.6 for one in gated.training["sidenets"]["exits"])
 
@@ -89,18 +89,18 @@ def test_exits_set_by_hand_are_measured(fitted, toy_data):
         assert point.skip_ratio == found.skip_ratio(engine.shape)
 
 
-def test_a_bundle_keeps_its_sidenets(fitted, tmp_path, pictures):
+def test_a_bundle_keeps_its_sidenets(fitted, tmp_path, draw_images):
     save(fitted, tmp_path)
     loaded = load(tmp_path)
     assert loaded.network.sidenets.specs == fitted.network.sidenets.specs
     assert loaded.table == fitted.table
     controls = _controls(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
-    before, after = (engine_for(one).run(pictures(4), controls) for one in (fitted, loaded))
+    before, after = (engine_for(one).run(draw_images(4), controls) for one in (fitted, loaded))
     assert np.array_equal(before.logits, after.logits)
     assert np.array_equal(before.exit, after.exit)
 
 
-def test_the_canary_sends_its_pictures_out_by_every_exit(gated):
+def test_the_canary_sends_its_images_out_by_every_exit(gated):
     recorded = replace(gated, canary=canary.record(gated))
     assert {"exact", "exit 0", "exit 1"} <= set(recorded.canary["logits"])
     canary.check(engine_for(recorded), recorded)
@@ -152,7 +152,7 @@ def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
 
 
 def as_answered_by(engine, data, confidences):
-    """The held-out pictures with what the network answers as their labels: no way to it can lose much."""
+    """The held-out images with what the network answers as their labels: no way to it can lose much."""
 
     def relabelled(split):
         controls = _controls(len(split), [0.0] * len(engine.plan.layers), confidences)
@@ -213,7 +213,7 @@ def test_a_run_of_ten_steps_is_no_exception(random_bundle, toy_data):
     assert len(fitted.training["sidenets"]["exits"]) == 1
 
 
-def test_what_a_sidenet_reads_is_centred_on_pictures_of_all_classes(random_bundle, toy_data, monkeypatch):
+def test_what_a_sidenet_reads_is_centred_on_images_of_all_classes(random_bundle, toy_data, monkeypatch):
     """Data sets come class by class; the mean of the first class is not that of the rest."""
     looked_at = []
 

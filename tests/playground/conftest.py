@@ -105,6 +105,6 @@ def answered(page: Page, key: str = "A") -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Keep a picture of the whole page for people to look at."""
+    """Keep an image of the whole page for people to look at."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

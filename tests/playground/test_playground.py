@@ -47,7 +47,7 @@ def slide(page, key_name, key="A"):
     answered(page, key)
 
 
-def test_the_page_answers_about_a_picture_of_its_own(visit, address):
+def test_the_page_answers_about_a_image_of_its_own(visit, address):
     with visit() as page:
         expect(part(page, "classes").locator("li").first).to_contain_text("ship")
         points = httpx.get(f"{address}/v1/models").json()["models"][0]["operating_points"]
@@ -140,10 +140,10 @@ def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
         expect(part(page, "used")).to_contain_text("Ran with exact")
 
 
-def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, smooth_pictures):
+def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, smooth_images):
     with visit(early_address) as page:
         expect(part(page, "figures")).to_contain_text("Answered by")
-        page.locator("#file").set_input_files(file(smooth_pictures[0]))
+        page.locator("#file").set_input_files(file(smooth_images[0]))
         with page.expect_request(lambda request: "exit_confidence=0.9" in request.url):
             page.get_by_text("Early exits").click()
         expect(part(page, "used")).to_contain_text("exit 0 above 90 %, exit 1 above 90 %")
@@ -175,7 +175,7 @@ def test_a_model_without_early_exits_offers_none(visit, early_address):
         expect(part(page, "figures").locator("div")).to_have_count(4)
 
 
-def test_a_picture_can_be_chosen_dropped_and_pasted(visit):
+def test_a_image_can_be_chosen_dropped_and_pasted(visit):
     with visit() as page:
         page.locator("#file").set_input_files(file(png(), "chosen.png"))
         expect(page.locator("#chosen")).to_have_text("chosen.png · 40 × 30")
@@ -197,7 +197,7 @@ def test_a_picture_can_be_chosen_dropped_and_pasted(visit):
             expect(page.locator("#code")).to_contain_text(name)
 
 
-def test_a_large_picture_is_made_smaller_before_it_is_sent(visit):
+def test_a_large_image_is_made_smaller_before_it_is_sent(visit):
     with visit() as page:
         with page.expect_request("**/skip-map?*") as asked:
             page.locator("#file").set_input_files(file(png(1500, 1000)))
@@ -209,7 +209,7 @@ def test_a_large_picture_is_made_smaller_before_it_is_sent(visit):
 def test_what_the_server_refuses_is_told_in_its_words(visit):
     with visit(told=("415", "ERR_FAILED")) as page:
         page.locator("#file").set_input_files(file(b"hello", "letter.png"))
-        expect(part(page, "error")).to_have_text(re.compile("^Not a picture this service reads .*[.]$"))
+        expect(part(page, "error")).to_have_text(re.compile("^Not an image this service reads .*[.]$"))
         expect(part(page, "results")).to_be_hidden()
         expect(page.locator(".curve .mark")).to_have_count(0)
         shoot(page, "refused")

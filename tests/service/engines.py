@@ -36,7 +36,7 @@ class Gated(Around):
 
 
 class Slow(Around):
-    """Takes a time for every picture in proportion to what the test models' table says it does not skip."""
+    """Takes a time for every image in proportion to what the test models' table says it does not skip."""
 
     def __init__(self, engine, seconds):
         super().__init__(engine)
@@ -50,7 +50,7 @@ class Slow(Around):
 
 
 class Poisoned(Around):
-    """Fails on every batch that holds a black picture."""
+    """Fails on every batch that holds a black image."""
 
     def __init__(self, engine, error):
         super().__init__(engine)

@@ -1,4 +1,4 @@
-"""What a batch leaves in the metrics: costs of everyone, and what clients' pictures tell."""
+"""What a batch leaves in the metrics: costs of everyone, and what clients' images tell."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def enter(bundle, shape):
 
 @pytest.fixture
 def result(bundle, shape):
-    """A picture's result: its class, how sure it is, what it was asked with and what it skipped."""
+    """An image's result: its class, how sure it is, what it was asked with and what it skipped."""
 
     def result(best=3, confidence=0.8, wish=None, skip_ratio=0.4, probe=False, finite=True, left_by=None):
         probabilities = np.full(max(best + 1, 10), 0.01)
@@ -76,7 +76,7 @@ def test_classes_beyond_the_bound_are_counted_together(enter, result):
     assert sample("predictions_total", **{"class": "other"}) == 2
 
 
-def test_clients_pictures_are_counted_by_exit_where_there_are_any(enter, result):
+def test_clients_images_are_counted_by_exit_where_there_are_any(enter, result):
     sample = enter(*[result(left_by=number) for number in (0, 0, 1, None)], result(left_by=0, probe=True), exits=2)
     assert [sample("exits_total", exit=name) for name in ("0", "1", "end")] == [2, 1, 1]
 
@@ -86,7 +86,7 @@ def test_models_without_exits_have_no_series_for_them(enter, result):
 
 
 def spread(bundle, name):
-    """The layers' deviations between pictures, weighted by their MACs; a bundle notes them to four digits."""
+    """The layers' deviations between images, weighted by their MACs; a bundle notes them to four digits."""
     macs = [layer.convolution.macs for layer in shape_of(lower(bundle.network, bundle.preprocessing)).layers]
     deviations = [deviation for _, deviation in bundle.calibration["skip_ratio_mean_std"][name]]
     return sum(map(operator.mul, macs, deviations)) / sum(macs)
@@ -102,7 +102,7 @@ def test_what_a_point_reached_stands_beside_what_was_expected_of_it(enter, resul
     assert of("reached") == pytest.approx(1.1)
     assert of("expected") == pytest.approx(2 * point.skip_ratio)
     assert of("spread") == pytest.approx(2 * spread(bundle, "p40"))
-    assert sample("picture_duration_seconds_sum", operating_point="p40") == 2.0
+    assert sample("image_duration_seconds_sum", operating_point="p40") == 2.0
 
 
 def test_settings_between_points_have_what_lies_between(enter, result, bundle):
@@ -130,10 +130,10 @@ def test_a_spread_is_no_smaller_than_what_engines_differ_by(enter, result, bundl
     assert sample("point_skip_ratio_total", operating_point="interpolated", kind="spread") == pytest.approx(ROUNDING)
 
 
-def test_canaries_and_pictures_without_an_answer_cost_but_tell_nothing(enter, result):
+def test_canaries_and_images_without_an_answer_cost_but_tell_nothing(enter, result):
     sample = enter(result(probe=True), result(finite=False))
     assert sample("images_total", operating_point="interpolated") == 2
     assert sample("macs_total", kind="executed") == 50
     assert sample("skip_ratio_count") == 2
     assert sample("confidence_count") == 0
-    assert sample("picture_duration_seconds_count", operating_point="interpolated") is None
+    assert sample("image_duration_seconds_count", operating_point="interpolated") is None

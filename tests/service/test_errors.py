@@ -39,8 +39,8 @@ def text_bomb():
     return out.getvalue()
 
 
-def still_serves(client, picture):
-    answer = client.post("/v1/classify", content=picture(), headers=PNG, params={"sparsity": 0.3})
+def still_serves(client, image):
+    answer = client.post("/v1/classify", content=image(), headers=PNG, params={"sparsity": 0.3})
     assert answer.status_code == 200
 
 
@@ -77,13 +77,13 @@ def refused(answer, status, code):
         ("sparsty=0.3", "invalid_field"),
     ],
 )
-def test_bad_wishes_are_422(client, picture, query, code):
-    refused(client.post(f"/v1/classify?{query}", content=picture(), headers=PNG), 422, code)
-    still_serves(client, picture)
+def test_bad_wishes_are_422(client, draw_image, query, code):
+    refused(client.post(f"/v1/classify?{query}", content=draw_image(), headers=PNG), 422, code)
+    still_serves(client, draw_image)
 
 
-def test_a_target_out_of_reach_is_told_the_range(client, picture):
-    answer = client.post("/v1/classify?sparsity=0.9", content=picture(), headers=PNG)
+def test_a_target_out_of_reach_is_told_the_range(client, draw_image):
+    answer = client.post("/v1/classify?sparsity=0.9", content=draw_image(), headers=PNG)
     assert "0.100 to 0.600" in answer.json()["detail"]
 
 
@@ -96,7 +96,7 @@ def test_a_target_out_of_reach_is_told_the_range(client, picture):
         (png_header(1001, 1000), PNG, 413, "too_large"),
         (png_header(100, 100), PNG, 400, "damaged_image"),
         (b"GIF89a", PNG, 415, "not_an_image"),
-        (b"%PDF-1.7 no picture", PNG, 415, "not_an_image"),
+        (b"%PDF-1.7 no image", PNG, 415, "not_an_image"),
         (b"hello", {"Content-Type": "text/plain"}, 415, "not_an_image"),
         (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "not_an_image"),
         (b"{", JSON, 400, "malformed"),
@@ -112,50 +112,50 @@ def test_a_target_out_of_reach_is_told_the_range(client, picture):
     ],
     ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else None,
 )
-def test_bad_bodies_are_refused(client, picture, body, headers, status, code):
+def test_bad_bodies_are_refused(client, draw_image, body, headers, status, code):
     refused(client.post("/v1/classify", content=body, headers=headers), status, code)
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(client, picture):
+def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(client, draw_image):
     refused(client.post("/v1/classify", content=(b"\0" * 65536 for _ in range(64)), headers=PNG), 413, "too_large")
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_truncated_jpeg_is_refused(client, picture):
-    content = picture("JPEG", size=(200, 200))
+def test_a_truncated_jpeg_is_refused(client, draw_image):
+    content = draw_image("JPEG", size=(200, 200))
     for length in (len(content) // 4, len(content) // 2, len(content) - 100):
         refused(client.post("/v1/classify", content=content[:length]), 400, "damaged_image")
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_text_chunk_bomb_is_refused(serve, picture):
+def test_a_text_chunk_bomb_is_refused(serve, draw_image):
     bomb = text_bomb()
     with serve() as client:
         refused(client.post("/v1/classify", content=bomb, headers=PNG), 400, "damaged_image")
-        still_serves(client, picture)
+        still_serves(client, draw_image)
 
 
-def test_compressed_bodies_are_refused(client, picture):
+def test_compressed_bodies_are_refused(client, draw_image):
     headers = PNG | {"Content-Encoding": "gzip"}
-    refused(client.post("/v1/classify", content=zlib.compress(picture()), headers=headers), 415, "not_an_image")
+    refused(client.post("/v1/classify", content=zlib.compress(draw_image()), headers=headers), 415, "not_an_image")
 
 
-def test_too_many_files_are_refused(client, picture):
+def test_too_many_files_are_refused(client, draw_image):
     files = [("file", b"x")] * 10_000
     refused(client.post("/v1/classify", files=files), 413, "too_large")
-    refused(client.post("/v1/classify", files=[("file", picture())] * 9), 413, "too_large")
+    refused(client.post("/v1/classify", files=[("file", draw_image())] * 9), 413, "too_large")
     text = base64.b64encode(b"x").decode()
     refused(client.post("/v1/classify", json={"images": [text] * 9}), 413, "too_large")
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_fields_of_the_body_are_checked_like_the_querys(client, picture):
-    files = {"file": picture()}
+def test_fields_of_the_body_are_checked_like_the_querys(client, draw_image):
+    files = {"file": draw_image()}
     refused(client.post("/v1/classify", files=files, data={"sparsty": "0.3"}), 422, "invalid_field")
     refused(client.post("/v1/classify?sparsity=0.3", files=files, data={"sparsity": "0.3"}), 422, "invalid_field")
-    refused(client.post("/v1/classify", files={"picture": picture()}), 422, "invalid_field")
-    text = base64.b64encode(picture()).decode()
+    refused(client.post("/v1/classify", files={"image": draw_image()}), 422, "invalid_field")
+    text = base64.b64encode(draw_image()).decode()
     refused(client.post("/v1/classify", json={"image": text, "sparsity": True}), 422, "invalid_field")
     refused(client.post("/v1/classify", json={"image": text, "colour": 1}), 422, "invalid_field")
     refused(
@@ -164,11 +164,11 @@ def test_fields_of_the_body_are_checked_like_the_querys(client, picture):
 
 
 @pytest.mark.parametrize("name", ["nobody", "%2e%2e%2fsmall", "x" * 3000, "ünknown"])
-def test_unknown_models_are_404(client, picture, name):
-    answer = client.post(f"/v1/models/{name}/classify", content=picture(), headers=PNG)
+def test_unknown_models_are_404(client, draw_image, name):
+    answer = client.post(f"/v1/models/{name}/classify", content=draw_image(), headers=PNG)
     assert answer.status_code == 404
     assert client.get("/v1/models/nobody").json()["code"] == "unknown_model"
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
 def test_other_paths_and_methods_are_problems_too(client):
@@ -176,22 +176,22 @@ def test_other_paths_and_methods_are_problems_too(client):
     refused(client.get("/v1/classify"), 405, "method_not_allowed")
 
 
-def test_the_api_key_is_asked_for_when_set(serve, picture):
+def test_the_api_key_is_asked_for_when_set(serve, draw_image):
     with serve(api_key="s3cret") as client:
-        send = {"content": picture(), "headers": PNG}
+        send = {"content": draw_image(), "headers": PNG}
         refused(client.post("/v1/classify", **send), 401, "unauthorised")
         for wrong in ({"X-API-Key": "s3cre"}, {"Authorization": "Bearer no"}, {"Authorization": "Basic s3cret"}):
-            refused(client.post("/v1/classify", content=picture(), headers=PNG | wrong), 401, "unauthorised")
+            refused(client.post("/v1/classify", content=draw_image(), headers=PNG | wrong), 401, "unauthorised")
         refused(client.get("/v1/models"), 401, "unauthorised")
         for right in ({"X-API-Key": "s3cret"}, {"Authorization": "Bearer s3cret"}):
-            assert client.post("/v1/classify", content=picture(), headers=PNG | right).status_code == 200
+            assert client.post("/v1/classify", content=draw_image(), headers=PNG | right).status_code == 200
         assert client.get("/health/ready").status_code == 200
         assert client.get("/metrics").status_code == 200
 
 
 @pytest.fixture
 def gated(serve):
-    """A server whose engine stands still, with room for four waiting pictures."""
+    """A server whose engine stands still, with room for four waiting images."""
     with serve(queue_limit=4, max_images=4, request_timeout_s=2.5, compute_streams=1) as client:
         registry = client.app.state.parts.registry
         model = registry.find("small")
@@ -201,13 +201,13 @@ def gated(serve):
         engine.go.set()
 
 
-def test_a_full_queue_is_429_with_advice(gated, picture):
+def test_a_full_queue_is_429_with_advice(gated, draw_image):
     client, engine = gated
     parts = client.app.state.parts
     model = parts.registry.find("small")
 
     def send(count):
-        return client.post("/v1/classify", files=[("file", picture())] * count)
+        return client.post("/v1/classify", files=[("file", draw_image())] * count)
 
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(send, 1)
@@ -220,14 +220,14 @@ def test_a_full_queue_is_429_with_advice(gated, picture):
         engine.go.set()
         assert first.result().status_code == second.result().status_code == 200
     assert engine.ran == [1, 3]
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_late_answer_is_504_and_its_pictures_are_not_run(gated, picture):
+def test_a_late_answer_is_504_and_its_images_are_not_run(gated, draw_image):
     client, engine = gated
 
     def send():
-        return client.post("/v1/classify", content=picture(), headers=PNG)
+        return client.post("/v1/classify", content=draw_image(), headers=PNG)
 
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(send)]
@@ -236,26 +236,26 @@ def test_a_late_answer_is_504_and_its_pictures_are_not_run(gated, picture):
         for answer in answers:
             refused(answer.result(), 504, "timeout")
     engine.go.set()
-    still_serves(client, picture)
+    still_serves(client, draw_image)
     assert engine.ran == [1, 1]  # the batch that was under way, and the last request
 
 
-def test_a_client_that_leaves_takes_its_pictures_along(gated, picture):
+def test_a_client_that_leaves_takes_its_images_along(gated, draw_image):
     client, engine = gated
     parts = client.app.state.parts
     with ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG)
+        under_way = pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG)
         wait_for(lambda: engine.entered)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{client.base_url}/v1/classify", content=picture(), headers=PNG, timeout=0.3)
+            httpx.post(f"{client.base_url}/v1/classify", content=draw_image(), headers=PNG, timeout=0.3)
         wait_for(lambda: parts.metrics.registry.get_sample_value("lccl_inflight_requests") == 1)
         engine.go.set()
         assert under_way.result().status_code == 200
-    still_serves(client, picture)
+    still_serves(client, draw_image)
     assert engine.ran == [1, 1]
 
 
-def test_a_client_that_leaves_during_its_upload_is_no_failure(client, picture):
+def test_a_client_that_leaves_during_its_upload_is_no_failure(client, draw_image):
     host, port = client.base_url.host, client.base_url.port
     metrics = client.app.state.parts.metrics.rejected
     before = metrics.labels("small", "client_gone")._value.get()
@@ -264,10 +264,10 @@ def test_a_client_that_leaves_during_its_upload_is_no_failure(client, picture):
             b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\nabc"
         )
     wait_for(lambda: metrics.labels("small", "client_gone")._value.get() == before + 1)
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_picture_without_a_finite_answer_gets_its_own_error(gated, picture):
+def test_a_image_without_a_finite_answer_gets_its_own_error(gated, draw_image):
     client, engine = gated
     engine.go.set()
     run = engine.run
@@ -278,37 +278,37 @@ def test_a_picture_without_a_finite_answer_gets_its_own_error(gated, picture):
         return output
 
     engine.run = overflow
-    answer = client.post("/v1/classify", files=[("file", picture(seed=seed)) for seed in range(2)])
+    answer = client.post("/v1/classify", files=[("file", draw_image(seed=seed)) for seed in range(2)])
     assert answer.status_code == 200
     bad, good = answer.json()["predictions"]
     assert bad["error"]["code"] == "engine_failed"
     assert good["classes"]
-    refused(client.post("/v1/classify", content=picture(), headers=PNG), 500, "engine_failed")
+    refused(client.post("/v1/classify", content=draw_image(), headers=PNG), 500, "engine_failed")
 
 
-def test_a_failed_batch_fails_its_requests_and_the_next_is_served(gated, picture):
+def test_a_failed_batch_fails_its_requests_and_the_next_is_served(gated, draw_image):
     client, engine = gated
     engine.fail = True
     engine.go.set()
-    refused(client.post("/v1/classify", content=picture(), headers=PNG), 500, "engine_failed")
+    refused(client.post("/v1/classify", content=draw_image(), headers=PNG), 500, "engine_failed")
     engine.fail = False
-    still_serves(client, picture)
+    still_serves(client, draw_image)
 
 
-def test_a_closed_queue_is_503(serve, picture):
+def test_a_closed_queue_is_503(serve, draw_image):
     with serve() as client:
         client.app.state.parts.batcher.close()
-        refused(client.post("/v1/classify", content=picture(), headers=PNG), 503, "unavailable")
+        refused(client.post("/v1/classify", content=draw_image(), headers=PNG), 503, "unavailable")
         refused(client.get("/health/ready"), 503, "unavailable")
 
 
-def test_uploads_together_stay_under_their_limit(serve, picture):
+def test_uploads_together_stay_under_their_limit(serve, draw_image):
     with serve(max_body_bytes=4096, max_inflight_bytes=4096) as client:
         parts = client.app.state.parts
         with parts.bodies.lease() as lease:
             parts.bodies.grow(lease, 4000)
-            refused(client.post("/v1/classify", content=picture(size=(8, 8)), headers=PNG), 429, "overloaded")
-        still_serves(client, lambda: picture(size=(8, 8)))
+            refused(client.post("/v1/classify", content=draw_image(size=(8, 8)), headers=PNG), 429, "overloaded")
+        still_serves(client, lambda: draw_image(size=(8, 8)))
 
 
 def test_each_row_of_the_table_has_its_status():

@@ -54,32 +54,32 @@ def counted(client):
         ("exit_confidence=0.5&max_accuracy_drop=3", "bad_wish", "past its own floor"),
     ],
 )
-def test_a_confidence_that_cannot_be_is_422(early_client, picture, query, code, says):
-    answer = early_client.post(f"/v1/classify?{query}", content=picture(), headers=PNG)
+def test_a_confidence_that_cannot_be_is_422(early_client, draw_image, query, code, says):
+    answer = early_client.post(f"/v1/classify?{query}", content=draw_image(), headers=PNG)
     assert answer.status_code == 422
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["code"] == code
     assert says in answer.json()["detail"]
 
 
-def test_a_model_without_exits_refuses_a_confidence_and_says_so_in_its_answers(client, picture):
-    refused = client.post("/v1/classify?exit_confidence=0.8", content=picture(), headers=PNG)
+def test_a_model_without_exits_refuses_a_confidence_and_says_so_in_its_answers(client, draw_image):
+    refused = client.post("/v1/classify?exit_confidence=0.8", content=draw_image(), headers=PNG)
     assert (refused.status_code, refused.json()["code"]) == (422, "bad_wish")
     assert "no early exits" in refused.json()["detail"]
-    answer = client.post("/v1/classify", content=picture(), headers=PNG).json()
+    answer = client.post("/v1/classify", content=draw_image(), headers=PNG).json()
     assert answer["predictions"][0]["exit"] is None
     assert answer["operating_point"]["exit_confidence"] == []
     assert "lccl_exits_total{" not in client.get("/metrics").text
 
 
-def test_the_confidence_is_the_first_classs_probability(client, early_client, smooth_pictures):
+def test_the_confidence_is_the_first_classs_probability(client, early_client, smooth_images):
     for server in (client, early_client):
-        (found,) = predictions(server, smooth_pictures[:1])
+        (found,) = predictions(server, smooth_images[:1])
         assert found["confidence"] == found["classes"][0]["probability"]
 
 
-def test_the_lower_the_confidence_the_fewer_macs(early_client, smooth_pictures):
-    runs = [predictions(early_client, smooth_pictures, exit_confidence=sure) for sure in FALLING]
+def test_the_lower_the_confidence_the_fewer_macs(early_client, smooth_images):
+    runs = [predictions(early_client, smooth_images, exit_confidence=sure) for sure in FALLING]
     for surer, less_sure in pairwise(runs):
         for one, other in zip(surer, less_sure, strict=True):
             assert other["macs"]["gated"] <= one["macs"]["gated"]
@@ -90,20 +90,20 @@ def test_the_lower_the_confidence_the_fewer_macs(early_client, smooth_pictures):
     assert {found["exit"] for found in runs[-1]} == {0}
 
 
-def test_who_leaves_is_surer_than_was_asked_for(early_client, smooth_pictures):
+def test_who_leaves_is_surer_than_was_asked_for(early_client, smooth_images):
     for sure in FALLING[1:]:
-        found = predictions(early_client, smooth_pictures, exit_confidence=sure)
+        found = predictions(early_client, smooth_images, exit_confidence=sure)
         assert all(one["confidence"] > sure for one in found if one["exit"] is not None)
 
 
-def test_the_answer_is_the_librarys(early_client, early_folder, smooth_pictures):
+def test_the_answer_is_the_librarys(early_client, early_folder, smooth_images):
     bundle = lccl.load(early_folder / "early")
     engine = lccl.compile(bundle, "cpu", engine="reference")
-    settings = [bundle.table.resolve(Wish(exit_confidence=0.68))] * len(smooth_pictures)
-    pixels = np.stack([decode(one, bundle.preprocessing, 10**6) for one in smooth_pictures])
+    settings = [bundle.table.resolve(Wish(exit_confidence=0.68))] * len(smooth_images)
+    pixels = np.stack([decode(one, bundle.preprocessing, 10**6) for one in smooth_images])
     output = engine.run(pixels, controls_for(settings))
     assert len(set(output.exit.tolist())) == 3
-    answer = post(early_client, *smooth_pictures, exit_confidence=0.68).json()
+    answer = post(early_client, *smooth_images, exit_confidence=0.68).json()
     assert answer["operating_point"]["exit_confidence"] == pytest.approx([0.68, 0.68])
     assert answer["operating_point"]["name"] is None
     found = answer["predictions"]
@@ -114,8 +114,8 @@ def test_the_answer_is_the_librarys(early_client, early_folder, smooth_pictures)
     assert [one["macs"]["dense"] for one in found] == [40_551_040] * len(found)
 
 
-def test_the_wish_is_taken_as_query_form_json_and_header(early_client, smooth_pictures):
-    content = smooth_pictures[1]
+def test_the_wish_is_taken_as_query_form_json_and_header(early_client, smooth_images):
+    content = smooth_images[1]
     text = base64.b64encode(content).decode()
     answers = [
         early_client.post("/v1/classify?exit_confidence=0.7", content=content, headers=PNG),
@@ -130,20 +130,20 @@ def test_the_wish_is_taken_as_query_form_json_and_header(early_client, smooth_pi
         assert answer.json()["predictions"] == answers[0].json()["predictions"]
 
 
-def test_at_confidence_1_it_is_exact(early_client, smooth_pictures):
-    never = post(early_client, smooth_pictures[0], exit_confidence=1).json()
+def test_at_confidence_1_it_is_exact(early_client, smooth_images):
+    never = post(early_client, smooth_images[0], exit_confidence=1).json()
     assert never["operating_point"]["name"] == "exact"
-    assert never["predictions"] == post(early_client, smooth_pictures[0]).json()["predictions"]
+    assert never["predictions"] == post(early_client, smooth_images[0]).json()["predictions"]
 
 
-def test_operating_points_take_their_exits(early_client, smooth_pictures):
-    answer = post(early_client, *smooth_pictures, operating_point="p60").json()
+def test_operating_points_take_their_exits(early_client, smooth_images):
+    answer = post(early_client, *smooth_images, operating_point="p60").json()
     assert answer["operating_point"]["exit_confidence"] == [0.7, 0.7]
     assert {one["exit"] for one in answer["predictions"]} - {None}
 
 
-def test_clients_of_one_batch_get_what_they_would_get_alone(serve, early_folder, smooth_pictures):
-    asked = [(content, sure) for content in smooth_pictures[:4] for sure in (1.0, 0.8, 0.68, 0.5)]
+def test_clients_of_one_batch_get_what_they_would_get_alone(serve, early_folder, smooth_images):
+    asked = [(content, sure) for content in smooth_images[:4] for sure in (1.0, 0.8, 0.68, 0.5)]
     with (
         serve(models=early_folder, engine="reference", canary_interval_s=600) as client,
         ThreadPoolExecutor(len(asked)) as pool,
@@ -177,8 +177,8 @@ class Watched(Around):
         return self._engine.run(images, controls, **how)
 
 
-def test_deadlines_and_floors_choose_points_with_their_exits(early_client, smooth_pictures):
-    content = smooth_pictures[0]
+def test_deadlines_and_floors_choose_points_with_their_exits(early_client, smooth_images):
+    content = smooth_images[0]
     in_time = post(early_client, content, deadline_ms=20_000).json()
     assert in_time["operating_point"]["name"] == "exact"
     assert in_time["predictions"][0]["exit"] is None
@@ -190,24 +190,24 @@ def test_deadlines_and_floors_choose_points_with_their_exits(early_client, smoot
     assert (late.status_code, late.json()["code"]) == (504, "deadline")
 
 
-def test_brown_out_lowers_exits_too_and_not_past_the_floor(serve, early_folder, smooth_pictures):
+def test_brown_out_lowers_exits_too_and_not_past_the_floor(serve, early_folder, smooth_images):
     asked = {"operating_point": "exact", "max_accuracy_drop": 9}
     with serve(models=early_folder, engine="reference", queue_target_ms=0.001, canary_interval_s=600) as client:
         for _ in range(12):
-            answer = post(client, smooth_pictures[1], **asked).json()["operating_point"]
+            answer = post(client, smooth_images[1], **asked).json()["operating_point"]
     assert answer["downgraded"]
     assert (answer["name"], answer["exit_confidence"]) == ("p40", [0.8, 0.8])
 
 
-def test_a_skip_map_shows_nothing_computed_behind_the_exit(early_client, smooth_pictures):
-    answer = early_client.post(f"{MAP}?exit_confidence=0.5", content=smooth_pictures[0], headers=PNG).json()
+def test_a_skip_map_shows_nothing_computed_behind_the_exit(early_client, smooth_images):
+    answer = early_client.post(f"{MAP}?exit_confidence=0.5", content=smooth_images[0], headers=PNG).json()
     assert answer["prediction"]["exit"] == 0
     before, behind = answer["layers"][:6], answer["layers"][6:]  # the first exit stands behind the third block
     assert behind[0]["name"] == "blocks.3.conv1"
     assert all(layer["kept"] for layer in before)
     assert all(layer["kept"] == 0 and layer["skip_ratio"] == 1 for layer in behind)
     assert not any("1" in row for layer in behind for rows in layer["mask"] for row in rows)
-    whole = early_client.post(MAP, content=smooth_pictures[0], headers=PNG).json()
+    whole = early_client.post(MAP, content=smooth_images[0], headers=PNG).json()
     assert whole["prediction"]["exit"] is None
     assert all(layer["kept"] for layer in whole["layers"])
 
@@ -239,24 +239,24 @@ def test_shares_that_calibration_did_not_record_are_left_out(serve, tmp_path, ca
         assert [one["images"] for one in client.get("/v1/models/early").json()["exits"]] == [{}, {}]
 
 
-def test_pictures_are_counted_by_the_exit_that_answered(early_client, smooth_pictures):
+def test_images_are_counted_by_the_exit_that_answered(early_client, smooth_images):
     before = counted(early_client)
-    found = predictions(early_client, smooth_pictures, exit_confidence=0.68)
+    found = predictions(early_client, smooth_images, exit_confidence=0.68)
     after = counted(early_client)
     assert set(after) == {"0", "1", "end"}
     for number, name in ((0, "0"), (1, "1"), (None, "end")):
         assert after[name] - before.get(name, 0) == sum(one["exit"] == number for one in found) > 0
 
 
-def test_the_open_inference_protocol_takes_and_tells_it(early_client, client, smooth_pictures):
-    data = [base64.b64encode(one).decode() for one in smooth_pictures]
+def test_the_open_inference_protocol_takes_and_tells_it(early_client, client, smooth_images):
+    data = [base64.b64encode(one).decode() for one in smooth_images]
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]
 
     def infer(headers=None, **parameters):
         body = {"inputs": inputs, "parameters": parameters}
         return early_client.post("/v2/models/early/infer", json=body, headers=headers)
 
-    v1 = predictions(early_client, smooth_pictures, exit_confidence=0.68)
+    v1 = predictions(early_client, smooth_images, exit_confidence=0.68)
     for answer in (infer(exit_confidence=0.68), infer({"X-LCCL-Exit-Confidence": "0.68"})):
         (exits,) = (one for one in answer.json()["outputs"] if one["name"] == "exit")
         assert (exits["datatype"], exits["shape"]) == ("INT64", [12])

@@ -19,8 +19,8 @@ RESET = struct.pack("ii", 1, 0)
 DAY_S = 86_400
 
 
-def whole_request(picture):
-    body = picture()
+def whole_request(image):
+    body = image()
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode(), body
 
@@ -57,21 +57,21 @@ STAGES = [nothing, part_of_head, head_alone, part_of_body, everything, several_a
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, picture, reset):
+def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, draw_image, reset):
     with serve() as client:
         parts = client.app.state.parts
         model = parts.registry.find("small")
-        right = client.post("/v1/classify", content=picture(), headers=PNG).json()["predictions"]
+        right = client.post("/v1/classify", content=draw_image(), headers=PNG).json()["predictions"]
         model.engine = Gated(model.engine)
         for stage in STAGES:
             model.engine.go.clear()
             for _ in range(5):
-                leave(client, stage(*whole_request(picture)), reset)
+                leave(client, stage(*whole_request(draw_image)), reset)
             model.engine.go.set()
             wait_for(lambda: "lccl_inflight_requests 1.0" in client.get("/metrics").text)
             assert parts.batcher.depth(model.key) == 0, stage
             assert parts.bodies._held == 0, stage
-            answer = client.post("/v1/classify", content=picture(), headers=PNG)
+            answer = client.post("/v1/classify", content=draw_image(), headers=PNG)
             assert answer.json()["predictions"] == right, stage
 
 
@@ -84,26 +84,26 @@ def leave(client, data, reset):
     connection.close()
 
 
-def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, picture, monkeypatch):
+def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, draw_image, monkeypatch):
     ahead, calendar = {"s": 0}, time.time
     monkeypatch.setattr(time, "time", lambda: calendar() + ahead["s"])
     with serve(rate_limit="12/hour") as client:
         statuses = []
         for ahead["s"] in (0, DAY_S, -DAY_S, 400 * DAY_S, -400 * DAY_S, 0):
             for wish in ({}, {"deadline_ms": 5000}):
-                answer = client.post("/v1/classify", content=picture(), headers=PNG, params=wish)
+                answer = client.post("/v1/classify", content=draw_image(), headers=PNG, params=wish)
                 statuses.append(answer.status_code)
             assert client.get("/health/ready").status_code == 200
             assert client.get("/health/live").status_code == 200
         assert statuses == [200] * 12
         for ahead["s"] in (0, 2 * DAY_S, -2 * DAY_S):
-            refused = client.post("/v1/classify", content=picture(), headers=PNG)
+            refused = client.post("/v1/classify", content=draw_image(), headers=PNG)
             assert refused.status_code == 429
             assert 3500 < int(refused.headers["Retry-After"]) <= 3600
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_that_memory_has_no_room_for_is_too_large(client, monkeypatch, kind):
+def test_a_image_that_memory_has_no_room_for_is_too_large(client, monkeypatch, kind):
     def none(*_, **__):
         raise MemoryError
 

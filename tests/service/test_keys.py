@@ -242,9 +242,9 @@ def test_every_route_but_the_operators_asks_for_a_key(serve, three):
         assert "/v1/classify" in asked
 
 
-def test_the_log_names_the_caller_and_never_the_key(serve, three, picture, caplog):
+def test_the_log_names_the_caller_and_never_the_key(serve, three, draw_image, caplog):
     with serve(api_keys=three) as client, caplog.at_level(logging.DEBUG):
-        send = {"content": picture(), "headers": PNG | {"X-API-Key": "one"}}
+        send = {"content": draw_image(), "headers": PNG | {"X-API-Key": "one"}}
         assert client.post("/v1/classify", **send).status_code == 200
         client.get("/v1/models", headers={"Authorization": "Bearer not-a-key"})
     lines = [record for record in caplog.records if record.name == "service.access"]

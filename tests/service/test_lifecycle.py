@@ -44,12 +44,12 @@ def process(models_folder):
     started.stdout.close()
 
 
-def test_sigterm_finishes_what_was_accepted(process, picture):
+def test_sigterm_finishes_what_was_accepted(process, draw_image):
     started, base, lines = process
     answers = []
 
     def send():
-        answers.append(httpx.post(f"{base}/v1/classify", files=[("file", picture())] * 60, timeout=30))
+        answers.append(httpx.post(f"{base}/v1/classify", files=[("file", draw_image())] * 60, timeout=30))
 
     senders = [threading.Thread(target=send) for _ in range(3)]
     for sender in senders:
@@ -68,9 +68,9 @@ def test_sigterm_finishes_what_was_accepted(process, picture):
         json.loads(line)
 
 
-def test_logs_are_json_with_the_request_id(process, picture):
+def test_logs_are_json_with_the_request_id(process, draw_image):
     started, base, lines = process
-    httpx.post(f"{base}/v1/classify", content=picture(), headers=PNG | {"X-Request-ID": "find-me"})
+    httpx.post(f"{base}/v1/classify", content=draw_image(), headers=PNG | {"X-Request-ID": "find-me"})
     started.send_signal(signal.SIGTERM)
     started.wait(30)
     entries = [json.loads(line) for line in lines]

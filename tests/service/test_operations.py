@@ -31,12 +31,12 @@ def test_health(client):
     assert client.get("/health/ready").json() == {"status": "ready"}
 
 
-def test_a_request_is_counted_where_the_contract_says(client, picture):
+def test_a_request_is_counted_where_the_contract_says(client, draw_image):
     before = samples(client)
-    files = [("file", picture(seed=seed)) for seed in range(3)]
+    files = [("file", draw_image(seed=seed)) for seed in range(3)]
     answer = client.post("/v1/models/small/classify?sparsity=0.3", files=files).json()
-    client.post("/v1/models/small/classify", content=picture(), headers=PNG)
-    client.post("/v1/models/nobody/classify", content=picture(), headers=PNG)
+    client.post("/v1/models/small/classify", content=draw_image(), headers=PNG)
+    client.post("/v1/models/nobody/classify", content=draw_image(), headers=PNG)
     client.post("/v1/models/small/classify", content=b"?", headers=PNG)
     after = samples(client)
 
@@ -74,13 +74,13 @@ def test_a_request_is_counted_where_the_contract_says(client, picture):
     assert any(name == "lccl_build_info" for name, _ in after)
 
 
-def test_hostile_names_make_no_new_series(client, picture):
-    client.post("/v1/models/small/classify", content=picture(), headers=PNG)
-    client.post("/v1/models/nobody0/classify", content=picture(), headers=PNG)
+def test_hostile_names_make_no_new_series(client, draw_image):
+    client.post("/v1/models/small/classify", content=draw_image(), headers=PNG)
+    client.post("/v1/models/nobody0/classify", content=draw_image(), headers=PNG)
     client.get("/nothing-yet")
     before = len(samples(client))
     for number in range(20):
-        client.post(f"/v1/models/nobody{number}/classify", content=picture(), headers=PNG)
+        client.post(f"/v1/models/nobody{number}/classify", content=draw_image(), headers=PNG)
         client.get(f"/nothing/{number}")
         client.get("/metrics", headers={"X-Request-ID": f"id{number}"})
     assert len(samples(client)) == before

@@ -29,7 +29,7 @@ PERMISSION = {"operating_point": "exact", "max_accuracy_drop": 9}  # up to p40 i
 
 @contextmanager
 def slowed(serve, seconds, **settings):
-    """A server on a device that takes so long for an exact picture, and knows it."""
+    """A server on a device that takes so long for an exact image, and knows it."""
     with serve(decode_threads=4, compute_streams=1, canary_interval_s=600, **settings) as client:
         parts = client.app.state.parts
         model = parts.registry.find("small")
@@ -42,8 +42,8 @@ def slowed(serve, seconds, **settings):
         yield client
 
 
-def ask(client, picture, **wish):
-    return client.post("/v1/classify", content=picture(), headers=PNG, params=wish)
+def ask(client, image, **wish):
+    return client.post("/v1/classify", content=image(), headers=PNG, params=wish)
 
 
 def metric(client, name):
@@ -51,30 +51,30 @@ def metric(client, name):
     return float(found[1]) if found else 0.0
 
 
-def test_with_time_enough_a_deadline_gets_exact(client, picture):
+def test_with_time_enough_a_deadline_gets_exact(client, draw_image):
     for answer in (
-        ask(client, picture, deadline_ms=5000),
-        client.post("/v1/classify", content=picture(), headers=PNG | {"X-LCCL-Deadline-Ms": "5000"}),
-        client.post("/v1/classify", files={"file": picture()}, data={"deadline_ms": "5000"}),
+        ask(client, draw_image, deadline_ms=5000),
+        client.post("/v1/classify", content=draw_image(), headers=PNG | {"X-LCCL-Deadline-Ms": "5000"}),
+        client.post("/v1/classify", files={"file": draw_image()}, data={"deadline_ms": "5000"}),
     ):
         assert answer.status_code == 200, answer.text
         assert answer.json()["operating_point"]["name"] == "exact"
         assert not answer.json()["operating_point"]["downgraded"]
 
 
-def test_with_little_time_it_gets_the_least_sparse_point_that_fits(serve, picture):
+def test_with_little_time_it_gets_the_least_sparse_point_that_fits(serve, draw_image):
     with slowed(serve, 0.8) as client:  # 720 ms, 600, 480 and 320 for the four points
         for deadline_ms, point in ((900, "exact"), (680, "p25"), (560, "p40"), (420, "p60")):
-            answer = ask(client, picture, deadline_ms=deadline_ms)
+            answer = ask(client, draw_image, deadline_ms=deadline_ms)
             assert answer.json()["operating_point"]["name"] == point
-        refused = ask(client, picture, deadline_ms=420, max_accuracy_drop=3)
+        refused = ask(client, draw_image, deadline_ms=420, max_accuracy_drop=3)
         assert refused.status_code == 504
         assert refused.json()["code"] == "deadline"
 
 
-def test_a_deadline_that_cannot_be_met_costs_no_compute(serve, picture):
+def test_a_deadline_that_cannot_be_met_costs_no_compute(serve, draw_image):
     with slowed(serve, 0.4) as client:
-        answer = ask(client, picture, deadline_ms=20)
+        answer = ask(client, draw_image, deadline_ms=20)
         assert answer.status_code == 504
         assert answer.json()["code"] == "deadline"
         assert not client.app.state.parts.registry.find("small").engine.batches
@@ -82,28 +82,28 @@ def test_a_deadline_that_cannot_be_met_costs_no_compute(serve, picture):
 
 
 @pytest.mark.parametrize("milliseconds", [0, -1, "NaN", "inf", "x", ""])
-def test_a_deadline_that_is_no_time_is_422(client, picture, milliseconds):
-    assert ask(client, picture, deadline_ms=milliseconds).status_code == 422
+def test_a_deadline_that_is_no_time_is_422(client, draw_image, milliseconds):
+    assert ask(client, draw_image, deadline_ms=milliseconds).status_code == 422
 
 
-def test_headers_carry_wishes(client, picture):
+def test_headers_carry_wishes(client, draw_image):
     def send(**headers):
         named = {f"X-LCCL-{name.replace('_', '-')}": value for name, value in headers.items()}
-        return client.post("/v1/classify", content=picture(), headers=PNG | named)
+        return client.post("/v1/classify", content=draw_image(), headers=PNG | named)
 
     assert send(Sparsity="0.25").json()["operating_point"]["name"] == "p25"
     assert send(Operating_Point="p40").json()["operating_point"]["name"] == "p40"
     assert send(Max_Accuracy_Drop="3").json()["operating_point"]["name"] == "p25"
     for wrong in ({"Sparsity": "2"}, {"Sparcity": "0.2"}, {"Sparsity": "0.2", "Operating_Point": "p40"}):
         assert send(**wrong).status_code == 422
-    twice = client.post("/v1/classify?sparsity=0.2", content=picture(), headers=PNG | {"X-LCCL-Sparsity": "0.2"})
+    twice = client.post("/v1/classify?sparsity=0.2", content=draw_image(), headers=PNG | {"X-LCCL-Sparsity": "0.2"})
     assert twice.json()["code"] == "invalid_field"
 
 
-def test_under_overload_only_those_who_allow_it_are_served_sparser_and_never_past_their_floor(serve, picture):
+def test_under_overload_only_those_who_allow_it_are_served_sparser_and_never_past_their_floor(serve, draw_image):
     wishes = [PERMISSION, {}, {"sparsity": 0.25}, PERMISSION]
     with slowed(serve, 0.03, queue_target_ms=60) as client, ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda number: ask(client, picture, **wishes[number % 4]), range(120)))
+        answers = list(pool.map(lambda number: ask(client, draw_image, **wishes[number % 4]), range(120)))
         assert {answer.status_code for answer in answers} == {200}
         points = [answer.json()["operating_point"] for answer in answers]
         allowing = [point for number, point in enumerate(points) if number % 4 in {0, 3}]
@@ -119,13 +119,13 @@ def test_under_overload_only_those_who_allow_it_are_served_sparser_and_never_pas
         assert metric(client, "lccl_brownout_level") > 0
 
 
-def test_brown_out_can_be_switched_off(serve, picture):
+def test_brown_out_can_be_switched_off(serve, draw_image):
     with slowed(serve, 0.02, queue_target_ms=20, brownout=False) as client, ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: ask(client, picture, **PERMISSION), range(32)))
+        answers = list(pool.map(lambda _: ask(client, draw_image, **PERMISSION), range(32)))
         assert {answer.json()["operating_point"]["name"] for answer in answers} == {"exact"}
 
 
-def test_one_client_cannot_fill_the_queue(serve, picture, tmp_path):
+def test_one_client_cannot_fill_the_queue(serve, draw_image, tmp_path):
     keys = tmp_path / "keys.toml"
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("hog", "polite")}
     keys.write_text("".join(f'[keys.{name}]\nsha256 = "{digest}"\n' for name, digest in digests.items()))
@@ -133,7 +133,7 @@ def test_one_client_cannot_fill_the_queue(serve, picture, tmp_path):
 
     def send(name, count=1):
         headers = {"X-API-Key": name}
-        return client.post("/v1/classify", files=[("file", picture())] * count, headers=headers).status_code
+        return client.post("/v1/classify", files=[("file", draw_image())] * count, headers=headers).status_code
 
     with serve(api_keys=keys, queue_limit=9, max_images=4, compute_streams=1) as client, ThreadPoolExecutor(16) as pool:
         model = client.app.state.parts.registry.find("small")
@@ -149,14 +149,14 @@ def test_one_client_cannot_fill_the_queue(serve, picture, tmp_path):
         assert polite.result() == 200
 
 
-def test_versions_are_asked_for_by_path(serve, tmp_path, picture):
+def test_versions_are_asked_for_by_path(serve, tmp_path, draw_image):
     for version in ("1", "2"):
         save(random_bundle(), tmp_path / "many" / version)
     with serve(models=tmp_path) as client:
         for path, version in (("", "2"), ("/versions/1", "1"), ("/versions/2", "2")):
-            answer = client.post(f"/v1/models/many{path}/classify", content=picture(), headers=PNG)
+            answer = client.post(f"/v1/models/many{path}/classify", content=draw_image(), headers=PNG)
             assert answer.json()["version"] == version
-        missing = client.post("/v1/models/many/versions/3/classify", content=picture(), headers=PNG)
+        missing = client.post("/v1/models/many/versions/3/classify", content=draw_image(), headers=PNG)
         assert missing.status_code == 404
         assert "there is 1, 2" in missing.json()["detail"]
 
@@ -168,22 +168,22 @@ def black():
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
-def test_a_picture_that_fails_the_engine_fails_alone(serve, picture, error):
+def test_a_image_that_fails_the_engine_fails_alone(serve, draw_image, error):
     with serve() as client:
         model = client.app.state.parts.registry.find("small")
         model.engine = Poisoned(model.engine, error)
-        files = [("file", black() if number == 3 else picture(seed=number)) for number in range(8)]
+        files = [("file", black() if number == 3 else draw_image(seed=number)) for number in range(8)]
         answer = client.post("/v1/classify", files=files)
         assert answer.status_code == 200
         outcomes = ["error" if "error" in one else "classes" for one in answer.json()["predictions"]]
         assert outcomes == ["classes"] * 3 + ["error"] + ["classes"] * 4
         assert 8 in model.engine.batches
         assert client.post("/v1/classify", content=black(), headers=PNG).status_code == 500
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         assert client.get("/health/live").status_code == 200
 
 
-def test_a_model_that_answers_its_canary_wrongly_is_not_ready(serve, picture):
+def test_a_model_that_answers_its_canary_wrongly_is_not_ready(serve, draw_image):
     with serve(canary_interval_s=0.1) as client:
         wait_for(lambda: client.get("/health/ready").status_code == 200)
         model = client.app.state.parts.registry.find("small")
@@ -195,25 +195,25 @@ def test_a_model_that_answers_its_canary_wrongly_is_not_ready(serve, picture):
         wait_for(lambda: client.get("/health/ready").status_code == 200)
 
 
-def test_the_folder_is_followed_when_asked_for(serve, tmp_path, picture):
+def test_the_folder_is_followed_when_asked_for(serve, tmp_path, draw_image):
     save(random_bundle(), tmp_path / "first")
     with serve(models=tmp_path, watch_models_s=0.1) as client:
         save(random_bundle(), tmp_path / "second")
         for _ in range(100):
             time.sleep(0.1)
-            answer = client.post("/v1/models/second/classify", content=picture(), headers=PNG)
+            answer = client.post("/v1/models/second/classify", content=draw_image(), headers=PNG)
             if answer.status_code == 200:
                 break
         assert answer.status_code == 200
         assert httpx.get(f"{client.base_url}/v1/models").json()["default"] == "first"
 
 
-def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path, picture):
+def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path, draw_image):
     save(random_bundle(), tmp_path / "first")
     save(random_bundle(), tmp_path / "second")
     with serve(models=tmp_path) as client:
         registry = client.app.state.parts.registry
-        assert client.post("/v1/models/second/classify?sparsity=0.3", content=picture()).status_code == 200
+        assert client.post("/v1/models/second/classify?sparsity=0.3", content=draw_image()).status_code == 200
         engine = weakref.ref(registry.find("second").engine)
         registry.unload("second")
         gc.collect()
@@ -221,7 +221,7 @@ def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path,
         assert "second" not in re.findall(r'lccl_model_info{.*model="(.*?)"', client.get("/metrics").text)
 
 
-def test_versions_come_go_and_are_swapped_under_traffic_and_no_request_fails(serve, tmp_path, picture):
+def test_versions_come_go_and_are_swapped_under_traffic_and_no_request_fails(serve, tmp_path, draw_image):
     save(random_bundle(), tmp_path / "many" / "1")
     with serve(models=tmp_path) as client, ThreadPoolExecutor(4) as pool:
         registry, stop = client.app.state.parts.registry, threading.Event()
@@ -230,7 +230,7 @@ def test_versions_come_go_and_are_swapped_under_traffic_and_no_request_fails(ser
             answers = []
             with httpx.Client(base_url=client.base_url, timeout=30) as own:
                 while not stop.is_set():
-                    answer = own.post("/v1/classify?sparsity=0.3", content=picture(seed=seed), headers=PNG)
+                    answer = own.post("/v1/classify?sparsity=0.3", content=draw_image(seed=seed), headers=PNG)
                     answers.append((answer.status_code, answer.json().get("version")))
             return answers
 

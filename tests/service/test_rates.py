@@ -104,10 +104,10 @@ def get(client, **headers):
     return client.get("/v1/models", headers=headers)
 
 
-def test_a_caller_over_its_rate_is_told_when_to_come_back(serve, picture):
+def test_a_caller_over_its_rate_is_told_when_to_come_back(serve, draw_image):
     with serve(rate_limit="5/minute") as client:
         assert [get(client).status_code for _ in range(5)] == [200] * 5
-        for refused in (get(client), client.post("/v1/classify", content=picture())):
+        for refused in (get(client), client.post("/v1/classify", content=draw_image())):
             assert refused.status_code == 429
             assert refused.json()["code"] == "rate_limited"
             assert 1 <= int(refused.headers["Retry-After"]) <= 60

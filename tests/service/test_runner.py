@@ -23,36 +23,36 @@ class Meeting(Around):
         return self._engine.run(images, controls, sharing=sharing)
 
 
-def test_two_batches_run_at_once_and_the_second_knows(serve, picture):
+def test_two_batches_run_at_once_and_the_second_knows(serve, draw_image):
     with serve(compute_threads=2, canary_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
         model = client.app.state.parts.registry.find("small")
         model.engine = Meeting(model.engine, 2)
-        first = pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG)
+        first = pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG)
         wait_for(lambda: model.engine.told)
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         assert first.result().status_code == 200
         assert model.engine.told == [False, True]
 
 
-def test_a_batch_that_finds_the_device_idle_has_all_of_it(serve, picture):
+def test_a_batch_that_finds_the_device_idle_has_all_of_it(serve, draw_image):
     with serve(compute_threads=2, canary_interval_s=600) as client:
         model = client.app.state.parts.registry.find("small")
         model.engine = Meeting(model.engine, 1)
         for _ in range(3):
-            assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+            assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         assert model.engine.told == [False] * 3
 
 
-def test_one_thread_that_hangs_is_noticed_though_the_other_serves(serve, picture):
+def test_one_thread_that_hangs_is_noticed_though_the_other_serves(serve, draw_image):
     with serve(compute_threads=2, canary_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         engine = model.engine
         model.engine = Meeting(engine, 2)
-        stuck = pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG)
+        stuck = pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG)
         wait_for(lambda: model.engine.told)
         meeting, model.engine = model.engine, engine
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         wait_for(lambda: not parts.runner.moves(0.8))
         assert parts.runner.moves(60)
         meeting._met.abort()

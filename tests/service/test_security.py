@@ -60,7 +60,7 @@ def routes_with_names(client):
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:30].decode())
-def test_no_name_reaches_the_file_system_or_fails(client, picture, opened, name):
+def test_no_name_reaches_the_file_system_or_fails(client, draw_image, opened, name):
     targets = []
     for method, path in routes_with_names(client):
         targets.append((method, path.replace(b"{model}", name).replace(b"{version}", b"1")))
@@ -70,14 +70,14 @@ def test_no_name_reaches_the_file_system_or_fails(client, picture, opened, name)
     opened.looking, opened.names = True, []
     try:
         for method, target in targets:
-            status, head, body = raw(client, method, target, picture() if method == b"POST" else b"")
+            status, head, body = raw(client, method, target, draw_image() if method == b"POST" else b"")
             assert status in {400, 403, 404}, (method, target[:80], status, body[:200])
             assert b"x-injected" not in head
             assert len(body) < 2000
     finally:
         opened.looking = False
     assert not [name for name in opened.names if "hostile" in name or "hhhh" in name]
-    assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+    assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
 
 
 def test_the_file_watch_of_these_tests_sees_files(opened, tmp_path):
@@ -182,7 +182,7 @@ def connect(client):
     return socket.create_connection((client.base_url.host, client.base_url.port), timeout=10)
 
 
-def test_connections_are_limited_as_the_settings_say(serve, picture):
+def test_connections_are_limited_as_the_settings_say(serve, draw_image):
     with serve(header_timeout_s=0.5, idle_timeout_s=1, max_connections=4) as client:
         started = time.monotonic()
         with connect(client) as connection:
@@ -195,7 +195,7 @@ def test_connections_are_limited_as_the_settings_say(serve, picture):
         for connection in held:
             connection.close()
         wait_for(lambda: client.get("/health/live").status_code == 200)
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         told = client.get("/metrics").text
         for reason in ("too_slow", "too_many_connections"):
             assert f'lccl_rejected_total{{model="",reason="{reason}"}}' in told
@@ -205,7 +205,7 @@ def test_connections_are_limited_as_the_settings_say(serve, picture):
     ("target", "status"),
     [(b"/v1/classify", 504), (b"/v2/models/small/infer", 504), (b"/v2/repository/index", 408), (b"/nothing", 404)],
 )
-def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, picture, target, status):
+def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, draw_image, target, status):
     with serve(header_timeout_s=0.5, request_timeout_s=1.0) as client:
         with connect(client) as connection:
             connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" % target)
@@ -223,7 +223,7 @@ def test_a_body_that_trickles_in_costs_its_client_the_connection(serve, picture,
                 except OSError:
                     ended = True
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")

@@ -27,16 +27,16 @@ def ask(client, content, path=MAP, headers=PNG, **query):
 
 def expected(models_folder, content, **wish):
     bundle = lccl.load(models_folder / "small")
-    picture = Image.open(io.BytesIO(content))
-    return SkipMap.of(bundle, picture, Wish(**wish)), bundle.preprocessing.apply(picture)
+    image = Image.open(io.BytesIO(content))
+    return SkipMap.of(bundle, image, Wish(**wish)), bundle.preprocessing.apply(image)
 
 
 def array(layer):
     return np.array([[[int(cell) for cell in row] for row in rows] for rows in layer["mask"]], np.uint8)
 
 
-def test_the_masks_are_the_librarys(client, picture, models_folder):
-    content = picture(seed=3)
+def test_the_masks_are_the_librarys(client, draw_image, models_folder):
+    content = draw_image(seed=3)
     answer = ask(client, content, sparsity=0.3).json()
     skips, _ = expected(models_folder, content, sparsity=0.3)
     assert answer["image"] == {"width": 32, "height": 32, "seen": 1.0}
@@ -50,8 +50,8 @@ def test_the_masks_are_the_librarys(client, picture, models_folder):
     assert answer["prediction"]["skip_ratio"] == pytest.approx(skips.skip_ratio)
 
 
-def test_beside_the_masks_the_answer_is_that_of_classify(client, picture):
-    content = picture(seed=4)
+def test_beside_the_masks_the_answer_is_that_of_classify(client, draw_image):
+    content = draw_image(seed=4)
     shown = ask(client, content, sparsity=0.3, top_k=3).json()
     plain = ask(client, content, "/v1/models/small/classify", sparsity=0.3, top_k=3).json()
     assert shown["prediction"] == plain["predictions"][0]
@@ -60,15 +60,15 @@ def test_beside_the_masks_the_answer_is_that_of_classify(client, picture):
     assert (shown["model"], shown["version"]) == (plain["model"], plain["version"])
 
 
-def test_one_layer_can_be_asked_for(client, picture):
-    every = ask(client, picture()).json()["layers"]
-    one = ask(client, picture(), layer="blocks.4.conv2").json()["layers"]
+def test_one_layer_can_be_asked_for(client, draw_image):
+    every = ask(client, draw_image()).json()["layers"]
+    one = ask(client, draw_image(), layer="blocks.4.conv2").json()["layers"]
     assert one == [layer for layer in every if layer["name"] == "blocks.4.conv2"]
 
 
 @pytest.mark.parametrize("layer", [None, "blocks.0.conv1"])
-def test_a_png_shows_it_on_what_the_network_saw(client, picture, models_folder, layer):
-    content = picture(seed=5)
+def test_a_png_shows_it_on_what_the_network_saw(client, draw_image, models_folder, layer):
+    content = draw_image(seed=5)
     answer = ask(client, content, headers=DRAWN, sparsity=0.4, **({"layer": layer} if layer else {}))
     assert answer.headers["Content-Type"] == "image/png"
     skips, seen = expected(models_folder, content, sparsity=0.4)
@@ -88,12 +88,12 @@ def test_a_png_shows_it_on_what_the_network_saw(client, picture, models_folder, 
         ("image/apng, image/*", "application/json"),
     ],
 )
-def test_accept_chooses_the_form(client, picture, accept, kind):
-    assert ask(client, picture(), headers=PNG | {"Accept": accept}).headers["Content-Type"] == kind
+def test_accept_chooses_the_form(client, draw_image, accept, kind):
+    assert ask(client, draw_image(), headers=PNG | {"Accept": accept}).headers["Content-Type"] == kind
 
 
-def test_the_three_encodings_and_a_version_agree(client, picture):
-    content = picture(seed=6)
+def test_the_three_encodings_and_a_version_agree(client, draw_image):
+    content = draw_image(seed=6)
     raw = ask(client, content, sparsity=0.25).json()["layers"]
     form = client.post(MAP, files={"file": content}, data={"sparsity": "0.25"}).json()["layers"]
     text = base64.b64encode(content).decode()
@@ -103,11 +103,11 @@ def test_the_three_encodings_and_a_version_agree(client, picture):
     assert alone == [raw[1]]
 
 
-def test_a_plain_twin_has_no_layers_and_is_drawn_as_it_is(client, picture):
-    answer = ask(client, picture(), "/v1/models/twin/skip-map").json()
+def test_a_plain_twin_has_no_layers_and_is_drawn_as_it_is(client, draw_image):
+    answer = ask(client, draw_image(), "/v1/models/twin/skip-map").json()
     assert answer["layers"] == []
     assert answer["prediction"]["skip_ratio"] == 0
-    drawn = ask(client, picture(), "/v1/models/twin/skip-map", DRAWN)
+    drawn = ask(client, draw_image(), "/v1/models/twin/skip-map", DRAWN)
     assert Image.open(io.BytesIO(drawn.content)).size == (256, 256)
 
 
@@ -116,7 +116,7 @@ def test_a_plain_twin_has_no_layers_and_is_drawn_as_it_is(client, picture):
     [
         ("/v1/models/none/skip-map", None, {}, 404, "unknown_model"),
         ("/v1/models/small/versions/9/skip-map", None, {}, 404, "unknown_model"),
-        (MAP, b"no picture", {}, 415, "not_an_image"),
+        (MAP, b"no image", {}, 415, "not_an_image"),
         (MAP, b"", {}, 400, "malformed"),
         (MAP, b"\x89PNG\r\n\x1a\n", {}, 415, "not_an_image"),
         (MAP, None, {"sparsity": 0.99}, 422, "bad_wish"),
@@ -129,17 +129,17 @@ def test_a_plain_twin_has_no_layers_and_is_drawn_as_it_is(client, picture):
     ],
 )
 @pytest.mark.parametrize("headers", [PNG, DRAWN])
-def test_what_cannot_be_is_refused(client, picture, path, content, query, status, code, headers):
-    answer = ask(client, picture() if content is None else content, path, headers, **query)
+def test_what_cannot_be_is_refused(client, draw_image, path, content, query, status, code, headers):
+    answer = ask(client, draw_image() if content is None else content, path, headers, **query)
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["code"] == code
     assert len(answer.content) < 2000
-    assert ask(client, picture()).status_code == 200
+    assert ask(client, draw_image()).status_code == 200
 
 
-def test_several_pictures_are_refused(client, picture):
-    answer = client.post(MAP, files=[("file", picture()), ("file", picture())])
+def test_several_images_are_refused(client, draw_image):
+    answer = client.post(MAP, files=[("file", draw_image()), ("file", draw_image())])
     assert answer.status_code == 413
     assert "one at a time" in answer.json()["detail"]
 
@@ -148,19 +148,19 @@ def test_a_body_beyond_the_limit_is_refused(client):
     assert ask(client, b"x" * ((1 << 20) + 1)).status_code == 413
 
 
-def test_a_layer_may_come_as_a_header(client, picture):
-    answer = ask(client, picture(), headers=PNG | {"X-LCCL-Layer": "blocks.1.conv1"})
+def test_a_layer_may_come_as_a_header(client, draw_image):
+    answer = ask(client, draw_image(), headers=PNG | {"X-LCCL-Layer": "blocks.1.conv1"})
     assert [layer["name"] for layer in answer.json()["layers"]] == ["blocks.1.conv1"]
 
 
-def test_keys_are_asked_for(serve, picture):
+def test_keys_are_asked_for(serve, draw_image):
     with serve(api_key="s3cret") as client:
-        assert ask(client, picture()).status_code == 401
-        assert ask(client, picture(), headers=PNG | {"X-API-Key": "s3cret"}).status_code == 200
+        assert ask(client, draw_image()).status_code == 401
+        assert ask(client, draw_image(), headers=PNG | {"X-API-Key": "s3cret"}).status_code == 200
 
 
 class Watched(Around):
-    """Remembers how many pictures each batch had, and whether masks were asked for."""
+    """Remembers how many images each batch had, and whether masks were asked for."""
 
     def __init__(self, engine):
         super().__init__(engine)
@@ -172,16 +172,16 @@ class Watched(Around):
         return output
 
 
-def test_masks_are_made_for_those_who_ask_and_after_the_others(serve, picture):
+def test_masks_are_made_for_those_who_ask_and_after_the_others(serve, draw_image):
     with serve(compute_threads=1, compute_streams=1, canary_interval_s=600) as client, ThreadPoolExecutor(8) as pool:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         watched = Watched(model.engine)
         model.engine = Gated(watched)
-        first = pool.submit(ask, client, picture(), "/v1/classify")
+        first = pool.submit(ask, client, draw_image(), "/v1/classify")
         wait_for(lambda: model.engine.entered)
         paths = [MAP, "/v1/classify", MAP, "/v1/classify", "/v1/classify"]
-        rest = [pool.submit(ask, client, picture(seed=number), path) for number, path in enumerate(paths)]
+        rest = [pool.submit(ask, client, draw_image(seed=number), path) for number, path in enumerate(paths)]
         wait_for(lambda: parts.batcher.depth(model.key) == len(paths))
         model.engine.go.set()
         assert first.result().status_code == 200
@@ -191,10 +191,10 @@ def test_masks_are_made_for_those_who_ask_and_after_the_others(serve, picture):
         assert watched.batches == [(1, False, False), (3, False, False), (2, True, True)]
 
 
-def test_a_skip_map_is_counted_like_any_request(serve, picture):
+def test_a_skip_map_is_counted_like_any_request(serve, draw_image):
     with serve(canary_interval_s=600) as client:
         before = client.get("/metrics").text
-        assert ask(client, picture(), operating_point="p25").status_code == 200
+        assert ask(client, draw_image(), operating_point="p25").status_code == 200
         after = client.get("/metrics").text
         line = 'lccl_images_total{model="small",operating_point="p25"} 1.0'
         assert line not in before

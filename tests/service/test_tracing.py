@@ -45,12 +45,12 @@ def attributes(span):
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
-def test_a_request_is_a_span_with_its_stages(serve, collector, picture, caplog):
+def test_a_request_is_a_span_with_its_stages(serve, collector, draw_image, caplog):
     caplog.set_level(logging.INFO, "service.access")
     with serve(tracing=True) as client:
         headers = PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-        answer = client.post("/v1/classify?sparsity=0.3", content=picture(), headers=headers).json()
-        assert client.post("/v1/classify", content=b"no picture", headers=PNG).status_code == 415
+        answer = client.post("/v1/classify?sparsity=0.3", content=draw_image(), headers=headers).json()
+        assert client.post("/v1/classify", content=b"no image", headers=PNG).status_code == 415
         exemplars = client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
     served = [span for span in collector if span.trace_id.hex() == TRACE]
     assert [span.name for span in served] == ["read", "decode", "queue", "compute", "encode", "POST /v1/classify"]
@@ -71,17 +71,17 @@ def test_a_request_is_a_span_with_its_stages(serve, collector, picture, caplog):
     assert f'trace_id="{TRACE}"' in exemplars
 
 
-def test_off_there_are_no_spans_ids_or_exemplars(serve, collector, picture, caplog):
+def test_off_there_are_no_spans_ids_or_exemplars(serve, collector, draw_image, caplog):
     caplog.set_level(logging.INFO, "service.access")
     with serve() as client:
-        client.post("/v1/classify", content=picture(), headers=PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        client.post("/v1/classify", content=draw_image(), headers=PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"})
         assert "trace_id" not in client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
     assert not collector
     assert not hasattr(caplog.records[-1], "trace_id")
 
 
-def test_a_collector_that_is_not_there_harms_nobody(serve, monkeypatch, picture):
+def test_a_collector_that_is_not_there_harms_nobody(serve, monkeypatch, draw_image):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with serve(tracing=True) as client:
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200

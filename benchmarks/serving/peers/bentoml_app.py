@@ -1,6 +1,6 @@
 """The plain twin behind BentoML, with its adaptive batching on the API itself: no hop between services.
 
-A batchable API takes a list, and BentoML fills it from a form; so the picture comes as the form's field ``images``.
+A batchable API takes a list, and BentoML fills it from a form; so the image comes as the form's field ``images``.
 Its documentation says: ``batchable`` with a batch size and a latency limit, one worker per core where a worker
 cannot use several. Metrics, tracing and the access log are off. ``window_ms`` is the latency limit, past which
 BentoML answers 503.
@@ -25,7 +25,7 @@ TOLD = Settings.from_environment()
     logging={"access": {"enabled": False}},
 )
 class Classifier:
-    """Pictures in, their classes out."""
+    """Images in, their classes out."""
 
     def __init__(self) -> None:
         self._model = Model(TOLD)
@@ -38,6 +38,6 @@ class Classifier:
 
 
 def _file(image: Image.Image) -> bytes:
-    """The file of a picture that BentoML has opened and not decoded: there is a faster decoder for it."""
+    """The file of an image that BentoML has opened and not decoded: there is a faster decoder for it."""
     image.fp.seek(0)
     return image.fp.read()

@@ -14,12 +14,12 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from model import Model, Settings
 
-WAITING = 256  # pictures, in all workers together
+WAITING = 256  # images, in all workers together
 Job = tuple[bytes, asyncio.Future[bytes]]
 
 
 class MicroBatcher:
-    """All that waits when the runtime is free goes into one batch, up to a limit; a lone picture waits for a window."""
+    """All that waits when the runtime is free goes into one batch, up to a limit; a lone image waits for a window."""
 
     def __init__(self, run: Callable[[Sequence[bytes]], list[bytes]], settings: Settings) -> None:
         self._run, self._limit, self._window = run, settings.batch, settings.window_ms / 1000
@@ -27,7 +27,7 @@ class MicroBatcher:
         self._thread = ThreadPoolExecutor(1)
 
     async def ask(self, content: bytes) -> bytes:
-        """Answer one picture.
+        """Answer one image.
 
         Raises:
             asyncio.QueueFull: too many wait already.
@@ -77,7 +77,7 @@ app = FastAPI(lifespan=lifespan, openapi_url=None)
 
 @app.post("/classify")
 async def classify(request: Request) -> Response:
-    """Classify the picture that is the body."""
+    """Classify the image that is the body."""
     try:
         found = await app.state.batcher.ask(await request.body())
     except asyncio.QueueFull:

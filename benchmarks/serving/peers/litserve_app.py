@@ -1,6 +1,6 @@
 """The plain twin behind LitServe.
 
-Its documentation says: batch (``max_batch_size``, ``batch_timeout``), decode a batch's pictures in a thread pool
+Its documentation says: batch (``max_batch_size``, ``batch_timeout``), decode a batch's images in a thread pool
 inside ``batch``, as many workers as there are cores, ``fast_queue`` from hundreds of requests per second on,
 and several API servers. ``front`` is their number.
 """
@@ -20,7 +20,7 @@ async def body(request: Request) -> bytes:
 
 
 class Classify(ls.LitAPI):
-    """One picture in, its classes out."""
+    """One image in, its classes out."""
 
     def setup(self, device: str) -> None:
         settings = Settings.from_environment()

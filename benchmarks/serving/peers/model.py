@@ -37,9 +37,9 @@ class Settings:
         backend: ``onnxruntime``, ``openvino`` or ``lccl``.
         workers: processes that each hold the model.
         threads: of the runtime, in each of them.
-        batch: pictures in one call of the runtime at most.
+        batch: images in one call of the runtime at most.
         window_ms: how long a batch that is not full waits for more.
-        decoders: threads that decode pictures in each worker; 0 decodes in the thread that runs the batch.
+        decoders: threads that decode images in each worker; 0 decodes in the thread that runs the batch.
         front: what else the peer's documentation offers, by its name there.
 
     """
@@ -78,7 +78,7 @@ class Model:
         return self._preprocessing.apply_to_pixels(simplejpeg.decode_jpeg(content))
 
     def classify(self, pixels: Sequence[Pixels]) -> list[dict[str, Any]]:
-        """The best classes of each picture with their probabilities, and how long the runtime took for the batch."""
+        """The best classes of each image with their probabilities, and how long the runtime took for the batch."""
         started = time.perf_counter()
         logits = self.predict(np.stack(pixels))
         compute_ms = round(1000 * (time.perf_counter() - started), 3)

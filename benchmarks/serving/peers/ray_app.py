@@ -30,7 +30,7 @@ SELDOM_S = 86_400  # a replica that was frozen for a while is not ill
     ray_actor_options={"num_cpus": 2 / TOLD.workers},
 )
 class Classifier:
-    """One picture in, its classes out."""
+    """One image in, its classes out."""
 
     def __init__(self) -> None:
         self._model = Model(TOLD)

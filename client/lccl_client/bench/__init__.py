@@ -1,1 +1,1 @@
-"""What ``lccl-client bench`` adds to the load generator: wishes, pictures, rates, tables."""
+"""What ``lccl-client bench`` adds to the load generator: wishes, images, rates, tables."""

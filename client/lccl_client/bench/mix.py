@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from lccl_client import wire
 from lccl_client.answers import Answer
-from lccl_client.errors import PictureError, UnreadableAnswerError
+from lccl_client.errors import ImageError, UnreadableAnswerError
 from lccl_client.load import Body, Stream
 
 WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
@@ -48,7 +48,7 @@ def parse_wish(text: str) -> WeightedWish:
 def streams(
     wishes: Sequence[WeightedWish], bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None
 ) -> tuple[Stream, ...]:
-    """One stream of single pictures per wish."""
+    """One stream of single images per wish."""
     made = []
     for wish in wishes:
         call = wire.classify([b""], model=model, version=version, **wish.fields)
@@ -70,7 +70,7 @@ def read_answer(body: Body, content: bytes) -> dict[str, float]:
     try:
         answer = wire.parse(Answer, content)
         best = answer.best
-    except (UnreadableAnswerError, PictureError) as error:
+    except (UnreadableAnswerError, ImageError) as error:
         raise ValueError(str(error)) from error
     found = {
         DOWNGRADED: float(answer.operating_point.downgraded),

@@ -19,11 +19,11 @@ def bench(*arguments):
 
 
 @pytest.fixture
-def labelled(address, picture, tmp_path):
-    """A folder whose pictures lie under the classes that the served model gives them, but for a quarter of them."""
+def labelled(address, draw_image, tmp_path):
+    """A folder whose images lie under the classes that the served model gives them, but for a quarter of them."""
     with Client(address) as client:
         for number in range(8):
-            content = picture(seed=number)
+            content = draw_image(seed=number)
             answer = client.classify(content, operating_point="exact", top_k=10)
             label = answer.predictions[0].classes[number % 4 == 0].label
             (tmp_path / label).mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def test_runs_at_several_rates_add_up(address, labelled, tmp_path):
     file = tmp_path / "report.json"
     result = bench(
         address, "--closed", 4, "--rate", "20", "--rate", "0.2x", "--duration", 1.5, "--warmup", 0.2, "--slo-ms", 5000,
-        "--pictures", labelled, "--mix", "exact:1", "--mix", "sparsity=0.5:2",
+        "--images", labelled, "--mix", "exact:1", "--mix", "sparsity=0.5:2",
         "--mix", "operating_point=exact&max_accuracy_drop=3:1", "--json", file,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -85,7 +85,7 @@ def test_it_is_a_process_too(guarded):
         (("--rate", "1", "--draw", "big"), "not a size"),
         (("--rate", "1", "--version", "1"), "needs the name of its model"),
         (("--rate", "1", "--model", "nobody"), "404"),
-        (("--rate", "1", "--pictures", "/nowhere"), "/nowhere"),
+        (("--rate", "1", "--images", "/nowhere"), "/nowhere"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(address, arguments, told):
@@ -95,10 +95,10 @@ def test_mistakes_are_told_in_a_sentence(address, arguments, told):
     assert told in result.output
 
 
-def test_classes_that_the_model_does_not_know_are_told(address, picture, tmp_path):
+def test_classes_that_the_model_does_not_know_are_told(address, draw_image, tmp_path):
     (tmp_path / "unicorn").mkdir()
-    (tmp_path / "unicorn" / "1.png").write_bytes(picture())
-    result = bench(address, "--rate", 1, "--pictures", tmp_path)
+    (tmp_path / "unicorn" / "1.png").write_bytes(draw_image())
+    result = bench(address, "--rate", 1, "--images", tmp_path)
     assert result.exit_code == 1
     assert "'unicorn' is no class of the model" in result.output
 

@@ -1,4 +1,4 @@
-"""Wishes, rates and pictures as they are typed."""
+"""Wishes, rates and images as they are typed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
+from lccl_client.bench.images import drawn, from_folder
 from lccl_client.bench.mix import parse_wish, read_answer, streams
-from lccl_client.bench.pictures import drawn, from_folder
 from lccl_client.bench.rates import parse_rates
 from lccl_client.load import Body
 
@@ -67,7 +67,7 @@ def test_no_rate_is_refused(text):
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [("32x32", 600, 3000), ("500x375", 20_000, 120_000)])
-def test_drawn_pictures_are_jpegs_of_their_size(size, least, most):
+def test_drawn_images_are_jpegs_of_their_size(size, least, most):
     bodies = drawn(size, 0)
     assert len({body.content for body in bodies}) == len(bodies) == 64
     with Image.open(io.BytesIO(bodies[0].content)) as image:
@@ -82,17 +82,17 @@ def test_no_size_is_refused(size):
         drawn(size, 0)
 
 
-def test_pictures_come_from_a_folder_or_from_its_classes(tmp_path, picture):
+def test_images_come_from_a_folder_or_from_its_classes(tmp_path, draw_image):
     flat, classes = tmp_path / "flat", tmp_path / "classes"
     for file in (flat / "a.png", flat / "b.JPG", classes / "cat" / "1.png", classes / "dog" / "1.png"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture())
-    (flat / "notes.txt").write_text("no picture")
+        file.write_bytes(draw_image())
+    (flat / "notes.txt").write_text("no image")
     assert [body.label for body in from_folder(flat, None, 0)] == [None, None]
     assert [body.label for body in from_folder(classes, None, 0)] == ["cat", "dog"]
     assert len(from_folder(classes, 1, 0)) == 1
     (classes / "cat" / "empty").mkdir()
-    (classes / "1.png").write_bytes(picture())
+    (classes / "1.png").write_bytes(draw_image())
     with pytest.raises(ValueError, match="both in it and in its subfolders"):
         from_folder(classes, None, 0)
     with pytest.raises(ValueError, match="neither in it nor"):

@@ -38,15 +38,15 @@ def make_cpu():
 
 
 @pytest.fixture(scope="session")
-def small(gated_network, make_reference, pictures):
-    """``small(Architecture(...), size)``: its reference engine in float64, made once, 5 pictures and thresholds."""
+def small(gated_network, make_reference, draw_images):
+    """``small(Architecture(...), size)``: its reference engine in float64, made once, 5 images and thresholds."""
     made = {}
 
     def make(architecture, size=None):
         size = size or SIZES.get(architecture.name, SMALL)
         key = called(architecture), size
         if key not in made:
-            pixels, thresholds = pictures(5, size), mixed(5, layers_of(architecture))
+            pixels, thresholds = draw_images(5, size), mixed(5, layers_of(architecture))
             network = gated_network(architecture, pixels, thresholds)
             made[key] = make_reference(network, size=size), pixels, thresholds
         return made[key]

@@ -1,4 +1,4 @@
-"""The networks that whole runs are tried on, their pictures' sizes, and thresholds of all kinds."""
+"""The networks that whole runs are tried on, their images' sizes, and thresholds of all kinds."""
 
 from __future__ import annotations
 

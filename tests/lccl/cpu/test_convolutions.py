@@ -58,10 +58,10 @@ def test_convolutions_with_each_residual_and_output(residual, outputs, arithmeti
     "architecture", [Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1")], ids=str
 )
 def test_every_convolution_of_a_network(
-    architecture, arithmetic, make_cpu, gated_network, make_reference, pictures, rows
+    architecture, arithmetic, make_cpu, gated_network, make_reference, draw_images, rows
 ):
     """Each on what the reference's steps before it wrote."""
-    pixels, thresholds = pictures(3, 12), np.repeat(np.float32([[-np.inf], [0.0], [0.2]]), 18, 1)
+    pixels, thresholds = draw_images(3, 12), np.repeat(np.float32([[-np.inf], [0.0], [0.2]]), 18, 1)
     reference = make_reference(gated_network(architecture, pixels, thresholds).float(), size=12)
     controls = rows(thresholds, want_masks=True)
     before = {name: value.float().numpy() for name, value in reference.trace(pixels, controls)[1].values.items()}

@@ -32,14 +32,14 @@ IMAGES = 17
 
 
 @pytest.fixture(scope="session")
-def sided(gated_network, make_reference, pictures):
-    """``sided(Architecture(...))``: it with exits, 17 pictures, mixed thresholds and normalisation sets."""
+def sided(gated_network, make_reference, draw_images):
+    """``sided(Architecture(...))``: it with exits, 17 images, mixed thresholds and normalisation sets."""
     made = {}
 
     def make(architecture, size=9):
         key = called(architecture), size
         if key not in made:
-            pixels, thresholds = pictures(IMAGES, size, seed=1), mixed(IMAGES, 18, seed=1)
+            pixels, thresholds = draw_images(IMAGES, size, seed=1), mixed(IMAGES, 18, seed=1)
             network = gated_network(architecture, pixels, thresholds)
             add_sidenets(network)
             plan = with_sets(make_reference(network, size=size).plan, 1, 0.75)
@@ -53,7 +53,7 @@ def sided(gated_network, make_reference, pictures):
 
 @pytest.fixture(scope="session")
 def alone(sided, make_cpu):
-    """Outputs of a plan's pictures, each run by itself, where all leave by the first exit, the second …, the end."""
+    """Outputs of a plan's images, each run by itself, where all leave by the first exit, the second …, the end."""
     made = {}
 
     def run(architecture, arithmetic):

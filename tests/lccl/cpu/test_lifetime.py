@@ -19,17 +19,17 @@ REFUSAL = "RuntimeError: this engine's threads stayed in the process that made i
 
 
 @pytest.fixture(scope="module")
-def plan(gated_network, make_reference, pictures):
-    pixels = pictures(4, 13)
+def plan(gated_network, make_reference, draw_images):
+    pixels = draw_images(4, 13)
     network = gated_network(Architecture("resnet20"), pixels, np.zeros((4, 18)))
     return make_reference(network, size=13).plan
 
 
 @pytest.fixture
-def batches(pictures, rows):
-    """Batches of 1 to 6 pictures, each with thresholds of its own."""
+def batches(draw_images, rows):
+    """Batches of 1 to 6 images, each with thresholds of its own."""
     random = np.random.default_rng(0)
-    return [(pictures(count, 13, seed=count), rows(random.uniform(0, 0.4, (count, 18)))) for count in range(1, 7)]
+    return [(draw_images(count, 13, seed=count), rows(random.uniform(0, 0.4, (count, 18)))) for count in range(1, 7)]
 
 
 @pytest.mark.parametrize("sharing", [False, True])
@@ -63,12 +63,12 @@ def test_streams_run_at_once_and_one_by_one_with_the_same_bits(cache_bytes, plan
             assert np.array_equal(output.kept, expected.kept)
 
 
-def test_a_short_call_that_shares_does_not_wait_for_a_long_one(plan, make_cpu, pictures, rows):
+def test_a_short_call_that_shares_does_not_wait_for_a_long_one(plan, make_cpu, draw_images, rows):
     engine, order = make_cpu(plan, ARITHMETIC, threads=2, streams=2), []
     begun = threading.Event()
 
     def run(count):
-        images, controls = pictures(count, 13), rows(np.zeros((count, 18)))
+        images, controls = draw_images(count, 13), rows(np.zeros((count, 18)))
         begun.set()
         engine.run(images, controls, sharing=True)
         order.append(count)
@@ -85,11 +85,11 @@ def test_there_are_no_more_streams_than_threads(plan, make_cpu):
     assert make_cpu(plan, ARITHMETIC, threads=2, streams=8).streams == 2
 
 
-def test_a_long_run_lets_other_python_threads_work(plan, make_cpu, pictures, rows):
+def test_a_long_run_lets_other_python_threads_work(plan, make_cpu, draw_images, rows):
     engine, done, turns = make_cpu(plan, ARITHMETIC), threading.Event(), 0
 
     def run():
-        engine.run(pictures(40, 13), rows(np.zeros((40, 18))))
+        engine.run(draw_images(40, 13), rows(np.zeros((40, 18))))
         done.set()
 
     thread = threading.Thread(target=run)
@@ -156,9 +156,9 @@ def test_a_forked_child_is_told_to_make_its_own(count, plan, make_cpu, batches):
 
 
 @forks
-def test_a_child_forked_during_a_run_is_told_so_too(plan, make_cpu, pictures, rows, batches):
+def test_a_child_forked_during_a_run_is_told_so_too(plan, make_cpu, draw_images, rows, batches):
     engine, stop = make_cpu(plan, ARITHMETIC, threads=2), threading.Event()
-    images, controls = pictures(60, 13), rows(np.zeros((60, 18)))
+    images, controls = draw_images(60, 13), rows(np.zeros((60, 18)))
 
     def run():
         while not stop.is_set():

@@ -12,10 +12,10 @@ from tests.lccl.networks import called
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
-def test_an_image_gives_the_same_bits_in_any_company(architecture, arithmetic, small, make_cpu, rows, pictures):
+def test_an_image_gives_the_same_bits_in_any_company(architecture, arithmetic, small, make_cpu, rows, draw_images):
     """Alone, at any place of any batch, on any number of threads, with small weights and with large."""
     reference, _, _ = small(architecture, 9)
-    pixels, thresholds = pictures(17, 9, seed=1), mixed(17, 18, seed=1)
+    pixels, thresholds = draw_images(17, 9, seed=1), mixed(17, 18, seed=1)
     first = make_cpu(reference.plan, arithmetic)
     alone = [first.run(pixels[i : i + 1], rows(thresholds[i : i + 1], want_masks=True)) for i in range(17)]
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The shipped model gives the labels that the reference gives, on pictures that it was not trained on."""
+"""The shipped model gives the labels that the reference gives, on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MODEL = HOME / "models" / "resnet20-cifar10"
 SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 pytestmark = [
     pytest.mark.skipif(not MODEL.is_dir(), reason="the shipped model is not here"),
-    pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test pictures are not beside the project"),
+    pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test images are not beside the project"),
 ]
 FASTEST = {precision: (name, precision) for name, precision in reversed(instruction_sets())}
 # Share of equal labels. bfloat16 moves gates by 2⁻⁸ of themselves, over some thresholds.
 EQUAL = {"fp32": 0.999, "bf16": 0.99}
-EVERY = 16  # of 8,000 pictures, over all classes
+EVERY = 16  # of 8,000 images, over all classes
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def unseen(shipped):
         members = (one for one in archive if one.isfile() and one.name.startswith("test/"))
         for number, member in enumerate(members):
             if number % EVERY == 0:
-                picture = Image.open(io.BytesIO(archive.extractfile(member).read()))
-                chosen.append(shipped.preprocessing.apply(picture))
+                image = Image.open(io.BytesIO(archive.extractfile(member).read()))
+                chosen.append(shipped.preprocessing.apply(image))
     return np.stack(chosen)
 
 
 @pytest.fixture(scope="module")
 def expected(shipped, unseen):
-    """The reference's logits of each picture at the first, a middle and the last operating point."""
+    """The reference's logits of each image at the first, a middle and the last operating point."""
     reference, points = lccl.compile(shipped, engine="reference"), shipped.table.points
     chosen = points[0], points[len(points) // 2], points[-1]
     parts = np.array_split(unseen, len(unseen) // 50)

@@ -1,4 +1,4 @@
-"""Small networks for the program that runs whole images, batches of their pictures, and where its values may differ."""
+"""Small networks for the program that runs whole images, batches of their images, and where its values may differ."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def small_plan(form="post", gate: GateSpec | None = None, projection=False, exit
     if exits:
         network.add_sidenets([SideNetSpec(0, 2, 7), SideNetSpec(1, 1, 20)])
     with torch.no_grad():
-        network.train()(torch.from_numpy(pictures(16, size, seed=1)).permute(0, 3, 1, 2) / 64 - 2)
+        network.train()(torch.from_numpy(images(16, size, seed=1)).permute(0, 3, 1, 2) / 64 - 2)
     return lower(network.eval().requires_grad_(False), Preprocessing(size, size, (0.5, 0.48, 0.52), (0.25, 0.24, 0.26)))
 
 
-def pictures(count, size=SIZE, seed=0):
+def images(count, size=SIZE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 

@@ -40,15 +40,15 @@ SIDENETS = (SideNetSpec(0, 2, 7), SideNetSpec(1, 3, 20), SideNetSpec(3, 1, 33))
 
 
 @pytest.fixture(scope="session")
-def small(gated_network, make_reference, pictures):
-    """``small(Architecture(...))``: its reference engine in float64, made once, pictures and thresholds."""
+def small(gated_network, make_reference, draw_images):
+    """``small(Architecture(...))``: its reference engine in float64, made once, images and thresholds."""
     made = {}
 
     def make(architecture):
         if called(architecture) not in made:
             size = SIZES.get(architecture.name, 8)
             blocks = BLOCKS[architecture.name]
-            pixels, thresholds = pictures(IMAGES, size), mixed(IMAGES, layers_of(architecture, blocks))
+            pixels, thresholds = draw_images(IMAGES, size), mixed(IMAGES, layers_of(architecture, blocks))
             network = gated_network(architecture, pixels, thresholds, blocks)
             made[called(architecture)] = make_reference(network, size=size), pixels, thresholds
         return made[called(architecture)]
@@ -154,9 +154,9 @@ def test_normalised_images_are_taken_as_they_are(small, make_engine, rows, squar
 
 
 @pytest.fixture(scope="module")
-def sided(gated_network, make_reference, pictures):
-    """A network with exits, pictures, and thresholds."""
-    pixels, thresholds = pictures(7, 8, seed=1), mixed(7, 8, seed=1)
+def sided(gated_network, make_reference, draw_images):
+    """A network with exits, images, and thresholds."""
+    pixels, thresholds = draw_images(7, 8, seed=1), mixed(7, 8, seed=1)
     network = gated_network(Architecture("resnet20"), pixels, thresholds, BLOCKS["resnet20"])
     add_sidenets(network, SIDENETS)
     return make_reference(network, size=8), pixels, thresholds

@@ -1,6 +1,6 @@
 """Asks a server with KServe's own client, and prints what came back as JSON; run by that client's interpreter.
 
-Standard input: {"url": …, "picture": base64, "pixels": [32, 32, 3] integers}.
+Standard input: {"url": …, "encoded": base64, "pixels": [32, 32, 3] integers}.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
 
-def tensors(picture, pixels):
-    """One picture in every form that a model takes, in JSON and in binary."""
+def tensors(encoded, pixels):
+    """One image in every form that a model takes, in JSON and in binary."""
     values = {
-        "image": np.array([picture], dtype=np.object_),
+        "image": np.array([encoded], dtype=np.object_),
         "pixels": np.array([pixels], dtype=np.uint8),
         "normalised": np.array([pixels], dtype=np.float32) / 64 - 2,
     }
@@ -28,11 +28,11 @@ def tensors(picture, pixels):
         binary = InferInput(name, list(value.shape), datatypes[name], parameters={})
         binary.set_data_from_numpy(value)
         yield f"{name} binary", binary
-        flat = [base64.b64encode(picture).decode()] if name == "image" else value.ravel().tolist()
+        flat = [base64.b64encode(encoded).decode()] if name == "image" else value.ravel().tolist()
         yield f"{name} json", InferInput(name, list(value.shape), datatypes[name], data=flat, parameters={})
 
 
-async def ask(url, picture, pixels):
+async def ask(url, encoded, pixels):
     async def infer(tensor, model="small", headers=None, outputs=None, **parameters):
         request = InferRequest(model, [tensor], "a-7", parameters=parameters, request_outputs=outputs)
         answer = await client.infer(url, request, model, headers=headers)
@@ -47,7 +47,7 @@ async def ask(url, picture, pixels):
         return None
 
     async with InferenceRESTClient(RESTConfig(protocol="v2")) as client:
-        given = dict(tensors(picture, pixels))
+        given = dict(tensors(encoded, pixels))
         image = given["image binary"]
         binary = [RequestedOutput(name, {"binary_data": True}) for name in ("probabilities", "label", "macs")]
         classified = [RequestedOutput("probabilities", {"classification": 3})]
@@ -67,4 +67,4 @@ async def ask(url, picture, pixels):
 
 
 asked = json.load(sys.stdin)
-print(json.dumps(asyncio.run(ask(asked["url"], base64.b64decode(asked["picture"]), asked["pixels"]))))
+print(json.dumps(asyncio.run(ask(asked["url"], base64.b64decode(asked["encoded"]), asked["pixels"]))))

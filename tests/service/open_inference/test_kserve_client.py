@@ -21,12 +21,12 @@ pytestmark = pytest.mark.kserve
 
 
 @pytest.fixture(scope="module")
-def found(client, picture):
-    """What KServe's client got, and one of the pictures it sent."""
-    content = picture(seed=3)
+def found(client, draw_image):
+    """What KServe's client got, and one of the images it sent."""
+    content = draw_image(seed=3)
     pixels = decode(content, Preprocessing(32, 32, (0.5, 0.5, 0.4), (0.25, 0.2, 0.3)), 10**6)
     asked = {
-        "url": str(client.base_url), "picture": base64.b64encode(content).decode(), "pixels": pixels.tolist(),
+        "url": str(client.base_url), "encoded": base64.b64encode(content).decode(), "pixels": pixels.tolist(),
     }  # fmt: skip
     done = subprocess.run(
         [os.environ.get("KSERVE_PYTHON", "build/kserve/bin/python"), Path(__file__).with_name("kserve_client.py")],
@@ -40,8 +40,8 @@ def test_health(found):
     assert (found["live"], found["ready"], found["model ready"], found["nobody ready"]) == (True, True, True, False)
 
 
-def test_every_form_is_answered_alike(found, client, picture):
-    best = client.post("/v1/classify", content=picture(seed=3)).json()["predictions"][0]["classes"][0]
+def test_every_form_is_answered_alike(found, client, draw_image):
+    best = client.post("/v1/classify", content=draw_image(seed=3)).json()["predictions"][0]["classes"][0]
     assert len(found["answers"]) == 6
     for answer in found["answers"].values():
         assert (answer["id"], answer["model"]) == ("a-7", "small")

@@ -24,10 +24,10 @@ NAMES = ("logits", "probabilities", "index", "label", "skip_ratio", "macs", "exi
 DECLARED = (MalformedRequestError, InvalidFieldError, InputError, TooLargeError)
 PIXELS = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
 NORMALISED = np.linspace(-3, 3, 120, dtype=np.float32).reshape(2, 4, 5, 3)
-PICTURES = [b"\x89PNG\r\n\0\xff", b""]
-INPUTS = {"image": np.array(PICTURES, dtype=np.object_), "pixels": PIXELS, "normalised": NORMALISED}
+IMAGES = [b"\x89PNG\r\n\0\xff", b""]
+INPUTS = {"image": np.array(IMAGES, dtype=np.object_), "pixels": PIXELS, "normalised": NORMALISED}
 DATATYPES = {"image": "BYTES", "pixels": "UINT8", "normalised": "FP32"}
-TEXT = base64.b64encode(b"picture").decode()
+TEXT = base64.b64encode(b"image").decode()
 
 
 def read(body, header=None, most=8):
@@ -44,10 +44,10 @@ def triton_body(name, values, binary, **request):
     return InferenceServerClient.generate_request_body([tensor], **request)
 
 
-def same(pictures, values):
-    if isinstance(pictures, list):
-        return pictures == values.tolist()
-    return pictures.dtype == values.dtype and np.array_equal(pictures, values)
+def same(images, values):
+    if isinstance(images, list):
+        return images == values.tolist()
+    return images.dtype == values.dtype and np.array_equal(images, values)
 
 
 def answers(count=2, classes=3):
@@ -75,7 +75,7 @@ def test_what_tritons_client_sends_is_read(name, binary):
     wish = {"sparsity": 0.4, "max_accuracy_drop": 2, "operating_point": "p45", "exit_confidence": 0.8}
     body, header = triton_body(name, INPUTS[name], binary, request_id="é-7", outputs=outputs, parameters=wish)
     request = read(body, header)
-    assert same(request.pictures, INPUTS[name])
+    assert same(request.images, INPUTS[name])
     assert request.id == "é-7"
     assert request.wish == wish
     assert request.outputs == (
@@ -96,7 +96,7 @@ def test_without_outputs_all_are_given_as_the_request_says():
 def test_json_data_may_be_nested_like_its_shape_and_fields_null():
     body = said("pixels", datatype="UINT8", shape=[2, 4, 5, 3], data=PIXELS.tolist())
     body |= {"id": None, "parameters": None, "outputs": None, "model_name": "of KServe's client"}
-    assert same(read(json.dumps(body).encode()).pictures, PIXELS)
+    assert same(read(json.dumps(body).encode()).images, PIXELS)
 
 
 @given(
@@ -117,14 +117,14 @@ def test_numbers_arrive_as_they_were_sent(name, count, binary, nested, data):
         request = read(json.dumps({"inputs": [tensor]}).encode())
     else:
         request = read(*triton_body(name, values, binary))
-    assert same(request.pictures, values)
+    assert same(request.images, values)
 
 
-@given(pictures=st.lists(st.binary(max_size=40), min_size=1, max_size=8), binary=st.booleans())
-def test_pictures_arrive_as_they_were_sent(pictures, binary):
-    values = np.empty(len(pictures), dtype=np.object_)
-    values[:] = pictures
-    assert read(*triton_body("image", values, binary)).pictures == pictures
+@given(images=st.lists(st.binary(max_size=40), min_size=1, max_size=8), binary=st.booleans())
+def test_images_arrive_as_they_were_sent(draw_images, binary):
+    values = np.empty(len(draw_images), dtype=np.object_)
+    values[:] = draw_images
+    assert read(*triton_body("image", values, binary)).images == draw_images
 
 
 @given(
@@ -203,7 +203,7 @@ NUMBER = {"datatype": "FP32", "shape": [1, 4, 5, 3]}
         ({"inputs": said()["inputs"] * 2}, MalformedRequestError, "2 inputs: send exactly one"),
         ({"inputs": said()["inputs"] * 17}, MalformedRequestError, "inputs: List should have at most 16"),
         ({"inputs": said()["inputs"] + said("pixels")["inputs"]}, MalformedRequestError, "send exactly one"),
-        (said("picture"), MalformedRequestError, "no input 'picture': send one of image, pixels, normalised"),
+        (said("photo"), MalformedRequestError, "no input 'photo': send one of image, pixels, normalised"),
         (said("\ud800"), MalformedRequestError, "name"),
         (said(name="x" * 65), MalformedRequestError, "at most 64"),
         (said(datatype="STRING"), MalformedRequestError, "'STRING': send it as BYTES"),
@@ -327,7 +327,7 @@ def test_the_length_of_the_json_may_be_all_or_nothing():
 
 @pytest.mark.parametrize("part", ["[", "[],", "{},", "0,", '{"inputs":'])
 def test_json_with_more_in_it_than_a_request_has_is_not_parsed(part):
-    with pytest.raises(TooLargeError, match="more values than 8 pictures"):
+    with pytest.raises(TooLargeError, match="more values than 8 images"):
         read(part.encode() * 2000)
     with pytest.raises(MalformedRequestError):
         read(part.encode() * 900)
@@ -336,7 +336,7 @@ def test_json_with_more_in_it_than_a_request_has_is_not_parsed(part):
 def test_the_longest_request_is_short_enough_to_be_parsed():
     pixels = np.zeros((8, 4, 5, 3), np.uint8)
     body = said("pixels", datatype="UINT8", shape=pixels.shape, data=pixels.tolist())
-    assert same(read(json.dumps(body).encode()).pictures, pixels)
+    assert same(read(json.dumps(body).encode()).images, pixels)
 
 
 JSON_VALUES = st.recursive(
@@ -365,7 +365,7 @@ def read_or_refuse(body, header):
         str(error).encode()  # as it will be sent
     else:
         assert isinstance(request, InferRequest)
-        assert 1 <= len(request.pictures) <= 8
+        assert 1 <= len(request.images) <= 8
 
 
 @given(

@@ -39,17 +39,17 @@ def tensor(name, values, binary=True):
     return given.set_data_from_numpy(values, binary_data=binary)
 
 
-def images(*pictures, text=False):
-    values = np.empty(len(pictures), dtype=np.object_)
-    values[:] = [base64.b64encode(one) if text else one for one in pictures]
+def images(*encoded, text=False):
+    values = np.empty(len(encoded), dtype=np.object_)
+    values[:] = [base64.b64encode(one) if text else one for one in encoded]
     return tensor("image", values, not text)
 
 
-def inputs_of(name, binary, pictures):
-    """The same pictures in each of the forms that a model takes."""
+def inputs_of(name, binary, encoded):
+    """The same encoded in each of the forms that a model takes."""
     if name == "image":
-        return images(*pictures, text=not binary)
-    pixels = np.stack([decode(one, PREPROCESSING, 10**6) for one in pictures])
+        return images(*encoded, text=not binary)
+    pixels = np.stack([decode(one, PREPROCESSING, 10**6) for one in encoded])
     if name == "pixels":
         return tensor("pixels", pixels, binary)
     mean, deviation = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
@@ -107,13 +107,13 @@ def test_configuration(asked):
 @pytest.mark.parametrize("answered", ["binary", "json", "as it comes"])
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("name", ["image", "pixels", "normalised"])
-def test_every_form_gives_what_v1_gives(client, asked, picture, name, binary, answered):
-    pictures = [picture(seed=seed) for seed in range(3)]
-    files = [("file", one) for one in pictures]
+def test_every_form_gives_what_v1_gives(client, asked, draw_image, name, binary, answered):
+    encoded = [draw_image(seed=seed) for seed in range(3)]
+    files = [("file", one) for one in encoded]
     v1 = client.post("/v1/models/small/classify", files=files, params={"sparsity": 0.3, "top_k": 10}).json()
     outputs = [triton.InferRequestedOutput(one, binary_data=answered == "binary") for one in OUTPUTS]
     result = asked.infer(
-        "small", [inputs_of(name, binary, pictures)], "1", request_id="a-7", parameters={"sparsity": 0.3},
+        "small", [inputs_of(name, binary, encoded)], "1", request_id="a-7", parameters={"sparsity": 0.3},
         outputs=None if answered == "as it comes" else outputs,
     )  # fmt: skip
     response = result.get_response()
@@ -133,9 +133,9 @@ def test_every_form_gives_what_v1_gives(client, asked, picture, name, binary, an
         assert found["macs"][row] == pytest.approx(macs, rel=2e-3)
 
 
-def test_only_the_outputs_asked_for_are_given_in_their_order(asked, picture):
+def test_only_the_outputs_asked_for_are_given_in_their_order(asked, draw_image):
     outputs = [triton.InferRequestedOutput("macs"), triton.InferRequestedOutput("index", binary_data=False)]
-    response = asked.infer("small", [images(picture())], outputs=outputs).get_response()
+    response = asked.infer("small", [images(draw_image())], outputs=outputs).get_response()
     assert [one["name"] for one in response["outputs"]] == ["macs", "index"]
     assert [sorted(one) for one in response["outputs"]] == [
         ["datatype", "name", "parameters", "shape"], ["data", "datatype", "name", "shape"],
@@ -144,13 +144,13 @@ def test_only_the_outputs_asked_for_are_given_in_their_order(asked, picture):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_classification(asked, picture, binary):
+def test_classification(asked, draw_image, binary):
     outputs = [
         triton.InferRequestedOutput("probabilities", binary, class_count=3),
         triton.InferRequestedOutput("logits", binary, class_count=99),
         triton.InferRequestedOutput("index", binary),
     ]
-    result = asked.infer("small", [images(picture(seed=1), picture(seed=2))], outputs=outputs)
+    result = asked.infer("small", [images(draw_image(seed=1), draw_image(seed=2))], outputs=outputs)
     best, all_of_them = result.as_numpy("probabilities"), result.as_numpy("logits")
     assert best.shape == (2, 3)
     assert all_of_them.shape == (2, 10)
@@ -163,8 +163,8 @@ def test_classification(asked, picture, binary):
         assert values == sorted(values, reverse=True)
 
 
-def test_the_wish_comes_as_parameters_or_headers(asked, picture):
-    given = [images(picture())]
+def test_the_wish_comes_as_parameters_or_headers(asked, draw_image):
+    given = [images(draw_image())]
     told = asked.infer("small", given).get_response()["parameters"]
     assert told["operating_point"] == "exact"
     assert told["downgraded"] is False
@@ -186,8 +186,8 @@ def test_the_wish_comes_as_parameters_or_headers(asked, picture):
     assert all(isinstance(value, str | int | float | bool) for value in (by_name | between).values())
 
 
-def test_bad_wishes_are_the_clients_exceptions(asked, picture):
-    given = [images(picture())]
+def test_bad_wishes_are_the_clients_exceptions(asked, draw_image):
+    given = [images(draw_image())]
     both = {"parameters": {"sparsity": 0.3}, "headers": {"X-LCCL-Sparsity": "0.3"}}
     refused(422, "sparsity is given twice", asked.infer, "small", given, **both)
     refused(422, "'sparsty'", asked.infer, "small", given, parameters={"sparsty": 0.3})
@@ -200,8 +200,8 @@ def test_bad_wishes_are_the_clients_exceptions(asked, picture):
     assert asked.infer("small", given).as_numpy("index").shape == (1,)
 
 
-def test_bad_requests_are_the_clients_exceptions(asked, picture):
-    good = images(picture())
+def test_bad_requests_are_the_clients_exceptions(asked, draw_image):
+    good = images(draw_image())
     refused(404, "nobody", asked.infer, "nobody", [good])
     refused(404, "no version", asked.infer, "small", [good], "2")
     unknown = [triton.InferRequestedOutput("embedding")]
@@ -211,34 +211,36 @@ def test_bad_requests_are_the_clients_exceptions(asked, picture):
     refused(400, "32, 32, 3", asked.infer, "small", [tensor("pixels", np.zeros((1, 224, 224, 3), np.uint8))])
     nan = np.full((1, 32, 32, 3), np.nan, np.float32)
     refused(422, "send finite numbers", asked.infer, "small", [tensor("normalised", nan)])
-    refused(413, "at most 8", asked.infer, "small", [images(*[picture()] * 9)])
+    refused(413, "at most 8", asked.infer, "small", [images(*[draw_image()] * 9)])
     refused(413, "more than 1,048,576 bytes", asked.infer, "small", [images(b"\0" * (1 << 20))])
     classified = [triton.InferRequestedOutput("macs", class_count=2)]
     refused(422, "not classified", asked.infer, "small", [good], outputs=classified)
     assert asked.infer("small", [good]).as_numpy("index").shape == (1,)
 
 
-def test_a_bad_picture_among_several_is_the_requests_error_and_is_named(asked, picture):
-    refused(415, "element 1: not a picture", asked.infer, "small", [images(picture(), b"no picture", picture())])
-    refused(415, "element 0: not a picture", asked.infer, "small", [images(b"no", b"neither")])
-    refused(400, "element 2: ", asked.infer, "small", [images(picture(), picture(), picture()[:200])])
-    refused(413, "element 1: .* pixels", asked.infer, "small", [images(picture(), picture("JPEG", size=(1001, 1000)))])
+def test_a_bad_image_among_several_is_the_requests_error_and_is_named(asked, draw_image):
+    refused(415, "element 1: not an image", asked.infer, "small", [images(draw_image(), b"no image", draw_image())])
+    refused(415, "element 0: not an image", asked.infer, "small", [images(b"no", b"neither")])
+    refused(400, "element 2: ", asked.infer, "small", [images(draw_image(), draw_image(), draw_image()[:200])])
+    refused(
+        413, "element 1: .* pixels", asked.infer, "small", [images(draw_image(), draw_image("JPEG", size=(1001, 1000)))]
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests_are_refused_and_compressed_answers_not_given(asked, picture, algorithm):
-    given = [images(picture())]
+def test_compressed_requests_are_refused_and_compressed_answers_not_given(asked, draw_image, algorithm):
+    given = [images(draw_image())]
     refused(415, "compressed", asked.infer, "small", given, request_compression_algorithm=algorithm)
     plain = asked.infer("small", given, response_compression_algorithm=algorithm)
     assert plain.as_numpy("index").shape == (1,)
 
 
-def test_an_answer_not_waited_for_comes_later(asked, picture):
-    requests = [asked.async_infer("small", [images(picture(seed=seed))], request_id=str(seed)) for seed in range(3)]
+def test_an_answer_not_waited_for_comes_later(asked, draw_image):
+    requests = [asked.async_infer("small", [images(draw_image(seed=seed))], request_id=str(seed)) for seed in range(3)]
     assert [one.get_result().get_response()["id"] for one in requests] == ["0", "1", "2"]
 
 
-def test_tritons_asyncio_client(client, picture):
+def test_tritons_asyncio_client(client, draw_image):
     async def ask():
         url = f"{client.base_url.host}:{client.base_url.port}"
         async with triton_aio.InferenceServerClient(url) as connected:
@@ -246,7 +248,7 @@ def test_tritons_asyncio_client(client, picture):
             assert await connected.is_server_ready()
             assert await connected.is_model_ready("small")
             assert (await connected.get_model_metadata("small"))["name"] == "small"
-            given = [images(picture(seed=seed)) for seed in range(4)]
+            given = [images(draw_image(seed=seed)) for seed in range(4)]
             asked = [connected.infer("small", [one], parameters={"sparsity": 0.4}) for one in given]
             for result in await asyncio.gather(*asked):
                 assert result.get_response()["parameters"]["operating_point"] == "p40"
@@ -300,8 +302,8 @@ def test_the_documentation_names_what_a_path_takes(client):
     assert "requestBody" in paths["/v2/models/{model}/versions/{version}/infer"]["post"]
 
 
-def test_hostile_bodies_are_refused_and_the_next_is_served(client, picture):
-    good = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(picture()).decode()]}
+def test_hostile_bodies_are_refused_and_the_next_is_served(client, draw_image):
+    good = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(draw_image()).decode()]}
     size = "Inference-Header-Content-Length"
     assert infer(client, b"[" * 500_000).status_code == 413
     assert infer(client, b"[" * 5000).status_code == 400
@@ -340,10 +342,10 @@ def versioned(serve, random_bundle, tmp_path):
         yield client, asked
 
 
-def test_versions_are_listed_loaded_and_unloaded(versioned, picture, tmp_path):
+def test_versions_are_listed_loaded_and_unloaded(versioned, draw_image, tmp_path):
     _, asked = versioned
     admin, user = {"X-API-Key": ADMIN}, {"X-API-Key": USER}
-    given = [images(picture())]
+    given = [images(draw_image())]
 
     def states():
         return {one["version"]: one["state"] for one in asked.get_model_repository_index(headers=user)}
@@ -389,13 +391,13 @@ def test_a_repository_request_names_its_version_once_and_overrides_nothing(versi
     assert ready.json() == [{"name": "many", "version": "10", "state": "READY", "reason": ""}]
 
 
-def test_keys_are_asked_for_except_by_probes(versioned, picture):
+def test_keys_are_asked_for_except_by_probes(versioned, draw_image):
     _, asked = versioned
     assert asked.is_server_live()
     assert asked.is_server_ready()
     assert not asked.is_model_ready("many")
     for function in (asked.get_server_metadata, asked.get_model_repository_index):
         refused(401, "key", function)
-    refused(401, "key", asked.infer, "many", [images(picture())])
+    refused(401, "key", asked.infer, "many", [images(draw_image())])
     bearer = {"Authorization": f"Bearer {USER}"}
-    assert asked.infer("many", [images(picture())], headers=bearer).as_numpy("index").shape == (1,)
+    assert asked.infer("many", [images(draw_image())], headers=bearer).as_numpy("index").shape == (1,)

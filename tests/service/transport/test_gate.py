@@ -17,24 +17,24 @@ PNG = {"Content-Type": "image/png"}
 
 
 @pytest.fixture
-def full(serve, picture):
+def full(serve, draw_image):
     """A slow server with as many requests under way as it lets in; it stands still."""
     with serve(queue_limit=64) as client, ThreadPoolExecutor(32) as pool:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         model.engine = Gated(model.engine)
         parts.batcher.drained(model.key, 1, 1.0)
-        under_way = [pool.submit(client.post, "/v1/classify", content=picture(), headers=PNG) for _ in range(32)]
+        under_way = [pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG) for _ in range(32)]
         wait_for(lambda: parts.metrics.registry.get_sample_value("lccl_inflight_requests") == 32)
         yield client, model.engine, under_way
         model.engine.go.set()
 
 
-def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, picture):
+def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, draw_image):
     client, engine, under_way = full
     started = time.monotonic()
     for path in ("/v1/classify", "/v1/models/small/classify", "/v2/models/small/infer"):
-        answer = client.post(path, content=picture(), headers=PNG)
+        answer = client.post(path, content=draw_image(), headers=PNG)
         assert answer.status_code == 429
         assert answer.json()["code"] == "overloaded"
         assert int(answer.headers["Retry-After"]) >= 1
@@ -47,10 +47,10 @@ def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, pict
     assert 'lccl_rejected_total{model="",reason="overloaded"} 3.0' in client.get("/metrics").text
     engine.go.set()
     assert [answer.result().status_code for answer in under_way] == [200] * 32
-    assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+    assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
 
 
-def test_uploads_that_are_not_whole_shut_nobody_out(serve, picture):
+def test_uploads_that_are_not_whole_shut_nobody_out(serve, draw_image):
     with serve(queue_limit=64) as client:
         client.app.state.parts.batcher.drained("any", 1, 1.0)
         host, port = client.base_url.host, client.base_url.port
@@ -59,18 +59,18 @@ def test_uploads_that_are_not_whole_shut_nobody_out(serve, picture):
             connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
         registry = client.app.state.parts.metrics.registry
         wait_for(lambda: registry.get_sample_value("lccl_inflight_requests") == 40)
-        assert client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
         for connection in slow:
             connection.close()
 
 
-def test_those_who_leave_make_room(full, picture):
+def test_those_who_leave_make_room(full, draw_image):
     client, engine, _ = full
     for _ in range(20):
         with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
             connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
     engine.go.set()
-    wait_for(lambda: client.post("/v1/classify", content=picture(), headers=PNG).status_code == 200)
+    wait_for(lambda: client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-// The picture that is asked about: from a file, the clipboard, a drop, or drawn here.
+// The image that is asked about: from a file, the clipboard, a drop, or drawn here.
 
 /**
- * @typedef {{name: string, type: string, blob: Blob, bitmap: ImageBitmap | null, note: string}} Picture `blob` is what is sent,
+ * @typedef {{name: string, type: string, blob: Blob, bitmap: ImageBitmap | null, note: string}} Image `blob` is what is sent,
  *   `type` the original's; `bitmap` is null where the browser cannot show it
  */
 
@@ -9,12 +9,12 @@
 const LONGEST_SIDE = 1280;
 
 /**
- * Read a picture; large ones are scaled down before they are sent.
+ * Read an image; large ones are scaled down before they are sent.
  * @param {Blob} blob
  * @param {string} name
- * @returns {Promise<Picture>}
+ * @returns {Promise<Image>}
  */
-export async function pictureOf(blob, name) {
+export async function imageOf(blob, name) {
   const { type } = blob;
   let bitmap = null;
   try {
@@ -38,13 +38,13 @@ export async function pictureOf(blob, name) {
 }
 
 /**
- * Draw what the network sees of a picture: a square from its middle.
+ * Draw what the network sees of an image: a square from its middle.
  * @param {HTMLCanvasElement} canvas
- * @param {Picture} picture
+ * @param {Image} image
  * @param {number} seen share of the shorter side
  */
-export function drawSquare(canvas, picture, seen) {
-  const context = canvas.getContext("2d"), { bitmap } = picture;
+export function drawSquare(canvas, image, seen) {
+  const context = canvas.getContext("2d"), { bitmap } = image;
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (!bitmap) return;
@@ -56,7 +56,7 @@ export function drawSquare(canvas, picture, seen) {
 }
 
 /**
- * Take pictures that are dropped or pasted anywhere, or chosen.
+ * Take images that are dropped or pasted anywhere, or chosen.
  * @param {HTMLElement} zone lights up while something is dragged over the page
  * @param {HTMLInputElement} input
  * @param {(file: File) => void} take

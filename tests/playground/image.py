@@ -1,4 +1,4 @@
-"""Take the picture of the playground that its documentation shows: ``python -m tests.playground.picture``."""
+"""Take the image of the playground that its documentation shows: ``python -m tests.playground.image``."""
 
 from __future__ import annotations
 

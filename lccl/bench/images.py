@@ -1,4 +1,4 @@
-"""What the measured networks look at: pictures of a data set, or noise with the spectrum of natural pictures."""
+"""What the measured networks look at: images of a data set, or noise with the spectrum of natural images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lccl.data import ARCHIVES, PICTURES, Dataset, load_dataset
+from lccl.data import ARCHIVES, IMAGES, Dataset, load_dataset
 from lccl.errors import DataError
 from lccl.preprocessing import Preprocessing
 
@@ -18,15 +18,15 @@ NOISE = "1/f noise"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """Pictures uint8 [N, size, size, 3], and in words where they come from."""
+class Images:
+    """Images uint8 [N, size, size, 3], and in words where they come from."""
 
     source: str
     images: NDArray[np.uint8]
 
 
-def noise_pictures(count: int, size: int, seed: int = 0) -> Pictures:
-    """Draw pictures whose amplitudes fall with 1/f, as those of natural pictures do; phases are random.
+def noise_images(count: int, size: int, seed: int = 0) -> Images:
+    """Draw images whose amplitudes fall with 1/f, as those of natural images do; phases are random.
 
     Brightness varies more than colour does. Source: Field, "Relations between the statistics of
     natural images and the response properties of cortical cells", JOSA A, 1987.
@@ -40,57 +40,57 @@ def noise_pictures(count: int, size: int, seed: int = 0) -> Pictures:
     brightness, red_green, blue_yellow = fields.transpose(1, 0, 2, 3)
     colours = np.stack([brightness + 0.25 * red_green, brightness - 0.25 * red_green, brightness + 0.35 * blue_yellow])
     pixels = 118 + 58 * colours.transpose(1, 2, 3, 0)
-    return Pictures(NOISE, pixels.round().clip(0, 255).astype(np.uint8))
+    return Images(NOISE, pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def dataset_pictures(path: Path, preprocessing: Preprocessing, count: int, seed: int = 0) -> Pictures:
-    """Choose pictures of a data set that :func:`load_dataset` reads, its test pictures where there are any.
+def dataset_images(path: Path, preprocessing: Preprocessing, count: int, seed: int = 0) -> Images:
+    """Choose images of a data set that :func:`load_dataset` reads, its test images where there are any.
 
-    Pictures smaller than the network's input are scaled up (bicubic).
+    Images smaller than the network's input are scaled up (bicubic).
 
     Raises:
-        DataError: nothing readable is there, or there are too few pictures.
+        DataError: nothing readable is there, or there are too few images.
 
     """
-    return choose(read_pictures(path, preprocessing), path.name, preprocessing, count, seed)
+    return choose(read_images(path, preprocessing), path.name, preprocessing, count, seed)
 
 
-def read_pictures(path: Path, preprocessing: Preprocessing) -> Dataset:
-    """Read a data set, no larger than its pictures are: scaled up, CIFAR's would not fit into memory."""
+def read_images(path: Path, preprocessing: Preprocessing) -> Dataset:
+    """Read a data set, no larger than its images are: scaled up, CIFAR's would not fit into memory."""
     side = _shorter_side(path)
     if side >= preprocessing.resize:
         return load_dataset(path, preprocessing)
     return load_dataset(path, Preprocessing(side, side, preprocessing.mean, preprocessing.std))
 
 
-def choose(dataset: Dataset, source: str, preprocessing: Preprocessing, count: int, seed: int = 0) -> Pictures:
-    """Choose ``count`` pictures by chance and bring them to the network's input size.
+def choose(dataset: Dataset, source: str, preprocessing: Preprocessing, count: int, seed: int = 0) -> Images:
+    """Choose ``count`` images by chance and bring them to the network's input size.
 
     Raises:
-        DataError: there are too few pictures.
+        DataError: there are too few images.
 
     """
     split = dataset.test if len(dataset.test) else dataset.train
     if len(split) < count:
-        raise DataError(f"{source} has {len(split)} pictures, and {count} are needed")
+        raise DataError(f"{source} has {len(split)} images, and {count} are needed")
     images = split.images[np.random.default_rng(seed).permutation(len(split))[:count]]
     if images.shape[1] != preprocessing.size:
         source = f"{source}, scaled from {images.shape[1]} to {preprocessing.size} pixels"
         images = np.stack([preprocessing.apply(Image.fromarray(image)) for image in images])
-    return Pictures(source, np.ascontiguousarray(images))
+    return Images(source, np.ascontiguousarray(images))
 
 
 def _shorter_side(path: Path) -> int:
-    """Pixels of the first picture's shorter side; 32 where there is none, as in CIFAR's binary folder."""
+    """Pixels of the first image's shorter side; 32 where there is none, as in CIFAR's binary folder."""
     try:
         if path.is_file() and path.name.endswith(ARCHIVES):
             with tarfile.open(path) as archive:
                 for member in archive:
                     content = archive.extractfile(member) if member.isfile() else None
-                    if content is not None and Path(member.name).suffix.lower() in PICTURES:
+                    if content is not None and Path(member.name).suffix.lower() in IMAGES:
                         return _side_of(Image.open(content))
         elif path.is_dir():
-            first = next((file for file in path.rglob("*") if file.suffix.lower() in PICTURES), None)
+            first = next((file for file in path.rglob("*") if file.suffix.lower() in IMAGES), None)
             return 32 if first is None else _side_of(Image.open(first))
     except (UnidentifiedImageError, Image.DecompressionBombError, tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{path} is not readable: {error}") from error

@@ -1,4 +1,4 @@
-"""The pictures that a benchmark sends: a folder's, with the classes of its subfolders, or drawn here."""
+"""The images that a benchmark sends: a folder's, with the classes of its subfolders, or drawn here."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ COARSENESS = 5
 
 
 def from_folder(folder: Path, limit: int | None, seed: int) -> list[Body]:
-    """The pictures of a folder, or of its subfolders with their names as labels; at most ``limit`` drawn from the seed.
+    """The images of a folder, or of its subfolders with their names as labels; at most ``limit`` drawn from the seed.
 
     Raises:
-        ValueError: no pictures, or pictures both beside the subfolders and in them.
+        ValueError: no images, or images both beside the subfolders and in them.
 
     """
-    flat = _pictures_in(folder)
+    flat = _images_in(folder)
     labelled = [
-        (file, inside.name) for inside in sorted(folder.iterdir()) if inside.is_dir() for file in _pictures_in(inside)
+        (file, inside.name) for inside in sorted(folder.iterdir()) if inside.is_dir() for file in _images_in(inside)
     ]
     if bool(flat) == bool(labelled):
         where = "both in it and in its subfolders" if flat else "neither in it nor in its subfolders"
-        raise ValueError(f"{folder} has pictures {where}: give a folder of pictures or of <class>/<picture>")
+        raise ValueError(f"{folder} has images {where}: give a folder of images or of <class>/<image>")
     found: list[tuple[Path, str | None]] = [(file, None) for file in flat] or [*labelled]
     if limit is not None and limit < len(found):
         found = random.Random(seed).sample(found, limit)
@@ -61,5 +61,5 @@ def _draw(width: int, height: int, seed: int) -> Body:
     return Body(out.getvalue())
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())

@@ -1,4 +1,4 @@
-"""The pictures that are sent: always the same, of several sizes and formats, and some that are none."""
+"""The images that are sent: always the same, of several sizes and formats, and some that are none."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from lccl.bench.pictures import noise_pictures
+from lccl.bench.images import noise_images
 
 SEED = 7
 
 
-def pictures(count: int, size: int, kind: str = "JPEG") -> tuple[bytes, ...]:
-    """Encoded pictures of noise, ``size`` pixels square."""
-    return tuple(_encode(Image.fromarray(pixels), kind) for pixels in noise_pictures(count, size, SEED).images)
+def images(count: int, size: int, kind: str = "JPEG") -> tuple[bytes, ...]:
+    """Encoded images of noise, ``size`` pixels square."""
+    return tuple(_encode(Image.fromarray(pixels), kind) for pixels in noise_images(count, size, SEED).images)
 
 
 def blank(shade: int, kind: str = "PNG") -> bytes:
-    """A picture of one shade."""
+    """An image of one shade."""
     return _encode(Image.fromarray(np.full((32, 32, 3), shade, np.uint8)), kind)
 
 
 def large(side: int) -> bytes:
-    """A picture that is small as a file and large in memory."""
+    """An image that is small as a file and large in memory."""
     return _encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG")
 
 
 def huge() -> bytes:
-    """A picture of 65,000 × 65,000 pixels, it says."""
+    """An image of 65,000 × 65,000 pixels, it says."""
     content = bytearray(blank(1, "BMP"))
     content[18:26] = (65_000).to_bytes(4, "little") * 2
     return bytes(content)

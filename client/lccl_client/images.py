@@ -1,0 +1,48 @@
+"""Whatever a caller has as an image → the encoded bytes that are sent."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """Something that writes itself in an image format, as Pillow's images do."""
+
+    def save(self, fp: Any, format: str | None = None, /) -> Any: ...  # noqa: A002 - Pillow's name
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open binary file."""
+
+    def read(self) -> bytes: ...
+
+
+Image = bytes | bytearray | memoryview | str | os.PathLike[str] | Saveable | Readable
+
+
+def encoded(image: Image) -> bytes:
+    """The bytes of an encoded image: as they are, from a path or an open file, or a Pillow image as PNG.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: none of these.
+
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    if isinstance(image, Saveable):
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return out.getvalue()
+    if isinstance(image, Readable):
+        return image.read()
+    raise TypeError(f"an image is bytes, a path, an open file or a Pillow image, not {type(image).__name__}")
