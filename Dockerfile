@@ -42,7 +42,7 @@ RUN pip install --no-deps . \
  && cd /opt/lccl/lib/python3.11/site-packages/lccl \
  && rm -r train bench cli.py cli_sidenet.py terminal.py calibrate.py threshold_path.py evaluate.py reliability.py \
     reliability_diagram.py model_card.py data.py /opt/lccl/bin/lccl && cd / \
- && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle, lccl.canary, lccl.skip_map, lccl.engines.cpu.engine"
+ && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle.format, lccl.bundle.self_test, lccl.skip_map, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm
 # Triton, which torch for CUDA brings along, compiles what launches the kernels on the machine that has the GPU.

@@ -23,12 +23,12 @@ from rich.table import Table
 import lccl
 from benchmarks import results
 from benchmarks.stated_and_reached import z_score
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
+from lccl.calibration.intervals import paired_difference
 from lccl.data import Split, hold_out, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import Measurement, measure, measure_setting
-from lccl.operating_points import Wish
-from lccl.statistics import paired_difference
+from lccl.measurement import Measurement, measure, measure_setting
+from lccl.operating_points import QualityRequest
 
 LOST_AT_MOST = {0.3: 0.3, 0.4: 0.5, 0.5: 1.0, 0.6: 1.8, 0.7: 4.0}
 AGAINST_REMOVAL = (0.3, 0.45, 0.6)
@@ -83,7 +83,7 @@ def serve(bundle: Bundle, test: Split) -> Served:
     engine, table = lccl.compile(bundle), bundle.table
     highest = table.sparsity_range[1]
     reached = sorted(ratio for ratio in {*LOST_AT_MOST, *AGAINST_REMOVAL} if ratio <= highest)
-    found = {ratio: measure_setting(engine, test, table.resolve(Wish(sparsity=ratio))) for ratio in reached}
+    found = {ratio: measure_setting(engine, test, table.resolve(QualityRequest(sparsity=ratio))) for ratio in reached}
     return Served(engine, highest, found)
 
 
@@ -193,7 +193,7 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
 
 def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[str, Any]:
     """What a floor alone is served with, and what that loses on the test images; broken where surely more."""
-    setting = bundle.table.resolve(Wish(max_accuracy_drop=floor))
+    setting = bundle.table.resolve(QualityRequest(max_accuracy_drop=floor))
     exact = measure_setting(engine, test, bundle.table.exact)
     lost, interval = paired(exact.right, measure_setting(engine, test, setting).right)
     kept = interval[0] <= floor

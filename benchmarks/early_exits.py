@@ -20,14 +20,22 @@ from numpy.typing import NDArray
 import lccl
 from benchmarks import results
 from benchmarks.any_sparsity import paired, print_tables
-from lccl.bundle import Bundle
-from lccl.controls import Controls
+from lccl.bundle.format import Bundle
+from lccl.calibration.search import (
+    LARGEST_COST,
+    ThresholdPath,
+    exit_notches,
+    find_path,
+    gate_values,
+    notches_in,
+    row_parts,
+)
 from lccl.data import Split, hold_out, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import Measurement, measure, measure_setting, outputs_over
+from lccl.measurement import Measurement, measure, measure_setting, outputs_over
 from lccl.operating_points import NEVER, OperatingPoint
-from lccl.reliability import expected_calibration_error, softmax
-from lccl.threshold_path import LARGEST_COST, ThresholdPath, exit_notches, find_path, gate_values, notches_in, row_parts
+from lccl.plan.run import RunOptions
+from lccl.train.reliability import expected_calibration_error, softmax
 
 WORK = (0.3, 0.4, 0.5, 0.6, 0.7)
 WEIGHED, PLACES = 1000, 30
@@ -191,15 +199,15 @@ def _latency(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]
     }]  # fmt: skip
 
 
-def _controls(point: OperatingPoint) -> Controls:
-    return Controls.uniform(BATCH, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
+def _controls(point: OperatingPoint) -> RunOptions:
+    return RunOptions.uniform(BATCH, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
 
 
-def _time(engine: Engine, batches: list[NDArray[np.uint8]], controls: Controls) -> tuple[float, float]:
+def _time(engine: Engine, batches: list[NDArray[np.uint8]], options: RunOptions) -> tuple[float, float]:
     """Seconds for all batches, and mean gated MACs of an image."""
     macs = 0.0
     began = time.perf_counter()
-    outputs = [engine.run(batch, controls) for batch in batches]
+    outputs = [engine.run(batch, options) for batch in batches]
     seconds = time.perf_counter() - began
     for output in outputs:
         macs += float(engine.shape.gated(output.kept, output.exit).mean()) / len(outputs)

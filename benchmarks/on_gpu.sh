@@ -85,7 +85,7 @@ run() { # NAME LIMIT: what the stage does
       ;;
     tune)
       # The networks that are measured: resnet34's layers are resnet18's.
-      timeout -k 10 "$limit" "$PYTHON" -c "from lccl.cli import app; app()" tune resnet18 wrn-28-10 \
+      timeout -k 10 "$limit" "$PYTHON" -c "from lccl.cli.main import app; app()" tune resnet18 wrn-28-10 \
         --out "$OUT/tiles.json"
       ;;
     kernels)

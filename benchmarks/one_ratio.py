@@ -25,12 +25,12 @@ import lccl
 from benchmarks import results
 from benchmarks.any_sparsity import paired, print_tables
 from benchmarks.recipes import budget_flags, budgeted, calibrated_path, part_of, run_folder, shared_recipe, trained
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
+from lccl.calibration.search import ThresholdPath
 from lccl.data import HeldOut, Split, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import measure
+from lccl.measurement import measure
 from lccl.networks import ResNet
-from lccl.threshold_path import ThresholdPath
 from lccl.train.loop import layer_macs
 from lccl.train.recipe import Recipe, continued
 from lccl.train.thresholds import ThresholdSampler

@@ -27,7 +27,7 @@ from benchmarks.serving.servers import Ask, Server, ask_service, start_service
 from benchmarks.serving.workload import DATA, Served, serve_all
 from lccl_client.load import Body, Closed, Open, Plan, Report, Stream, run_apart
 
-WISHES = {
+QUALITIES = {
     "resnet20": "operating_point=exact&max_accuracy_drop=2",
     "resnet18": "operating_point=exact&max_accuracy_drop=100",
 }
@@ -41,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--network", choices=sorted(WISHES), default="resnet20")
+    parser.add_argument("--network", choices=sorted(QUALITIES), default="resnet20")
     options = parser.parse_args()
     (served,) = serve_all([options.network], DATA if DATA.exists() else None)
-    ask, deadline_ms = ask_service(WISHES[options.network], served), DEADLINES_MS[options.network]
+    ask, deadline_ms = ask_service(QUALITIES[options.network], served), DEADLINES_MS[options.network]
     servers = {name: _start(served, name, deadline_ms) for name in ("with", "without")}
     try:
         for server in servers.values():
@@ -59,7 +59,7 @@ def main() -> None:
         f"python -m benchmarks.overload --network {options.network} --seconds {options.seconds:g} "
         f"--rounds {options.rounds}"
     )
-    figures |= {"wish": WISHES[options.network], "source": served.source}
+    figures |= {"wish": QUALITIES[options.network], "source": served.source}
     print(results.write(f"overload-{options.network}", command, figures))
 
 

@@ -21,12 +21,12 @@ import torch
 import lccl
 from benchmarks import results
 from benchmarks.any_sparsity import varying
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
+from lccl.calibration.search import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in, row_parts
 from lccl.data import Dataset, HeldOut, Split, hold_out, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import measure
+from lccl.measurement import measure
 from lccl.networks import ResNet
-from lccl.threshold_path import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in, row_parts
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe, attached
 

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.server import served
+from lccl.calibration.intervals import Z_TWO_SIDED, wilson
 from lccl.data import Split, load_dataset
 from lccl.preprocessing import Preprocessing
-from lccl.statistics import Z_TWO_SIDED, wilson
 
 PER_REQUEST = 50
 

@@ -18,12 +18,20 @@ import lccl
 from benchmarks import results
 from benchmarks.any_sparsity import print_tables
 from benchmarks.recipes import along
-from lccl.calibrate import WEIGHED
+from lccl.calibration.search import (
+    LARGEST_COST,
+    ThresholdPath,
+    Thresholds,
+    find_path,
+    gate_values,
+    notches_in,
+    row_parts,
+)
+from lccl.calibration.table import WEIGHED
 from lccl.data import Split, hold_out, load_dataset
 from lccl.engines.base import Engine
-from lccl.evaluate import measure
+from lccl.measurement import measure
 from lccl.operating_points import NEVER
-from lccl.threshold_path import LARGEST_COST, ThresholdPath, Thresholds, find_path, gate_values, notches_in, row_parts
 
 STEPS = 40
 

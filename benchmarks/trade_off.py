@@ -22,9 +22,9 @@ import lccl
 from benchmarks import results
 from benchmarks.serving.workload import DATA
 from lccl.bench.images import Images, dataset_images, noise_images
-from lccl.bundle import Bundle, load
+from lccl.bundle.format import Bundle, load
 from lccl.engines.base import Engine
-from lccl.operating_points import Setting, Wish, controls_for
+from lccl.operating_points import QualityRequest, Setting, controls_for
 
 MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10"
 DROPS = (0.5, 1.0, 2.0, 5.0)
@@ -40,8 +40,8 @@ def main() -> None:
     bundle = load(MODEL)
     images = _images(bundle, options.images)
     engine = lccl.compile(bundle)
-    settings = {"exact": bundle.table.resolve(Wish())}
-    settings |= {f"{drop:g}": bundle.table.resolve(Wish(max_accuracy_drop=drop)) for drop in DROPS}
+    settings = {"exact": bundle.table.resolve(QualityRequest())}
+    settings |= {f"{drop:g}": bundle.table.resolve(QualityRequest(max_accuracy_drop=drop)) for drop in DROPS}
     seconds = measure(engine, images.images, settings, options.rounds)
     rows = [_row(name, setting, seconds[name], seconds["exact"]) for name, setting in settings.items()]
     _print(rows)
@@ -59,10 +59,10 @@ def measure(
     seconds = {name: np.zeros(rounds) for name in settings}
     for number in range(rounds):
         for name in random.permutation(list(settings)):
-            controls = controls_for([settings[name]] * BATCH)
+            options = controls_for([settings[name]] * BATCH)
             began = time.perf_counter()
             for batch in batches * REPEATS:
-                engine.run(batch, controls)
+                engine.run(batch, options)
             seconds[name][number] = (time.perf_counter() - began) / (REPEATS * len(images))
     return seconds
 

@@ -9,28 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle, load, save
-    from lccl.compiler import compile
-    from lccl.controls import Controls, Output
-    from lccl.operating_points import OperatingPointTable, Wish
+    from lccl.bundle.format import Bundle, load, save
+    from lccl.compiler import compile_network as compile
+    from lccl.operating_points import OperatingPointTable
+    from lccl.plan.run import RunOptions, RunOutput, Setting
+    from lccl.request import QualityRequest, resolve
     from lccl.skip_map import SkipMap
 
-__all__ = ["Bundle", "Controls", "OperatingPointTable", "Output", "SkipMap", "Wish", "compile", "load", "save"]
+__all__ = [
+    "Bundle", "OperatingPointTable", "QualityRequest", "RunOptions", "RunOutput", "Setting", "SkipMap", "compile", "load",
+    "resolve", "save",
+]  # fmt: skip
 
 _HOMES = {
-    "Bundle": "lccl.bundle",
-    "Controls": "lccl.controls",
+    "Bundle": "lccl.bundle.format",
     "OperatingPointTable": "lccl.operating_points",
-    "Output": "lccl.controls",
+    "QualityRequest": "lccl.request",
+    "RunOptions": "lccl.plan.run",
+    "RunOutput": "lccl.plan.run",
+    "Setting": "lccl.plan.run",
     "SkipMap": "lccl.skip_map",
-    "Wish": "lccl.operating_points",
     "compile": "lccl.compiler",
-    "load": "lccl.bundle",
-    "save": "lccl.bundle",
+    "load": "lccl.bundle.format",
+    "resolve": "lccl.request",
+    "save": "lccl.bundle.format",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lccl' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), "compile_network" if name == "compile" else name)

@@ -1,4 +1,4 @@
-"""compile(): the one place where an engine is chosen, once, at load."""
+"""compile_network(): the one place where an engine is chosen, once, at load."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import logging
 
 import torch
 
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
 from lccl.engines.base import Engine
 from lccl.errors import EngineError
-from lccl.lowering import lower, shape_of
 from lccl.networks import ResNet
-from lccl.plan import Plan
+from lccl.networks.lowering import lower
+from lccl.plan.steps import Plan
 from lccl.preprocessing import Preprocessing
 
 ENGINES = ("auto", "cpu", "cuda", "reference")
 HALF = ("auto", "fp16", "bf16")  # what the cuda engine takes; auto is fp16 there
 
 
-def compile(
+def compile_network(
     model: Bundle | ResNet,
     device: str = "auto",
     precision: str = "auto",
@@ -66,7 +66,7 @@ def compile(
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
 
-    return ReferenceEngine(plan, shape_of(plan), place, precision)
+    return ReferenceEngine(plan, place, precision)
 
 
 def _choose_place(device: str, engine: str, precision: str, plan: Plan) -> torch.device:
@@ -100,7 +100,7 @@ def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruct
         raise EngineError(
             "the cpu engine is not built here: install the package with pip, or use engine reference"
         ) from error
-    return CpuEngine(plan, shape_of(plan), precision, threads=threads, streams=streams, instruction_set=instruction_set)
+    return CpuEngine(plan, precision, threads=threads, streams=streams, instruction_set=instruction_set)
 
 
 def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
@@ -114,7 +114,7 @@ def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
         raise EngineError(
             f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch, which brings what it needs"
         ) from error
-    engine, log = CudaEngine(plan, shape_of(plan), place, precision), logging.getLogger("lccl.engines.cuda")
+    engine, log = CudaEngine(plan, place, precision), logging.getLogger("lccl.engines.cuda")
     log.info("the cuda engine works by tiles from: %s", engine.tiles.source)
     if engine.experimental:
         log.warning(

@@ -22,11 +22,11 @@ class EngineError(LcclError):
 
 
 class InputError(LcclError):
-    """Images or controls of the wrong shape, type or range."""
+    """Images or run options of the wrong shape, type or range."""
 
 
-class WishError(LcclError):
-    """A request's wish that contradicts itself or lies outside what the model offers."""
+class QualityError(LcclError):
+    """A quality request that contradicts itself or lies outside what the model offers."""
 
 
 class WeightsError(LcclError):

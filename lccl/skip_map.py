@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lccl.errors import InputError
-from lccl.flops import NetworkShape
-from lccl.operating_points import Wish, controls_for
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.run import RunOptions
+from lccl.request import QualityRequest, resolve
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
     from lccl.engines.base import Engine
 
 COVER = (76, 20, 140)  # what skipped places are covered with
@@ -65,26 +66,29 @@ class SkipMap:
     layers: tuple[LayerMask, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle, image: Image.Image, wish: Wish | None = None, engine: Engine | None = None) -> SkipMap:
-        """Run an image under a wish and say where it was computed.
+    def of(
+        cls, bundle: Bundle, image: Image.Image, quality: QualityRequest | None = None, engine: Engine | None = None
+    ) -> SkipMap:
+        """Run an image as a request has it and say where it was computed.
 
         Args:
             bundle: as :func:`lccl.load` returns it.
             image: of any size and mode; what the network sees of it is cut out and scaled.
-            wish: a target or a floor; without one exact.
+            quality: a target or a floor; without one exact.
             engine: the compiled bundle; without it the bundle is compiled here, which takes longer than the run.
 
         Raises:
-            WishError: the model does not offer that.
+            QualityError: the model does not offer that.
             EngineError: no engine runs here.
 
         """
         if engine is None:
-            from lccl import compiler
+            from lccl.compiler import compile_network
 
-            engine = compiler.compile(bundle)
+            engine = compile_network(bundle)
         pixels = bundle.preprocessing.apply(image)
-        output = engine.run(pixels[None], controls_for([bundle.table.resolve(wish or Wish())], want_masks=True))
+        point = resolve(bundle.table, quality or QualityRequest()).wanted
+        output = engine.run(pixels[None], RunOptions.of([point.setting], want_masks=True))
         assert output.masks is not None
         return cls.of_masks(engine.shape, pixels.shape[:2], [mask[0] for mask in output.masks], output.kept[0])
 

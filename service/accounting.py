@@ -76,7 +76,7 @@ class _Ledger:
         gated.inc(sum(result.gated_macs for result in results))
         executed.inc(sum(result.executed_macs for result in results))
         self._skip_ratio.observe(*[result.skip_ratio for result in results])
-        self._requested.observe(*[result.setting.sparsity for result in results])
+        self._requested.observe(*[result.point.skip_ratio for result in results])
         self._queue.observe(*[result.queue_s for result in results])
         self._compute.observe(*[result.compute_s for result in results])
         kept = np.sum([result.kept for result in results], axis=0).tolist()
@@ -87,7 +87,7 @@ class _Ledger:
             if point not in self._images:
                 self._images[point] = self._metrics.images.labels(self._name, point)
             self._images[point].inc(images)
-        downgraded = sum(result.setting.downgraded for result in results)
+        downgraded = sum(result.downgraded for result in results)
         if downgraded:
             self._metrics.downgraded.labels(self._name).inc(downgraded)
 
@@ -100,8 +100,8 @@ class _Ledger:
             self._classes[index].inc(count)
         self._confidence.observe(*[result.confidence for result in results])
         if self._exits:
-            for left_by, count in Counter(result.exit for result in results).items():
-                self._exits[left_by].inc(count)
+            for exit_index, count in Counter(result.exit for result in results).items():
+                self._exits[exit_index].inc(count)
         by_point: dict[str, list[Result]] = defaultdict(list)
         for result in results:
             by_point[_point(result)].append(result)
@@ -115,7 +115,7 @@ class _Ledger:
             self._points[point] = self._metrics.image_duration.labels(self._name, point), counters
         duration, counters = self._points[point]
         duration.observe(*[result.finished_at - result.enqueued_at for result in results])
-        expected = [result.setting.sparsity for result in results]
+        expected = [result.point.skip_ratio for result in results]
         sums = [sum(result.skip_ratio for result in results), sum(expected)]
         if self._spreads is not None:
             sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
@@ -130,7 +130,7 @@ def _exits(metrics: Metrics, name: str, exits: int) -> dict[int | None, Metric]:
 
 
 def _point(result: Result) -> str:
-    return result.setting.name or INTERPOLATED
+    return result.point.name or INTERPOLATED
 
 
 def _spreads(model: ServedModel) -> NDArray[np.float64] | None:

@@ -28,7 +28,6 @@ from lccl.errors import LcclError
 from service.accounting import Accounting
 from service.batcher import Batcher
 from service.body import BodyMemory, explain
-from service.canary import Canary, warm_up
 from service.errors import InvalidFieldError, Problem, UnknownModelError, problem
 from service.gpu import READINGS, gpus_in_use
 from service.keys import KeyRing
@@ -42,6 +41,7 @@ from service.routes.direct import DirectRoute
 from service.runner import Runner, Work, WorkBatcher
 from service.scheduling.brownout import BrownOut
 from service.scheduling.cost import CostModel
+from service.self_test import SelfTest, warm_up
 from service.settings import Settings
 from service.shortcut import Shortcut
 from service.tracing import Tracing
@@ -122,14 +122,14 @@ def _assemble(settings: Settings) -> Parts:
 
     def begin(model: ServedModel) -> None:
         warm_up(model, cost)
-        canary.passed(model)
+        self_test.passed(model)
         _announce(metrics, registry, batcher, model)
 
     def end(model: ServedModel) -> None:
         for forget in (cost.forget, batcher.forget):
             forget(model.key)
         accounting.forget(model)
-        canary.forget(model)
+        self_test.forget(model)
         if _info(model) not in map(_info, registry):  # read anew, it may be the same
             metrics.model_info.remove(*_info(model))
 
@@ -138,7 +138,7 @@ def _assemble(settings: Settings) -> Parts:
         settings.compute_threads, settings.compute_streams, settings.instruction_set,
     )  # fmt: skip
     registry = Registry(settings.models, choice, settings.default_model, begin, end)
-    canary = Canary(registry, batcher, settings.canary_interval_s)
+    self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     metrics.predicted_wait.set_function(batcher.waiting_s)
     metrics.brownout_level.set_function(lambda: brownout.level)
     return Parts(
@@ -146,7 +146,7 @@ def _assemble(settings: Settings) -> Parts:
         registry=registry,
         batcher=batcher,
         runner=Runner(batcher, cost, brownout, accounting.enter),
-        canary=canary,
+        self_test=self_test,
         metrics=metrics,
         decoders=ThreadPoolExecutor(settings.decode_threads, "decode"),
         bodies=BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes),
@@ -190,7 +190,7 @@ def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
 
 def _chores(parts: Parts) -> list[Coroutine[Any, Any, None]]:
     """What goes on beside the requests."""
-    chores = [parts.canary.watch()]
+    chores = [parts.self_test.watch()]
     if parts.settings.watch_models_s:
         chores.append(_follow(parts.registry, parts.settings.watch_models_s))
     return chores

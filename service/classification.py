@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.operating_points import Wish
+from lccl.request import QualityRequest
 from service.decode import decode, decode_if_small
 from service.errors import ClientGoneError, EngineFailedError
 from service.parts import Parts
@@ -41,7 +41,7 @@ class Order:
 
     """
 
-    wish: Wish
+    quality: QualityRequest
     client: str
     started: float
     held_s: float
@@ -76,20 +76,20 @@ async def classify(parts: Parts, model: ServedModel, order: Order, images: Seque
         images: encoded ones, or images that fit the network: uint8, or float32 and normalised, [H, W, 3].
 
     Raises:
-        WishError: the model does not offer what is wished for.
+        QualityError: the model does not offer what is asked for.
         Exception: the first image's error, when no image is left; or what fails the whole request.
 
     """
-    offer = model.offer(order.wish)
+    resolution = model.resolve(order.quality)
     allowed_s = parts.settings.request_timeout_s
-    if offer.deadline_s is not None:
-        allowed_s = min(allowed_s, offer.deadline_s)
+    if resolution.deadline_s is not None:
+        allowed_s = min(allowed_s, resolution.deadline_s)
     began = time.monotonic()
     decoded = await _decode_all(parts, model, images)
     decode_s = time.monotonic() - began
     deadline = order.started + allowed_s
     work = [
-        Work(model, one, offer, deadline, order.held_s, want_masks=order.want_masks)
+        Work(model, one, resolution, deadline, order.held_s, want_masks=order.want_masks)
         for one in decoded
         if not isinstance(one, Exception)
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from lccl.errors import BundleError, InputError, LcclError, WishError
+from lccl.errors import BundleError, InputError, LcclError, QualityError
 
 
 class ServiceError(LcclError):
@@ -115,7 +115,7 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     (NotAnImageError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
     (InvalidFieldError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),
-    (WishError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_wish"),
+    (QualityError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_wish"),
     (InputError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_input"),
     (BundleError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_bundle"),
     (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),

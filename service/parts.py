@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from service.body import BodyMemory
-from service.canary import Canary
 from service.keys import KeyRing
 from service.metrics import Metrics
 from service.rates import RateLimits
 from service.registry import Registry
 from service.runner import Runner, WorkBatcher
+from service.self_test import SelfTest
 from service.settings import Settings
 
 
@@ -25,7 +25,7 @@ class Parts:
     registry: Registry
     batcher: WorkBatcher
     runner: Runner
-    canary: Canary
+    self_test: SelfTest
     metrics: Metrics
     decoders: Executor
     bodies: BodyMemory

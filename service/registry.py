@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lccl.errors import BundleError, LcclError
-from lccl.operating_points import Offer, Wish
+from lccl.request import QualityRequest, Resolution, resolve
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
     from lccl.engines.base import Engine
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-OFFERS = 1024  # wishes remembered per model
+RESOLUTIONS = 1024  # wishes remembered per model
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
 Key = tuple[str, str]
 
@@ -49,21 +49,21 @@ class ServedModel:
     key: str
     bundle: Bundle
     engine: Engine
-    canary: NDArray[np.floating]
+    self_test: NDArray[np.floating]
     dense_macs: int = field(init=False)
-    _offers: dict[Wish, Offer] = field(default_factory=dict)
+    _resolutions: dict[QualityRequest, Resolution] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dense_macs = self.engine.shape.dense
 
-    def offer(self, wish: Wish) -> Offer:
-        """See :meth:`lccl.operating_points.OperatingPointTable.offer`; what was asked before is remembered."""
-        known = self._offers.get(wish)
+    def resolve(self, quality: QualityRequest) -> Resolution:
+        """See :meth:`lccl.request.resolve`; what was asked before is remembered."""
+        known = self._resolutions.get(quality)
         if known is None:
-            known = self.bundle.table.offer(wish)
-            if len(self._offers) >= OFFERS:
-                self._offers.clear()
-            self._offers[wish] = known
+            known = resolve(self.bundle.table, quality)
+            if len(self._resolutions) >= RESOLUTIONS:
+                self._resolutions.clear()
+            self._resolutions[quality] = known
         return known
 
 
@@ -238,15 +238,15 @@ class Registry:
             return model
 
     def _make(self, name: str, version: str, home: Path) -> ServedModel:
-        from lccl.bundle import load
-        from lccl.canary import check
-        from lccl.compiler import compile as make_engine
+        from lccl.bundle.format import load
+        from lccl.bundle.self_test import check
+        from lccl.compiler import compile_network
 
         for part in (name, version):
             if not NAME.fullmatch(part):
                 raise BundleError(f"{part!r} is no model name or version: use letters, digits, '.', '_' and '-'")
         bundle, choice = load(home), self._choice
-        engine = make_engine(
+        engine = compile_network(
             bundle,
             choice.device,
             choice.precision,
@@ -255,8 +255,8 @@ class Registry:
             streams=choice.streams,
             instruction_set=choice.instruction_set,
         )
-        canary = check(engine, bundle)
-        return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, canary)
+        self_test = check(engine, bundle)
+        return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, self_test)
 
     def _drop(self, model: ServedModel) -> None:
         left = {version: one for version, one in self._served[model.name].items() if one is not model}
@@ -278,7 +278,7 @@ class Registry:
 
 
 def _own_version(home: Path) -> str:
-    from lccl.bundle import version_of
+    from lccl.bundle.format import version_of
 
     try:
         return version_of(home)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.operating_points import Offer, Setting, controls_for
+from lccl.operating_points import OperatingPoint
+from lccl.plan.run import RunOptions
+from lccl.request import Resolution
 from service.batcher import Batcher, Job
 from service.errors import DeadlineError, EngineFailedError
 from service.registry import ServedModel
@@ -32,7 +34,7 @@ class Work:
 
     Attributes:
         image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
-        offer: the settings it may be run with.
+        resolution: the points it may be run at.
         deadline: monotone seconds after which its answer is of no use.
         held_s: seconds that its request waited for the event loop before anything was done for it.
         probe: whether the server asks itself, and no client.
@@ -42,7 +44,7 @@ class Work:
 
     model: ServedModel
     image: NDArray[np.uint8] | NDArray[np.float32]
-    offer: Offer
+    resolution: Resolution
     deadline: float
     held_s: float = 0.0
     probe: bool = False
@@ -54,7 +56,8 @@ class Result:
     """What one image got.
 
     Attributes:
-        setting: what it was run with.
+        point: what it was run at.
+        downgraded: whether that is less than its request's target.
         logits: [classes].
         probabilities: float64 [classes]; NaN where the logits are not finite.
         ranking: int64 [classes], the likeliest first.
@@ -72,7 +75,8 @@ class Result:
 
     """
 
-    setting: Setting
+    point: OperatingPoint
+    downgraded: bool
     logits: NDArray[np.floating]
     probabilities: NDArray[np.float64]
     ranking: NDArray[np.int64]
@@ -104,7 +108,7 @@ class Result:
 
 WorkJob = Job[Work, Result]
 WorkBatcher = Batcher[Work, Result]
-Chosen = Sequence[tuple[WorkJob, Setting]]
+Chosen = Sequence[tuple[WorkJob, OperatingPoint]]
 Settled = list[tuple[WorkJob, "Result | Exception"]]
 OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 
@@ -191,7 +195,7 @@ class Runner:
             self._settle([(job, _failure(error)) for job in jobs])
 
     def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule[WorkJob]:
-        """Look at the wait, choose the settings, and put back what waits for the next batch."""
+        """Look at the wait, choose the points, and put back what waits for the next batch."""
         now = self._clock()
         seen_s = median(now - job.enqueued_at + job.item.held_s for job in jobs)
         level = self._brownout.look(max(seen_s, self._batcher.waiting_s()), now)
@@ -208,8 +212,8 @@ class Runner:
         started = self._clock()
         try:
             images: Any = np.stack([job.item.image for job, _ in chosen])
-            controls = controls_for([setting for _, setting in chosen], chosen[0][0].item.want_masks)
-            output = model.engine.run(images, controls, sharing=sharing)
+            options = RunOptions.of([point.setting for _, point in chosen], want_masks=chosen[0][0].item.want_masks)
+            output = model.engine.run(images, options, sharing=sharing)
         except Exception as error:
             if len(chosen) == 1:
                 log.exception("an image failed on %s", model.name)
@@ -221,21 +225,21 @@ class Runner:
             return
         finished = self._clock()
         shape, probabilities = model.engine.shape, _softmax(output.logits)
-        ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept, output.exit).tolist()
-        exits = [number if number < len(shape.exits) else None for number in output.exit.tolist()]
+        ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept, output.exit_index).tolist()
+        exits = [number if number < len(shape.exits) else None for number in output.exit_index.tolist()]
         executed, finite = output.executed_macs.tolist(), np.isfinite(output.logits).all(axis=1).tolist()
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         results = [
             Result(
-                setting, output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
+                point, job.item.resolution.is_downgrade(point), output.logits[row], probabilities[row], ranking[row], finite[row], output.kept[row],
                 ratios[row], gated[row], executed[row], job.enqueued_at, started, finished, job.item.probe,
                 None if output.masks is None else tuple(mask[row] for mask in output.masks), exits[row],
             )
-            for row, (job, setting) in enumerate(chosen)
+            for row, (job, point) in enumerate(chosen)
         ]  # fmt: skip
         self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
         seconds = finished - started
-        macs = sum(setting.gated_macs for _, setting in chosen)
+        macs = sum(point.gated_macs for _, point in chosen)
         self._cost.learn(key, len(chosen), macs, seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
         self._on_batch(model, results)
@@ -258,7 +262,7 @@ def _deliver(outcomes: Settled) -> None:
 
 def _alike(chosen: Chosen) -> list[Chosen]:
     """An engine's images are all uint8 or all normalised, and it gives masks of all or of none: these come last."""
-    kinds: dict[Any, list[tuple[WorkJob, Setting]]] = {}
+    kinds: dict[Any, list[tuple[WorkJob, OperatingPoint]]] = {}
     for one in chosen:
         work = one[0].item
         kinds.setdefault((work.want_masks, work.image.dtype), []).append(one)

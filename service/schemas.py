@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from lccl.operating_points import Wish
+from lccl.request import QualityRequest
 
 
 def _no_boolean(value: Any) -> Any:
@@ -39,14 +39,14 @@ class Fields(BaseModel):
     )
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
 
-    def wish(self) -> Wish:
+    def quality(self) -> QualityRequest:
         """The target and floor among them.
 
         Raises:
-            WishError: out of range, or two targets.
+            QualityError: out of range, or two targets.
 
         """
-        return Wish(
+        return QualityRequest(
             sparsity=self.sparsity,
             operating_point=self.operating_point,
             max_accuracy_drop=self.max_accuracy_drop,

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
     brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
     queue_target_ms: float = Field(50.0, gt=0, le=3_600_000, description="predicted wait that is thought too long")
-    canary_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's canaries")
+    self_test_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's canaries")
     watch_models_s: float = Field(0.0, ge=0, le=3600, description="seconds between looks at the folder; 0 never looks")
     queue_limit: int = Field(256, ge=1, le=100_000, description="images of a model that may wait")
     max_body_bytes: int = Field(16 << 20, ge=1 << 10, le=1 << 30, description="largest request body")

@@ -97,12 +97,12 @@ def stages_of(classified: Classified, started: float, ended: float) -> list[Stag
     queued = min(result.enqueued_at for result in results)
     began = max(result.started_at for result in results)
     finished = max(result.finished_at for result in results)
-    setting = results[0].setting
+    point = results[0].point
     work: dict[str, str | int | float | bool] = {
         "lccl.images": len(results),
-        "lccl.operating_point": setting.name or "interpolated",
-        "lccl.sparsity": setting.sparsity,
-        "lccl.downgraded": any(result.setting.downgraded for result in results),
+        "lccl.operating_point": point.name or "interpolated",
+        "lccl.sparsity": point.skip_ratio,
+        "lccl.downgraded": any(result.downgraded for result in results),
         "lccl.skip_ratio": sum(result.skip_ratio for result in results) / len(results),
         "lccl.macs.executed": sum(result.executed_macs for result in results),
     }

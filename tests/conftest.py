@@ -17,13 +17,13 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it once, when whatever test comes first imports it
 
-from lccl.bundle import Bundle, save
-from lccl.canary import draw as draw_smooth
-from lccl.gates import Gate
+from lccl.bundle.format import Bundle, save
+from lccl.bundle.self_test import draw as draw_smooth
 from lccl.networks import Architecture, ResNet, build
+from lccl.networks.gates import Gate
+from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable
 from lccl.preprocessing import Preprocessing
-from lccl.sidenet import SideNetSpec
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # machines differ, and timings gate nothing

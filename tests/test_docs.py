@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lccl.cli import app
+from lccl.cli.main import app
 from lccl.networks import Architecture
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from PIL import Image
 import lccl
 from benchmarks.figures import TABLES, fill_tables
 from benchmarks.server import served
-from lccl.controls import Controls
 from lccl.data import load_dataset
+from lccl.plan.run import RunOptions
 
 HOME = Path(__file__).parents[1]
 MODEL = HOME / "models" / "resnet20-cifar10"
@@ -49,7 +49,7 @@ def test_the_table_offers_a_real_choice(shipped):
 
 
 def test_the_card_is_the_bundles(shipped, tmp_path):
-    from lccl.model_card import CARD, write_card
+    from lccl.bundle.model_card import CARD, write_card
 
     folder = tmp_path / MODEL.name
     folder.mkdir()
@@ -97,7 +97,7 @@ def test_tables_are_the_bundles_and_the_results(page):
 def test_the_example_image_is_a_ship(shipped):
     engine = lccl.compile(shipped)
     image = shipped.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
-    output = engine.run(image[None], Controls.uniform(1, shipped.table.exact.thresholds))
+    output = engine.run(image[None], RunOptions.uniform(1, shipped.table.exact.thresholds))
     assert shipped.labels[int(output.logits[0].argmax())] == "ship"
 
 
@@ -109,7 +109,7 @@ def test_strange_images_are_answered(shipped):
     noise = [random.integers(0, 256, (32, 32, 3)), random.integers(0, 2, (32, 32, 3)) * 255]
     strange = np.stack([np.repeat(image[..., None], 3, axis=2) for image in grey] + noise).astype(np.uint8)
     for point in shipped.table.points:
-        assert np.isfinite(engine.run(strange, Controls.uniform(len(strange), point.thresholds)).logits).all()
+        assert np.isfinite(engine.run(strange, RunOptions.uniform(len(strange), point.thresholds)).logits).all()
 
 
 @pytest.fixture(scope="module")

@@ -128,10 +128,10 @@ def classify(
     weight: float = 1.0,
     free: bool = False,
     status: int | None = 200,
-    **wish: float | str,
+    **quality: float | str,
 ) -> Case:
     """Images sent as they are, with a wish as the query."""
-    path = f"{CLASSIFY}?{urlencode(wish)}" if wish else CLASSIFY
+    path = f"{CLASSIFY}?{urlencode(quality)}" if quality else CLASSIFY
     return Case(name, path, tuple(bodies), headers, weight=weight, free=free, status=status)
 
 

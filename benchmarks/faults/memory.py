@@ -25,7 +25,7 @@ PER_REQUEST_BYTES = 20.0  # what may be left of each; of 200,000 requests 4 MB
 NOISE_BYTES = 1 << 20
 SMALL_BYTES = 20_000  # cases with larger bodies are left out: they would only take time
 EXCLUDED = ("deep JSON", "too many pixels", "too many images", "many", "openapi")
-WISHES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
+QUALITIES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
 
 
 def flat_memory(scale: Scale) -> Outcome:
@@ -85,8 +85,8 @@ async def _send(
         case, index = next(order)
         label = f"{case.name} {index}"
         if number % 3 == 0:
-            wish = chance.choice(WISHES).format(chance.uniform(0.1, 0.6))
-            case, index, label = Case("ever new", CLASSIFY + wish, (image,), JPEG), 0, ""
+            quality = chance.choice(QUALITIES).format(chance.uniform(0.1, 0.6))
+            case, index, label = Case("ever new", CLASSIFY + quality, (image,), JPEG), 0, ""
         headers = {"X-Request-ID": f"{chance.getrandbits(128):032x}", **case.headers}
         await connection.send(request(case.path, case.bodies[index], headers, case.method))
         status, content = await asyncio.wait_for(connection.answer(), 30)

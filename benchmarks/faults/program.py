@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_settings import CliApp
 
-from lccl.controls import Controls, Output
+from lccl.plan.run import RunOptions, RunOutput
 from service.app import create_app
 from service.logs import configure
 from service.settings import Settings
@@ -29,7 +29,7 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, images: NDArray[Any], controls: Controls, *, sharing: bool = False) -> Output:
+    def run(self, images: NDArray[Any], options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """As the engine does, or not."""
         flat = images.reshape(len(images), -1)
         shades = np.where((flat == flat[:, :1]).all(axis=1), flat[:, 0], 0)
@@ -39,7 +39,7 @@ class Faulty:
             np.empty(1 << 46)
         if (shades == STALLS).any():
             time.sleep(STALL_S)
-        output: Output = self._engine.run(images, controls, sharing=sharing)
+        output: RunOutput = self._engine.run(images, options, sharing=sharing)
         output.logits[shades == NOT_FINITE] = np.inf
         return output
 

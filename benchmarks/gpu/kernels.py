@@ -16,8 +16,9 @@ from rich.table import Table
 
 from benchmarks.gpu import baselines
 from benchmarks.gpu.timing import Clock, Launch, Samples, take_turns
-from lccl.lowering import convolution_of, lower
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import convolution_of
 from lccl.train.export import network_input
 
 NETWORKS = ("resnet18", "wrn-28-10")

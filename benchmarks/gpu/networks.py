@@ -24,13 +24,13 @@ from benchmarks.gpu.baselines import Baseline, Baselines, dense_networks
 from benchmarks.gpu.timing import Clock, Launch, Samples, WallClock, take_turns
 from lccl.bench.images import noise_images
 from lccl.bench.workload import Model, choose_thresholds, find_model, fit_statistics, normalised, plain_twin
-from lccl.controls import Controls, Output
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
-from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
 from lccl.networks import ResNet
-from lccl.plan import Plan
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Plan
 
 SKIP = (0.5, 0.3, 0.7)
 FITTED_ON = {32: 64, 224: 16}  # images, by their side: what thresholds are fitted to
@@ -79,11 +79,11 @@ class OwnNetwork(Protocol):
         """The plan's geometry."""
         ...
 
-    def run(self, images: Pixels, controls: Controls) -> Output:
+    def run(self, images: Pixels, options: RunOptions) -> RunOutput:
         """From the host's memory to the host's."""
         ...
 
-    def launch(self, images: Pixels, controls: Controls) -> Launch:
+    def launch(self, images: Pixels, options: RunOptions) -> Launch:
         """The device's part of that run, its inputs laid down already."""
         ...
 
@@ -97,7 +97,7 @@ class Own:
 
     launches: dict[str, Launch]
     runs: dict[str, Launch]
-    outputs: dict[str, Output]
+    outputs: dict[str, RunOutput]
     shape: NetworkShape
 
 
@@ -113,7 +113,7 @@ def fit(network: str, skip: Sequence[float] = SKIP) -> Fitted:
     images = noise_images(FITTED_ON[side], side, seed=1)
     fit_statistics(model.network, torch.from_numpy(normalised(images.images, model.preprocessing)))
     plan = lower(model.network, model.preprocessing)
-    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
+    engine = ReferenceEngine(plan, torch.device("cpu"))
     thresholds = {ratio: choose_thresholds(engine, images.images, ratio) for ratio in skip}
     return Fitted(model, plain_twin(model.architecture, model.network), thresholds)
 
@@ -218,19 +218,19 @@ def _own(fitted: Fitted, make: MakeNetwork, images: Pixels, clock: Clock) -> Own
     preprocessing = fitted.model.preprocessing
     gated = make(lower(fitted.model.network, preprocessing), len(images))
     plain = make(lower(fitted.twin, preprocessing), len(images))
-    wanted = {DENSE: (plain, Controls.uniform(len(images), []))}
+    wanted = {DENSE: (plain, RunOptions.uniform(len(images), []))}
     for ratio, thresholds in fitted.thresholds.items():
-        wanted[f"{ratio:g}"] = (gated, Controls.uniform(len(images), thresholds))
+        wanted[f"{ratio:g}"] = (gated, RunOptions.uniform(len(images), thresholds))
     return Own(
-        launches={name: clock.graph(network.launch(images, controls)) for name, (network, controls) in wanted.items()},
-        runs={name: _run(network, images, controls) for name, (network, controls) in wanted.items()},
-        outputs={name: network.run(images, controls) for name, (network, controls) in wanted.items()},
+        launches={name: clock.graph(network.launch(images, options)) for name, (network, options) in wanted.items()},
+        runs={name: _run(network, images, options) for name, (network, options) in wanted.items()},
+        outputs={name: network.run(images, options) for name, (network, options) in wanted.items()},
         shape=gated.shape,
     )
 
 
-def _run(network: OwnNetwork, images: Pixels, controls: Controls) -> Launch:
-    return lambda: network.run(images, controls)
+def _run(network: OwnNetwork, images: Pixels, options: RunOptions) -> Launch:
+    return lambda: network.run(images, options)
 
 
 def _errors(logits: NDArray[np.floating[Any]], dense: Baselines) -> dict[str, float]:

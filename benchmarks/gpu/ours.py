@@ -13,7 +13,6 @@ from torch import Tensor
 from benchmarks.gpu.kernels import Layer, MakeLayer, OwnLayer
 from benchmarks.gpu.networks import MakeNetwork, OwnNetwork, Pixels
 from benchmarks.gpu.timing import Launch
-from lccl.controls import Controls, Output
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.engine import PRECISIONS, CudaEngine, ProgramName
 from lccl.engines.cuda.kernels.convolution import convolve
@@ -22,9 +21,9 @@ from lccl.engines.cuda.layer_program import LayerProgram
 from lccl.engines.cuda.replay import Staging
 from lccl.engines.cuda.tiles import Tile, Tiles, tiles_for
 from lccl.errors import EngineError
-from lccl.flops import NetworkShape
-from lccl.lowering import shape_of
-from lccl.plan import Affine, Array, AveragePool, Buffer, Classify, Convolve, Gate, Normalise, Plan
+from lccl.plan.geometry import NetworkShape, shape_of
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Affine, Array, AveragePool, Buffer, Classify, Convolve, Gate, Normalise, Plan
 
 HEAD = 16  # channels of what reads a single layer's output
 
@@ -54,7 +53,7 @@ def networks_on(device: torch.device, precision: str, tiles: Tiles, program: Pro
 
     def make(plan: Plan, batch: int) -> OwnNetwork:
         shape = shape_of(plan)
-        return _Network(CudaEngine(plan, shape, device, precision, tiles=tiles, batch_limit=batch, program=program))
+        return _Network(CudaEngine(plan, device, precision, tiles=tiles, batch_limit=batch, program=program))
 
     return make
 
@@ -78,15 +77,15 @@ class _Network:
     def shape(self) -> NetworkShape:
         return self.engine.shape
 
-    def run(self, images: Pixels, controls: Controls) -> Output:
-        return self.engine.run(images, controls)
+    def run(self, images: Pixels, options: RunOptions) -> RunOutput:
+        return self.engine.run(images, options)
 
-    def launch(self, images: Pixels, controls: Controls) -> Launch:
+    def launch(self, images: Pixels, options: RunOptions) -> Launch:
         """The kernels as the engine would dispatch them once it knows what these thresholds keep."""
         engine = self.engine
-        engine.run(images, controls)
-        dense = engine._dispatch.choose(controls.thresholds)
-        batch = _filled(engine.plan, engine.shape, images, controls, engine.device)
+        engine.run(images, options)
+        dense = engine._dispatch.choose(options.thresholds)
+        batch = _filled(engine.plan, engine.shape, images, options, engine.device)
         return lambda: engine.program.launch(batch, dense)
 
 
@@ -98,7 +97,7 @@ def _own_layer(
     program = LayerProgram(plan, shape, batch, device, dtype, tiles)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch, plan.image.height, plan.image.width, 3), dtype=np.uint8)
-    filled = _filled(plan, shape, images, Controls.uniform(batch, [0.0]), device)
+    filled = _filled(plan, shape, images, RunOptions.uniform(batch, [0.0]), device)
     keep = random.random((batch, 1, layer.height, layer.width)) >= skip
     forced = (torch.from_numpy(keep.astype(np.uint8)).to(device),)
     # All of the plan runs once, so that the lists, gates and maps that the timed kernels read are there.
@@ -152,10 +151,10 @@ def layer_plan(layer: Layer) -> Plan:
     )  # fmt: skip
 
 
-def _filled(plan: Plan, shape: NetworkShape, images: Pixels, controls: Controls, device: torch.device) -> Batch:
+def _filled(plan: Plan, shape: NetworkShape, images: Pixels, options: RunOptions, device: torch.device) -> Batch:
     """A batch of its own on the device, with these images and controls in it."""
     staging = Staging(Batch.of(plan, shape, len(images), device, torch.uint8))
-    staging.fill(plan, images, controls)
+    staging.fill(plan, images, options)
     staging.send()
     _wait(staging.batch.valid)
     return staging.batch

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 from benchmarks.paper.result import Budget, Result, read_all
 from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table, with_twins
+from lccl.calibration.intervals import paired_difference
 from lccl.errors import LcclError
-from lccl.statistics import paired_difference
 
 PUBLISHED = {
     "macs": "MACs",

@@ -14,14 +14,13 @@ import numpy as np
 from benchmarks.paper.result import Budget, pack
 from benchmarks.paper.rows import DATA, RECIPE, Run, with_twins
 from lccl.bench import provenance
-from lccl.compiler import choose_device
-from lccl.compiler import compile as make_engine
+from lccl.compiler import choose_device, compile_network
 from lccl.data import HeldOut, Split, load_dataset
 from lccl.errors import DataError, LcclError
-from lccl.evaluate import Measurement, measure
-from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
+from lccl.measurement import Measurement, measure
 from lccl.networks import Architecture, ResNet, build
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import NetworkShape, shape_of
 from lccl.train.export import network_input
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe
@@ -179,7 +178,7 @@ def on_test_images(
     """Run the test images at threshold 0, with the normalisation that the network was trained with."""
     mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
     preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
-    engine = make_engine(network.cpu(), device, "fp32", preprocessing=preprocessing)
+    engine = compile_network(network.cpu(), device, "fp32", preprocessing=preprocessing)
     return measure(engine, images, [0.0] * len(engine.shape.layers)), engine.shape
 
 

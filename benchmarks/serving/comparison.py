@@ -20,7 +20,7 @@ from benchmarks.serving.workload import Served
 from lccl_client.load import Open
 
 EXACT, HALF, MIXED = "LCCL exact", "LCCL sparsity 0.5", "LCCL mixed"
-WISHES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sparsity=0.5", "sparsity=0.64")}
+QUALITIES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sparsity=0.5", "sparsity=0.64")}
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL engine"}
 TAIL_SHARE = 0.7
 
@@ -74,7 +74,8 @@ def started(
         own = start_service(served)
         stack.callback(own.close)
         contestants += [
-            Contestant(name, "own", own, tuple(ask_service(wish, served) for wish in WISHES[name])) for name in WISHES
+            Contestant(name, "own", own, tuple(ask_service(quality, served) for quality in QUALITIES[name]))
+            for name in QUALITIES
         ]
         for contestant in contestants:
             with console.status(f"{served.name}: waiting for {contestant.name}"), awake(contestant.server):

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 import lccl
 from lccl.bench.workload import Workload
-from lccl.bundle import Bundle
-from lccl.controls import Controls
+from lccl.bundle.format import Bundle
 from lccl.engines.base import Engine
 from lccl.errors import LcclError
-from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
+from lccl.networks.lowering import lower
 from lccl.operating_points import EXACT, Interval, OperatingPoint, OperatingPointTable
+from lccl.plan.geometry import NetworkShape, shape_of
+from lccl.plan.run import RunOptions
 
 HALF = 0.5
 AROUND = (0.35, 0.65)
@@ -52,7 +52,7 @@ class Measure:
 
     def kept(self, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
         """Cells kept, [images, layers]."""
-        return self._engine.run(self._images, Controls.uniform(len(self._images), thresholds.tolist())).kept
+        return self._engine.run(self._images, RunOptions.uniform(len(self._images), thresholds.tolist())).kept
 
     def skipped(self, thresholds: NDArray[np.float64]) -> float:
         """The mean skip ratio."""

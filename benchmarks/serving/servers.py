@@ -184,9 +184,9 @@ def ask_peer(peer: str, served: Served) -> Ask:
     return Ask("/classify", f"multipart/form-data; boundary={bound}", bodies)
 
 
-def ask_service(wish: str, served: Served) -> Ask:
+def ask_service(quality: str, served: Served) -> Ask:
     """The request to this service with a wish as its query, such as ``sparsity=0.5``."""
-    return Ask(f"/v1/classify?{wish}" if wish else "/v1/classify", "image/jpeg", served.images)
+    return Ask(f"/v1/classify?{quality}" if quality else "/v1/classify", "image/jpeg", served.images)
 
 
 def peers_python() -> Path:

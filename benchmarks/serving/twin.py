@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
 from lccl.networks import ResNet
 from lccl.preprocessing import Preprocessing
 

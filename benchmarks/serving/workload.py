@@ -16,10 +16,10 @@ from PIL import Image
 
 from benchmarks.serving.fresh import HALF, fresh_bundle
 from benchmarks.serving.twin import FromPixels, save_twin
-from lccl import bundle as bundles
 from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bench.workload import find_model, make_workload, plain_twin
-from lccl.bundle import Bundle
+from lccl.bundle import format as bundles
+from lccl.bundle.format import Bundle
 from lccl.networks import ResNet
 from lccl.preprocessing import Preprocessing
 

@@ -30,12 +30,12 @@ from lccl_client.errors import (
     NotFoundError,
     OutOfTimeError,
     OverloadedError,
+    QualityError,
     RateLimitedError,
     TooLargeError,
     UnauthorisedError,
     UnavailableError,
     UnreadableAnswerError,
-    WishError,
 )
 
 __all__ = [
@@ -64,11 +64,11 @@ __all__ = [
     "OverloadedError",
     "Prediction",
     "Problem",
+    "QualityError",
     "RateLimitedError",
     "Timing",
     "TooLargeError",
     "UnauthorisedError",
     "UnavailableError",
     "UnreadableAnswerError",
-    "WishError",
 ]

@@ -68,9 +68,9 @@ def bench(
         if not rates and not closed:
             raise ValueError("say how much load: --rate for an open loop, --closed for the capacity")
         bodies = from_folder(images, limit or None, seed) if images else drawn(draw, seed)
-        wishes = [parse_wish(text) for text in mix or ["exact"]]
+        requests = [parse_wish(text) for text in mix or ["exact"]]
         plan = Plan(
-            base_url=url, streams=streams(wishes, bodies, model, version, api_key),
+            base_url=url, streams=streams(requests, bodies, model, version, api_key),
             pace=Closed(closed or DEFAULT_IN_FLIGHT), duration_s=duration, warmup_s=warmup, timeout_s=timeout,
             slo_ms=slo_ms, seed=seed, reader=read_answer if read_every else None, read_every=max(1, read_every),
         )  # fmt: skip

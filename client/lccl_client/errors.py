@@ -61,7 +61,7 @@ class NotAnImageError(LcclServerError):
     """415: no image that the server reads."""
 
 
-class WishError(LcclServerError):
+class QualityError(LcclServerError):
     """422: a wish or field that is unknown, out of range or contradicts another."""
 
 
@@ -92,7 +92,7 @@ _BY_STATUS: dict[int, type[LcclServerError]] = {
     404: NotFoundError,
     413: TooLargeError,
     415: NotAnImageError,
-    422: WishError,
+    422: QualityError,
     429: OverloadedError,
     503: UnavailableError,
     504: OutOfTimeError,

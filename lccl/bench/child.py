@@ -215,7 +215,7 @@ def _network(task: Task, description: dict[str, Any], which: str) -> Any:
     from safetensors.torch import load_file
 
     from lccl.networks import Architecture, build
-    from lccl.sidenet import SideNetSpec
+    from lccl.networks.sidenet import SideNetSpec
 
     architecture = Architecture.from_json(description["architecture"])
     network = build(architecture if which == OWN else architecture.plain_twin)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lccl.bench.workload import Counts
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.compiler import compile_network
 from lccl.networks import ResNet
+from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -25,22 +25,22 @@ class OwnEngine:
 
     Attributes:
         batches: each uint8 [N, H, W, 3], as the service hands them over.
-        controls: by setting.
+        options: by setting.
 
     """
 
     engine: CpuEngine
     batches: tuple[NDArray[np.uint8], ...]
-    controls: Mapping[str, Controls]
+    options: Mapping[str, RunOptions]
 
     def runner(self, setting: str) -> Callable[[int], NDArray[np.float32]]:
         """``run(index)`` classifies the batch of that number under a setting, logits [N, classes]."""
-        run, batches, controls = self.engine.run, self.batches, self.controls[setting]
-        return lambda index: run(batches[index], controls).logits
+        run, batches, options = self.engine.run, self.batches, self.options[setting]
+        return lambda index: run(batches[index], options).logits
 
     def count(self, setting: str) -> Counts:
         """What all images kept and executed, and the exits they left by."""
-        outputs = [self.engine.run(batch, self.controls[setting]) for batch in self.batches]
+        outputs = [self.engine.run(batch, self.options[setting]) for batch in self.batches]
         return Counts(
             kept=np.concatenate([output.kept for output in outputs]),
             executed=np.concatenate([output.executed_macs for output in outputs]),
@@ -49,7 +49,7 @@ class OwnEngine:
 
     def profile(self, setting: str, index: int, repeats: int) -> NDArray[np.float64]:
         """Median seconds of each of the plan's steps on one batch, float64 [steps]."""
-        return self.engine.profile(self.batches[index], self.controls[setting], repeats)
+        return self.engine.profile(self.batches[index], self.options[setting], repeats)
 
 
 def own_engine(
@@ -67,13 +67,13 @@ def own_engine(
         EngineError: the cpu engine is not built here, or has no such precision.
 
     """
-    made = make_engine(
+    made = compile_network(
         network, device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=preprocessing
     )
     engine = cast("CpuEngine", made)
     images = len(batches[0])
-    controls = {
-        name: Controls.uniform(images, thresholds, norm_set, exit_confidence=sure)
+    options = {
+        name: RunOptions.uniform(images, thresholds, norm_set, exit_confidence=sure)
         for name, (thresholds, norm_set, sure) in settings.items()
     }
-    return OwnEngine(engine, batches, controls)
+    return OwnEngine(engine, batches, options)

@@ -16,9 +16,9 @@ from rich.table import Table
 from lccl.bench.child import OWN, OWN_DENSE
 from lccl.bench.measure import Contestant, Samples
 from lccl.bench.workload import OPEN, Counts, Workload
-from lccl.flops import NetworkShape
-from lccl.lowering import convolution_of, lower, shape_of
-from lccl.plan import AveragePool, Classify, Convolve, Exit, Plan, Step
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import NetworkShape, convolution_of, shape_of
+from lccl.plan.steps import AveragePool, Classify, Convolve, Exit, Plan, Step
 
 QUANTILES = (0.5, 0.2, 0.8)
 

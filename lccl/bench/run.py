@@ -17,7 +17,8 @@ from lccl.bench.measure import Contestant, measure, profile, profile_turns
 from lccl.bench.report import Entry, Measured, figures
 from lccl.bench.workload import DENSE, TOLERANCE, Counts, Workload
 from lccl.errors import LcclError
-from lccl.lowering import lower, shape_of
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 
 PROFILE_REPEATS = 5
 

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lccl import bundle as bundles
 from lccl.bench.images import Images, dataset_images, noise_images
-from lccl.controls import Controls
+from lccl.bundle import format as bundles
 from lccl.engines.reference import ReferenceEngine, State
 from lccl.errors import LcclError
-from lccl.gates import Gate
-from lccl.lowering import lower, shape_of
 from lccl.networks import NETWORKS, Architecture, ResNet, build
+from lccl.networks.gates import Gate
+from lccl.networks.lowering import lower
 from lccl.networks.resnet import Block, PreActivationBlock
-from lccl.operating_points import OperatingPointTable, Wish
-from lccl.plan import Classify, Convolve, Step
+from lccl.operating_points import OperatingPointTable, QualityRequest
+from lccl.plan.run import RunOptions
+from lccl.plan.steps import Classify, Convolve, Step
 from lccl.preprocessing import Preprocessing
 
 SKIP = (0.35, 0.5, 0.7)
@@ -120,14 +120,14 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
     if model.table is None:
         fit_statistics(model.network, torch.from_numpy(normalised(images.images, model.preprocessing)))
     plan = lower(model.network, model.preprocessing)
-    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
+    engine = ReferenceEngine(plan, torch.device("cpu"))
     closed = [_setting(model, engine, images, value) for value in _ratios(model.table, skip)]
     nothing = (float("-inf"),) * len(plan.layers)
     limits = SANE if model.table is None else FINITE
     logits, kept = _run(engine, images.images, nothing, 0, limits)
     twin = plain_twin(model.architecture, model.network)
     dense = lower(twin, model.preprocessing)
-    without = ReferenceEngine(dense, shape_of(dense), torch.device("cpu"))
+    without = ReferenceEngine(dense, torch.device("cpu"))
     expected, _ = _run(without, images.images, (), 0, limits)
     return Workload(
         name=model.name,
@@ -287,7 +287,7 @@ def choose_thresholds(engine: ReferenceEngine, images: NDArray[np.uint8], skip: 
 
     """
     layers = len(engine.plan.layers)
-    state = engine.begin(images, Controls.uniform(len(images), [float("-inf")] * layers))
+    state = engine.begin(images, RunOptions.uniform(len(images), [float("-inf")] * layers))
     for step in engine.plan.steps:
         engine.step(step, state)
         if isinstance(step, Convolve) and step.gate is not None:
@@ -326,7 +326,7 @@ def _setting(model: Model, engine: ReferenceEngine, images: Images, skip: float)
         thresholds = choose_thresholds(engine, images.images, skip)
         _, kept = _run(engine, images.images, thresholds, 0, SANE)
         return Setting(f"{skip:g}", skip, thresholds, 0, kept)
-    found = model.table.resolve(Wish(sparsity=skip))
+    found = model.table.resolve(QualityRequest(sparsity=skip))
     _, kept = _run(engine, images.images, found.thresholds, found.norm_set, FINITE, found.exit_confidence)
     return Setting(f"{skip:g}", skip, found.thresholds, found.norm_set, kept, found.exit_confidence)
 
@@ -349,8 +349,8 @@ def _run(
     logits, kept = [], []
     for start in range(0, len(images), engine.batch_limit):
         part = images[start : start + engine.batch_limit]
-        controls = Controls.uniform(len(part), thresholds, norm_set, exit_confidence=exit_confidence)
-        output, state = engine.trace(part, controls)
+        options = RunOptions.uniform(len(part), thresholds, norm_set, exit_confidence=exit_confidence)
+        output, state = engine.trace(part, options)
         for step in engine.plan.steps:
             _check_values(step, state, limits)
         logits.append(output.logits)

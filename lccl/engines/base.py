@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.controls import Controls, Output
 from lccl.errors import InputError
-from lccl.flops import NetworkShape
-from lccl.plan import Plan
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Plan
 
 Images = NDArray[np.uint8] | NDArray[np.floating[Any]]
 
@@ -37,12 +37,12 @@ class Engine(Protocol):
     plan: Plan
     shape: NetworkShape
 
-    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
+    def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """Run a batch.
 
         Args:
             images: uint8 [N, H, W, 3], or floating [N, H, W, 3], already normalised and finite.
-            controls: one row per image.
+            options: one row per image.
             sharing: take a stream's part of the device, since other calls use it too, and not all of it.
 
         Raises:
@@ -52,7 +52,7 @@ class Engine(Protocol):
         ...
 
 
-def check_inputs(plan: Plan, images: Images, controls: Controls) -> None:
+def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
     """Refuse what does not fit the plan, naming what is wrong.
 
     Raises:
@@ -68,28 +68,23 @@ def check_inputs(plan: Plan, images: Images, controls: Controls) -> None:
             raise InputError(f"images must be uint8 or floating, not {images.dtype}")
         if not np.isfinite(images).all():
             raise InputError("normalised images must be finite")
-    expected = (
-        ("thresholds", controls.thresholds, (count, len(plan.layers))),
-        ("norm_set", controls.norm_set, (count,)),
-    )
-    for name, array, shape in expected:
-        if array.shape != shape:
-            raise InputError(f"controls.{name} must be {list(shape)}, not {list(array.shape)}")
-    if controls.exit_confidence.shape not in ((count, 0), (count, plan.exits)):
+    if options.thresholds.shape != (count, len(plan.layers)):
+        raise InputError(
+            f"options.thresholds must be {[count, len(plan.layers)]}, not {list(options.thresholds.shape)}"
+        )
+    if options.exit_confidence.shape not in ((count, 0), (count, plan.exits)):
         wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
-        raise InputError(f"controls.exit_confidence must be {wanted}, not {list(controls.exit_confidence.shape)}")
-    if np.isnan(controls.exit_confidence).any():
-        raise InputError("controls.exit_confidence must not be NaN")
-    if np.isnan(controls.thresholds).any():
-        raise InputError("controls.thresholds must not be NaN")
-    if ((controls.norm_set < 0) | (controls.norm_set >= plan.norm_sets)).any():
-        raise InputError(f"controls.norm_set must lie in 0..{plan.norm_sets - 1}")
-    if controls.forced_masks is not None and len(controls.forced_masks) != len(plan.layers):
-        raise InputError(f"controls.forced_masks needs {len(plan.layers)} masks, not {len(controls.forced_masks)}")
+        raise InputError(f"options.exit_confidence must be {wanted}, not {list(options.exit_confidence.shape)}")
+    if np.isnan(options.exit_confidence).any():
+        raise InputError("options.exit_confidence must not be NaN")
+    if np.isnan(options.thresholds).any():
+        raise InputError("options.thresholds must not be NaN")
+    if options.forced_masks is not None and len(options.forced_masks) != len(plan.layers):
+        raise InputError(f"options.forced_masks needs {len(plan.layers)} masks, not {len(options.forced_masks)}")
 
 
-def exit_confidence(plan: Plan, controls: Controls) -> NDArray[np.float32]:
+def exit_confidence(plan: Plan, options: RunOptions) -> NDArray[np.float32]:
     """Confidences above which each image leaves, float32 [N, E]; 1, which none exceeds, where none were given."""
-    if controls.exit_confidence.shape[1] == plan.exits:
-        return np.ascontiguousarray(controls.exit_confidence, np.float32)
-    return np.ones((len(controls), plan.exits), np.float32)
+    if options.exit_confidence.shape[1] == plan.exits:
+        return np.ascontiguousarray(options.exit_confidence, np.float32)
+    return np.ones((len(options), plan.exits), np.float32)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lccl import plan as steps
-from lccl.controls import Controls, Output
 from lccl.engines.base import Images, check_inputs, exit_confidence
 from lccl.errors import EngineError, InputError
-from lccl.flops import NetworkShape
-from lccl.plan import Plan
+from lccl.plan import steps
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Plan
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 
@@ -25,36 +25,35 @@ PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 class State:
     """A batch on its way through the plan.
 
-    ``values``, ``norm_set``, ``thresholds`` and ``confidence`` hold only the images still active; ``active`` are
-    their places in the batch. A step that ends images takes them out of all five.
+    ``values``, ``thresholds`` and ``confidence`` hold only the images still active; ``active`` are their positions in
+    the batch. A step that ends images takes them out of all four.
 
     ``masks`` and ``gates`` of a layer are of the whole batch, 0 for images that never came there; so are ``logits``
-    and ``exit``.
+    and ``exit_index``.
     """
 
-    controls: Controls
+    options: RunOptions
     active: Tensor
     values: dict[str, Tensor]
-    norm_set: Tensor
     thresholds: Tensor
     confidence: Tensor
     logits: Tensor
-    exit: Tensor
+    exit_index: Tensor
     ended: bool = False
     gates: dict[int, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
 
     def of_batch(self, active: Tensor) -> Tensor:
         """Values of the active images laid out for the whole batch, 0 elsewhere."""
-        whole = active.new_zeros((len(self.exit), *active.shape[1:]))
+        whole = active.new_zeros((len(self.exit_index), *active.shape[1:]))
         whole[self.active] = active
         return whole
 
     def leave(self, who: Tensor, logits: Tensor, number: int) -> None:
         """End the run of those active images for which ``who`` holds, with their logits as the answer."""
         leaving, stay = self.active[who], ~who
-        self.logits[leaving], self.exit[leaving] = logits[who], number
-        self.active, self.norm_set = self.active[stay], self.norm_set[stay]
+        self.logits[leaving], self.exit_index[leaving] = logits[who], number
+        self.active = self.active[stay]
         self.thresholds, self.confidence = self.thresholds[stay], self.confidence[stay]
         self.values = {name: value[stay] for name, value in self.values.items()}
 
@@ -67,41 +66,40 @@ class ReferenceEngine:
     batch_limit = 32
     streams = 1
 
-    def __init__(self, plan: Plan, shape: NetworkShape, device: torch.device, precision: str = "fp32") -> None:
+    def __init__(self, plan: Plan, device: torch.device, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
             raise EngineError(f"the reference engine has no precision {precision!r}: use fp32 or fp64")
-        self.plan, self.shape, self.precision = plan, shape, precision
+        self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         self._device, self._dtype = device, PRECISIONS[precision]
 
     @torch.inference_mode()
-    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
+    def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        state = self.begin(images, controls)
+        state = self.begin(images, options)
         for step in self.plan.steps:
             self.step(step, state)
         return self._output(state)
 
     @torch.inference_mode()
-    def trace(self, images: Images, controls: Controls) -> tuple[Output, State]:
+    def trace(self, images: Images, options: RunOptions) -> tuple[RunOutput, State]:
         """Run, and keep every buffer, gate and mask; what other engines are compared with step by step."""
-        state = self.begin(images, controls)
+        state = self.begin(images, options)
         for step in self.plan.steps:
             self.step(step, state)
         return self._output(state), state
 
-    def begin(self, images: Images, controls: Controls) -> State:
+    def begin(self, images: Images, options: RunOptions) -> State:
         """Check a batch and lay it in the first buffer's place."""
-        check_inputs(self.plan, images, controls)
+        check_inputs(self.plan, images, options)
         pixels = torch.from_numpy(np.array(images)).to(self._device)
         return State(
-            controls=controls,
+            options=options,
             active=torch.arange(len(images), device=self._device),
             values={"": pixels.permute(0, 3, 1, 2)},
-            norm_set=torch.tensor(controls.norm_set, device=self._device),
-            thresholds=torch.tensor(controls.thresholds, device=self._device, dtype=self._dtype),
-            confidence=torch.tensor(exit_confidence(self.plan, controls), device=self._device, dtype=self._dtype),
+            thresholds=torch.tensor(options.thresholds, device=self._device, dtype=self._dtype),
+            confidence=torch.tensor(exit_confidence(self.plan, options), device=self._device, dtype=self._dtype),
             logits=torch.full((len(images), self.plan.classes), torch.nan, device=self._device, dtype=self._dtype),
-            exit=torch.full((len(images),), self.plan.exits, device=self._device),
+            exit_index=torch.full((len(images),), self.plan.exits, device=self._device),
         )
 
     def step(self, step: steps.Step, state: State) -> None:
@@ -128,9 +126,9 @@ class ReferenceEngine:
         if step.split is None:
             value = self._conv(x, step.weight, step.stride)
         else:
-            value = self._split(step, step.split, x, state)
+            value = self._split(step, step.split, x)
         if step.affine is not None:
-            value = self._affine(step.affine, value, state)
+            value = self._affine(step.affine, value)
         if step.relu:
             value = torch.relu(value)
         if step.gate is not None:
@@ -141,11 +139,9 @@ class ReferenceEngine:
             state.values[step.raw] = value
         if step.activated is not None:
             affine = step.activated.affine
-            state.values[step.activated.buffer] = torch.relu(
-                value if affine is None else self._affine(affine, value, state)
-            )
+            state.values[step.activated.buffer] = torch.relu(value if affine is None else self._affine(affine, value))
 
-    def _split(self, step: steps.Convolve, split: steps.Split, x: Tensor, state: State) -> Tensor:
+    def _split(self, step: steps.Convolve, split: steps.Split, x: Tensor) -> Tensor:
         """Both parts, mixed by means that are taken from the input, never from the cells."""
         pooled = F.avg_pool2d(x, step.stride, ceil_mode=True)
         count = split.pointwise.shape[1]
@@ -156,7 +152,7 @@ class ReferenceEngine:
             window = F.conv2d(under, self._get(step.weight), stride=stride, padding=pad, groups=groups)
             u = window + self._conv(pooled[:, :count], split.pointwise, 1)
             v = self._conv(pooled[:, count:], split.rest, 1)
-            return self._affine(split.affine, u, state), self._affine(split.rest_affine, v, state)
+            return self._affine(split.affine, u), self._affine(split.rest_affine, v)
 
         taps = tap_means(representative, step.weight.shape[2], step.stride)
         u_mean, v_mean = parts(taps, pooled.mean(dim=(2, 3), keepdim=True), 1, 0)
@@ -166,11 +162,11 @@ class ReferenceEngine:
 
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
-        maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride), state))
-        if state.controls.forced_masks is None:
+        maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride)))
+        if state.options.forced_masks is None:
             keep = maps > state.thresholds[:, gate.layer, None, None, None]
         else:
-            keep = self._forced(state.controls.forced_masks[gate.layer], maps, state)
+            keep = self._forced(state.options.forced_masks[gate.layer], maps, state)
         state.gates[gate.layer], state.masks[gate.layer] = state.of_batch(maps), state.of_batch(keep)
         share = value.shape[1] // maps.shape[1]
         if maps.shape[1] > 1:
@@ -193,8 +189,8 @@ class ReferenceEngine:
         features, weight = state.values[step.input].flatten(1), self._get(step.hidden_weight).flatten(1)
         hidden = torch.relu(F.linear(features, weight, self._get(step.hidden_bias)))
         logits = F.linear(hidden, self._get(step.weight), self._get(step.bias))
-        sure = torch.softmax(logits, dim=1).amax(dim=1) > state.confidence[:, step.exit]
-        state.leave(sure, logits, step.exit)
+        confident = torch.softmax(logits, dim=1).amax(dim=1) > state.confidence[:, step.exit]
+        state.leave(confident, logits, step.exit)
 
     def _classify(self, step: steps.Classify, state: State) -> None:
         features = state.values[step.input][:, :, 0, 0]
@@ -204,26 +200,25 @@ class ReferenceEngine:
     def _conv(self, x: Tensor, weight: steps.Array, stride: int) -> Tensor:
         return F.conv2d(x, self._get(weight), stride=stride, padding=weight.shape[2] // 2)
 
-    def _affine(self, affine: steps.Affine, value: Tensor, state: State) -> Tensor:
-        scale, shift = self._get(affine.scale)[state.norm_set], self._get(affine.shift)[state.norm_set]
-        return value * scale[:, :, None, None] + shift[:, :, None, None]
+    def _affine(self, affine: steps.Affine, value: Tensor) -> Tensor:
+        return value * self._get(affine.scale)[:, None, None] + self._get(affine.shift)[:, None, None]
 
-    def _output(self, state: State) -> Output:
+    def _output(self, state: State) -> RunOutput:
         if not state.ended:
             raise ValueError("the plan has no Classify step")
-        images = len(state.exit)
+        images = len(state.exit_index)
         masks = [state.masks[layer] for layer in range(len(self.plan.layers))]
         kept = np.zeros((images, len(masks)), dtype=np.int64)
         for layer, (mask, shape) in enumerate(zip(masks, self.shape.layers, strict=True)):
             channels_per_map = shape.convolution.out_channels // shape.gate_groups
             kept[:, layer] = mask.sum(dim=(1, 2, 3)).cpu().numpy() * channels_per_map
-        left_by = state.exit.cpu().numpy()
-        return Output(
+        exit_index = state.exit_index.cpu().numpy()
+        return RunOutput(
             logits=state.logits.cpu().numpy(),
             kept=kept,
-            executed_macs=self.shape.gated(self.shape.reached(left_by) * self.shape.cells, left_by),
-            exit=left_by,
-            masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.controls.want_masks else None,
+            executed_macs=self.shape.gated(self.shape.reached(exit_index) * self.shape.cells, exit_index),
+            exit_index=exit_index,
+            masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.options.want_masks else None,
         )
 
     def _get(self, array: steps.Array) -> Tensor:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, cast
 
 from lccl.errors import ArchitectureError
-from lccl.gates import GateSpec
 from lccl.networks.cifar import cifar_bottleneck_resnet, cifar_resnet
+from lccl.networks.gates import GateSpec
 from lccl.networks.imagenet import imagenet_resnet
 from lccl.networks.resnet import Form, NetworkOutput, ResNet
+from lccl.networks.split_conv import convert, read_split
 from lccl.networks.wide import wide_resnet
-from lccl.spconv import convert, read_split
 
 __all__ = ["FORMS", "NETWORKS", "PLACEMENTS", "Architecture", "NetworkOutput", "ResNet", "build"]
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lccl.gates import GateSpec
-from lccl.layers import Place, SkipConv
-from lccl.sidenet import SideNets, SideNetSpec, sidenets_for
+from lccl.networks.gates import GateSpec
+from lccl.networks.sidenet import SideNets, SideNetSpec, sidenets_for
+from lccl.networks.skip_conv import Place, SkipConv
 
 Form = Literal["post", "pre"]
 

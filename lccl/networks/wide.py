@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lccl.gates import GateSpec
+from lccl.networks.gates import GateSpec
 from lccl.networks.resnet import Form, ResNet, Stem
 
 

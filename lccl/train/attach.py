@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
 from lccl.data import Dataset, HeldOut, hold_out
 from lccl.errors import DataError, InputError, LcclError
 from lccl.networks import Architecture, build

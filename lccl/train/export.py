@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from lccl.bundle import Bundle
-from lccl.compiler import compile as make_engine
+from lccl.bundle.format import Bundle
+from lccl.calibration.table import build_table
+from lccl.compiler import compile_network
 from lccl.data import Dataset, HeldOut
-from lccl.evaluate import measure, operating_point
+from lccl.measurement import measure
 from lccl.networks import Architecture, ResNet
-from lccl.operating_points import EXACT, OperatingPointTable
 from lccl.preprocessing import Preprocessing
 
 
@@ -35,20 +33,18 @@ def first_bundle(
         preprocessing = replace(
             network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
         )
-    engine = make_engine(network, precision="fp32", preprocessing=preprocessing)
-    exact = [0.0] * len(engine.shape.layers)
-    found = measure(engine, held.measure, exact)
-    unchosen = np.concatenate([found.right, measure(engine, held.choose, exact).right])
+    engine = compile_network(network, precision="fp32", preprocessing=preprocessing)
+    table, _ = build_table(engine, held, {})
     test = {}
     if len(dataset.test):
-        accuracy = measure(engine, dataset.test, exact).accuracy
+        accuracy = measure(engine, dataset.test, table.exact.setting).accuracy
         test = {"test": {"images": len(dataset.test), "accuracy": accuracy}}
     return Bundle(
         architecture=architecture,
         network=network,
         labels=dataset.classes,
         preprocessing=preprocessing,
-        table=OperatingPointTable((operating_point(EXACT, found, found, engine.shape, unchosen),), len(held.measure)),
+        table=table,
         splits={"choose": len(held.choose), "measure": len(held.measure), "digest": held.digest},
         training=dict(record) | test,
     )

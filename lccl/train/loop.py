@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lccl.compiler import compile as make_engine
+from lccl.calibration.search import LARGEST_COST, gate_candidates, gate_values, search_thresholds, skipped_shares
+from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, ResNet, build
 from lccl.preprocessing import Preprocessing
-from lccl.threshold_path import LARGEST_COST, find_path, gate_values, levels_on, notches_in
 from lccl.train.augmentation import augment
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
@@ -153,9 +153,11 @@ def _path(network: ResNet, architecture: Architecture, choose: Split, statistics
     values = gate_values(copy, preprocessing, choose)
     device = next(network.parameters()).device
     name = "auto" if device.type == "cpu" else "reference"
-    engine = make_engine(copy, str(device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads())
-    path = find_path(engine, notches_in(values), choose.first(PATH_IMAGES), LARGEST_COST)
-    rising, shares = np.maximum.accumulate(path.skip_ratios), levels_on(path, values)
+    engine = compile_network(
+        copy, str(device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads()
+    )
+    curve = search_thresholds(engine, gate_candidates(values), choose.first(PATH_IMAGES), LARGEST_COST)
+    rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
     return torch.from_numpy(rising).float().to(device), torch.from_numpy(shares).float().to(device)
 
 

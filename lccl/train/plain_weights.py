@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lccl import bundle as bundles
-from lccl.bundle import MAX_WEIGHTS_BYTES, Bundle
+from lccl.bundle import format as bundles
+from lccl.bundle.format import MAX_WEIGHTS_BYTES, Bundle
 from lccl.errors import ArchitectureError, WeightsError
 from lccl.networks import FORMS, NETWORKS, Architecture, ResNet, build
 from lccl.networks.resnet import IdentityShortcut

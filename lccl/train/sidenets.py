@@ -15,20 +15,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl.bundle import Bundle
-from lccl.calibrate import exit_points, rising
-from lccl.compiler import compile as make_engine
+from lccl.bundle.format import Bundle
+from lccl.calibration.table import build_table
+from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
-from lccl.engines.base import Engine
 from lccl.errors import DataError, LcclError
-from lccl.evaluate import measure, operating_point
-from lccl.lowering import lower, shape_of
 from lccl.networks import ResNet
-from lccl.operating_points import NEVER, OperatingPoint, OperatingPointTable
+from lccl.networks.lowering import lower
+from lccl.networks.sidenet import SideNet, SideNetSpec
+from lccl.operating_points import OperatingPointTable
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import NEVER, Setting
 from lccl.preprocessing import Preprocessing
-from lccl.reliability import expected_calibration_error, fit_temperature, reliability, risk_coverage, softmax
-from lccl.sidenet import SideNet, SideNetSpec
 from lccl.train.augmentation import augment
+from lccl.train.reliability import expected_calibration_error, fit_temperature, reliability, risk_coverage, softmax
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 FIRST_LOOK = 2048
@@ -104,7 +104,7 @@ def fit_sidenets(
     torch.manual_seed(recipe.seed)
     network = copy.deepcopy(bundle.network).eval().requires_grad_(False)
     network.add_sidenets(specs)
-    compiled = partial(make_engine, precision="fp32", engine=engine, threads=threads)
+    compiled = partial(compile_network, precision="fp32", engine=engine, threads=threads)
     compiled(replace(bundle, network=network))  # refuses now, not after training
     _fit(network, bundle, data.train, recipe, report)
     network.sidenets.requires_grad_(False)
@@ -114,11 +114,13 @@ def fit_sidenets(
         "recipe": asdict(recipe), "images": len(data.train), "seconds": round(seconds, 1),
         "measured_on": len(data.measure), "exits": figures[:-1], "end": figures[-1],
     }  # fmt: skip
-    used = any(confidence < NEVER for point in bundle.table.points for confidence in point.exit_confidence)
+    used = any(confidence < NEVER for point in bundle.table.points for confidence in point.setting.exit_confidence)
     training = dict(bundle.training) | {"sidenets": record}
-    made = replace(bundle, network=network, training=training, calibration={}, canary={}, digest="")
-    points = bundle.table.points[:1] if used else bundle.table.points
-    table = _table(points, compiled(made), data)
+    made = replace(bundle, network=network, training=training, calibration={}, self_test={}, digest="")
+    kept = () if used else bundle.table.points[1:]
+    never = (NEVER,) * len(network.sidenets)
+    settings = {str(point.name): Setting(point.setting.thresholds, never) for point in kept}
+    table, _ = build_table(compiled(made), data, settings)
     return replace(made, table=table, calibration={} if used else _still_true(bundle.calibration, table))
 
 
@@ -131,18 +133,6 @@ def _still_true(calibration: Mapping[str, Any], table: OperatingPointTable) -> d
         "layers": calibration["layers"],
         "skip_ratio_mean_std": {point.name: recorded[point.name] for point in table.points},
     }
-
-
-def _table(points: Sequence[OperatingPoint], engine: Engine, data: HeldOut) -> OperatingPointTable:
-    """These points without early exits, and what setting the exits' confidence by hand comes to."""
-    exact, others = (measure(engine, split, points[0].thresholds) for split in (data.measure, data.choose))
-    unchosen = np.concatenate([exact.right, others.right])
-    found = [exact, *(measure(engine, data.measure, point.thresholds, point.norm_set) for point in points[1:])]
-    measured = [
-        operating_point(point.name, one, exact, engine.shape, unchosen)
-        for point, one in zip(points, found, strict=True)
-    ]
-    return OperatingPointTable(rising(measured), len(data.measure), exit_points(engine, data, exact, unchosen))
 
 
 def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, report: Report) -> None:
@@ -185,7 +175,7 @@ def _batches(
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """An epoch of shifted and flipped images: what each SideNet reads of them, and their labels."""
     fill = (np.array(bundle.preprocessing.mean) * 255).round().astype(np.uint8)
-    rows = np.array([point.thresholds for point in bundle.table.points], dtype=np.float32)
+    rows = np.array([point.setting.thresholds for point in bundle.table.points], dtype=np.float32)
     order = random.permutation(len(split))
     for start in range(0, len(order), recipe.batch):
         taken = order[start : start + recipe.batch]

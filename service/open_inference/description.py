@@ -41,7 +41,7 @@ def configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
         "digest": model.bundle.digest,
         "sparsity_min": f"{low:.6g}",
         "sparsity_max": f"{high:.6g}",
-        "operating_points": ",".join(point.name for point in table.points),
+        "operating_points": ",".join(str(point.name) for point in table.points),
     }
     if table.exit_confidence_range is not None:
         least, most = table.exit_confidence_range

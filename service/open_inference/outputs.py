@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.operating_points import Setting
+from lccl.operating_points import OperatingPoint
 from service.open_inference.tensors import BYTES, Parameters, Tensor
 
 CLASSIFIED = ("logits", "probabilities")
@@ -87,14 +87,14 @@ def _classification(name: str, values: Any, order: NDArray[np.int64], labels: Se
     return Tensor(name, BYTES, order.shape, texts)
 
 
-def point_parameters(setting: Setting) -> Parameters:
+def point_parameters(point: OperatingPoint, downgraded: bool) -> Parameters:
     """The operating point of an answer, as the protocol's parameters: texts, numbers and truth values only."""
-    named: Parameters = {} if setting.name is None else {"operating_point": setting.name}
+    named: Parameters = {} if point.name is None else {"operating_point": point.name}
     return named | {
-        "sparsity": setting.sparsity,
-        "expected_accuracy": setting.expected_accuracy,
-        "expected_accuracy_low": setting.accuracy_interval.low,
-        "expected_accuracy_high": setting.accuracy_interval.high,
-        "expected_accuracy_drop": setting.expected_accuracy_drop,
-        "downgraded": setting.downgraded,
+        "sparsity": point.skip_ratio,
+        "expected_accuracy": point.accuracy,
+        "expected_accuracy_low": point.accuracy_interval.low,
+        "expected_accuracy_high": point.accuracy_interval.high,
+        "expected_accuracy_drop": point.drop,
+        "downgraded": downgraded,
     }

@@ -21,7 +21,7 @@ from service.open_inference.outputs import CLASSIFIED, RequestedOutput
 from service.open_inference.tensors import Interface, Parameters, Tensor, read_binary, read_json
 
 JSON_SIZE = "Inference-Header-Content-Length"
-WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
+QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
 MAX_ID = 1024
@@ -63,13 +63,13 @@ class InferRequest:
 
     Attributes:
         images: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
-        wish: fields of the wish by name, their values unchecked.
+        quality: fields of the wish by name, their values unchecked.
 
     """
 
     id: str | None
     images: Images
-    wish: Parameters
+    quality: Parameters
     outputs: tuple[RequestedOutput, ...]
 
 
@@ -106,7 +106,7 @@ def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) 
     found = _one_input(request.inputs, interface)
     signature = next(one for one in interface.inputs if one.name == found.name)
     signature.check(found.datatype, found.shape, most)
-    given = _known("the request", request, (*WISHES, "binary_data_output"))
+    given = _known("the request", request, (*QUALITIES, "binary_data_output"))
     binary = _flag(given, "binary_data_output", False)
     outputs = _outputs(request.outputs or [], binary, interface)
     content = _binary_part(found, body[json_bytes:])
@@ -114,8 +114,8 @@ def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) 
         images = read_binary(signature, found.shape, content)
     else:
         images = read_json(signature, found.shape, found.data or [])
-    wish = {name: value for name, value in given.items() if name in WISHES}
-    return InferRequest(request.id, images, wish, outputs)
+    quality = {name: value for name, value in given.items() if name in QUALITIES}
+    return InferRequest(request.id, images, quality, outputs)
 
 
 def _read_json(text: bytes, interface: Interface, most: int) -> _Request:

@@ -103,7 +103,7 @@ async def ask(
                 if want_masks and len(content.images) > 1:
                     raise TooLargeError(f"{len(content.images)} images: a skip map is made of one at a time")
                 fields = fields_of(request, content.fields, kind)
-                order = Order(fields.wish(), caller.name, started, held_s, request.receive, want_masks)
+                order = Order(fields.quality(), caller.name, started, held_s, request.receive, want_masks)
                 classified = await classify(parts, model, order, content.images)
     except TimeoutError as error:
         raise OutOfTimeError(f"no answer within {limit_s:g} s: the server is busy, or the upload was slow") from error
@@ -149,18 +149,17 @@ def timing(classified: Classified, started: float, ended: float) -> dict[str, fl
 
 def _operating_point(results: Sequence[Result]) -> dict[str, Any]:
     """The setting of the images; where brown-out came between them, the sparsest, which promises least."""
-    setting = results[0].setting
-    if len(results) > 1:
-        setting = max((result.setting for result in results), key=lambda one: one.sparsity)
+    used = max(results, key=lambda result: result.point.skip_ratio)
+    point = used.point
     return {
-        "name": setting.name,
-        "sparsity": setting.sparsity,
-        "norm_set": setting.norm_set,
-        "exit_confidence": setting.exit_confidence,
-        "expected_accuracy": setting.expected_accuracy,
-        "accuracy_interval": (setting.accuracy_interval.low, setting.accuracy_interval.high),
-        "expected_accuracy_drop": setting.expected_accuracy_drop,
-        "downgraded": setting.downgraded,
+        "name": point.name,
+        "sparsity": point.skip_ratio,
+        "norm_set": 0,
+        "exit_confidence": point.setting.exit_confidence,
+        "expected_accuracy": point.accuracy,
+        "accuracy_interval": (point.accuracy_interval.low, point.accuracy_interval.high),
+        "expected_accuracy_drop": point.drop,
+        "downgraded": used.downgraded,
     }
 
 

@@ -23,7 +23,7 @@ from service.schemas import (
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
 
 router = APIRouter(
     prefix="/v1", tags=["models"], dependencies=[Depends(require_key)], responses=problems(401, 404, 429)
@@ -69,13 +69,13 @@ def _metadata(model: ServedModel, settings: Settings) -> ModelMetadata:
         smallest_certified_drop=table.smallest_certified_drop,
         measured_images=table.images,
         operating_points=[
-            OfferedPoint(name=point.name, exit_confidence=list(point.exit_confidence), **_measured(point))
+            OfferedPoint(name=str(point.name), exit_confidence=list(point.setting.exit_confidence), **_measured(point))
             for point in table.points
         ],
         exits=_exits(bundle),
         exit_confidence_range=table.exit_confidence_range,
         exit_points=[
-            OfferedConfidence(exit_confidence=point.exit_confidence[0], **_measured(point))
+            OfferedConfidence(exit_confidence=point.setting.exit_confidence[0], **_measured(point))
             for point in table.exit_points
         ],
     )
@@ -109,7 +109,7 @@ def _images_by_exit(bundle: Bundle) -> dict[str, list[float]]:
     recorded: Any = bundle.calibration.get("images_by_exit")
     points, ends = bundle.table.points, len(bundle.network.sidenets) + 1
     try:
-        shares = {point.name: [float(share) for share in recorded[point.name]] for point in points}
+        shares = {str(point.name): [float(share) for share in recorded[point.name]] for point in points}
     except (KeyError, TypeError, ValueError, OverflowError):
         return {}
     fits = all(len(row) == ends and all(0 <= share <= 1 for share in row) for row in shares.values())

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
-from lccl.operating_points import Wish
+from lccl.request import QualityRequest
 from service.body import fields_of
 from service.classification import Classified, Order, classify
 from service.errors import (
@@ -148,11 +148,11 @@ async def _read(request: Request, body: bytes, model: ServedModel) -> InferReque
     return await _beside(parts, len(body) > INLINE_BYTES, read_request, body, size, interface_of(model), most)
 
 
-def _wish(request: Request, asked: InferRequest) -> Wish:
-    fields = fields_of(request, dict(asked.wish), Fields)
+def _wish(request: Request, asked: InferRequest) -> QualityRequest:
+    fields = fields_of(request, dict(asked.quality), Fields)
     if "top_k" in fields.model_fields_set:
         raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
-    return fields.wish()
+    return fields.quality()
 
 
 async def _classify(parts: Parts, model: ServedModel, order: Order, asked: InferRequest) -> Classified:
@@ -193,9 +193,13 @@ def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> 
         skip_ratio=np.array([result.skip_ratio for result in results]),
         macs=np.array([(model.engine.shape.dense, one.gated_macs, one.executed_macs) for one in results]),
     )
-    # Where brown-out came between the images, the sparsest setting, which promises least.
-    setting = max((result.setting for result in results), key=lambda one: one.sparsity)
-    head = {"model_name": model.name, "model_version": model.version, "parameters": point_parameters(setting)}
+    # Where brown-out came between the images, the sparsest point, which promises least.
+    used = max(results, key=lambda result: result.point.skip_ratio)
+    head = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "parameters": point_parameters(used.point, used.downgraded),
+    }
     if asked.id is not None:
         head["id"] = asked.id
     return write_answer(head, asked.outputs, tensors(answers, model.bundle.labels, asked.outputs))

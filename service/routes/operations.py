@@ -38,5 +38,5 @@ def check_ready(parts: Parts) -> None:
         raise UnavailableError("not ready: no model is loaded")
     if parts.batcher.closed or not parts.runner.moves(LONGEST_BATCH_S):
         raise UnavailableError("not ready: the server is shutting down, or its device thread does not move")
-    if not parts.canary.sings():
+    if not parts.self_test.is_healthy():
         raise UnavailableError("not ready: a model did not answer its canary lately; the log says more")

@@ -14,11 +14,11 @@ from benchmarks.training_tables import (
     paths_table,
     recipes_table,
 )
-from lccl.controls import Output
+from lccl.calibration.search import ThresholdPath
 from lccl.data import Split
-from lccl.evaluate import measure
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
-from lccl.threshold_path import ThresholdPath
+from lccl.measurement import measure
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
+from lccl.plan.run import RunOutput
 
 IMAGES = 40
 SPLIT = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.ones(IMAGES, dtype=np.int64))
@@ -38,14 +38,14 @@ class BlocksEngine:
         50,
     )
 
-    def run(self, images, controls):
-        shut = controls.thresholds[0] > 1e30
+    def run(self, images, options):
+        shut = options.thresholds[0] > 1e30
         assert (shut[::2] == shut[1::2]).all()
         wrong = sum(harm for harm, block in zip(self.harm, shut[::2], strict=True) if block)
         right = np.arange(len(images)) >= wrong
         logits = np.stack([~right, right], axis=1).astype(np.float32)
         kept = np.where(shut, 0, 100)[None].repeat(len(images), 0)
-        return Output(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
+        return RunOutput(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
 
 
 def test_branches_fall_cheapest_first_and_cost_nothing_any_more():

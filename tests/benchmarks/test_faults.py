@@ -74,7 +74,7 @@ class Served:
 
 
 def test_a_server_that_begins_to_answer_wrongly_is_found_out(models_folder):
-    with serve(models=models_folder, canary_interval_s=600) as client:
+    with serve(models=models_folder, self_test_interval_s=600) as client:
         rest = at_rest(
             Served(client).base, [classify("exact", images(4, 32)), classify("none", (b"no image",), status=415)]
         )

@@ -27,8 +27,9 @@ from benchmarks.paper.rows import RUNS
 from lccl.engines.cuda.devices import proven
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 from lccl.train.export import network_input
 
 HOME = Path(__file__).parents[2]
@@ -172,20 +173,20 @@ class StandInNetwork:
 
     def __init__(self, plan, batch):
         self.shape = shape_of(plan)
-        self.engine = ReferenceEngine(plan, self.shape, CPU)
+        self.engine = ReferenceEngine(plan, CPU)
 
-    def run(self, images, controls):
-        return self.engine.run(images, controls)
+    def run(self, images, options):
+        return self.engine.run(images, options)
 
-    def launch(self, images, controls):
-        return lambda: self.engine.run(images, controls)
+    def launch(self, images, options):
+        return lambda: self.engine.run(images, options)
 
 
 class WrongNetwork(StandInNetwork):
     """It answers, but not what was asked."""
 
-    def run(self, images, controls):
-        output = super().run(images, controls)
+    def run(self, images, options):
+        output = super().run(images, options)
         return replace(output, logits=output.logits[:, ::-1])
 
 

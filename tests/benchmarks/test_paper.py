@@ -12,10 +12,11 @@ from benchmarks.paper.result import Budget, Result, pack, read_all
 from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table, find, with_twins
 from benchmarks.paper.table import difference, page, table_lines, why_not
 from benchmarks.paper.train import plain_macs
+from lccl.calibration.intervals import paired_difference
 from lccl.errors import LcclError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
-from lccl.statistics import paired_difference
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 from lccl.train.export import network_input
 
 ROWS = [row for table in TABLES for row in table.rows]

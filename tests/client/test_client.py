@@ -81,7 +81,7 @@ def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_images):
     assert answer.predictions[0].exit == 0
     assert answer.predictions[0].confidence == answer.best.probability
     assert ask(early_address, "classify", smooth_images[0], exit_confidence=1).predictions[0].exit is None
-    with pytest.raises(lccl_client.WishError, match="exit_confidence must be a number"):
+    with pytest.raises(lccl_client.QualityError, match="exit_confidence must be a number"):
         ask(early_address, "classify", smooth_images[0], exit_confidence=0.3)
 
 
@@ -123,9 +123,9 @@ def test_models_tell_what_they_offer(ask, address):
         (b"\0" * 1_000_001, {}, lccl_client.TooLargeError),
         (b"no image", {}, lccl_client.NotAnImageError),
         (None, {"model": "nobody"}, lccl_client.NotFoundError),
-        (None, {"sparsity": 0.99}, lccl_client.WishError),
-        (None, {"sparsity": 0.3, "operating_point": "p25"}, lccl_client.WishError),
-        (None, {"sparsty": 0.3}, lccl_client.WishError),
+        (None, {"sparsity": 0.99}, lccl_client.QualityError),
+        (None, {"sparsity": 0.3, "operating_point": "p25"}, lccl_client.QualityError),
+        (None, {"sparsty": 0.3}, lccl_client.QualityError),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -219,7 +219,7 @@ def test_a_client_error_is_not_sent_again(ask, answering, draw_image):
         seen.append(handler.path)
         handler.reply(422, b'{"code": "bad_wish", "detail": "no"}', Content_Type="application/problem+json")
 
-    with answering(answer) as base, pytest.raises(lccl_client.WishError):
+    with answering(answer) as base, pytest.raises(lccl_client.QualityError):
         ask(base, "classify", draw_image(), settings={"retries": 3})
     assert len(seen) == 1
 

@@ -57,7 +57,7 @@ def test_what_is_no_answer_is_told(content):
         (404, "unknown_model", lccl_client.NotFoundError),
         (413, "too_large", lccl_client.TooLargeError),
         (415, "not_an_image", lccl_client.NotAnImageError),
-        (422, "bad_wish", lccl_client.WishError),
+        (422, "bad_wish", lccl_client.QualityError),
         (429, "overloaded", lccl_client.OverloadedError),
         (429, "rate_limited", lccl_client.RateLimitedError),
         (500, "engine_failed", lccl_client.LcclServerError),

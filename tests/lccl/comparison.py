@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from lccl import plan as steps
 from lccl.engines.reference import ReferenceEngine
-from lccl.lowering import shape_of
+from lccl.plan import steps
 
 # What an output may be off by: `sums` of its magnitude (the same step on absolute values, which no intermediate
 # value exceeds), for float32 sums of up to 3,136 terms in any order, and `stored` of itself, for being rounded.
@@ -57,20 +56,20 @@ def _rounded_weights(step, precision):
     return replace(step, weight=rounded(step.weight, precision), gate=gate)
 
 
-def interpret(plan, step, values, controls):
+def interpret(plan, step, values, options):
     """What the reference makes of one step, in float64."""
-    reference = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"), "fp64")
+    reference = ReferenceEngine(plan, torch.device("cpu"), "fp64")
     state = reference.begin(
-        np.zeros((len(controls), plan.image.height, plan.image.width, plan.image.channels), np.uint8), controls
+        np.zeros((len(options), plan.image.height, plan.image.width, plan.image.channels), np.uint8), options
     )
     state.values |= {name: torch.from_numpy(value).double() for name, value in values.items()}
     reference.step(step, state)
     return state
 
 
-def magnitudes(plan, step, values, controls):
+def magnitudes(plan, step, values, options):
     """The step on absolute values, all cells kept: no intermediate value of the step exceeds it."""
-    everything = replace(controls, thresholds=np.full_like(controls.thresholds, -np.inf), forced_masks=None)
+    everything = replace(options, thresholds=np.full_like(options.thresholds, -np.inf), forced_masks=None)
     return interpret(plan, each_array(step, np.abs), each_array_of(values, np.abs), everything)
 
 
@@ -78,15 +77,15 @@ def each_array_of(values, change):
     return {name: change(value) for name, value in values.items()}
 
 
-def check(engine, number, values, controls):
+def check(engine, number, values, options):
     """Run a convolution alone, and compare masks, counts, outputs, skipped cells and borders; returns the outputs."""
     plan, step, tolerance = engine.plan, engine.plan.steps[number], TOLERANCES[engine.precision]
-    written, out = engine.run_step(number, values, controls)
+    written, out = engine.run_step(number, values, options)
     assert set(written) == {name for name in (step.raw, step.activated and step.activated.buffer) if name}
-    forced = controls if step.gate is None else replace(controls, forced_masks=out.masks)
-    expected, size = interpret(plan, step, values, forced), magnitudes(plan, step, values, controls)
+    forced = options if step.gate is None else replace(options, forced_masks=out.masks)
+    expected, size = interpret(plan, step, values, forced), magnitudes(plan, step, values, options)
     if step.gate is not None:
-        check_gate(step.gate, out, controls, expected, size, tolerance)
+        check_gate(step.gate, out, options, expected, size, tolerance)
     check_counts(engine, step, out)
     for name, value in written.items():
         inside = without_border(value, plan.buffer(name))
@@ -95,17 +94,17 @@ def check(engine, number, values, controls):
         rounding = np.maximum(tolerance["stored"] * (np.abs(wanted) + most), tolerance.get("tiny", 0))
         assert (error <= most + rounding).all(), name  # NaN is not
     if step.gate is not None:
-        check_skipped(engine, step, values, controls, written, out)
+        check_skipped(engine, step, values, options, written, out)
     return {name: without_border(value, plan.buffer(name)) for name, value in written.items()}, out
 
 
-def check_gate(gate, out, controls, expected, size, tolerance):
+def check_gate(gate, out, options, expected, size, tolerance):
     masks, gates = out.masks[gate.layer], expected.gates[gate.layer].numpy()
     assert masks.max(initial=0) <= 1
-    if controls.forced_masks is not None:
-        assert np.array_equal(masks, controls.forced_masks[gate.layer] != 0)
+    if options.forced_masks is not None:
+        assert np.array_equal(masks, options.forced_masks[gate.layer] != 0)
         return
-    distance = gates - controls.thresholds[:, gate.layer, None, None, None]
+    distance = gates - options.thresholds[:, gate.layer, None, None, None]
     wrong = masks.astype(bool) != (distance > 0)
     assert (np.abs(distance[wrong]) <= tolerance["sums"] * size.gates[gate.layer].numpy()[wrong]).all()
 
@@ -138,7 +137,7 @@ def without_border(value, buffer):
     return value[inside]
 
 
-def check_skipped(engine, step, values, controls, written, out):
+def check_skipped(engine, step, values, options, written, out):
     """Skipped cells hold exactly the residual, or what nothing becomes."""
     stored = partial(rounded, precision=engine.precision) if engine.precision in STORED else np.asarray
     mask = out.masks[step.gate.layer]
@@ -154,7 +153,7 @@ def check_skipped(engine, step, values, controls, written, out):
         return
     fill = step.fill("activated")
     if fill is not None:
-        rows = fill[controls.norm_set if len(fill) > 1 else np.zeros_like(controls.norm_set)]
+        rows = fill[options.norm_set if len(fill) > 1 else np.zeros_like(options.norm_set)]
         wanted = np.broadcast_to(stored(rows)[:, :, None, None], skipped.shape)
     elif step.activated.affine is None:
         wanted = np.maximum(residual, 0)

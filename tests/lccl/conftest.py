@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
-from lccl.sidenet import SideNetSpec
 from lccl.train.sidenets import SideNetRecipe, fit_sidenets
 from tests.lccl.networks import shortened
 
@@ -44,7 +44,7 @@ def rows():
     def make(thresholds, **fields):
         thresholds = np.asarray(thresholds, dtype=np.float32)
         images = len(thresholds)
-        return Controls(
+        return RunOptions(
             thresholds, **{"norm_set": np.zeros(images, np.int64), "exit_confidence": np.zeros((images, 0))} | fields
         )
 
@@ -131,6 +131,6 @@ def make_reference(square):
     """``make_reference(network, precision="fp64", size=32)``: the reference engine of a network."""
 
     def make(network, precision="fp64", size=32):
-        return make_engine(network, precision=precision, engine="reference", preprocessing=square(size))
+        return compile_network(network, precision=precision, engine="reference", preprocessing=square(size))
 
     return make

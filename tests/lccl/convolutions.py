@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from lccl import plan as steps
-from lccl.controls import Controls
+from lccl.plan import steps
+from lccl.plan.run import RunOptions
 
 # kernel and maps of the gate (0 stands for one map per channel), and the channels it may rule
 GATES = {
@@ -194,4 +194,6 @@ def reads(step):
 def controls_for(case, seed=1):
     sets = np.random.default_rng(seed).integers(0, case.sets, len(case.thresholds))
     column = np.array(case.thresholds, np.float32)[:, None]
-    return Controls(column if case.gate else column[:, :0], sets, np.zeros((len(sets), 0), np.float32), want_masks=True)
+    return RunOptions(
+        column if case.gate else column[:, :0], sets, np.zeros((len(sets), 0), np.float32), want_masks=True
+    )

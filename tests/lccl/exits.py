@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lccl import plan as steps
-from lccl.controls import Controls
-from lccl.plan import Plan
-from lccl.sidenet import SideNetSpec
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan import steps
+from lccl.plan.run import RunOptions
+from lccl.plan.steps import Plan
 
 SIDENETS = (SideNetSpec(1, 2, 7), SideNetSpec(4, 3, 20), SideNetSpec(8, 1, 33))
 
@@ -20,7 +20,7 @@ class Sided:
 
     plan: Plan
     pixels: np.ndarray
-    controls: Controls
+    options: RunOptions
 
     @property
     def ends(self):
@@ -44,23 +44,23 @@ def without_exits(plan):
     return replace(plan, steps=kept, exits=0, buffers=tuple(one for one in plan.buffers if one.name not in pools))
 
 
-def of_images(controls, images, **changed):
+def of_images(options, images, **changed):
     """The controls of some of the images."""
-    masks = controls.forced_masks
+    masks = options.forced_masks
     return replace(
-        controls,
-        thresholds=controls.thresholds[images],
-        norm_set=controls.norm_set[images],
-        exit_confidence=controls.exit_confidence[images],
+        options,
+        thresholds=options.thresholds[images],
+        norm_set=options.norm_set[images],
+        exit_confidence=options.exit_confidence[images],
         forced_masks=masks and tuple(mask[images] for mask in masks),
         **changed,
     )
 
 
-def leaving_by(controls, end, exits):
+def leaving_by(options, end, exits):
     """The controls with which every image leaves by one end."""
     row = np.where(np.arange(exits) == end, -np.inf, 1).astype(np.float32)
-    return replace(controls, exit_confidence=np.tile(row, (len(controls), 1)))
+    return replace(options, exit_confidence=np.tile(row, (len(options), 1)))
 
 
 def confidences(outputs):

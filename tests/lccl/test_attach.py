@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.bundle import Bundle
+from lccl.bundle.format import Bundle
+from lccl.bundle.model_card import write_card
 from lccl.data import Dataset, Split, hold_out
 from lccl.errors import ArchitectureError, DataError, InputError, LcclError
-from lccl.model_card import write_card
 from lccl.networks import Architecture
 from lccl.train.attach import IMAGENET, attach, gated, input_of, prepare, read_labels
 from lccl.train.export import network_input

@@ -10,7 +10,6 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lccl import bundle as bundles
 from lccl.bench import provenance
 from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload, timed
 from lccl.bench.images import Images, dataset_images, noise_images
@@ -28,12 +27,14 @@ from lccl.bench.workload import (
     make_workload,
     normalised,
 )
-from lccl.canary import draw as draw_smooth
-from lccl.cli import app
-from lccl.compiler import compile as make_engine
+from lccl.bundle import format as bundles
+from lccl.bundle.self_test import draw as draw_smooth
+from lccl.cli.main import app
+from lccl.compiler import compile_network
 from lccl.errors import DataError, LcclError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 from lccl.preprocessing import Preprocessing
 
 SIXTEEN = noise_images(16, 32)
@@ -135,7 +136,7 @@ def test_gates_that_are_zero_anyway_allow_no_smaller_ratio(workload):
     network.load_state_dict(workload.network.state_dict())
     for module in network.skip_convs.values():
         module.gate.norm.bias.fill_(-10)
-    engine = make_engine(network, engine="reference", preprocessing=workload.preprocessing)
+    engine = compile_network(network, engine="reference", preprocessing=workload.preprocessing)
     with pytest.raises(LcclError, match=r"skips 1.000 of its cells where 0.25 is asked for: 1.000 of its gates"):
         choose_thresholds(engine, SIXTEEN.images, 0.25)
 
@@ -144,7 +145,7 @@ def test_values_that_grow_are_refused(workload):
     network = find_model("resnet20").network
     network.load_state_dict(workload.network.state_dict())
     network.blocks[3].conv1.norm.weight.fill_(1e5)
-    engine = make_engine(network, engine="reference", preprocessing=workload.preprocessing)
+    engine = compile_network(network, engine="reference", preprocessing=workload.preprocessing)
     with pytest.raises(LcclError, match=r"in blocks.3.conv1: not a network"):
         choose_thresholds(engine, SIXTEEN.images, 0.25)
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as tensor_bytes
 
 import lccl
-from lccl import bundle as bundles
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.bundle import format as bundles
+from lccl.compiler import compile_network
 from lccl.errors import BundleError
 from lccl.networks import Architecture
+from lccl.plan.run import RunOptions
 
 DESCRIPTION, WEIGHTS = "bundle.json", "model.safetensors"
 
@@ -102,8 +102,8 @@ def test_a_bundle_older_than_placements_bare_gates_and_splits_loads(bundle, fold
 
 def test_a_loaded_network_is_ready_to_run(bundle, folder, draw_images):
     loaded = bundles.load(folder)
-    controls = Controls.uniform(2, [0.2] * 18)
-    logits = [make_engine(one).run(draw_images(2), controls).logits for one in (bundle, loaded)]
+    options = RunOptions.uniform(2, [0.2] * 18)
+    logits = [compile_network(one).run(draw_images(2), options).logits for one in (bundle, loaded)]
     assert np.array_equal(*logits)
     assert not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())

@@ -6,14 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lccl.calibrate import calibrate, calibrate_along
-from lccl.compiler import compile as make_engine
-from lccl.controls import Output
+from lccl.calibration.search import ThresholdPath
+from lccl.calibration.table import calibrate, calibrate_along
+from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
 from lccl.networks import Architecture
-from lccl.threshold_path import ThresholdPath
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
+from lccl.plan.run import RunOutput
 
 CHOOSE, MEASURE, IMAGES = 0, 1, 1000
 BOTH_ALIKE = ThresholdPath(np.linspace(0, 10, 21)[:, None].repeat(2, axis=1), np.zeros(21))
@@ -34,16 +34,16 @@ class CurveEngine:
     def __init__(self, skipped, accuracy):
         self.skipped, self.accuracy, self.measured = skipped, accuracy, []
 
-    def run(self, images, controls):
-        threshold = float(controls.thresholds[0, 0])
-        assert (controls.thresholds == np.float32(threshold)).all()
+    def run(self, images, options):
+        threshold = float(options.thresholds[0, 0])
+        assert (options.thresholds == np.float32(threshold)).all()
         part, number = images[:, 0, 0, 0], images[:, 0, 0, 1] * 256 + images[:, 0, 0, 2].astype(int)
         if part[0] == MEASURE:
             self.measured.append(threshold)
         curve = self.accuracy[part[0]] if isinstance(self.accuracy, tuple) else self.accuracy
         logits = np.where(number < IMAGES * curve(threshold), 1.0, -1.0)[:, None] * [0, 1]
         kept = np.full((len(images), 2), round(1e6 * (1 - self.skipped(threshold))), dtype=np.int64)
-        return Output(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
+        return RunOutput(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
 
 
 def split(part):
@@ -230,14 +230,14 @@ def test_other_data_is_refused(bundle, run):
 def test_a_plain_twin_is_refused(random_bundle, toy_data):
     twin = random_bundle(Architecture("resnet20", gate="none"))
     with pytest.raises(LcclError, match="no gates"):
-        calibrate(twin, make_engine(twin), toy_data())
+        calibrate(twin, compile_network(twin), toy_data())
 
 
 def test_a_real_network_gets_a_table(random_bundle, draw_images):
     bundle = replace(random_bundle(), splits={"digest": "noise"})
     parts = [Split(draw_images(8, seed=seed), np.arange(8)) for seed in (1, 2)]
     told = []
-    done = calibrate(bundle, make_engine(bundle), HeldOut(parts[0], *parts, digest="noise"), told.append)
+    done = calibrate(bundle, compile_network(bundle), HeldOut(parts[0], *parts, digest="noise"), told.append)
     assert len(done.table.points) > 3
     assert len(done.table.exact.thresholds) == 18
     assert done.table.images == 8

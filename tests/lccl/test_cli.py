@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from lccl import bundle as bundles
-from lccl.cli import app
+from lccl.bundle import format as bundles
+from lccl.cli.main import app
 from lccl.networks import Architecture
 
 PER_CLASS = 24
@@ -234,7 +234,7 @@ def test_attaching_notes_the_plain_network_as_its_yardstick(attached, trained):
     assert noted["test"] == twin.training["test"]
     assert noted["attached_to"] == "plain.safetensors"
     assert f"accuracy {noted['accuracy']:.4f} on held-out images" in " ".join(output.split())
-    assert "seed" in bundle.canary
+    assert "seed" in bundle.self_test
 
 
 def test_what_was_attached_is_calibrated_and_evaluated_by_its_own_labels(attached, data, tmp_path):
@@ -341,7 +341,7 @@ def test_sidenets_are_written_to_a_new_bundle_with_a_card(leaving, calibrated):
     ]
     assert not len(bundles.load(calibrated).network.sidenets)
     assert "## Early exits" in (leaving / "README.md").read_text()
-    assert {"exit 0", "exit 1"} <= set(loaded.canary["logits"])
+    assert {"exit 0", "exit 1"} <= set(loaded.self_test["logits"])
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.compiler import compile_network
 from lccl.engines.cuda import devices
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
+from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
 
 
 @pytest.mark.parametrize("engine", ["native", "triton", "Reference", ""])
 def test_an_unknown_engine_is_refused(bundle, engine):
     with pytest.raises(EngineError, match="unknown engine"):
-        make_engine(bundle, engine=engine)
+        compile_network(bundle, engine=engine)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cuda:99", "mps", "meta", ""])
 def test_an_unknown_or_absent_device_is_refused(bundle, device):
     with pytest.raises(EngineError):
-        make_engine(bundle, device=device)
+        compile_network(bundle, device=device)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_an_unknown_or_absent_device_is_refused(bundle, device):
 )
 def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision):
     with pytest.raises(EngineError, match=precision):
-        make_engine(bundle, precision=precision, engine=engine)
+        compile_network(bundle, precision=precision, engine=engine)
 
 
 @pytest.mark.parametrize(
@@ -58,51 +58,51 @@ def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision)
 )
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, runs, draw_images):
-    made = make_engine(bundle, device, precision, engine)
-    controls = Controls.uniform(2, [0.0] * 18)
-    given = make_engine(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
+    made = compile_network(bundle, device, precision, engine)
+    options = RunOptions.uniform(2, [0.0] * 18)
+    given = compile_network(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
     assert (made.name, made.precision, made.experimental) == (name, runs, False)
-    assert np.array_equal(made.run(draw_images(2), controls).logits, given.run(draw_images(2), controls).logits)
+    assert np.array_equal(made.run(draw_images(2), options).logits, given.run(draw_images(2), options).logits)
 
 
 @pytest.mark.parametrize("gate", ["none", "shared"])
 def test_split_convolutions_run_on_the_reference_engine_alone(gate, random_bundle):
     bundle = random_bundle(Architecture("resnet20", gate=gate, split="1/2"))
-    assert make_engine(bundle).name == "reference"
+    assert compile_network(bundle).name == "reference"
     with pytest.raises(EngineError, match="does not run split convolutions: use engine reference"):
-        make_engine(bundle, engine="cpu")
+        compile_network(bundle, engine="cpu")
     with pytest.raises(EngineError, match="no precision 'bf16': use fp32 or fp64"):
-        make_engine(bundle, precision="bf16")
+        compile_network(bundle, precision="bf16")
 
 
 def test_threads_and_instruction_set_reach_the_cpu_engine(bundle):
-    made = make_engine(bundle, threads=3, instruction_set="portable")
+    made = compile_network(bundle, threads=3, instruction_set="portable")
     assert (made.threads, made.instruction_set) == (3, "portable")
     with pytest.raises(EngineError, match="no instruction set 'sse9'"):
-        make_engine(bundle, instruction_set="sse9")
+        compile_network(bundle, instruction_set="sse9")
 
 
 def test_the_cpu_engine_is_refused_on_another_device(bundle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(EngineError, match="does not run on cuda"):
-        make_engine(bundle, "cuda", engine="cpu")
+        compile_network(bundle, "cuda", engine="cpu")
 
 
 def test_an_engine_that_was_not_built_is_named(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "lccl.engines.cpu.engine", None)
     with pytest.raises(EngineError, match="not built here"):
-        make_engine(bundle)
+        compile_network(bundle)
 
 
 def test_a_bare_network_gets_its_own_size_and_half_a_mean_and_deviation():
-    engine = make_engine(build(Architecture("resnet18", classes=10)).eval())
+    engine = compile_network(build(Architecture("resnet18", classes=10)).eval())
     assert (engine.plan.image.height, engine.plan.image.width) == (224, 224)
     assert engine.plan.steps[0].mean.tolist() == engine.plan.steps[0].std.tolist() == [0.5] * 3
 
 
 def test_a_bare_network_takes_the_preprocessing_given():
     chosen = Preprocessing(48, 50, (0.25, 0.5, 0.75), (1, 2, 4))
-    engine = make_engine(build(Architecture("resnet20")).eval(), preprocessing=chosen)
+    engine = compile_network(build(Architecture("resnet20")).eval(), preprocessing=chosen)
     assert engine.plan.image.height == 48
     assert engine.plan.steps[0].mean.tolist() == [0.25, 0.5, 0.75]
     assert engine.plan.steps[0].std.tolist() == [1, 2, 4]
@@ -135,7 +135,7 @@ def gpus(monkeypatch, tmp_path):
 
 
 def chosen(*arguments, **named):
-    made = make_engine(*arguments, **named)
+    made = compile_network(*arguments, **named)
     place = getattr(made, "device", None) or getattr(made, "_device", torch.device("cpu"))
     return made.name, str(place), made.precision
 
@@ -166,7 +166,7 @@ class TestAProvenGpu:
         assert chosen(random_bundle(Architecture("resnet20", split="1/2"))) == ("reference", "cpu", "fp32")
 
     def test_is_not_called_experimental(self, bundle, caplog):
-        assert not make_engine(bundle).experimental
+        assert not compile_network(bundle).experimental
         assert not caplog.records
 
 
@@ -196,11 +196,11 @@ class TestAGpuOfAnUnprovenModel:
 
     def test_its_tiles_are_told_of_in_the_log(self, bundle, caplog):
         with caplog.at_level(logging.INFO, "lccl.engines.cuda"):
-            make_engine(bundle, "cuda")
+            compile_network(bundle, "cuda")
         assert caplog.messages[0] == "the cuda engine works by tiles from: a stand-in"
 
     def test_is_called_experimental_in_one_line_of_the_log(self, bundle, caplog):
-        assert make_engine(bundle, "cuda:1").experimental
+        assert compile_network(bundle, "cuda:1").experimental
         (line,) = caplog.records
         assert (line.name, line.levelno) == ("lccl.engines.cuda", logging.WARNING)
         assert line.getMessage().startswith(
@@ -220,28 +220,28 @@ class TestAGpuOfAnUnprovenModel:
     )
     def test_nothing_is_run_otherwise_than_asked(self, bundle, asked, says):
         with pytest.raises(EngineError, match=says):
-            make_engine(bundle, **asked)
+            compile_network(bundle, **asked)
 
     @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"engine": "cuda"}])
     def test_refuses_split_convolutions(self, random_bundle, asked):
         with pytest.raises(EngineError, match="the cuda engine does not run split convolutions: use engine reference"):
-            make_engine(random_bundle(Architecture("resnet20", split="1/2")), **asked)
+            compile_network(random_bundle(Architecture("resnet20", split="1/2")), **asked)
 
     def test_without_what_the_engine_needs_is_an_error_that_says_what_to_install(self, bundle, monkeypatch):
         monkeypatch.setitem(sys.modules, "lccl.engines.cuda.engine", None)
         with pytest.raises(EngineError, match="install a CUDA build of torch"):
-            make_engine(bundle, "cuda")
+            compile_network(bundle, "cuda")
 
 
 def test_the_cuda_engine_without_a_gpu_is_refused(bundle, gpus):
     gpus()
     for asked in ({"engine": "cuda"}, {"device": "cuda"}):
         with pytest.raises(EngineError, match="torch sees 0 GPUs: use device cpu, or a CUDA build of torch"):
-            make_engine(bundle, **asked)
+            compile_network(bundle, **asked)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_agrees_with_the_cpu(bundle, draw_images):
-    controls = Controls.uniform(4, [0.0] * 18)
-    logits = [make_engine(bundle, device, "fp64").run(draw_images(4), controls).logits for device in ("cpu", "cuda")]
+    options = RunOptions.uniform(4, [0.0] * 18)
+    logits = [compile_network(bundle, device, "fp64").run(draw_images(4), options).logits for device in ("cpu", "cuda")]
     np.testing.assert_allclose(*logits, rtol=1e-9, atol=1e-9)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.calibration.intervals import Z_TWO_SIDED, largest_loss, paired_difference, wilson
+from lccl.compiler import compile_network
 from lccl.data import Split
 from lccl.errors import DataError
-from lccl.evaluate import Measurement, measure, operating_point
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
-from lccl.statistics import Z_TWO_SIDED, largest_loss, paired_difference, wilson
+from lccl.measurement import Measurement, measure, operating_point
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
+from lccl.plan.run import RunOptions
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(2, 10, 1, 1, 1), 1, 1),), 7)
 
@@ -21,7 +21,7 @@ def measurement(right, kept):
 
 
 def test_every_image_is_measured_once_with_its_own_label(bundle, draw_images):
-    engine = make_engine(bundle)
+    engine = compile_network(bundle)
     images = draw_images(engine.batch_limit + 3)
     thresholds = [0.3] * 18
     heard = []
@@ -35,8 +35,8 @@ def test_every_image_is_measured_once_with_its_own_label(bundle, draw_images):
 
 
 def test_labels_decide_what_is_right(bundle, draw_images):
-    engine, images = make_engine(bundle), draw_images(10)
-    predicted = engine.run(images, Controls.uniform(10, [0.0] * 18)).logits.argmax(1)
+    engine, images = compile_network(bundle), draw_images(10)
+    predicted = engine.run(images, RunOptions.uniform(10, [0.0] * 18)).logits.argmax(1)
     odd = np.arange(10) % 2 == 1
     found = measure(engine, Split(images, np.where(odd, predicted, (predicted + 1) % 10)), [0.0] * 18)
     assert found.right.tolist() == odd.tolist()
@@ -45,7 +45,7 @@ def test_labels_decide_what_is_right(bundle, draw_images):
 
 def test_nothing_cannot_be_measured(bundle, draw_images):
     with pytest.raises(DataError, match="no images to measure on"):
-        measure(make_engine(bundle), Split(draw_images(0), np.zeros(0, np.int64)), [0.0] * 18)
+        measure(compile_network(bundle), Split(draw_images(0), np.zeros(0, np.int64)), [0.0] * 18)
 
 
 EXACT = measurement([1] * 80 + [0] * 20, [9] * 100)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from lccl.compiler import compile as make_engine
-from lccl.flops import Convolution, GatedConvolution, NetworkShape, speed_up
-from lccl.lowering import lower, shape_of
+from lccl.compiler import compile_network
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
 from lccl.networks.resnet import ProjectionShortcut
-from lccl.spconv import SplitConv
+from lccl.networks.split_conv import SplitConv
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape, shape_of, speed_up
 
 X, Y, C, T, K = 9, 7, 20, 36, 3
 CONVOLUTION = Convolution(in_channels=C, out_channels=T, kernel=K, height=X, width=Y)
@@ -98,7 +98,7 @@ def in_the_papers_way(network):
 
 @pytest.mark.parametrize(("name", "skipped", "published"), [("resnet18", 0.382, 0.346), ("resnet34", 0.264, 0.248)])
 def test_the_published_imagenet_speed_ups_with_shared_gates(name, skipped, published):
-    shape = make_engine(build(Architecture(name, classes=1000))).shape
+    shape = compile_network(build(Architecture(name, classes=1000))).shape
     kept = np.round((1 - skipped) * shape.cells).astype(np.int64)[None]
     assert 1 - shape.gated(kept)[0] / shape.dense == pytest.approx(published, abs=0.005)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lccl.errors import ArchitectureError
-from lccl.gates import Gate, GateSpec
+from lccl.networks.gates import Gate, GateSpec
 
 
 @pytest.mark.parametrize("text", ["shared", "pointwise", "grouped:4", "grouped:16", "grouped:4:1x1"])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lccl.evaluate import Measurement, operating_point
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
-from lccl.operating_points import EXACT, OperatingPointTable, Wish
+from lccl.measurement import Measurement, operating_point
+from lccl.operating_points import EXACT, OperatingPointTable, QualityRequest
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(1, 1, 1, 1, 100), 1, 1),), 0)
 IMAGES, CALIBRATIONS = 2000, 600
@@ -47,7 +47,7 @@ def test_a_floor_is_broken_no_more_often_than_stated(curve):
     for _ in range(CALIBRATIONS):
         table = measured(rng, drops, changes)
         for floor in FLOORS:
-            chosen = table.resolve(Wish(max_accuracy_drop=floor)).name
+            chosen = table.resolve(QualityRequest(max_accuracy_drop=floor)).name
             broken[floor] += true[chosen] > floor
     allowed = CALIBRATIONS * NOMINAL + 3 * np.sqrt(CALIBRATIONS * NOMINAL * (1 - NOMINAL))
     assert all(count <= allowed for count in broken.values()), broken
@@ -56,7 +56,7 @@ def test_a_floor_is_broken_no_more_often_than_stated(curve):
 def test_a_floor_is_used_where_there_is_room():
     """A promise is easily kept by never skipping: a point far inside the floor is chosen nearly always."""
     rng = np.random.default_rng(8)
-    chosen = [measured(rng, [0.1, 0.2], [1, 1]).resolve(Wish(max_accuracy_drop=2)).name for _ in range(100)]
+    chosen = [measured(rng, [0.1, 0.2], [1, 1]).resolve(QualityRequest(max_accuracy_drop=2)).name for _ in range(100)]
     assert chosen.count("p2") >= 95
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lccl.gates import GateSpec
-from lccl.layers import SkipConv
+from lccl.networks.gates import GateSpec
+from lccl.networks.skip_conv import SkipConv
 
 
 def skip_conv(place="bare", gate="shared"):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lccl import plan as steps
-from lccl.lowering import lower, shape_of
 from lccl.networks import FORMS, PLACEMENTS, Architecture, build
+from lccl.networks.lowering import lower
+from lccl.plan import steps
+from lccl.plan.geometry import shape_of
 from tests.lccl.networks import called, layers_of
 
 EVERY = [Architecture(name, form) for name, forms in FORMS.items() for form in forms]

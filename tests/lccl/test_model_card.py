@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lccl.model_card import write_card
+from lccl.bundle.model_card import write_card
 from lccl.networks import Architecture
 
 

@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lccl.compiler import compile as make_engine
+from lccl.compiler import compile_network
 from lccl.errors import ArchitectureError
 from lccl.networks import Architecture, build
-from lccl.spconv import SplitConv
+from lccl.networks.split_conv import SplitConv
 
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 CONVOLUTION_MACS = (
@@ -33,7 +33,7 @@ def cifar_parameters(depth):
 def test_plain_cifar_networks_have_the_published_sizes(depth):
     network = build(Architecture(f"resnet{depth}", gate="none"))
     assert parameters(network) == cifar_parameters(depth)
-    assert make_engine(network).shape.dense == 40_551_040 + (depth - 20) * CONVOLUTION_MACS
+    assert compile_network(network).shape.dense == 40_551_040 + (depth - 20) * CONVOLUTION_MACS
 
 
 # parameters and MACs as torchvision's documentation has them (1.814, 3.664 and 4.089 thousand million)
@@ -47,7 +47,7 @@ def test_plain_cifar_networks_have_the_published_sizes(depth):
 def test_plain_imagenet_networks_have_the_published_sizes(name, size, macs):
     network = build(Architecture(name, gate="none", classes=1000))
     assert parameters(network) == size
-    assert make_engine(network).shape.dense == macs
+    assert compile_network(network).shape.dense == macs
 
 
 def convolutions(blocks, block):
@@ -92,13 +92,13 @@ def test_plain_pre_activation_networks_have_the_published_sizes(name, blocks, bl
     assert parameters(network) == weights + norms + 10 * channels + 10
     assert millions in (None, round(parameters(network) / 1e6, 1))
     macs = sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in main + shortcuts)
-    assert make_engine(network, engine="reference").shape.dense == macs + 10 * channels
+    assert compile_network(network, engine="reference").shape.dense == macs + 10 * channels
 
 
 @pytest.mark.parametrize(("name", "thousand_millions"), [("wrn-28-10", 5.2), ("resnet164", 0.24)])
 def test_the_published_macs(name, thousand_millions):
     network = build(Architecture(name, gate="none"))
-    assert make_engine(network, engine="reference").shape.dense / 1e9 == pytest.approx(thousand_millions, rel=0.02)
+    assert compile_network(network, engine="reference").shape.dense / 1e9 == pytest.approx(thousand_millions, rel=0.02)
 
 
 @pytest.mark.parametrize("depth", [20, 56])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lccl.errors import BundleError, WishError
-from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable, Setting, Wish, controls_for
+from lccl.errors import BundleError, QualityError
+from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable, QualityRequest, Setting, controls_for
 
 RATIOS = (0.1, 0.25, 0.4, 0.6)
 
@@ -55,7 +55,7 @@ def within(table, share):
 @given(tables(), st.floats(0, 1))
 def test_a_sparsity_lies_between_its_neighbours(table, share):
     sparsity = within(table, share)
-    setting = table.resolve(Wish(sparsity=sparsity))
+    setting = table.resolve(QualityRequest(sparsity=sparsity))
     below = max((one for one in table.points if one.skip_ratio <= sparsity), key=lambda one: one.skip_ratio)
     above = min((one for one in table.points if one.skip_ratio >= sparsity), key=lambda one: one.skip_ratio)
     assert setting.sparsity == sparsity
@@ -70,15 +70,17 @@ def test_a_sparsity_lies_between_its_neighbours(table, share):
 def test_more_sparsity_never_lowers_a_threshold(table, first, second):
     less, more = (within(table, share) for share in sorted((first, second)))
     pairs = zip(
-        table.resolve(Wish(sparsity=less)).thresholds, table.resolve(Wish(sparsity=more)).thresholds, strict=True
+        table.resolve(QualityRequest(sparsity=less)).thresholds,
+        table.resolve(QualityRequest(sparsity=more)).thresholds,
+        strict=True,
     )
     assert all(low <= high for low, high in pairs)
 
 
 @given(tables(), st.floats(0, 1))
 def test_at_or_below_exacts_own_ratio_it_is_exact(table, share):
-    setting = table.resolve(Wish(sparsity=share * table.exact.skip_ratio))
-    assert setting == table.resolve(Wish(operating_point="exact")) == table.resolve(Wish())
+    setting = table.resolve(QualityRequest(sparsity=share * table.exact.skip_ratio))
+    assert setting == table.resolve(QualityRequest(operating_point="exact")) == table.resolve(QualityRequest())
     assert setting.name == "exact"
     assert not any(setting.thresholds)
 
@@ -87,15 +89,15 @@ def test_at_or_below_exacts_own_ratio_it_is_exact(table, share):
 def test_beyond_the_last_point_it_is_refused_with_the_range(table, share):
     low, high = table.sparsity_range
     sparsity = high + share * (1 - high)
-    with pytest.raises(WishError, match=f"offers {low:.3f} to {high:.3f}"):
-        table.resolve(Wish(sparsity=sparsity))
+    with pytest.raises(QualityError, match=f"offers {low:.3f} to {high:.3f}"):
+        table.resolve(QualityRequest(sparsity=sparsity))
 
 
 @given(tables())
 def test_a_points_own_name_and_ratio_give_the_point(table):
     for one in table.points:
-        by_name = table.resolve(Wish(operating_point=one.name))
-        assert by_name == table.resolve(Wish(sparsity=one.skip_ratio))
+        by_name = table.resolve(QualityRequest(operating_point=one.name))
+        assert by_name == table.resolve(QualityRequest(sparsity=one.skip_ratio))
         assert by_name == Setting(
             one.name, one.thresholds, one.norm_set, one.skip_ratio, one.gated_macs,
             one.accuracy, one.accuracy_interval, one.drop,
@@ -103,8 +105,8 @@ def test_a_points_own_name_and_ratio_give_the_point(table):
 
 
 def test_halfway_between_two_points_thresholds_are_halfway(make_table):
-    setting = make_table(3).resolve(Wish(sparsity=0.325))
-    first, second = (make_table(3).resolve(Wish(operating_point=name)) for name in ("p25", "p40"))
+    setting = make_table(3).resolve(QualityRequest(sparsity=0.325))
+    first, second = (make_table(3).resolve(QualityRequest(operating_point=name)) for name in ("p25", "p40"))
     assert setting.name is None
     assert setting.thresholds == pytest.approx(np.mean([first.thresholds, second.thresholds], axis=0))
     assert setting.expected_accuracy == second.expected_accuracy < first.expected_accuracy
@@ -113,13 +115,13 @@ def test_halfway_between_two_points_thresholds_are_halfway(make_table):
 @pytest.mark.parametrize(("sparsity", "norm_set"), [(0.1, 3), (0.26, 3), (0.34, 5), (0.5, 5)])
 def test_the_normalisation_set_is_the_nearer_points(sparsity, norm_set):
     table = OperatingPointTable((point("exact", [0], 0.1, norm_set=3), point("p50", [1], 0.5, norm_set=5)), 100)
-    assert table.resolve(Wish(sparsity=sparsity)).norm_set == norm_set
+    assert table.resolve(QualityRequest(sparsity=sparsity)).norm_set == norm_set
 
 
 @pytest.mark.parametrize("name", ["p99", "EXACT", "", "exact "])
 def test_an_unknown_point_is_refused_with_the_names(make_table, name):
-    with pytest.raises(WishError, match="use one of exact, p25, p40, p60"):
-        make_table(2).resolve(Wish(operating_point=name))
+    with pytest.raises(QualityError, match="use one of exact, p25, p40, p60"):
+        make_table(2).resolve(QualityRequest(operating_point=name))
 
 
 # a floor
@@ -140,12 +142,12 @@ def with_bounds(*bounds):
 def test_a_floor_stops_before_the_first_point_that_may_lose_more(floor, name):
     """The third point fails at 0.8 although the fourth would pass: a fixed sequence stops at the first failure."""
     table = with_bounds(0.0, 0.3, 0.5, 0.9, 0.6)
-    assert table.resolve(Wish(max_accuracy_drop=floor)).name == name
+    assert table.resolve(QualityRequest(max_accuracy_drop=floor)).name == name
 
 
 @given(tables(), st.floats(0, 100))
 def test_every_point_up_to_the_one_that_a_floor_allows_keeps_it(table, floor):
-    chosen = table.resolve(Wish(max_accuracy_drop=floor))
+    chosen = table.resolve(QualityRequest(max_accuracy_drop=floor))
     index = [one.name for one in table.points].index(chosen.name)
     assert all(one.drop_bound <= floor for one in table.points[1 : index + 1])
     assert index + 1 == len(table.points) or table.points[index + 1].drop_bound > floor
@@ -154,9 +156,9 @@ def test_every_point_up_to_the_one_that_a_floor_allows_keeps_it(table, floor):
 @given(tables(smallest=2))
 def test_the_smallest_certified_drop_is_where_a_floor_first_allows_more_than_exact(table):
     smallest = table.smallest_certified_drop
-    assert table.resolve(Wish(max_accuracy_drop=smallest)).name != "exact"
+    assert table.resolve(QualityRequest(max_accuracy_drop=smallest)).name != "exact"
     if smallest > 0:
-        assert table.resolve(Wish(max_accuracy_drop=np.nextafter(smallest, 0))).name == "exact"
+        assert table.resolve(QualityRequest(max_accuracy_drop=np.nextafter(smallest, 0))).name == "exact"
 
 
 def test_exact_alone_certifies_nothing():
@@ -166,50 +168,50 @@ def test_exact_alone_certifies_nothing():
 @given(tables(), st.floats(0, 1), st.floats(0, 100))
 def test_a_target_within_its_floor_is_served_as_without_it_and_past_it_refused(table, share, floor):
     sparsity = within(table, share)
-    allowed = table.resolve(Wish(max_accuracy_drop=floor)).sparsity
-    wish = Wish(sparsity=sparsity, max_accuracy_drop=floor)
+    allowed = table.resolve(QualityRequest(max_accuracy_drop=floor)).sparsity
+    quality = QualityRequest(sparsity=sparsity, max_accuracy_drop=floor)
     if sparsity <= allowed:
-        assert table.resolve(wish) == table.resolve(Wish(sparsity=sparsity))
+        assert table.resolve(quality) == table.resolve(QualityRequest(sparsity=sparsity))
     else:
-        with pytest.raises(WishError, match="past its own floor"):
-            table.resolve(wish)
+        with pytest.raises(QualityError, match="past its own floor"):
+            table.resolve(quality)
 
 
 @pytest.mark.parametrize(("name", "served"), [("exact", True), ("p1", True), ("p2", False), ("p3", False)])
 def test_a_named_point_is_held_to_its_floor_too(name, served):
-    table, wish = with_bounds(0.0, 0.3, 0.5, 0.2), Wish(operating_point=name, max_accuracy_drop=0.4)
+    table, quality = with_bounds(0.0, 0.3, 0.5, 0.2), QualityRequest(operating_point=name, max_accuracy_drop=0.4)
     if served:
-        assert table.resolve(wish).name == name
+        assert table.resolve(quality).name == name
     else:
-        with pytest.raises(WishError, match=r"at most 0\.200 \(p1\)"):
-            table.resolve(wish)
+        with pytest.raises(QualityError, match=r"at most 0\.200 \(p1\)"):
+            table.resolve(quality)
 
 
 # wishes that are none
 
 
 def test_two_targets_are_refused():
-    with pytest.raises(WishError, match="two targets"):
-        Wish(sparsity=0.4, operating_point="p40")
+    with pytest.raises(QualityError, match="two targets"):
+        QualityRequest(sparsity=0.4, operating_point="p40")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.001, 1.001])
 def test_a_sparsity_that_is_no_share_is_refused(value):
-    with pytest.raises(WishError, match="sparsity must be"):
-        Wish(sparsity=value)
+    with pytest.raises(QualityError, match="sparsity must be"):
+        QualityRequest(sparsity=value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.001, 100.001])
 def test_a_floor_that_is_no_percentage_is_refused(value):
-    with pytest.raises(WishError, match="max_accuracy_drop must be"):
-        Wish(max_accuracy_drop=value)
+    with pytest.raises(QualityError, match="max_accuracy_drop must be"):
+        QualityRequest(max_accuracy_drop=value)
 
 
 @pytest.mark.parametrize(
     "wish", [{"sparsity": 0.0}, {"sparsity": 1.0}, {"max_accuracy_drop": 0.0}, {"max_accuracy_drop": 100.0}]
 )
-def test_the_ends_of_the_ranges_are_wishes(wish):
-    assert Wish(**wish) == Wish(**wish)
+def test_the_ends_of_the_ranges_are_wishes(quality):
+    assert QualityRequest(**quality) == QualityRequest(**quality)
 
 
 # tables
@@ -301,14 +303,14 @@ def test_a_table_without_a_number_of_images_is_refused(images):
 
 def test_controls_have_a_row_per_setting(make_table):
     table = make_table(3)
-    settings = [table.resolve(Wish(sparsity=value)) for value in (0.1, 0.3, 0.6)]
+    settings = [table.resolve(QualityRequest(sparsity=value)) for value in (0.1, 0.3, 0.6)]
     settings[1] = replace(settings[1], norm_set=1)
-    controls = controls_for(settings, want_masks=True)
-    assert controls.thresholds.dtype == np.float32
-    np.testing.assert_allclose(controls.thresholds, [setting.thresholds for setting in settings], rtol=1e-6)
-    assert controls.norm_set.tolist() == [0, 1, 0]
-    assert controls.exit_confidence.shape == (3, 0)
-    assert controls.want_masks
+    options = controls_for(settings, want_masks=True)
+    assert options.thresholds.dtype == np.float32
+    np.testing.assert_allclose(options.thresholds, [setting.thresholds for setting in settings], rtol=1e-6)
+    assert options.norm_set.tolist() == [0, 1, 0]
+    assert options.exit_confidence.shape == (3, 0)
+    assert options.want_masks
     assert not controls_for(settings).want_masks
 
 
@@ -327,7 +329,7 @@ LEAVING = OperatingPointTable(FRONT, 5000, BY_HAND)
 
 
 def test_a_confidence_by_hand_is_every_exits_with_exact_gates():
-    setting = LEAVING.resolve(Wish(exit_confidence=0.7))
+    setting = LEAVING.resolve(QualityRequest(exit_confidence=0.7))
     assert setting.exit_confidence == pytest.approx((0.7,) * 3)
     assert setting.thresholds == (0.0, 0.0)
     assert setting.name is None
@@ -337,53 +339,53 @@ def test_a_confidence_by_hand_is_every_exits_with_exact_gates():
 
 
 def test_a_confidence_of_one_is_exact():
-    assert LEAVING.resolve(Wish(exit_confidence=1)) == LEAVING.resolve(Wish())
+    assert LEAVING.resolve(QualityRequest(exit_confidence=1)) == LEAVING.resolve(QualityRequest())
 
 
 @given(st.floats(0.5, 1), st.floats(0.5, 1))
 def test_less_confidence_is_never_expected_to_cost_more(first, second):
     low, high = sorted((first, second))
-    settings = [LEAVING.resolve(Wish(exit_confidence=value)) for value in (low, high)]
+    settings = [LEAVING.resolve(QualityRequest(exit_confidence=value)) for value in (low, high)]
     assert settings[0].gated_macs <= settings[1].gated_macs
     assert settings[0].exit_confidence <= settings[1].exit_confidence
 
 
 def test_between_points_exits_change_with_thresholds():
-    setting = LEAVING.resolve(Wish(sparsity=0.25))
+    setting = LEAVING.resolve(QualityRequest(sparsity=0.25))
     assert setting.exit_confidence == pytest.approx((0.9,) * 3)
     assert setting.thresholds == pytest.approx((0.05, 0.1))
-    assert controls_for([setting, LEAVING.resolve(Wish())]).exit_confidence.tolist() == [
+    assert controls_for([setting, LEAVING.resolve(QualityRequest())]).exit_confidence.tolist() == [
         pytest.approx([0.9] * 3), [1, 1, 1],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0.49, 1.01, -1, float("nan"), float("inf")])
 def test_a_confidence_out_of_range_is_refused(value):
-    with pytest.raises(WishError, match=r"exit_confidence must be a number from 0\.5 to 1"):
-        Wish(exit_confidence=value)
+    with pytest.raises(QualityError, match=r"exit_confidence must be a number from 0\.5 to 1"):
+        QualityRequest(exit_confidence=value)
 
 
 def test_a_confidence_is_a_target():
-    with pytest.raises(WishError, match="two targets"):
-        Wish(exit_confidence=0.9, sparsity=0.3)
+    with pytest.raises(QualityError, match="two targets"):
+        QualityRequest(exit_confidence=0.9, sparsity=0.3)
 
 
 def test_a_model_without_exits_has_no_confidence_to_set():
-    with pytest.raises(WishError, match="no early exits"):
-        OperatingPointTable((point("exact", (), 0.1),), 5000).resolve(Wish(exit_confidence=0.9))
+    with pytest.raises(QualityError, match="no early exits"):
+        OperatingPointTable((point("exact", (), 0.1),), 5000).resolve(QualityRequest(exit_confidence=0.9))
 
 
 def test_a_confidence_past_its_floor_is_refused_and_one_within_may_be_lowered():
-    with pytest.raises(WishError, match="past its own floor"):
-        LEAVING.offer(Wish(exit_confidence=0.6, max_accuracy_drop=1.0))
-    offer = LEAVING.offer(Wish(exit_confidence=0.95, max_accuracy_drop=1.0))
+    with pytest.raises(QualityError, match="past its own floor"):
+        LEAVING.offer(QualityRequest(exit_confidence=0.6, max_accuracy_drop=1.0))
+    offer = LEAVING.offer(QualityRequest(exit_confidence=0.95, max_accuracy_drop=1.0))
     assert [setting.name for setting in offer.settings] == [None, "p40"]
     assert offer.gives_way
 
 
 def test_a_confidence_within_its_floor_is_served_though_no_point_is():
     """The front's first point may lose more than the floor allows; what was measured of the confidence may not."""
-    offer = LEAVING.offer(Wish(exit_confidence=0.9, max_accuracy_drop=0.7))
+    offer = LEAVING.offer(QualityRequest(exit_confidence=0.9, max_accuracy_drop=0.7))
     assert [setting.exit_confidence for setting in offer.settings] == [pytest.approx((0.9,) * 3)]
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lccl import bundle as bundles
-from lccl.bundle import save
+from lccl.bundle import format as bundles
+from lccl.bundle.format import save
 from lccl.errors import ArchitectureError, BundleError, WeightsError
 from lccl.networks import Architecture
 from lccl.train.plain_weights import read_plain

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lccl import plan as steps
-from lccl.controls import Controls
 from lccl.engines.reference import ReferenceEngine, tap_means
 from lccl.errors import EngineError, InputError
 from lccl.networks import FORMS, PLACEMENTS, Architecture, build
+from lccl.plan import steps
+from lccl.plan.run import RunOptions
 from tests.lccl.networks import called, layers_of
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def normalised(engine, pixels):
 
 
 def exact(images, layers, **changes):
-    return replace(Controls.uniform(images, [0.0] * layers), **changes)
+    return replace(RunOptions.uniform(images, [0.0] * layers), **changes)
 
 
 # against the modules
@@ -176,10 +176,10 @@ def engine(network, make_reference):
 
 @pytest.mark.parametrize("form", ["post", "pre"])
 def test_a_float32_run_is_close_to_a_float64_run(form, gated_network, make_reference, draw_images):
-    pixels, controls = draw_images(4), exact(4, 18)
-    network = gated_network(Architecture("resnet20", form), pixels, controls.thresholds)
-    fine = make_reference(network).run(pixels, controls).logits
-    coarse = make_reference(network.float(), "fp32").run(pixels, controls).logits
+    pixels, options = draw_images(4), exact(4, 18)
+    network = gated_network(Architecture("resnet20", form), pixels, options.thresholds)
+    fine = make_reference(network).run(pixels, options).logits
+    coarse = make_reference(network.float(), "fp32").run(pixels, options).logits
     assert (coarse.dtype, fine.dtype) == (np.float32, np.float64)
     assert 0 < np.abs(coarse - fine).max() < 1e-3  # gates multiply: rounding (6e-8) grows by about a thousand
 
@@ -233,9 +233,9 @@ def test_a_gate_at_its_threshold_is_skipped(engine, draw_images):
     first = engine.plan.gated[0]
     quarter = steps.Affine(np.zeros((1, 1)), np.full((1, 1), 0.25))
     plan = with_steps(engine.plan, {first.name: replace(first, gate=replace(first.gate, affine=quarter))})
-    changed = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    changed = ReferenceEngine(plan, CPU, "fp64")
     for threshold, kept in ((0.25, 0), (np.nextafter(np.float32(0.25), np.float32(0)), 16 * 32 * 32)):
-        assert changed.run(draw_images(1), Controls.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
+        assert changed.run(draw_images(1), RunOptions.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
 
 
 def test_masks_come_only_when_asked_for(engine, draw_images):
@@ -289,10 +289,10 @@ def test_a_skipped_layers_weights_do_not_matter(engine, layer, poison, draw_imag
     )
     step = engine.plan.gated[layer]
     plan = with_steps(engine.plan, {step.name: replace(step, weight=np.full_like(step.weight, poison))})
-    controls = exact(2, 18, forced_masks=forced)
-    poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    options = exact(2, 18, forced_masks=forced)
+    poisoned = ReferenceEngine(plan, CPU, "fp64")
     np.testing.assert_array_equal(
-        poisoned.run(draw_images(2), controls).logits, engine.run(draw_images(2), controls).logits
+        poisoned.run(draw_images(2), options).logits, engine.run(draw_images(2), options).logits
     )
     assert not np.array_equal(
         poisoned.run(draw_images(2), exact(2, 18)).logits, engine.run(draw_images(2), exact(2, 18)).logits
@@ -311,10 +311,10 @@ def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_refe
     weight = step.weight.copy()
     weight[8:12] = np.nan  # the third of four groups of 16 channels
     plan = with_steps(engine.plan, {step.name: replace(step, weight=weight)})
-    controls = exact(1, 18, forced_masks=tuple(forced))
-    poisoned = ReferenceEngine(plan, engine.shape, CPU, "fp64")
+    options = exact(1, 18, forced_masks=tuple(forced))
+    poisoned = ReferenceEngine(plan, CPU, "fp64")
     np.testing.assert_array_equal(
-        poisoned.run(draw_images(1), controls).logits, engine.run(draw_images(1), controls).logits
+        poisoned.run(draw_images(1), options).logits, engine.run(draw_images(1), options).logits
     )
 
 
@@ -340,11 +340,11 @@ def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_ref
     denser, sparser = rows([[0.1] * 18] * 4), rows([[0.3] * 18] * 4)
     alone = [make_reference(gated_network(architecture, pixels, one.thresholds)) for one in (denser, sparser)]
     plan = replace(stacked(alone[0].plan, alone[1].plan), norm_sets=2)
-    both = ReferenceEngine(plan, alone[0].shape, CPU, "fp64")
-    for controls in (denser, sparser):
+    both = ReferenceEngine(plan, CPU, "fp64")
+    for options in (denser, sparser):
         sets = np.array([0, 1, 1, 0])
-        mixed = both.run(pixels, replace(controls, norm_set=sets))
-        first, second = (one.run(pixels, controls) for one in alone)
+        mixed = both.run(pixels, replace(options, norm_set=sets))
+        first, second = (one.run(pixels, options) for one in alone)
         for image, norm_set in enumerate(sets):
             own, other = (first, second) if norm_set == 0 else (second, first)
             assert np.array_equal(mixed.logits[image], own.logits[image])

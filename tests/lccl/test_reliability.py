@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lccl.reliability import (
+from lccl.train.reliability import (
     COVERAGES,
     expected_calibration_error,
     fit_temperature,

@@ -5,12 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.compiler import compile_network
 from lccl.errors import ArchitectureError, InputError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture
-from lccl.sidenet import SideNetSpec
+from lccl.networks.lowering import lower
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import RunOptions
 from tests.conftest import random_network
 
 SPECS = [SideNetSpec(1, 2, 12), SideNetSpec(4, 3, 8), SideNetSpec(7, 1, 8)]
@@ -76,12 +77,12 @@ def naive(network, engine, image, thresholds, confidences):
 
 def run(engine, images, thresholds, confidences):
     count = len(images)
-    controls = Controls(
+    options = RunOptions(
         np.broadcast_to(np.float32(thresholds), (count, len(engine.plan.layers))),
         np.zeros(count, np.int64),
         np.broadcast_to(np.float32(confidences), (count, engine.plan.exits)),
     )
-    return engine.run(images, controls)
+    return engine.run(images, options)
 
 
 def confidences_of(engine, images):
@@ -98,7 +99,7 @@ def confidences_of(engine, images):
 @pytest.mark.parametrize("count", [1, 7])
 def test_every_image_leaves_where_it_would_alone(architecture, count, draw_images, square):
     network = with_sidenets(architecture)
-    engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
     images, random = draw_images(count), np.random.default_rng(count)
     layers = len(engine.plan.layers)
     levels = random.uniform(-0.2, 0.6, (count, layers)).astype(np.float32)
@@ -106,15 +107,15 @@ def test_every_image_leaves_where_it_would_alone(architecture, count, draw_image
     levels_of_exits = random.uniform(sure.min(0) - 0.05, sure.max(0) + 0.05, (count, 3)).astype(np.float32)
     out = run(engine, images, levels, levels_of_exits)
     for image in range(count):
-        logits, left_by, macs = naive(network, engine, images[image], levels[image], levels_of_exits[image])
-        assert out.exit[image] == left_by
+        logits, exit_index, macs = naive(network, engine, images[image], levels[image], levels_of_exits[image])
+        assert out.exit[image] == exit_index
         assert out.logits[image] == pytest.approx(logits, rel=1e-9, abs=1e-9)
         assert engine.shape.gated(out.kept, out.exit)[image] == macs
 
 
 def test_the_images_of_a_batch_take_different_ways(draw_images, square):
     """What the comparison above rests on."""
-    engine = make_engine(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(16)
     sure = confidences_of(engine, images)
     assert set(run(engine, images, 0, np.quantile(sure, 0.6, axis=0)).exit) == {0, 1, 2, 3}
@@ -127,13 +128,13 @@ def test_the_images_of_a_batch_take_different_ways(draw_images, square):
 )
 def test_exits_at_the_ends_of_the_range(confidences, expected, draw_images, square):
     network = with_sidenets(KINDS[0])
-    engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(4)
     out = run(engine, images, 0.1, confidences)
     assert out.exit.tolist() == expected
     before = [sum(layer.name < f"blocks.{place}.conv3" for layer in engine.shape.layers) for place in (1, 4, 7)]
-    for image, left_by in enumerate(expected):
-        reached = [*before, 18][left_by]
+    for image, exit_index in enumerate(expected):
+        reached = [*before, 18][exit_index]
         assert (out.kept[image, :reached] > 0).all()
         assert not out.kept[image, reached:].any()
     dense = engine.shape.gated(engine.shape.reached(out.exit) * engine.shape.cells, out.exit)
@@ -141,7 +142,7 @@ def test_exits_at_the_ends_of_the_range(confidences, expected, draw_images, squa
 
 
 def test_an_image_as_sure_as_the_threshold_stays(draw_images, square):
-    engine = make_engine(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(1)
     sure = np.float32(confidences_of(engine, images)[0, 0])
     higher, lower = np.nextafter(sure, np.float32(2)), np.nextafter(sure, np.float32(-1))
@@ -150,9 +151,9 @@ def test_an_image_as_sure_as_the_threshold_stays(draw_images, square):
 
 
 def test_masks_of_layers_behind_an_exit_are_empty(draw_images, square):
-    engine = make_engine(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
-    controls = Controls.uniform(2, [0.1] * 18, want_masks=True, exit_confidence=[1, 0, 1])
-    out = engine.run(draw_images(2), controls)
+    engine = compile_network(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
+    options = RunOptions.uniform(2, [0.1] * 18, want_masks=True, exit_confidence=[1, 0, 1])
+    out = engine.run(draw_images(2), options)
     assert [bool(mask.any()) for mask in out.masks] == [True] * 10 + [False] * 8
     assert [mask.shape[0] for mask in out.masks] == [2] * 18
 
@@ -160,11 +161,11 @@ def test_masks_of_layers_behind_an_exit_are_empty(draw_images, square):
 def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(draw_images, square):
     plain, images = random_network(KINDS[0]).double(), draw_images(3)
     engines = [
-        make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+        compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
         for network in (plain, with_sidenets(KINDS[0]))
     ]
-    controls = Controls.uniform(3, [0.2] * 18)
-    alone, beside = (engine.run(images, controls) for engine in engines)
+    options = RunOptions.uniform(3, [0.2] * 18)
+    alone, beside = (engine.run(images, options) for engine in engines)
     assert beside.exit.tolist() == [3, 3, 3]
     assert beside.logits == pytest.approx(alone.logits / 1.3)
     assert np.array_equal(beside.kept, alone.kept)
@@ -178,7 +179,7 @@ def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(
 @pytest.mark.parametrize("architecture", KINDS, ids=lambda one: f"{one.form}-{one.gate}")
 def test_the_modules_and_the_plan_agree_on_what_sidenets_answer(architecture, draw_images, square):
     network = with_sidenets(architecture)
-    engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(3)
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (square(32).mean, square(32).std))
     pixels = (torch.from_numpy(images).double() / 255 - mean) / std
@@ -235,14 +236,14 @@ def test_a_shape_knows_what_lies_before_each_exit(square):
     ("confidences", "message"), [(np.zeros((2, 2)), r"\[2, 3\] or \[2, 0\]"), (np.full((2, 3), np.nan), "not be NaN")]
 )
 def test_confidences_that_do_not_fit_are_refused(confidences, message, draw_images, square, rows):
-    engine = make_engine(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
+    engine = compile_network(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
     with pytest.raises(InputError, match=message):
         engine.run(draw_images(2), rows(np.zeros((2, 18)), exit_confidence=confidences.astype(np.float32)))
 
 
 def test_an_image_that_leaves_is_not_charged_for_means_behind_its_exit(draw_images, square):
     network = with_sidenets(Architecture("resnet20", split="1/2"))
-    engine = make_engine(network, engine="reference", precision="fp64", preprocessing=square(32))
+    engine = compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
     shape, images = engine.shape, draw_images(2)
     early, end = (run(engine, images, 0.1, confidences) for confidences in ([1, 0, 1], [1, 1, 1]))
     assert 0 < shape.exits[0].means < shape.exits[1].means < shape.means

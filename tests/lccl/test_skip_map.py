@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import lccl
-from lccl.errors import InputError, WishError
-from lccl.flops import Convolution, GatedConvolution, NetworkShape
+from lccl.errors import InputError, QualityError
 from lccl.networks import Architecture
-from lccl.operating_points import Wish, controls_for
+from lccl.operating_points import QualityRequest, controls_for
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
 from lccl.skip_map import COVER, SkipMap
 
 # Maps that do and do not divide the input, one group, two, and one per channel.
@@ -145,10 +145,10 @@ def test_a_notebook_gets_what_the_engine_did(random_bundle, gate, engine):
     bundle = random_bundle(Architecture("resnet20", gate=gate))
     compiled = lccl.compile(bundle, engine=engine)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    wish = Wish(sparsity=0.4)
-    skips = lccl.SkipMap.of(bundle, image, wish, engine=compiled)
+    quality = QualityRequest(sparsity=0.4)
+    skips = lccl.SkipMap.of(bundle, image, quality, engine=compiled)
     pixels = bundle.preprocessing.apply(image)
-    output = compiled.run(pixels[None], controls_for([bundle.table.resolve(wish)]))
+    output = compiled.run(pixels[None], controls_for([bundle.table.resolve(quality)]))
     assert [layer.kept for layer in skips.layers] == output.kept[0].tolist()
     assert skips.skip_ratio == pytest.approx(float(compiled.shape.skip_ratio(output.kept)[0]))
     assert skips.kept_share().shape == (32, 32)
@@ -159,5 +159,5 @@ def test_a_notebook_gets_what_the_engine_did(random_bundle, gate, engine):
 def test_a_notebook_may_leave_the_engine_and_the_wish_out(bundle):
     skips = lccl.SkipMap.of(bundle, Image.new("L", (50, 20), 128))
     assert len(skips.layers) == 18
-    with pytest.raises(WishError):
-        lccl.SkipMap.of(bundle, Image.new("L", (50, 20)), Wish(sparsity=0.99))
+    with pytest.raises(QualityError):
+        lccl.SkipMap.of(bundle, Image.new("L", (50, 20)), QualityRequest(sparsity=0.99))

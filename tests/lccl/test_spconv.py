@@ -9,7 +9,7 @@ from torch import nn
 
 from lccl.errors import ArchitectureError
 from lccl.networks import Architecture, build
-from lccl.spconv import SplitConv, convert
+from lccl.networks.split_conv import SplitConv, convert
 
 ALPHAS = [Fraction(1, 2), Fraction(1, 4), Fraction(3, 4), 0.625]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lccl.statistics import Z_ONE_SIDED, Z_TWO_SIDED, largest_loss, paired_difference, wilson
+from lccl.calibration.intervals import Z_ONE_SIDED, Z_TWO_SIDED, largest_loss, paired_difference, wilson
 
 
 @pytest.mark.parametrize(

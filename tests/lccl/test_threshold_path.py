@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls, Output
+from lccl.calibration.search import ThresholdPath, exit_notches, find_path, gate_values, levels_on, notches_in
+from lccl.compiler import compile_network
 from lccl.data import Split
-from lccl.flops import Convolution, EarlyExit, GatedConvolution, NetworkShape
-from lccl.threshold_path import ThresholdPath, exit_notches, find_path, gate_values, levels_on, notches_in
+from lccl.plan.geometry import Convolution, EarlyExit, GatedConvolution, NetworkShape
+from lccl.plan.run import RunOptions, RunOutput
 
 IMAGES = 20
 ANY = Split(np.zeros((IMAGES, 1, 1, 3), dtype=np.uint8), np.zeros(IMAGES, dtype=np.int64))
@@ -26,12 +26,12 @@ class PricedEngine:
     def __init__(self, harm, skipped=lambda row: row / 3):
         self.harm, self.skipped, self.rows = harm, skipped, []
 
-    def run(self, images, controls):
-        row = controls.thresholds[0].astype(float)
+    def run(self, images, options):
+        row = options.thresholds[0].astype(float)
         self.rows.append(tuple(row))
         logits = np.array([[2.0 - self.harm(row), 0.0]]).repeat(len(images), 0)
         kept = np.round(3000 * (1 - self.skipped(row))).astype(np.int64)[None].repeat(len(images), 0)
-        return Output(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
+        return RunOutput(logits, kept, kept.sum(1), np.zeros(len(images), np.int64))
 
 
 def test_the_cheapest_layer_falls_first():
@@ -114,16 +114,16 @@ def test_notches_are_quantiles_of_the_gates_and_end_with_what_shuts_them(random_
     bundle = random_bundle()
     split = Split(draw_images(16), np.zeros(16, dtype=np.int64))
     notches = notches_in(gate_values(bundle.network, bundle.preprocessing, split))
-    engine = make_engine(bundle, engine="reference")
+    engine = compile_network(bundle, engine="reference")
     assert len(notches) == len(engine.shape.layers)
     assert all((np.diff(layer) > 0).all() and layer[0] > 0 for layer in notches)
     for column, layer in enumerate(notches):
         row = np.zeros(len(notches))
         row[column] = layer[-1]
-        output = engine.run(split.images, Controls.uniform(16, row.tolist()))
+        output = engine.run(split.images, RunOptions.uniform(16, row.tolist()))
         assert output.kept[:, column].sum() == 0
         row[column] = layer[0]
-        skipped = engine.shape.layer_skip_ratios(engine.run(split.images, Controls.uniform(16, row.tolist())).kept)
+        skipped = engine.shape.layer_skip_ratios(engine.run(split.images, RunOptions.uniform(16, row.tolist())).kept)
         assert 0 < skipped[:, column].mean() <= 1
 
 
@@ -135,9 +135,9 @@ class LeavingEngine(PricedEngine):
     def __init__(self):
         super().__init__(lambda row: row @ [0.5, 0.5, 0.5])
 
-    def run(self, images, controls):
-        out = super().run(images, controls)
-        share = 1 - float(controls.exit_confidence[0, 0])
+    def run(self, images, options):
+        out = super().run(images, options)
+        share = 1 - float(options.exit_confidence[0, 0])
         out.kept[:, 2] = np.round(out.kept[:, 2] * (1 - share))
         logits = out.logits - [[max(0.0, share - 0.5), 0.0]]
         return replace(out, logits=logits, exit=np.full(len(images), int(share < 1), np.int64))
@@ -154,8 +154,8 @@ def test_an_exit_that_does_no_harm_is_widened_before_any_layer_is_touched():
 
 def test_exits_are_tried_at_the_confidences_that_images_have():
     class Sure(LeavingEngine):
-        def run(self, images, controls):
-            out = super().run(images, controls)
+        def run(self, images, options):
+            out = super().run(images, options)
             return replace(out, logits=np.linspace(0, 6, len(images))[:, None] * [1, 0])
 
     (notches,) = exit_notches(Sure(), ANY)
@@ -167,8 +167,8 @@ def test_exits_are_tried_at_the_confidences_that_images_have():
 
 def test_confidences_close_to_one_are_told_apart():
     class Certain(LeavingEngine):
-        def run(self, images, controls):
-            out = super().run(images, controls)
+        def run(self, images, options):
+            out = super().run(images, options)
             return replace(out, logits=np.linspace(10, 14, len(images))[:, None] * [1, 0])
 
     (notches,) = exit_notches(Certain(), ANY)

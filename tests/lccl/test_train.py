@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, NetworkOutput, build
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
 from lccl.train.loop import _first_weights, _loss, channel_statistics, layer_macs, make_optimiser, train

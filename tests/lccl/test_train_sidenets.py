@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from lccl import canary
-from lccl.bundle import load, save
-from lccl.calibrate import EXIT_CONFIDENCES, calibrate, calibrate_along
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.bundle import self_test
+from lccl.bundle.format import load, save
+from lccl.bundle.model_card import write_card
+from lccl.calibration.search import ThresholdPath
+from lccl.calibration.table import EXIT_CONFIDENCES, calibrate, calibrate_along
+from lccl.compiler import compile_network
 from lccl.errors import ArchitectureError, BundleError, DataError, EngineError, LcclError
-from lccl.evaluate import measure
-from lccl.model_card import write_card
+from lccl.measurement import measure
 from lccl.networks import Architecture, build
-from lccl.operating_points import Wish
-from lccl.reliability import expected_calibration_error, softmax
-from lccl.sidenet import SideNetSpec
-from lccl.threshold_path import ThresholdPath
+from lccl.networks.sidenet import SideNetSpec
+from lccl.operating_points import QualityRequest
+from lccl.plan.run import RunOptions
+from lccl.train.reliability import expected_calibration_error, softmax
 from lccl.train.sidenets import SideNetRecipe, _first_look, _still_true, fit_sidenets, usual_places
 
 SHARED, PLAIN = Architecture("resnet20", classes=3), Architecture("resnet20", gate="none", classes=3)
@@ -36,7 +36,7 @@ def gated(leaving_bundle):
 
 
 def engine_for(bundle):
-    return make_engine(bundle, engine="reference")
+    return compile_network(bundle, engine="reference")
 
 
 def test_the_network_itself_stays_as_it_was(fitted, random_bundle):
@@ -52,7 +52,7 @@ def test_what_is_stated_of_an_exit_is_what_unseen_images_show(fitted, toy_data):
     for number, stated in enumerate([*record["exits"], record["end"]]):
         confidences = [LEAVES if number == other else STAYS for other in range(2)]
         found = measure(engine, held, nothing, exit_confidence=confidences)
-        assert (found.left_by == number).all()
+        assert (found.exit_index == number).all()
         assert found.accuracy == stated["accuracy"]
         logits = engine.run(held.images, _controls(len(held), nothing, confidences)).logits
         confidence = softmax(logits).max(1)
@@ -62,7 +62,7 @@ def test_what_is_stated_of_an_exit_is_what_unseen_images_show(fitted, toy_data):
 
 
 def _controls(count, thresholds, confidences):
-    return Controls.uniform(count, thresholds, exit_confidence=confidences)
+    return RunOptions.uniform(count, thresholds, exit_confidence=confidences)
 
 
 def test_clear_images_are_learned(gated):
@@ -94,20 +94,20 @@ def test_a_bundle_keeps_its_sidenets(fitted, tmp_path, draw_images):
     loaded = load(tmp_path)
     assert loaded.network.sidenets.specs == fitted.network.sidenets.specs
     assert loaded.table == fitted.table
-    controls = _controls(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
-    before, after = (engine_for(one).run(draw_images(4), controls) for one in (fitted, loaded))
+    options = _controls(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
+    before, after = (engine_for(one).run(draw_images(4), options) for one in (fitted, loaded))
     assert np.array_equal(before.logits, after.logits)
     assert np.array_equal(before.exit, after.exit)
 
 
 def test_the_canary_sends_its_images_out_by_every_exit(gated):
-    recorded = replace(gated, canary=canary.record(gated))
-    assert {"exact", "exit 0", "exit 1"} <= set(recorded.canary["logits"])
-    canary.check(engine_for(recorded), recorded)
+    recorded = replace(gated, self_test=self_test.record(gated))
+    assert {"exact", "exit 0", "exit 1"} <= set(recorded.self_test["logits"])
+    self_test.check(engine_for(recorded), recorded)
     damaged = replace(recorded, network=build_like(recorded))
     list(damaged.network.sidenets)[1].classifier.weight.mul_(1.1)
     with pytest.raises(BundleError, match="exit 1 differ"):
-        canary.check(engine_for(damaged), damaged)
+        self_test.check(engine_for(damaged), damaged)
 
 
 def build_like(bundle):
@@ -134,7 +134,7 @@ def test_the_card_tells_what_every_exit_is_worth(gated, tmp_path):
 
 def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
-    engine = make_engine(gated)
+    engine = compile_network(gated)
     data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
     done = calibrate_along(ThresholdPath(np.array(rows), np.zeros(3)), gated, engine, data)
     points, shares = done.table.points, done.calibration["images_by_exit"]
@@ -142,7 +142,7 @@ def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
     assert len(points) > 1
     assert shares["exact"] == [0, 0, 1]
     assert all(sum(shares[point.name]) == pytest.approx(1, abs=1e-3) for point in points)
-    last = done.table.resolve(Wish(operating_point=points[-1].name))
+    last = done.table.resolve(QualityRequest(operating_point=points[-1].name))
     assert min(last.exit_confidence) < 1
     assert last.thresholds[-1] > 0
     found = measure(engine, data.measure, last.thresholds, exit_confidence=last.exit_confidence)
@@ -155,8 +155,8 @@ def as_answered_by(engine, data, confidences):
     """The held-out images with what the network answers as their labels: no way to it can lose much."""
 
     def relabelled(split):
-        controls = _controls(len(split), [0.0] * len(engine.plan.layers), confidences)
-        return replace(split, labels=engine.run(split.images, controls).logits.argmax(1))
+        options = _controls(len(split), [0.0] * len(engine.plan.layers), confidences)
+        return replace(split, labels=engine.run(split.images, options).logits.argmax(1))
 
     return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
 
@@ -168,8 +168,8 @@ def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
         searched.extend(notches)
         return ThresholdPath(np.array([[0.0] * 18 + [1.0, 1.0]]), np.zeros(1))
 
-    monkeypatch.setattr("lccl.calibrate.find_path", find)
-    calibrate(gated, make_engine(gated), toy_data(), weighed=6)
+    monkeypatch.setattr("lccl.calibration.table.find_path", find)
+    calibrate(gated, compile_network(gated), toy_data(), weighed=6)
     assert len(searched) == 18 + 2
     assert all((np.diff(layer) > 0).all() for layer in searched[:18])
     assert all((np.diff(exit_) < 0).all() and exit_[-1] == 0 for exit_ in searched[18:])
@@ -177,7 +177,7 @@ def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
 
 def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
     """Points that were measured with the old exits say nothing of the new ones."""
-    engine = make_engine(gated)
+    engine = compile_network(gated)
     data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 18 + [0.3, 0.0]]
     calibrated = calibrate_along(ThresholdPath(np.array(rows), np.zeros(2)), gated, engine, data)
@@ -190,7 +190,7 @@ def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
 
 def test_points_are_charged_for_the_sidenets_beside_them(gated, toy_data):
     """The random bundle's own figures were made up; those stated now are measured."""
-    engine = make_engine(gated)
+    engine = compile_network(gated)
     for point in gated.table.points:
         found = measure(engine, toy_data().measure, point.thresholds)
         assert point.gated_macs == pytest.approx(found.gated_macs(engine.shape), rel=1e-3)

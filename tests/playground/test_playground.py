@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 
 import lccl
 from benchmarks.server import served
-from lccl.operating_points import Wish
+from lccl.operating_points import QualityRequest
 from tests.conftest import SHIPPED_MODELS
 from tests.playground.conftest import answered, part, setting, shoot
 
@@ -126,7 +126,7 @@ def test_a_slow_answer_does_not_overtake_the_last(visit):
 
 
 def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
-    budgeted = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.resolve(Wish(max_accuracy_drop=2)).name
+    budgeted = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.resolve(QualityRequest(max_accuracy_drop=2)).name
     with visit() as page:
         with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
             page.get_by_text("Accuracy budget").click()

@@ -26,13 +26,13 @@ class Gated(Around):
         self.go, self.fail = threading.Event(), False
         self.entered, self.ran = 0, []
 
-    def run(self, images, controls, **how):
+    def run(self, images, options, **how):
         self.entered += 1
         self.go.wait(20)
         if self.fail:
             raise RuntimeError("out of memory")
         self.ran.append(len(images))
-        return self._engine.run(images, controls, **how)
+        return self._engine.run(images, options, **how)
 
 
 class Slow(Around):
@@ -42,11 +42,11 @@ class Slow(Around):
         super().__init__(engine)
         self.seconds, self.batches = seconds, []
 
-    def run(self, images, controls, **how):
+    def run(self, images, options, **how):
         self.batches.append(len(images))
-        skipped = np.interp(controls.thresholds[:, 0], (0.0, 0.1, 0.2, 0.3), (0.1, 0.25, 0.4, 0.6))
+        skipped = np.interp(options.thresholds[:, 0], (0.0, 0.1, 0.2, 0.3), (0.1, 0.25, 0.4, 0.6))
         time.sleep(self.seconds * float((1 - skipped).sum()))
-        return self._engine.run(images, controls, **how)
+        return self._engine.run(images, options, **how)
 
 
 class Poisoned(Around):
@@ -56,18 +56,18 @@ class Poisoned(Around):
         super().__init__(engine)
         self._error, self.batches = error, []
 
-    def run(self, images, controls, **how):
+    def run(self, images, options, **how):
         self.batches.append(len(images))
         if (images == 0).all(axis=(1, 2, 3)).any():
             raise self._error("device lost")
-        return self._engine.run(images, controls, **how)
+        return self._engine.run(images, options, **how)
 
 
 class Wrong(Around):
     """Answers, but not what it should."""
 
-    def run(self, images, controls, **how):
-        output = self._engine.run(images, controls, **how)
+    def run(self, images, options, **how):
+        output = self._engine.run(images, options, **how)
         output.logits[:] = np.roll(output.logits, 1, axis=1)
         return output
 

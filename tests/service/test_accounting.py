@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from lccl.bundle import load
-from lccl.flops import EarlyExit
-from lccl.lowering import lower, shape_of
-from lccl.operating_points import ROUNDING, Wish
+from lccl.bundle.format import load
+from lccl.networks.lowering import lower
+from lccl.operating_points import ROUNDING, QualityRequest
+from lccl.plan.geometry import EarlyExit, shape_of
 from service.accounting import Accounting
 from service.metrics import MOST_CLASSES, Metrics
 from service.runner import Result
@@ -48,14 +48,14 @@ def enter(bundle, shape):
 def result(bundle, shape):
     """An image's result: its class, how sure it is, what it was asked with and what it skipped."""
 
-    def result(best=3, confidence=0.8, wish=None, skip_ratio=0.4, probe=False, finite=True, left_by=None):
+    def result(best=3, confidence=0.8, quality=None, skip_ratio=0.4, probe=False, finite=True, exit_index=None):
         probabilities = np.full(max(best + 1, 10), 0.01)
         probabilities[best] = confidence if finite else np.nan
-        setting = bundle.table.resolve(wish or Wish(sparsity=0.42))
+        setting = bundle.table.resolve(quality or QualityRequest(sparsity=0.42))
         kept, ranking = (shape.cells // 2).astype(np.int64), np.argsort(-probabilities)
         return Result(
             setting, probabilities, probabilities, ranking, finite, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
-            exit=left_by,
+            exit=exit_index,
         )  # fmt: skip
 
     return result
@@ -77,7 +77,9 @@ def test_classes_beyond_the_bound_are_counted_together(enter, result):
 
 
 def test_clients_images_are_counted_by_exit_where_there_are_any(enter, result):
-    sample = enter(*[result(left_by=number) for number in (0, 0, 1, None)], result(left_by=0, probe=True), exits=2)
+    sample = enter(
+        *[result(exit_index=number) for number in (0, 0, 1, None)], result(exit_index=0, probe=True), exits=2
+    )
     assert [sample("exits_total", exit=name) for name in ("0", "1", "end")] == [2, 1, 1]
 
 
@@ -94,7 +96,7 @@ def spread(bundle, name):
 
 def test_what_a_point_reached_stands_beside_what_was_expected_of_it(enter, result, bundle):
     point = {point.name: point for point in bundle.table.points}["p40"]
-    sample = enter(*[result(wish=Wish(operating_point="p40"), skip_ratio=ratio) for ratio in (0.5, 0.6)])
+    sample = enter(*[result(quality=QualityRequest(operating_point="p40"), skip_ratio=ratio) for ratio in (0.5, 0.6)])
 
     def of(kind):
         return sample("point_skip_ratio_total", operating_point="p40", kind=kind)
@@ -106,7 +108,7 @@ def test_what_a_point_reached_stands_beside_what_was_expected_of_it(enter, resul
 
 
 def test_settings_between_points_have_what_lies_between(enter, result, bundle):
-    sample = enter(result(wish=Wish(sparsity=0.42), skip_ratio=0.4))
+    sample = enter(result(quality=QualityRequest(sparsity=0.42), skip_ratio=0.4))
     labels = {"operating_point": "interpolated"}
     assert sample("point_skip_ratio_total", kind="expected", **labels) == pytest.approx(0.42)
     low, high = sorted(spread(bundle, name) for name in ("p40", "p45"))

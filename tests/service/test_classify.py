@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lccl
-from lccl.bundle import save
+from lccl.bundle.format import save
 from lccl.networks import Architecture
-from lccl.operating_points import Wish, controls_for
+from lccl.operating_points import QualityRequest, controls_for
 from service.decode import decode
 
 PNG = {"Content-Type": "image/png"}
@@ -46,7 +46,7 @@ def test_the_answer_is_the_librarys(client, draw_image, models_folder):
     served = post(client, content, sparsity=0.33, top_k=10).json()["predictions"][0]
     bundle = lccl.load(models_folder / "small")
     engine = lccl.compile(bundle)
-    setting = bundle.table.resolve(Wish(sparsity=0.33))
+    setting = bundle.table.resolve(QualityRequest(sparsity=0.33))
     output = engine.run(decode(content, bundle.preprocessing, 10**6)[None], controls_for([setting]))
     logits = output.logits[0].astype(np.float64)
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

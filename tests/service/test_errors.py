@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lccl.errors import InputError, WishError
+from lccl.errors import InputError, QualityError
 from service import errors
 from tests.service.engines import Gated, wait_for
 
@@ -272,8 +272,8 @@ def test_a_image_without_a_finite_answer_gets_its_own_error(gated, draw_image):
     engine.go.set()
     run = engine.run
 
-    def overflow(images, controls, **how):
-        output = run(images, controls, **how)
+    def overflow(images, options, **how):
+        output = run(images, options, **how)
         output.logits[0] = np.inf
         return output
 
@@ -317,7 +317,7 @@ def test_each_row_of_the_table_has_its_status():
         errors.RateLimitedError: errors.RateLimitedError("often", 2.1),
         errors.TooManyConnectionsError: errors.TooManyConnectionsError("many", 1.0),
         InputError: InputError("images"),
-        WishError: WishError("wish"),
+        QualityError: QualityError("wish"),
     }
     expected = {
         400: {"malformed", "damaged_image", "client_gone"},

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import lccl
-from lccl.bundle import save
-from lccl.operating_points import Wish, controls_for
+from lccl.bundle.format import save
+from lccl.operating_points import QualityRequest, controls_for
 from service.decode import decode
 from tests.conftest import early_bundle
 from tests.service.engines import Around
@@ -99,7 +99,7 @@ def test_who_leaves_is_surer_than_was_asked_for(early_client, smooth_images):
 def test_the_answer_is_the_librarys(early_client, early_folder, smooth_images):
     bundle = lccl.load(early_folder / "early")
     engine = lccl.compile(bundle, "cpu", engine="reference")
-    settings = [bundle.table.resolve(Wish(exit_confidence=0.68))] * len(smooth_images)
+    settings = [bundle.table.resolve(QualityRequest(exit_confidence=0.68))] * len(smooth_images)
     pixels = np.stack([decode(one, bundle.preprocessing, 10**6) for one in smooth_images])
     output = engine.run(pixels, controls_for(settings))
     assert len(set(output.exit.tolist())) == 3
@@ -145,7 +145,7 @@ def test_operating_points_take_their_exits(early_client, smooth_images):
 def test_clients_of_one_batch_get_what_they_would_get_alone(serve, early_folder, smooth_images):
     asked = [(content, sure) for content in smooth_images[:4] for sure in (1.0, 0.8, 0.68, 0.5)]
     with (
-        serve(models=early_folder, engine="reference", canary_interval_s=600) as client,
+        serve(models=early_folder, engine="reference", self_test_interval_s=600) as client,
         ThreadPoolExecutor(len(asked)) as pool,
     ):
         model = client.app.state.parts.registry.find("early")
@@ -157,7 +157,7 @@ def test_clients_of_one_batch_get_what_they_would_get_alone(serve, early_folder,
         alone = [ask(one) for one in asked]
         model.engine = Watched(model.engine)
         together = list(pool.map(ask, asked))
-    assert max(len(np.unique(controls.exit_confidence)) for controls in model.engine.seen) > 1
+    assert max(len(np.unique(options.exit_confidence)) for options in model.engine.seen) > 1
     assert [one["exit"] for one in together] == [one["exit"] for one in alone]
     for one, other in zip(alone, together, strict=True):
         assert other["classes"][0]["index"] == one["classes"][0]["index"]
@@ -172,9 +172,9 @@ class Watched(Around):
         super().__init__(engine)
         self.seen = []
 
-    def run(self, images, controls, **how):
-        self.seen.append(controls)
-        return self._engine.run(images, controls, **how)
+    def run(self, images, options, **how):
+        self.seen.append(options)
+        return self._engine.run(images, options, **how)
 
 
 def test_deadlines_and_floors_choose_points_with_their_exits(early_client, smooth_images):
@@ -192,7 +192,7 @@ def test_deadlines_and_floors_choose_points_with_their_exits(early_client, smoot
 
 def test_brown_out_lowers_exits_too_and_not_past_the_floor(serve, early_folder, smooth_images):
     asked = {"operating_point": "exact", "max_accuracy_drop": 9}
-    with serve(models=early_folder, engine="reference", queue_target_ms=0.001, canary_interval_s=600) as client:
+    with serve(models=early_folder, engine="reference", queue_target_ms=0.001, self_test_interval_s=600) as client:
         for _ in range(12):
             answer = post(client, smooth_images[1], **asked).json()["operating_point"]
     assert answer["downgraded"]

@@ -90,8 +90,8 @@ def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, draw_image, monkeypa
     with serve(rate_limit="12/hour") as client:
         statuses = []
         for ahead["s"] in (0, DAY_S, -DAY_S, 400 * DAY_S, -400 * DAY_S, 0):
-            for wish in ({}, {"deadline_ms": 5000}):
-                answer = client.post("/v1/classify", content=draw_image(), headers=PNG, params=wish)
+            for quality in ({}, {"deadline_ms": 5000}):
+                answer = client.post("/v1/classify", content=draw_image(), headers=PNG, params=quality)
                 statuses.append(answer.status_code)
             assert client.get("/health/ready").status_code == 200
             assert client.get("/health/live").status_code == 200

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lccl.bundle import save
-from service.canary import warm_up
+from lccl.bundle.format import save
 from service.scheduling.cost import CostModel
+from service.self_test import warm_up
 from tests.conftest import random_bundle
 from tests.service.engines import Gated, Poisoned, Slow, Wrong, wait_for
 
@@ -30,7 +30,7 @@ PERMISSION = {"operating_point": "exact", "max_accuracy_drop": 9}  # up to p40 i
 @contextmanager
 def slowed(serve, seconds, **settings):
     """A server on a device that takes so long for an exact image, and knows it."""
-    with serve(decode_threads=4, compute_streams=1, canary_interval_s=600, **settings) as client:
+    with serve(decode_threads=4, compute_streams=1, self_test_interval_s=600, **settings) as client:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         model.engine = Slow(model.engine, seconds)
@@ -42,8 +42,8 @@ def slowed(serve, seconds, **settings):
         yield client
 
 
-def ask(client, image, **wish):
-    return client.post("/v1/classify", content=image(), headers=PNG, params=wish)
+def ask(client, image, **quality):
+    return client.post("/v1/classify", content=image(), headers=PNG, params=quality)
 
 
 def metric(client, name):
@@ -101,9 +101,9 @@ def test_headers_carry_wishes(client, draw_image):
 
 
 def test_under_overload_only_those_who_allow_it_are_served_sparser_and_never_past_their_floor(serve, draw_image):
-    wishes = [PERMISSION, {}, {"sparsity": 0.25}, PERMISSION]
+    requests = [PERMISSION, {}, {"sparsity": 0.25}, PERMISSION]
     with slowed(serve, 0.03, queue_target_ms=60) as client, ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda number: ask(client, draw_image, **wishes[number % 4]), range(120)))
+        answers = list(pool.map(lambda number: ask(client, draw_image, **requests[number % 4]), range(120)))
         assert {answer.status_code for answer in answers} == {200}
         points = [answer.json()["operating_point"] for answer in answers]
         allowing = [point for number, point in enumerate(points) if number % 4 in {0, 3}]
@@ -184,7 +184,7 @@ def test_a_image_that_fails_the_engine_fails_alone(serve, draw_image, error):
 
 
 def test_a_model_that_answers_its_canary_wrongly_is_not_ready(serve, draw_image):
-    with serve(canary_interval_s=0.1) as client:
+    with serve(self_test_interval_s=0.1) as client:
         wait_for(lambda: client.get("/health/ready").status_code == 200)
         model = client.app.state.parts.registry.find("small")
         right, model.engine = model.engine, Wrong(model.engine)

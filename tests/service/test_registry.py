@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lccl import canary
-from lccl.bundle import save
+from lccl.bundle import self_test
+from lccl.bundle.format import save
 from lccl.errors import BundleError
-from lccl.operating_points import Wish
+from lccl.operating_points import QualityRequest
 from service.errors import UnknownModelError
 from service.registry import OFFERS, EngineChoice, Registry
 from tests.conftest import random_bundle
@@ -129,9 +129,9 @@ def test_a_corrupt_bundle_leaves_the_old_version_serving(registry, folder, seen)
 
 def test_a_canary_that_answers_wrongly_is_not_served(registry, folder):
     bundle = random_bundle()
-    record = canary.record(bundle)
+    record = self_test.record(bundle)
     record["logits"]["exact"][0][0] += 1
-    save(replace(bundle, canary=record), folder / "many" / "11")
+    save(replace(bundle, self_test=record), folder / "many" / "11")
     with pytest.raises(BundleError, match="canary"):
         registry.load("many", "11")
     assert registry.find("many").version == "10"
@@ -168,7 +168,7 @@ def test_an_unloaded_model_gives_its_memory_back(registry):
 
 def test_wishes_are_remembered_within_bounds(registry):
     model = registry.find("flat")
-    assert model.offer(Wish(sparsity=0.3)) is model.offer(Wish(sparsity=0.3))
+    assert model.offer(QualityRequest(sparsity=0.3)) is model.offer(QualityRequest(sparsity=0.3))
     for number in range(2 * OFFERS):
-        model.offer(Wish(sparsity=0.2 + number * 1e-5))
+        model.offer(QualityRequest(sparsity=0.2 + number * 1e-5))
     assert len(model._offers) <= OFFERS

@@ -17,14 +17,14 @@ class Meeting(Around):
         super().__init__(engine)
         self._met, self.told = threading.Barrier(calls), []
 
-    def run(self, images, controls, *, sharing=False):
+    def run(self, images, options, *, sharing=False):
         self.told.append(sharing)
         self._met.wait(20)
-        return self._engine.run(images, controls, sharing=sharing)
+        return self._engine.run(images, options, sharing=sharing)
 
 
 def test_two_batches_run_at_once_and_the_second_knows(serve, draw_image):
-    with serve(compute_threads=2, canary_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
+    with serve(compute_threads=2, self_test_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
         model = client.app.state.parts.registry.find("small")
         model.engine = Meeting(model.engine, 2)
         first = pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG)
@@ -35,7 +35,7 @@ def test_two_batches_run_at_once_and_the_second_knows(serve, draw_image):
 
 
 def test_a_batch_that_finds_the_device_idle_has_all_of_it(serve, draw_image):
-    with serve(compute_threads=2, canary_interval_s=600) as client:
+    with serve(compute_threads=2, self_test_interval_s=600) as client:
         model = client.app.state.parts.registry.find("small")
         model.engine = Meeting(model.engine, 1)
         for _ in range(3):
@@ -44,7 +44,7 @@ def test_a_batch_that_finds_the_device_idle_has_all_of_it(serve, draw_image):
 
 
 def test_one_thread_that_hangs_is_noticed_though_the_other_serves(serve, draw_image):
-    with serve(compute_threads=2, canary_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
+    with serve(compute_threads=2, self_test_interval_s=600) as client, ThreadPoolExecutor(2) as pool:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         engine = model.engine

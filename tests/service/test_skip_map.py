@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lccl
-from lccl.operating_points import Wish
+from lccl.operating_points import QualityRequest
 from lccl.skip_map import SkipMap
 from tests.service.engines import Around, Gated, wait_for
 
@@ -25,10 +25,10 @@ def ask(client, content, path=MAP, headers=PNG, **query):
     return client.post(path, content=content, headers=headers, params=query)
 
 
-def expected(models_folder, content, **wish):
+def expected(models_folder, content, **quality):
     bundle = lccl.load(models_folder / "small")
     image = Image.open(io.BytesIO(content))
-    return SkipMap.of(bundle, image, Wish(**wish)), bundle.preprocessing.apply(image)
+    return SkipMap.of(bundle, image, QualityRequest(**quality)), bundle.preprocessing.apply(image)
 
 
 def array(layer):
@@ -166,14 +166,14 @@ class Watched(Around):
         super().__init__(engine)
         self.batches = []
 
-    def run(self, images, controls, **how):
-        output = self._engine.run(images, controls, **how)
-        self.batches.append((len(images), controls.want_masks, output.masks is not None))
+    def run(self, images, options, **how):
+        output = self._engine.run(images, options, **how)
+        self.batches.append((len(images), options.want_masks, output.masks is not None))
         return output
 
 
 def test_masks_are_made_for_those_who_ask_and_after_the_others(serve, draw_image):
-    with serve(compute_threads=1, compute_streams=1, canary_interval_s=600) as client, ThreadPoolExecutor(8) as pool:
+    with serve(compute_threads=1, compute_streams=1, self_test_interval_s=600) as client, ThreadPoolExecutor(8) as pool:
         parts = client.app.state.parts
         model = parts.registry.find("small")
         watched = Watched(model.engine)
@@ -192,7 +192,7 @@ def test_masks_are_made_for_those_who_ask_and_after_the_others(serve, draw_image
 
 
 def test_a_skip_map_is_counted_like_any_request(serve, draw_image):
-    with serve(canary_interval_s=600) as client:
+    with serve(self_test_interval_s=600) as client:
         before = client.get("/metrics").text
         assert ask(client, draw_image(), operating_point="p25").status_code == 200
         after = client.get("/metrics").text

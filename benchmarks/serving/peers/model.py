@@ -139,14 +139,14 @@ def native(settings: Settings, described: dict[str, Any]) -> Callable[[Pixels], 
     from safetensors.torch import load_file
 
     import lccl
-    from lccl.controls import Controls
     from lccl.networks import Architecture, build
+    from lccl.plan.run import RunOptions
 
     network = build(Architecture.from_json(described["architecture"]))
     network.load_state_dict(load_file(Path(settings.folder) / "twin.safetensors"))
     preprocessing = Preprocessing.from_json(described["preprocessing"])
     engine = lccl.compile(network.eval(), preprocessing=preprocessing, engine="cpu", threads=settings.threads)
-    return lambda images: engine.run(images, Controls.uniform(len(images), ())).logits
+    return lambda images: engine.run(images, RunOptions.uniform(len(images), ())).logits
 
 
 BACKENDS: dict[str, Callable[[Settings, dict[str, Any]], Callable[[Pixels], Logits]]] = {

@@ -11,7 +11,7 @@ from lccl_client.answers import Answer
 from lccl_client.errors import ImageError, UnreadableAnswerError
 from lccl_client.load import Body, Stream
 
-WISHES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
+QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
 EXACT = "exact"
 # Names of what `read_answer` finds.
 SKIPPED, DOWNGRADED, LEFT, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
@@ -36,25 +36,29 @@ def parse_wish(text: str) -> WeightedWish:
     name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
     fields = {} if name == EXACT else dict(parse_qsl(name, keep_blank_values=True, strict_parsing=True))
     if not name:
-        raise ValueError(f"{text!r} is no wish: say exact, or FIELD=VALUE")
-    unknown = set(fields) - set(WISHES)
+        raise ValueError(f"{text!r} is no quality: say exact, or FIELD=VALUE")
+    unknown = set(fields) - set(QUALITIES)
     if unknown:
-        raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a wish: use {', '.join(WISHES)}")
+        raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a quality: use {', '.join(QUALITIES)}")
     if not float(weight) > 0:
         raise ValueError(f"{text!r}: the weight must be positive")
     return WeightedWish(name, fields, float(weight))
 
 
 def streams(
-    wishes: Sequence[WeightedWish], bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None
+    requests: Sequence[WeightedWish],
+    bodies: Sequence[Body],
+    model: str | None,
+    version: str | None,
+    api_key: str | None,
 ) -> tuple[Stream, ...]:
     """One stream of single images per wish."""
     made = []
-    for wish in wishes:
-        call = wire.classify([b""], model=model, version=version, **wish.fields)
+    for quality in requests:
+        call = wire.classify([b""], model=model, version=version, **quality.fields)
         path = f"{call.path}?{urlencode(call.params)}" if call.params else call.path
         headers = call.headers | wire.key_headers(api_key)
-        made.append(Stream(wish.name, call.method, path, headers, tuple(bodies), wish.weight))
+        made.append(Stream(quality.name, call.method, path, headers, tuple(bodies), quality.weight))
     return tuple(made)
 
 

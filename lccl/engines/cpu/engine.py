@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl import plan as steps
-from lccl.controls import Controls, Output
 from lccl.engines.base import Images, check_inputs, exit_confidence
 from lccl.engines.cpu import _native
 from lccl.engines.cpu.cores import usable_cores
 from lccl.errors import EngineError, InputError
-from lccl.flops import NetworkShape
-from lccl.plan import Affine, Plan
+from lccl.plan import steps
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Affine, Plan
 
 NONE = -1  # no such buffer
 PRECISIONS = ("fp32", "bf16")
@@ -41,7 +41,6 @@ class CpuEngine:
     def __init__(
         self,
         plan: Plan,
-        shape: NetworkShape,
         precision: str = "fp32",
         *,
         threads: int = 0,
@@ -53,7 +52,6 @@ class CpuEngine:
 
         Args:
             plan: what to run.
-            shape: its geometry.
             precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates, exits and the classifier stay float32).
             threads: how many; 0 takes one per core that this process may use.
             streams: how many calls are to run at once; 1 needs no memory for others. At most as many as threads.
@@ -68,7 +66,7 @@ class CpuEngine:
             raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32 or bf16")
         if plan.splits:
             raise EngineError("the cpu engine does not run split convolutions: use engine reference")
-        self.plan, self.shape, self.precision = plan, shape, precision
+        self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         threads = threads or usable_cores()
         try:
             self._program = _native.Program(
@@ -76,7 +74,7 @@ class CpuEngine:
                 bf16=precision == "bf16",
                 threads=threads,
                 streams=min(streams, threads),
-                sets=plan.norm_sets,
+                sets=1,
                 layers=len(plan.layers),
                 exits=plan.exits,
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
@@ -89,38 +87,38 @@ class CpuEngine:
         # Groups of eight images share large weights; small networks only spread the cost of a call.
         self.batch_limit = self.threads * (8 if self._program.groups else 16)
 
-    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
+    def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        return self._run(images, controls, None, sharing)
+        return self._run(images, options, None, sharing)
 
-    def profile(self, images: Images, controls: Controls, repeats: int = 10) -> NDArray[np.float64]:
+    def profile(self, images: Images, options: RunOptions, repeats: int = 10) -> NDArray[np.float64]:
         """Median seconds that each step of the plan takes, [steps]; summed over the images, shared by the threads."""
         seconds = np.zeros((repeats, len(self.plan.steps)))
         for row in seconds:
-            self._run(images, controls, row)
+            self._run(images, options, row)
         return np.median(seconds, axis=0)
 
-    def run_step(self, number: int, values: Values, controls: Controls) -> tuple[Values, Output]:
+    def run_step(self, number: int, values: Values, options: RunOptions) -> tuple[Values, RunOutput]:
         """Run one step alone, for tests: from float32 [N, C, H, W] values of the buffers it reads to those it writes.
 
         The written buffers hold NaN before. They come back with the border of zeros that their readers rely on;
         the output carries kept counts, executed MACs and masks, and no logits.
         """
-        count = len(controls)
+        count = len(options)
         kept, executed = np.zeros((count, len(self.plan.layers)), np.int64), np.zeros(count, np.int64)
         masks, views = self._masks(count)
         inputs = [(self._buffers[name], np.ascontiguousarray(value, np.float32)) for name, value in values.items()]
         taken = self._program.run_step(
-            number, inputs, _rows(controls), _sets(controls), kept, executed, _forced(self.plan, controls), views
+            number, inputs, _rows(options), _sets(options), kept, executed, _forced(self.plan, options), views
         )
         names = {number: name for name, number in self._buffers.items()}
         written = {names[buffer]: value for buffer, _, value in taken}
-        return written, Output(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
+        return written, RunOutput(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
 
     def _run(
-        self, images: Images, controls: Controls, seconds: NDArray[np.float64] | None, sharing: bool = False
-    ) -> Output:
-        check_inputs(self.plan, images, controls)
+        self, images: Images, options: RunOptions, seconds: NDArray[np.float64] | None, sharing: bool = False
+    ) -> RunOutput:
+        check_inputs(self.plan, images, options)
         count = len(images)
         pixels: NDArray[np.uint8] | NDArray[np.float32]
         if images.dtype == np.uint8:
@@ -130,12 +128,12 @@ class CpuEngine:
         logits = np.empty((count, self.plan.classes), np.float32)
         kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
         left = np.empty(count, np.int64)
-        masks, views = self._masks(count) if controls.want_masks else (None, None)
+        masks, views = self._masks(count) if options.want_masks else (None, None)
         self._program.run(
-            pixels, _rows(controls), _sets(controls), exit_confidence(self.plan, controls), logits, kept, executed,
-            left, _forced(self.plan, controls), views, seconds, sharing,
+            pixels, _rows(options), _sets(options), exit_confidence(self.plan, options), logits, kept, executed,
+            left, _forced(self.plan, options), views, seconds, sharing,
         )  # fmt: skip
-        return Output(logits, kept, executed, left, masks)
+        return RunOutput(logits, kept, executed, left, masks)
 
     def _masks(self, count: int) -> tuple[tuple[NDArray[np.uint8], ...], list[NDArray[np.uint8]]]:
         """Room for every layer's masks, [N, G, H, W], and the same as [N, G, positions]."""
@@ -151,22 +149,22 @@ def instruction_sets() -> list[tuple[str, str]]:
     return _native.instruction_sets()
 
 
-def _rows(controls: Controls) -> NDArray[np.float32]:
-    return np.ascontiguousarray(controls.thresholds, np.float32)
+def _rows(options: RunOptions) -> NDArray[np.float32]:
+    return np.ascontiguousarray(options.thresholds, np.float32)
 
 
-def _sets(controls: Controls) -> NDArray[np.int64]:
-    return np.ascontiguousarray(controls.norm_set, np.int64)
+def _sets(options: RunOptions) -> NDArray[np.int64]:
+    return np.zeros(len(options), np.int64)
 
 
-def _forced(plan: Plan, controls: Controls) -> list[NDArray[np.uint8]] | None:
-    if controls.forced_masks is None:
+def _forced(plan: Plan, options: RunOptions) -> list[NDArray[np.uint8]] | None:
+    if options.forced_masks is None:
         return None
     masks = []
-    for step, mask in zip(plan.gated, controls.forced_masks, strict=True):
+    for step, mask in zip(plan.gated, options.forced_masks, strict=True):
         out = _output(plan, step)
         assert step.gate is not None
-        expected = (len(controls), len(step.gate.weight), out.height, out.width)
+        expected = (len(options), len(step.gate.weight), out.height, out.width)
         if mask.shape != expected:
             raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
         masks.append(np.ascontiguousarray(mask, np.uint8).reshape(*expected[:2], -1))
@@ -206,7 +204,7 @@ def _add_convolution(program: _native.Program, step: steps.Convolve, numbers: di
     activated_scale, activated_shift = _affine(None if activated is None else activated.affine)
     gate = None
     if step.gate is not None:
-        gate_scale, gate_shift = _floats(step.gate.affine.scale), _floats(step.gate.affine.shift)
+        gate_scale, gate_shift = _floats(step.gate.affine.scale)[None], _floats(step.gate.affine.shift)[None]
         gate = (step.gate.layer, numbers[step.gate.input], _floats(step.gate.weight), gate_scale, gate_shift)
     program.add_convolution(
         input=numbers[step.input],
@@ -226,7 +224,7 @@ def _add_convolution(program: _native.Program, step: steps.Convolve, numbers: di
 
 
 def _affine(affine: Affine | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    return (None, None) if affine is None else (_floats(affine.scale), _floats(affine.shift))
+    return (None, None) if affine is None else (_floats(affine.scale)[None], _floats(affine.shift)[None])
 
 
 def _floats(values: steps.Array | Sequence[float]) -> NDArray[np.float32]:

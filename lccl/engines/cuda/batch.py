@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl.flops import NetworkShape
-from lccl.plan import Plan
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.steps import Plan
 
 Dense = tuple[bool, ...]  # per SkipConv: whether all positions are listed, and not the kept ones alone
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lccl.controls import Controls, Output
 from lccl.engines.base import Images, check_inputs
 from lccl.engines.cuda.batch import Batch, Dense, Program
 from lccl.engines.cuda.devices import experimental
@@ -19,8 +18,8 @@ from lccl.engines.cuda.layer_program import LayerProgram, TooManyImagesError
 from lccl.engines.cuda.replay import Replay, Results, Staging
 from lccl.engines.cuda.tiles import Tiles, tiles_for
 from lccl.errors import EngineError, InputError
-from lccl.flops import NetworkShape
-from lccl.plan import Plan
+from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.steps import Plan
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 256
@@ -42,7 +41,6 @@ class CudaEngine:
     def __init__(
         self,
         plan: Plan,
-        shape: NetworkShape,
         device: torch.device,
         precision: str = "fp16",
         *,
@@ -84,28 +82,28 @@ class CudaEngine:
         for everywhere in (False, True):  # compiles every kernel now, so that no request waits for it
             self.prepare(1, pixels=True, dense=(everywhere,) * len(plan.layers))
 
-    def run(self, images: Images, controls: Controls, *, sharing: bool = False) -> Output:
+    def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        check_inputs(self.plan, images, controls)
+        check_inputs(self.plan, images, options)
         parts = range(0, len(images), self.batch_limit)
-        found = [self._run(images[at : at + self.batch_limit], _part(controls, at, self.batch_limit)) for at in parts]
+        found = [self._run(images[at : at + self.batch_limit], _part(options, at, self.batch_limit)) for at in parts]
         return found[0] if len(found) == 1 else _joined(found)
 
     @torch.inference_mode()
-    def _run(self, images: Images, controls: Controls) -> Output:
-        count, forced = len(images), self._forced(controls)
+    def _run(self, images: Images, options: RunOptions) -> RunOutput:
+        count, forced = len(images), self._forced(options)
         with self._lock:
-            dense = self._dispatch.choose(controls.thresholds)
+            dense = self._dispatch.choose(options.thresholds)
             staging, replay = self.prepare(count, images.dtype == np.uint8, dense)
-            staging.fill(self.plan, images, controls)
+            staging.fill(self.plan, images, options)
             replay(forced)
             results = staging.read(count)
             executed = self.program.executed_macs(results.kept, results.left, dense)
             masks = None
-            if controls.want_masks:
+            if options.want_masks:
                 masks = tuple(mask[:count].cpu().numpy().copy() for mask in staging.batch.masks)
-            self._learn(controls, results)
-        return Output(results.logits, results.kept, executed, results.left, masks)
+            self._learn(options, results)
+        return RunOutput(results.logits, results.kept, executed, results.left, masks)
 
     @torch.inference_mode()
     def prepare(self, count: int, pixels: bool, dense: Dense) -> tuple[Staging, Replay]:
@@ -136,17 +134,17 @@ class CudaEngine:
             return [1.0] * len(self.plan.layers)
         return [self.program.tile(step).break_even for step in self.plan.gated]
 
-    def _learn(self, controls: Controls, results: Results) -> None:
+    def _learn(self, options: RunOptions, results: Results) -> None:
         reached = self.shape.reached(results.left).all(axis=0)
         shares = np.where(reached, results.kept / self.shape.cells, 0)
-        self._dispatch.shares.learn(controls.thresholds, shares)
+        self._dispatch.shares.learn(options.thresholds, shares)
 
-    def _forced(self, controls: Controls) -> tuple[Tensor, ...] | None:
-        if controls.forced_masks is None:
+    def _forced(self, options: RunOptions) -> tuple[Tensor, ...] | None:
+        if options.forced_masks is None:
             return None
         masks = []
-        for layer, mask in zip(self.shape.layers, controls.forced_masks, strict=True):
-            expected = (len(controls), layer.gate_groups, layer.convolution.height, layer.convolution.width)
+        for layer, mask in zip(self.shape.layers, options.forced_masks, strict=True):
+            expected = (len(options), layer.gate_groups, layer.convolution.height, layer.convolution.width)
             if mask.shape != expected:
                 raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
             masks.append(torch.from_numpy(np.array(mask, np.uint8)).to(self.device))
@@ -157,16 +155,16 @@ def _model(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _part(controls: Controls, start: int, count: int) -> Controls:
+def _part(options: RunOptions, start: int, count: int) -> RunOptions:
     part = slice(start, start + count)
-    forced = controls.forced_masks
-    return Controls(
-        controls.thresholds[part], controls.norm_set[part], controls.exit_confidence[part], controls.want_masks,
+    forced = options.forced_masks
+    return RunOptions(
+        options.thresholds[part], options.norm_set[part], options.exit_confidence[part], options.want_masks,
         None if forced is None else tuple(mask[part] for mask in forced),
     )  # fmt: skip
 
 
-def _joined(found: list[Output]) -> Output:
+def _joined(found: list[RunOutput]) -> RunOutput:
     masks = None
     if found[0].masks is not None:
         layers = range(len(found[0].masks))
@@ -174,4 +172,4 @@ def _joined(found: list[Output]) -> Output:
     logits, kept, executed, left = (
         np.concatenate([getattr(one, name) for one in found]) for name in ("logits", "kept", "executed_macs", "exit")
     )
-    return Output(logits, kept, executed, left, masks)
+    return RunOutput(logits, kept, executed, left, masks)

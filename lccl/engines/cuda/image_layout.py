@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from lccl import plan as steps
-from lccl.plan import Buffer, Plan
+from lccl.plan import steps
+from lccl.plan.steps import Buffer, Plan
 
 NARROWEST = 16  # channels; an image's three are padded with zeros
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl import plan as steps
 from lccl.engines.cuda.batch import Batch, Dense
 from lccl.engines.cuda.image_layout import NARROWEST, Layout, lay_out, maps_read, maps_written
 from lccl.engines.cuda.kernels import image as kernel
 from lccl.errors import EngineError
-from lccl.flops import NetworkShape
-from lccl.plan import Array, Plan
+from lccl.plan import steps
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.steps import Array, Plan
 
 WARPS = 8
 LARGEST = 32  # height and width of an image

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lccl import plan as steps
-from lccl.plan import Plan
+from lccl.plan import steps
+from lccl.plan.steps import Plan
 
 Skipped = Literal["none", "in place", "absent", "written"]
 ALIGNED = 4  # channels: what is read in one piece at the least

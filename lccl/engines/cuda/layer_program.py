@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl import plan as steps
 from lccl.engines.cuda.batch import Batch, Dense
 from lccl.engines.cuda.executed import rows_of_tiles, shared_out, tiles_of
 from lccl.engines.cuda.kernels.convolution import convolve
@@ -32,8 +31,9 @@ from lccl.engines.cuda.packing import (
 )
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
 from lccl.errors import EngineError
-from lccl.flops import NetworkShape
-from lccl.plan import Plan
+from lccl.plan import steps
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.steps import Plan
 
 GATE_ROWS = 128
 GATES_AT_ONCE = 8  # programs of the gate's kernel per multiprocessor

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lccl.plan import Array
+from lccl.plan.steps import Array
 
 TAP_COLUMNS = 16  # of a shared gate's product: as many taps as one may have to be formed from them
 TAP_CELLS = 128  # that such a product takes at once

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl.controls import Controls
 from lccl.engines.base import Images, exit_confidence
 from lccl.engines.cuda.batch import Batch, Dense, Program
-from lccl.plan import Plan
+from lccl.plan.run import RunOptions
+from lccl.plan.steps import Plan
 
 INPUTS = ("images", "thresholds", "norm_set", "confidence", "valid")
 OUTPUTS = ("logits", "kept", "left")
@@ -40,14 +40,14 @@ class Staging:
             name: torch.zeros_like(getattr(batch, name), device="cpu", pin_memory=pinned) for name in INPUTS + OUTPUTS
         }
 
-    def fill(self, plan: Plan, images: Images, controls: Controls) -> None:
+    def fill(self, plan: Plan, images: Images, options: RunOptions) -> None:
         """Put a batch in; the places behind it become invalid."""
         count = len(images)
         rows: dict[str, NDArray[np.generic]] = {
             "images": images,
-            "thresholds": controls.thresholds,
-            "norm_set": controls.norm_set,
-            "confidence": exit_confidence(plan, controls),
+            "thresholds": options.thresholds,
+            "norm_set": options.norm_set,
+            "confidence": exit_confidence(plan, options),
             "valid": np.ones(count, np.int32),
         }
         for name, values in rows.items():

@@ -11,8 +11,8 @@ import torch
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.layer_program import Launch, LayerProgram
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
-from lccl.flops import NetworkShape
-from lccl.plan import Convolve, Plan
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.steps import Convolve, Plan
 
 TUNED_AT = 0.5  # kept share that tiles are compared at
 STAGES = (3, 1, 2, 4, 5)  # sizes are compared at the first, the others tried with the best size

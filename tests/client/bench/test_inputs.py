@@ -29,12 +29,12 @@ def test_no_wish_is_refused(text):
 
 
 def test_each_wish_becomes_a_stream():
-    wishes = [parse_wish("exact:1"), parse_wish("sparsity=0.5&deadline_ms=50:2")]
-    plain, wished = streams(wishes, [Body(b"x")], None, None, None)
+    requests = [parse_wish("exact:1"), parse_wish("sparsity=0.5&deadline_ms=50:2")]
+    plain, wished = streams(requests, [Body(b"x")], None, None, None)
     assert (plain.method, plain.path) == ("POST", "/v1/classify")
     assert wished.path == "/v1/classify?sparsity=0.5&deadline_ms=50"
     assert wished.weight == 2
-    (named,) = streams(wishes[:1], [Body(b"x")], "my model", "2", "key")
+    (named,) = streams(requests[:1], [Body(b"x")], "my model", "2", "key")
     assert named.path == "/v1/models/my%20model/versions/2/classify"
     assert named.headers["Authorization"] == "Bearer key"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
-from lccl.lowering import shape_of
 from tests.lccl.cpu.networks import SIZES, SMALL, mixed
 from tests.lccl.networks import called, layers_of
 
@@ -26,7 +25,6 @@ def make_cpu():
         instruction_set, precision = arithmetic
         return CpuEngine(
             plan,
-            shape_of(plan),
             precision,
             threads=threads,
             streams=streams,

@@ -6,8 +6,8 @@ from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 
-from lccl import plan as steps
 from lccl.networks import Architecture
+from lccl.plan import steps
 
 GATES = ("shared", "pointwise", "grouped:4", "grouped:4:1x1")
 GATED = [

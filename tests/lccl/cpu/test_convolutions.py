@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from lccl import plan as steps
 from lccl.networks import Architecture
+from lccl.plan import steps
 from tests.lccl.comparison import check, seen_by
 from tests.lccl.convolutions import GATES, OUTPUTS, RESIDUALS, cases, controls_for, plan_of, reads, values_for
 
@@ -20,17 +20,15 @@ def run(case, arithmetic, make_cpu):
     number = plan.steps.index(it)
     plan, values = seen_by(arithmetic[1], plan, values)
     engine = make_cpu(plan, arithmetic, case.threads, case.cache_bytes)
-    controls = controls_for(case)
-    first, out = check(engine, number, values, controls)
+    options = controls_for(case)
+    first, out = check(engine, number, values, options)
     if case.gate is None:
         return
-    again, same = check(engine, number, values, replace(controls, forced_masks=out.masks))
+    again, same = check(engine, number, values, replace(options, forced_masks=out.masks))
     assert all(np.array_equal(value, again[name]) for name, value in first.items())
     assert np.array_equal(same.kept, out.kept)
     random = np.random.default_rng(case.seed)
-    check(
-        engine, number, values, replace(controls, forced_masks=(random.integers(0, 2, out.masks[0].shape, np.uint8),))
-    )
+    check(engine, number, values, replace(options, forced_masks=(random.integers(0, 2, out.masks[0].shape, np.uint8),)))
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -63,10 +61,10 @@ def test_every_convolution_of_a_network(
     """Each on what the reference's steps before it wrote."""
     pixels, thresholds = draw_images(3, 12), np.repeat(np.float32([[-np.inf], [0.0], [0.2]]), 18, 1)
     reference = make_reference(gated_network(architecture, pixels, thresholds).float(), size=12)
-    controls = rows(thresholds, want_masks=True)
-    before = {name: value.float().numpy() for name, value in reference.trace(pixels, controls)[1].values.items()}
+    options = rows(thresholds, want_masks=True)
+    before = {name: value.float().numpy() for name, value in reference.trace(pixels, options)[1].values.items()}
     plan, before = seen_by(arithmetic[1], reference.plan, before)
     engine = make_cpu(plan, arithmetic, threads=2)
     for number, step in enumerate(plan.steps):
         if isinstance(step, steps.Convolve):
-            check(engine, number, {name: before[name] for name in reads(step)}, controls)
+            check(engine, number, {name: before[name] for name in reads(step)}, options)

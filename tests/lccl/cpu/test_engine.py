@@ -33,7 +33,7 @@ def answers(small, rows):
         if key not in made:
             reference, pixels, thresholds = small(architecture)
             fine = reference.run(pixels, rows(thresholds, want_masks=True))
-            single = ReferenceEngine(reference.plan, reference.shape, torch.device("cpu"), "fp32")
+            single = ReferenceEngine(reference.plan, torch.device("cpu"), "fp32")
             coarse = single.run(pixels, rows(thresholds, forced_masks=fine.masks))
             made[key] = fine, 1e-5 + 10 * np.abs(coarse.logits - fine.logits).max(1, keepdims=True)
         return made[key]
@@ -78,12 +78,12 @@ def test_a_run_is_its_steps_one_after_the_other(architecture, arithmetic, small,
     reference, pixels, thresholds = small(architecture)
     plan = reference.plan
     engine = make_cpu(plan, arithmetic, threads=2)
-    controls = rows(thresholds, want_masks=True)
-    whole = engine.run(images := rounded(normalised(plan, pixels)), controls)
+    options = rows(thresholds, want_masks=True)
+    whole = engine.run(images := rounded(normalised(plan, pixels)), options)
     values, kept = {plan.image.name: images.transpose(0, 3, 1, 2)}, np.zeros_like(whole.kept)
     executed = np.zeros_like(whole.executed_macs)
     for number, step in enumerate(plan.steps[1:-1], start=1):
-        written, out = engine.run_step(number, {name: values[name] for name in reads(step)}, controls)
+        written, out = engine.run_step(number, {name: values[name] for name in reads(step)}, options)
         values |= {name: without_border(value, plan.buffer(name)) for name, value in written.items()}
         kept, executed = kept + out.kept, executed + out.executed_macs
         if getattr(step, "gate", None) is not None:
@@ -111,15 +111,15 @@ def rounded(array):
 
 def test_pixels_give_what_their_normalised_values_give(arithmetic, small, make_cpu, rows):
     reference, pixels, thresholds = small(POST, 13)
-    engine, controls = make_cpu(reference.plan, arithmetic, threads=2), rows(thresholds)
-    expected = engine.run(pixels, controls).logits
+    engine, options = make_cpu(reference.plan, arithmetic, threads=2), rows(thresholds)
+    expected = engine.run(pixels, options).logits
     assert expected.dtype == np.float32
     values = normalised(reference.plan, pixels)
     for images in (values, values.astype(np.float64), np.repeat(pixels, 2, 0)[::2], np.asfortranarray(values)):
-        assert np.array_equal(engine.run(images, controls).logits, expected)
+        assert np.array_equal(engine.run(images, options).logits, expected)
     pixels = pixels.copy()
     pixels.flags.writeable = False
-    assert np.array_equal(engine.run(pixels, controls).logits, expected)
+    assert np.array_equal(engine.run(pixels, options).logits, expected)
 
 
 def test_masks_come_only_when_asked_for_and_add_up(arithmetic, small, make_cpu, rows):
@@ -206,7 +206,7 @@ def test_executed_macs_lie_between_the_gated_ones_and_all(architecture, arithmet
 
 def test_an_engine_says_what_it_runs_on_and_where_its_time_goes(small, rows):
     reference, pixels, thresholds = small(POST, 13)
-    engine = CpuEngine(reference.plan, reference.shape, threads=3)
+    engine = CpuEngine(reference.plan, threads=3)
     assert (engine.name, engine.precision, engine.threads) == ("cpu", "fp32", 3)
     assert engine.instruction_set == SINGLE[0]
     assert engine.batch_limit % 3 == 0

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.controls import Controls
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
-from lccl.lowering import shape_of
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import RunOptions
 from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed, with_sets
 from tests.lccl.exits import (
     SIDENETS,
@@ -45,7 +45,7 @@ def sided(gated_network, make_reference, draw_images):
             plan = with_sets(make_reference(network, size=size).plan, 1, 0.75)
             sets = np.random.default_rng(0).integers(0, 2, IMAGES)
             nowhere = np.ones((IMAGES, len(SIDENETS)), np.float32)
-            made[key] = Sided(plan, pixels, Controls(thresholds, sets, nowhere, want_masks=True))
+            made[key] = Sided(plan, pixels, RunOptions(thresholds, sets, nowhere, want_masks=True))
         return made[key]
 
     return make
@@ -62,8 +62,8 @@ def alone(sided, make_cpu):
             one = sided(architecture)
             engine, ends = make_cpu(one.plan, arithmetic), []
             for end in one.ends:
-                controls = leaving_by(one.controls, end, one.plan.exits)
-                outs = [engine.run(one.pixels[[i]], of_images(controls, [i])) for i in range(IMAGES)]
+                options = leaving_by(one.options, end, one.plan.exits)
+                outs = [engine.run(one.pixels[[i]], of_images(options, [i])) for i in range(IMAGES)]
                 ends.append(together(outs))
             made[key] = ends
         return made[key]
@@ -128,10 +128,10 @@ def test_what_lies_behind_an_exit_is_not_run(architecture, arithmetic, sided, al
 def test_float32_leaves_where_the_reference_does(instruction_set, architecture, sided, make_cpu):
     one = sided(architecture)
     shape = shape_of(one.plan)
-    fine, coarse = (ReferenceEngine(one.plan, shape, torch.device("cpu"), kind) for kind in ("fp64", "fp32"))
-    masks = fine.run(one.pixels, one.controls).masks
-    controls = replace(one.controls, forced_masks=masks)
-    by_end = [leaving_by(controls, end, one.plan.exits) for end in one.ends]
+    fine, coarse = (ReferenceEngine(one.plan, torch.device("cpu"), kind) for kind in ("fp64", "fp32"))
+    masks = fine.run(one.pixels, one.options).masks
+    options = replace(one.options, forced_masks=masks)
+    by_end = [leaving_by(options, end, one.plan.exits) for end in one.ends]
     exact = [fine.run(one.pixels, each) for each in by_end]
     tolerance = [
         1e-5 + 10 * np.abs(coarse.run(one.pixels, each).logits - out.logits).max(1)
@@ -142,7 +142,7 @@ def test_float32_leaves_where_the_reference_does(instruction_set, architecture, 
     ends = np.random.default_rng(0).permutation(np.arange(IMAGES) % len(one.ends))
     medians = np.tile(np.median(confidence, 0).astype(np.float32), (IMAGES, 1)) + np.float32(1e-4)
     for table in (sending(confidence, ends, margin=0.01), medians):
-        wished = replace(controls, exit_confidence=table)
+        wished = replace(options, exit_confidence=table)
         expected, out = fine.run(one.pixels, wished), engine.run(one.pixels, wished)
         assert np.array_equal(out.exit, expected.exit)
         assert set(out.exit) > {0, len(SIDENETS)}
@@ -174,9 +174,9 @@ def test_executed_macs_are_those_of_the_way_and_the_ends_of_vectors(instruction_
 def test_exits_that_nobody_takes_change_nothing(cache_bytes, architecture, arithmetic, sided, make_cpu):
     one = sided(architecture)
     engine, plain = (make_cpu(plan, arithmetic, 2, cache_bytes) for plan in (one.plan, without_exits(one.plan)))
-    expected = plain.run(one.pixels, replace(one.controls, exit_confidence=one.controls.exit_confidence[:, :0]))
-    for table in (one.controls.exit_confidence, one.controls.exit_confidence[:, :0]):
-        out = engine.run(one.pixels, replace(one.controls, exit_confidence=table))
+    expected = plain.run(one.pixels, replace(one.options, exit_confidence=one.options.exit_confidence[:, :0]))
+    for table in (one.options.exit_confidence, one.options.exit_confidence[:, :0]):
+        out = engine.run(one.pixels, replace(one.options, exit_confidence=table))
         assert out.exit.tolist() == [len(SIDENETS)] * IMAGES
         assert np.array_equal(out.logits, expected.logits)
         assert np.array_equal(out.kept, expected.kept)
@@ -209,8 +209,8 @@ def test_an_image_takes_its_way_in_any_company(
             (np.arange(count) % 3 > 0) * (1 + turn % last),
         ):
             table = sending(confidence[images], ends, seed=turn)
-            controls = replace(of_images(one.controls, images), exit_confidence=table, want_masks=turn % 2 == 0)
-            out = engine.run(one.pixels[images], controls)
+            options = replace(of_images(one.options, images), exit_confidence=table, want_masks=turn % 2 == 0)
+            out = engine.run(one.pixels[images], options)
             check(out, ends, images, expected, executed=arithmetic[0] != "amx_emulated")
 
 
@@ -219,9 +219,9 @@ def test_streams_send_images_the_same_way(weights_in_cache, arithmetic, sided, a
     one, expected = sided(POST), alone(POST, arithmetic)
     engine = make_cpu(one.plan, arithmetic, 3, weights_in_cache * 4, streams=2)
     ends = np.arange(IMAGES) % len(one.ends)
-    controls = replace(one.controls, exit_confidence=sending(confidences(expected[:-1]), ends))
+    options = replace(one.options, exit_confidence=sending(confidences(expected[:-1]), ends))
     for sharing in (True, False, True):
-        out = engine.run(one.pixels, controls, sharing=sharing)
+        out = engine.run(one.pixels, options, sharing=sharing)
         check(out, ends, range(IMAGES), expected, executed=arithmetic[0] != "amx_emulated")
 
 
@@ -230,13 +230,13 @@ def test_streams_send_images_the_same_way(weights_in_cache, arithmetic, sided, a
 def test_forced_masks_are_obeyed_as_far_as_an_image_comes(cache_bytes, threads, arithmetic, sided, make_cpu):
     one = sided(POST)
     engine, random = make_cpu(one.plan, arithmetic, threads, cache_bytes), np.random.default_rng(0)
-    plain = engine.run(one.pixels, one.controls).masks
+    plain = engine.run(one.pixels, one.options).masks
     forced = tuple(random.integers(0, 2, mask.shape, np.uint8) for mask in plain)
-    controls = replace(one.controls, forced_masks=forced)
-    by_end = [engine.run(one.pixels, leaving_by(controls, end, one.plan.exits)) for end in one.ends]
+    options = replace(one.options, forced_masks=forced)
+    by_end = [engine.run(one.pixels, leaving_by(options, end, one.plan.exits)) for end in one.ends]
     ends = random.integers(0, len(one.ends), IMAGES)
     table = sending(confidences(by_end[:-1]), ends)
-    out = engine.run(one.pixels, replace(controls, exit_confidence=table))
+    out = engine.run(one.pixels, replace(options, exit_confidence=table))
     check(out, ends, range(IMAGES), by_end, executed=arithmetic[0] != "amx_emulated")
     reached = shape_of(one.plan).reached(out.exit)
     for layer, (mask, wanted) in enumerate(zip(out.masks, forced, strict=True)):
@@ -249,12 +249,12 @@ def test_an_image_without_an_answer_does_not_leave(cache_bytes, arithmetic, side
     one = sided(POST, 13)
     engine = make_cpu(one.plan, arithmetic, 2, cache_bytes)
     values = np.random.default_rng(0).normal(0, 1, (5, 13, 13, 3)).astype(np.float32)
-    controls = replace(of_images(one.controls, range(5)), exit_confidence=np.zeros((5, 3), np.float32))
-    expected = engine.run(values, controls)
+    options = replace(of_images(one.options, range(5)), exit_confidence=np.zeros((5, 3), np.float32))
+    expected = engine.run(values, options)
     assert expected.exit.tolist() == [0] * 5
     values[2] = 3e38
     values[2, ::2] = -3e38
-    out = engine.run(values, controls)
+    out = engine.run(values, options)
     assert out.exit.tolist() == [0, 0, 3, 0, 0]
     assert np.isnan(out.logits[2]).any()
     others = [0, 1, 3, 4]
@@ -266,7 +266,7 @@ def test_steps_that_nobody_comes_to_take_no_time(cache_bytes, sided, make_cpu):
     one = sided(POST)
     engine = make_cpu(one.plan, (SINGLE[0], "fp32"), 2, cache_bytes)
     for end, spec in enumerate(SIDENETS):
-        seconds = engine.profile(one.pixels, leaving_by(one.controls, end, one.plan.exits), 3)
+        seconds = engine.profile(one.pixels, leaving_by(one.options, end, one.plan.exits), 3)
         number = next(n for n, step in enumerate(one.plan.steps) if getattr(step, "exit", None) == end)
         assert (seconds[: number + 1] > 0).all(), spec
         assert not seconds[number + 1 :].any(), spec

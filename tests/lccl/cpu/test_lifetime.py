@@ -68,9 +68,9 @@ def test_a_short_call_that_shares_does_not_wait_for_a_long_one(plan, make_cpu, d
     begun = threading.Event()
 
     def run(count):
-        images, controls = draw_images(count, 13), rows(np.zeros((count, 18)))
+        images, options = draw_images(count, 13), rows(np.zeros((count, 18)))
         begun.set()
-        engine.run(images, controls, sharing=True)
+        engine.run(images, options, sharing=True)
         order.append(count)
 
     long = threading.Thread(target=run, args=(200,))
@@ -147,9 +147,9 @@ def test_a_forked_child_is_told_to_make_its_own(count, plan, make_cpu, batches):
     engine = make_cpu(plan, ARITHMETIC, threads=count)
     expected = engine.run(*batches[3]).logits
     assert in_a_child(lambda: engine.run(*batches[3])).startswith(REFUSAL)
-    images, controls = batches[3]
+    images, options = batches[3]
     values = {plan.image.name: np.zeros((len(images), 3, 13, 13), np.float32)}
-    assert in_a_child(lambda: engine.run_step(1, values, controls)).startswith(REFUSAL)
+    assert in_a_child(lambda: engine.run_step(1, values, options)).startswith(REFUSAL)
     fresh = in_a_child(lambda: np.array_equal(make_cpu(plan, ARITHMETIC, count).run(*batches[3]).logits, expected))
     assert fresh == "True"
     assert np.array_equal(engine.run(*batches[3]).logits, expected)
@@ -158,11 +158,11 @@ def test_a_forked_child_is_told_to_make_its_own(count, plan, make_cpu, batches):
 @forks
 def test_a_child_forked_during_a_run_is_told_so_too(plan, make_cpu, draw_images, rows, batches):
     engine, stop = make_cpu(plan, ARITHMETIC, threads=2), threading.Event()
-    images, controls = draw_images(60, 13), rows(np.zeros((60, 18)))
+    images, options = draw_images(60, 13), rows(np.zeros((60, 18)))
 
     def run():
         while not stop.is_set():
-            engine.run(images, controls)
+            engine.run(images, options)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lccl.controls import Controls
 from lccl.engines.cpu.engine import CpuEngine
 from lccl.errors import EngineError, InputError
+from lccl.plan.run import RunOptions
 from tests.lccl.cpu.networks import POST
 
 
@@ -30,7 +30,7 @@ from tests.lccl.cpu.networks import POST
 def test_engines_that_cannot_be_are_refused(options, match, small):
     reference, _, _ = small(POST, 13)
     with pytest.raises(EngineError, match=match):
-        CpuEngine(reference.plan, reference.shape, **{"precision": "fp32"} | options)
+        CpuEngine(reference.plan, **{"precision": "fp32"} | options)
 
 
 def test_a_plan_that_does_not_fit_is_refused(small):
@@ -38,7 +38,7 @@ def test_a_plan_that_does_not_fit_is_refused(small):
     narrower = replace(plan, buffers=tuple(replace(one, channels=max(1, one.channels // 2)) for one in plan.buffers))
     for wrong in (narrower, replace(plan, steps=plan.steps[1:]), replace(plan, steps=plan.steps[:-1])):
         with pytest.raises(EngineError, match="cannot run"):
-            CpuEngine(wrong, small(POST, 13)[0].shape)
+            CpuEngine(wrong)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_controls_that_do_not_fit_are_refused(changes, match, small, make_cpu):
     reference, pixels, _ = small(POST, 13)
     engine = make_cpu(reference.plan, ("portable", "fp32"))
     with pytest.raises(InputError, match=match):
-        engine.run(pixels[:2], replace(Controls.uniform(2, [0.0] * 18), **changes))
+        engine.run(pixels[:2], replace(RunOptions.uniform(2, [0.0] * 18), **changes))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lccl import plan as steps
 from lccl.networks import Architecture
+from lccl.plan import steps
 from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed
 from tests.lccl.networks import called
 

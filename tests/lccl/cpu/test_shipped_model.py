@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import lccl
-from lccl.controls import Controls
 from lccl.engines.cpu.engine import instruction_sets
+from lccl.plan.run import RunOptions
 
 HOME = Path(__file__).parents[3]
 MODEL = HOME / "models" / "resnet20-cifar10"
@@ -52,7 +52,7 @@ def expected(shipped, unseen):
     parts = np.array_split(unseen, len(unseen) // 50)
     return {
         point: np.concatenate(
-            [reference.run(part, Controls.uniform(len(part), point.thresholds)).logits for part in parts]
+            [reference.run(part, RunOptions.uniform(len(part), point.thresholds)).logits for part in parts]
         )
         for point in chosen
     }
@@ -63,7 +63,7 @@ def test_labels_are_the_references(precision, shipped, unseen, expected, make_cp
     plan = lccl.compile(shipped, engine="reference").plan
     engine = make_cpu(plan, FASTEST[precision], threads=2)
     equal = [
-        engine.run(unseen, Controls.uniform(len(unseen), point.thresholds)).logits.argmax(1) == logits.argmax(1)
+        engine.run(unseen, RunOptions.uniform(len(unseen), point.thresholds)).logits.argmax(1) == logits.argmax(1)
         for point, logits in expected.items()
     ]
     assert len(unseen) == 500

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lccl import plan as steps
-from lccl.controls import Controls
+from lccl.plan import steps
+from lccl.plan.run import RunOptions
 from tests.lccl.convolutions import LARGE, Case, controls_for, plan_of, values_for
 
 PLAIN = Case(
@@ -35,8 +35,8 @@ def constant_gate(case, value, arithmetic, make_cpu):
     engine, values = make_cpu(plan, arithmetic, case.threads), values_for(plan, it, 1, 0)
 
     def kept(threshold):
-        controls = Controls.uniform(1, [threshold])
-        return int(engine.run_step(number, values, controls)[1].kept[0, 0])
+        options = RunOptions.uniform(1, [threshold])
+        return int(engine.run_step(number, values, options)[1].kept[0, 0])
 
     return kept, int(engine.shape.cells[0])
 
@@ -60,12 +60,12 @@ def test_what_only_skipped_cells_read_does_not_matter(cache_bytes, residual, str
     engine = make_cpu(plan, arithmetic, case.threads, case.cache_bytes)
     mask = np.random.default_rng(0).integers(0, 2, (2, gate[1], *case.out_size), np.uint8)
     mask[0, :, :, : case.out_size[1] // 2] = mask[1, :, case.out_size[0] // 2 :] = 0
-    controls = replace(Controls.uniform(2, [0.0]), forced_masks=(mask,))
+    options = replace(RunOptions.uniform(2, [0.0]), forced_masks=(mask,))
     unread = ~receptive_field(mask.any(1), case)
     assert unread.any((1, 2)).all()
     poisoned = np.where(unread[:, None], np.nan, values["x"]).astype(np.float32)
-    clean, expected = engine.run_step(number, values, controls)
-    written, out = engine.run_step(number, values | {"x": poisoned}, controls)
+    clean, expected = engine.run_step(number, values, options)
+    written, out = engine.run_step(number, values | {"x": poisoned}, options)
     for name, value in written.items():
         assert np.isfinite(value).all()
         assert np.array_equal(value, clean[name])

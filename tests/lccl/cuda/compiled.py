@@ -22,10 +22,11 @@ from triton.compiler import ASTSource
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.layer_program import Launch, LayerProgram
 from lccl.engines.cuda.tiles import Tiles
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan.geometry import shape_of
 from lccl.preprocessing import Preprocessing
-from lccl.sidenet import SideNetSpec
 from tests.lccl.cpu.networks import with_sets
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lccl.engines.cuda.tiles import Tiles
-from lccl.lowering import shape_of
+from lccl.plan.geometry import shape_of
 from tests.lccl.cuda.stepper import Stepper
 
 NO_TRITON = "Triton is not installed: builds of torch for CUDA bring it along, and pip has it for Linux"
@@ -28,14 +28,14 @@ def precision(request):
 
 
 @pytest.fixture(scope="session")
-def make_engine(device):
+def compile_network(device):
     """``make_engine(plan, precision="fp16", batch_limit=8)``: by layers, whatever the network's size."""
     pytest.importorskip("triton", reason=NO_TRITON)
     from lccl.engines.cuda.engine import CudaEngine
 
     def make(plan, precision="fp16", batch_limit=8, program="layers", **options):
         options |= {"batch_limit": batch_limit, "program": program}
-        return CudaEngine(plan, shape_of(plan), device, precision, **options)
+        return CudaEngine(plan, device, precision, **options)
 
     return make
 

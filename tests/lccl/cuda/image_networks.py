@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lccl.controls import Controls
 from lccl.engines.base import exit_confidence
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.image_program import ImageProgram
 from lccl.engines.reference import ReferenceEngine
-from lccl.gates import GateSpec
-from lccl.lowering import lower, shape_of
+from lccl.networks.gates import GateSpec
+from lccl.networks.lowering import lower
 from lccl.networks.resnet import ResNet, Stem
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan.geometry import shape_of
+from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
-from lccl.sidenet import SideNetSpec
 
 SIZE = 12  # then 6 and 3: maps whose positions fill no whole tile
 
@@ -59,16 +60,16 @@ def mixed(images, layers, seed=0):
 def controls_for(plan, thresholds, **fields):
     images = len(thresholds)
     nothing = {"norm_set": np.zeros(images, np.int64), "exit_confidence": np.ones((images, plan.exits), np.float32)}
-    return Controls(np.asarray(thresholds, np.float32), **nothing | fields)
+    return RunOptions(np.asarray(thresholds, np.float32), **nothing | fields)
 
 
-def of_images(controls, images):
+def of_images(options, images):
     """The controls of some of the images; masks are not forced."""
     return replace(
-        controls,
-        thresholds=controls.thresholds[images],
-        norm_set=controls.norm_set[images],
-        exit_confidence=controls.exit_confidence[images],
+        options,
+        thresholds=options.thresholds[images],
+        norm_set=options.norm_set[images],
+        exit_confidence=options.exit_confidence[images],
     )
 
 
@@ -83,15 +84,15 @@ class Answer:
     executed: np.ndarray
 
 
-def launch(plan, pixels, controls, device, dtype=torch.float16, valid=None):
+def launch(plan, pixels, options, device, dtype=torch.float16, valid=None):
     """Run a program of its own, all that it is to write filled with what is wrong."""
     size, shape = len(pixels), shape_of(plan)
     program = ImageProgram(plan, shape, size, device, dtype)
     poison(program)
     batch = Batch.of(plan, shape, size, device, torch.from_numpy(pixels).dtype)
     inputs = {
-        "images": pixels, "thresholds": controls.thresholds, "norm_set": controls.norm_set,
-        "confidence": exit_confidence(plan, controls), "valid": np.ones(size) if valid is None else valid,
+        "images": pixels, "thresholds": options.thresholds, "norm_set": options.norm_set,
+        "confidence": exit_confidence(plan, options), "valid": np.ones(size) if valid is None else valid,
     }  # fmt: skip
     for name, value in inputs.items():
         getattr(batch, name).copy_(torch.from_numpy(np.array(value)))
@@ -99,7 +100,7 @@ def launch(plan, pixels, controls, device, dtype=torch.float16, valid=None):
         output.fill_(wrong)
     for mask in batch.masks:
         mask.fill_(255)
-    forced = controls.forced_masks
+    forced = options.forced_masks
     program.launch(batch, (), forced and tuple(torch.from_numpy(mask).to(device) for mask in forced))
     kept, left = batch.kept.cpu().numpy().astype(np.int64), batch.left.cpu().numpy().astype(np.int64)
     masks = tuple(mask.cpu().numpy() for mask in batch.masks)
@@ -116,19 +117,19 @@ def poison(program):
     program.listed.fill_(-1)
 
 
-def check_against_reference(plan, pixels, controls, answer, gate_error=0.02, logit_error=0.02):
+def check_against_reference(plan, pixels, options, answer, gate_error=0.02, logit_error=0.02):
     """Logits agree with the reference's under the same masks, and masks with its gates where those are not close to τ.
 
     Gives the share of the masks' elements that are not close; 1 without masks.
     """
-    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"), "fp64")
-    out, state = engine.trace(pixels, replace(controls, forced_masks=answer.masks, want_masks=True))
+    engine = ReferenceEngine(plan, torch.device("cpu"), "fp64")
+    out, state = engine.trace(pixels, replace(options, forced_masks=answer.masks, want_masks=True))
     np.testing.assert_array_equal(answer.left, out.exit)
     np.testing.assert_array_equal(answer.kept, out.kept)
     np.testing.assert_allclose(answer.logits, out.logits, rtol=0, atol=logit_error * np.abs(out.logits).max())
     shares = [1.0]
     for layer, mask in enumerate(answer.masks):
-        gates, tau = state.gates[layer].numpy(), controls.thresholds[:, layer, None, None, None]
+        gates, tau = state.gates[layer].numpy(), options.thresholds[:, layer, None, None, None]
         reached = engine.shape.reached(out.exit)[:, layer, None, None, None]
         clear = np.abs(gates - tau) > gate_error
         np.testing.assert_array_equal(mask[clear], (reached & (gates > tau))[clear])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lccl import plan as steps
-from lccl.controls import Output
 from lccl.engines.cuda.batch import Batch
+from lccl.plan import steps
+from lccl.plan.run import RunOutput
 
 
 class Stepper:
@@ -17,14 +17,14 @@ class Stepper:
         self.program, self.precision, self.dense = program, precision, dense
         self.plan, self.shape = program.plan, program.shape
 
-    def run_step(self, number, values, controls):
+    def run_step(self, number, values, options):
         """From float32 [N, C, H, W] values to those written, border and all; NaN lies where they go before."""
-        step, images = self.plan.steps[number], len(controls)
+        step, images = self.plan.steps[number], len(options)
         device = self.program._active.device
         batch = Batch.of(self.plan, self.shape, images, device, torch.uint8)
         batch.valid.fill_(1)
-        batch.thresholds.copy_(torch.from_numpy(controls.thresholds))
-        batch.norm_set.copy_(torch.from_numpy(controls.norm_set))
+        batch.thresholds.copy_(torch.from_numpy(options.thresholds))
+        batch.norm_set.copy_(torch.from_numpy(options.norm_set))
         for launch in self.program.step(0, batch, self.dense):
             launch()
         outputs = (
@@ -35,8 +35,8 @@ class Stepper:
         for name, value in values.items():
             self._put(name, torch.from_numpy(np.ascontiguousarray(value)).permute(0, 2, 3, 1).to(device), images)
         forced = None
-        if controls.forced_masks is not None:
-            forced = tuple(torch.from_numpy(mask).to(device) for mask in controls.forced_masks)
+        if options.forced_masks is not None:
+            forced = tuple(torch.from_numpy(mask).to(device) for mask in options.forced_masks)
         for launch in self.program.step(number, batch, self.dense, forced):
             launch()
         kept = batch.kept.cpu().numpy().astype(np.int64)
@@ -44,7 +44,7 @@ class Stepper:
         executed = self.program.step_macs(step, kept, np.ones(images, dtype=bool), self.dense, listed)
         masks = tuple(mask.cpu().numpy() for mask in batch.masks)
         written = {name: self._get(name, images) for name in outputs if name}
-        return written, Output(np.zeros((images, 0)), kept, executed, np.zeros(images, np.int64), masks)
+        return written, RunOutput(np.zeros((images, 0)), kept, executed, np.zeros(images, np.int64), masks)
 
     def _put(self, name, values, images):
         """Values inside a map; what may be absent is there."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lccl import cli
+from lccl.cli import main as cli
 from lccl.engines.cuda.tiles import Tile
 
 

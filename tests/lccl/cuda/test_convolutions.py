@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 
-from lccl import plan as steps
 from lccl.networks import Architecture
+from lccl.plan import steps
 from tests.lccl.comparison import check, seen_by
 from tests.lccl.convolutions import GATES, OUTPUTS, RESIDUALS, cases, controls_for, plan_of, reads, values_for
 
@@ -21,14 +21,14 @@ def run(case, precision, make_stepper):
     values = values_for(plan, it, len(case.thresholds), case.seed, case.positive and "r" in reads(it))
     number = plan.steps.index(it)
     plan, values = seen_by(precision, plan, values)
-    stepper, controls = make_stepper(plan, precision), controls_for(case)
-    first, out = check(stepper, number, values, controls)
+    stepper, options = make_stepper(plan, precision), controls_for(case)
+    first, out = check(stepper, number, values, options)
     if case.gate is None:
         return
-    again, same = check(stepper, number, values, replace(controls, forced_masks=out.masks))
+    again, same = check(stepper, number, values, replace(options, forced_masks=out.masks))
     assert all(np.array_equal(value, again[name]) for name, value in first.items())
     assert np.array_equal(same.kept, out.kept)
-    everywhere, all_listed = check(make_stepper(plan, precision, dense=True), number, values, controls)
+    everywhere, all_listed = check(make_stepper(plan, precision, dense=True), number, values, options)
     assert all(np.array_equal(value, everywhere[name]) for name, value in first.items())
     assert np.array_equal(all_listed.kept, out.kept)
 
@@ -61,10 +61,10 @@ def test_every_convolution_of_a_network(architecture, make_stepper, gated_networ
     """Each on what the reference's steps before it wrote."""
     pixels, thresholds = draw_images(3, 12), np.repeat(np.float32([[-np.inf], [0.0], [0.2]]), 18, 1)
     reference = make_reference(gated_network(architecture, pixels, thresholds).float(), size=12)
-    controls = rows(thresholds, want_masks=True)
-    before = {name: value.float().numpy() for name, value in reference.trace(pixels, controls)[1].values.items()}
+    options = rows(thresholds, want_masks=True)
+    before = {name: value.float().numpy() for name, value in reference.trace(pixels, options)[1].values.items()}
     plan, before = seen_by("fp16", reference.plan, before)
     stepper = make_stepper(plan, "fp16")
     for number, step in enumerate(plan.steps):
         if isinstance(step, steps.Convolve):
-            check(stepper, number, {name: before[name] for name in reads(step)}, controls)
+            check(stepper, number, {name: before[name] for name in reads(step)}, options)

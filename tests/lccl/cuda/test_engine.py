@@ -15,9 +15,9 @@ from lccl.engines.cuda.image_program import ImageProgram
 from lccl.engines.cuda.layer_program import LayerProgram
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import EngineError, InputError
-from lccl.lowering import shape_of
 from lccl.networks import Architecture
-from lccl.sidenet import SideNetSpec
+from lccl.networks.sidenet import SideNetSpec
+from lccl.plan.geometry import shape_of
 from tests.lccl.comparison import seen_by
 from tests.lccl.cpu.networks import mixed, with_sets
 from tests.lccl.exits import add_sidenets, confidences, leaving_by, of_images, sending
@@ -57,34 +57,34 @@ def small(gated_network, make_reference, draw_images):
 
 
 @pytest.mark.parametrize("architecture", NETWORKS, ids=called)
-def test_a_network_agrees_with_the_reference(architecture, precision, small, make_engine, rows):
+def test_a_network_agrees_with_the_reference(architecture, precision, small, compile_network, rows):
     reference, pixels, thresholds = small(architecture)
-    controls = rows(thresholds, want_masks=True)
-    out = make_engine(reference.plan, precision).run(pixels, controls)
-    forced = replace(controls, forced_masks=out.masks)
+    options = rows(thresholds, want_masks=True)
+    out = compile_network(reference.plan, precision).run(pixels, options)
+    forced = replace(options, forced_masks=out.masks)
     expected = reference.run(pixels, forced)
     assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, precision)).all()
     assert np.array_equal(out.kept, expected.kept)
-    own = reference.run(pixels, controls)
+    own = reference.run(pixels, options)
     assert np.abs(out.kept - own.kept).sum() <= 0.01 * IMAGES * reference.shape.cells.sum()
     assert (out.executed_macs >= reference.shape.gated(out.kept)).all()
 
 
-def rounding(reference, pixels, controls, expected, precision):
+def rounding(reference, pixels, options, expected, precision):
     """How far logits may be off, [N, 1]: ten times what rounding the weights alone comes to, for gates multiply."""
     plan, _ = seen_by(precision, reference.plan, {})
-    coarse = ReferenceEngine(plan, reference.shape, torch.device("cpu"), "fp64").run(pixels, controls)
+    coarse = ReferenceEngine(plan, torch.device("cpu"), "fp64").run(pixels, options)
     return 1e-3 + 10 * np.abs(coarse.logits - expected.logits).max(1, keepdims=True)
 
 
-def test_bits_depend_neither_on_the_batch_nor_on_lists(small, make_engine, rows):
+def test_bits_depend_neither_on_the_batch_nor_on_lists(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20", "post", "grouped:4:1x1"))
-    engine = make_engine(reference.plan)
+    engine = compile_network(reference.plan)
     whole = engine.run(pixels, rows(thresholds, want_masks=True))
     engine._dispatch.choose = lambda _: (True,) * len(reference.plan.layers)
     everywhere = engine.run(pixels, rows(thresholds, want_masks=True))
-    halves = make_engine(reference.plan, batch_limit=2).run(pixels, rows(thresholds, want_masks=True))
-    alone = make_engine(reference.plan).run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
+    halves = compile_network(reference.plan, batch_limit=2).run(pixels, rows(thresholds, want_masks=True))
+    alone = compile_network(reference.plan).run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
     for other, images in ((everywhere, np.s_[:]), (halves, np.s_[:]), (alone, np.s_[3:4])):
         assert np.array_equal(whole.logits[images], other.logits)
         assert np.array_equal(whole.kept[images], other.kept)
@@ -92,10 +92,10 @@ def test_bits_depend_neither_on_the_batch_nor_on_lists(small, make_engine, rows)
     assert everywhere.executed_macs.sum() >= whole.executed_macs.sum()
 
 
-def test_a_hundred_runs_have_the_same_bits(small, make_engine, rows, device):
+def test_a_hundred_runs_have_the_same_bits(small, compile_network, rows, device):
     """On a GPU, where the order of a list differs from run to run; the interpreter repeats itself, so twice will do."""
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    engine = make_engine(reference.plan)
+    engine = compile_network(reference.plan)
     first = engine.run(pixels, rows(thresholds))
     for _ in range(100 if device.type == "cuda" else 1):
         again = engine.run(pixels, rows(thresholds))
@@ -103,9 +103,9 @@ def test_a_hundred_runs_have_the_same_bits(small, make_engine, rows, device):
         assert np.array_equal(first.kept, again.kept)
 
 
-def test_one_graph_serves_changing_images_and_thresholds(small, make_engine, rows):
+def test_one_graph_serves_changing_images_and_thresholds(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    engine, fresh = make_engine(reference.plan), make_engine(reference.plan)
+    engine, fresh = compile_network(reference.plan), compile_network(reference.plan)
     engine.run(pixels, rows(thresholds))
     changed = engine.run(pixels[::-1].copy(), rows(thresholds[::-1].copy()))
     few = engine.run(pixels[:3], rows(thresholds[:3]))  # the same graph is not theirs; then one with places left over
@@ -115,12 +115,12 @@ def test_one_graph_serves_changing_images_and_thresholds(small, make_engine, row
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="captures graphs: this needs a GPU")
-def test_engines_capture_and_run_in_threads_of_their_own(small, make_engine, rows):
+def test_engines_capture_and_run_in_threads_of_their_own(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    expected = make_engine(reference.plan).run(pixels, rows(thresholds)).logits
+    expected = compile_network(reference.plan).run(pixels, rows(thresholds)).logits
 
     def run_all_sizes(_):
-        engine = make_engine(reference.plan)
+        engine = compile_network(reference.plan)
         return all(
             np.array_equal(engine.run(pixels[:count], rows(thresholds[:count])).logits, expected[:count])
             for count in (*range(1, IMAGES + 1), 1, 2, 4)
@@ -130,24 +130,24 @@ def test_engines_capture_and_run_in_threads_of_their_own(small, make_engine, row
         assert all(threads.map(run_all_sizes, range(8)))
 
 
-def test_normalisation_sets_are_read_per_image(small, make_engine, rows):
+def test_normalisation_sets_are_read_per_image(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20", "pre"))
     plan = with_sets(reference.plan, 1, 0.75)
-    controls = rows(thresholds, norm_set=np.arange(IMAGES) % 2, want_masks=True)
-    out = make_engine(plan).run(pixels, controls)
-    fine, forced = replace_plan(reference, plan), replace(controls, forced_masks=out.masks)
+    options = rows(thresholds, norm_set=np.arange(IMAGES) % 2, want_masks=True)
+    out = compile_network(plan).run(pixels, options)
+    fine, forced = replace_plan(reference, plan), replace(options, forced_masks=out.masks)
     expected = fine.run(pixels, forced)
     assert (np.abs(out.logits - expected.logits) <= rounding(fine, pixels, forced, expected, "fp16")).all()
-    assert not np.array_equal(out.logits, make_engine(reference.plan).run(pixels, rows(thresholds)).logits)
+    assert not np.array_equal(out.logits, compile_network(reference.plan).run(pixels, rows(thresholds)).logits)
 
 
 def replace_plan(reference, plan):
-    return ReferenceEngine(plan, reference.shape, torch.device("cpu"), "fp64")
+    return ReferenceEngine(plan, torch.device("cpu"), "fp64")
 
 
-def test_normalised_images_are_taken_as_they_are(small, make_engine, rows, square):
+def test_normalised_images_are_taken_as_they_are(small, compile_network, rows, square):
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    step, engine = square(8), make_engine(reference.plan)
+    step, engine = square(8), compile_network(reference.plan)
     values = ((pixels / np.float32(255) - np.float32(step.mean)) / np.float32(step.std)).astype(np.float32)
     from_pixels, from_values = (engine.run(images, rows(thresholds)) for images in (pixels, values))
     assert np.abs(from_pixels.logits - from_values.logits).max() < 0.01 * np.abs(from_pixels.logits).max()
@@ -162,49 +162,49 @@ def sided(gated_network, make_reference, draw_images):
     return make_reference(network, size=8), pixels, thresholds
 
 
-def test_images_leave_where_they_are_sure(sided, make_engine, rows):
+def test_images_leave_where_they_are_sure(sided, compile_network, rows):
     reference, pixels, thresholds = sided
-    engine = make_engine(reference.plan)
-    controls = rows(thresholds, exit_confidence=np.ones((7, len(SIDENETS)), np.float32), want_masks=True)
-    outs = [engine.run(pixels, leaving_by(controls, end, len(SIDENETS))) for end in range(len(SIDENETS) + 1)]
+    engine = compile_network(reference.plan)
+    options = rows(thresholds, exit_confidence=np.ones((7, len(SIDENETS)), np.float32), want_masks=True)
+    outs = [engine.run(pixels, leaving_by(options, end, len(SIDENETS))) for end in range(len(SIDENETS) + 1)]
     for end, out in enumerate(outs):
         assert out.exit.tolist() == [end] * 7
         behind = ~shape_of(reference.plan).reached(out.exit)
         assert not out.kept[behind].any()
         assert not any(mask[behind[:, layer]].any() for layer, mask in enumerate(out.masks))
-        forced = leaving_by(replace(controls, forced_masks=out.masks), end, len(SIDENETS))
+        forced = leaving_by(replace(options, forced_masks=out.masks), end, len(SIDENETS))
         expected = reference.run(pixels, forced)
         assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
     assert all((one.executed_macs < two.executed_macs).all() for one, two in itertools.pairwise(outs))
     ends = np.array([3, 0, 1, 2, 3, 1, 0])
     confidence = sending(confidences(outs[:-1]), ends)
-    mixed_up = engine.run(pixels, replace(controls, exit_confidence=confidence))
+    mixed_up = engine.run(pixels, replace(options, exit_confidence=confidence))
     assert mixed_up.exit.tolist() == ends.tolist()
     for image, end in enumerate(ends):
         assert np.array_equal(mixed_up.logits[image], outs[end].logits[image])
         assert np.array_equal(mixed_up.kept[image], outs[end].kept[image])
 
 
-def test_forced_masks_are_those_of_the_batch(small, make_engine, rows):
+def test_forced_masks_are_those_of_the_batch(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    engine, controls = make_engine(reference.plan), rows(thresholds, want_masks=True)
-    out = engine.run(pixels, controls)
-    few = of_images(replace(controls, forced_masks=out.masks), slice(0, 3))
+    engine, options = compile_network(reference.plan), rows(thresholds, want_masks=True)
+    out = engine.run(pixels, options)
+    few = of_images(replace(options, forced_masks=out.masks), slice(0, 3))
     assert np.array_equal(engine.run(pixels[:3], few).logits, out.logits[:3])
-    wrong = replace(controls, forced_masks=tuple(mask[:, :, :1] for mask in out.masks))
+    wrong = replace(options, forced_masks=tuple(mask[:, :, :1] for mask in out.masks))
     with pytest.raises(InputError, match="forced mask must be"):
         engine.run(pixels, wrong)
 
 
-def test_kernels_of_both_ways_are_made_at_load(small, make_engine):
-    engine = make_engine(small(Architecture("resnet20"))[0].plan)
+def test_kernels_of_both_ways_are_made_at_load(small, compile_network):
+    engine = compile_network(small(Architecture("resnet20"))[0].plan)
     assert {dense for _, _, dense in engine._replays} == {(False,) * 8, (True,) * 8}
 
 
 def test_what_it_cannot_run_is_refused(small, device):
     plan = small(Architecture("resnet20"))[0].plan
     with pytest.raises(EngineError, match="use fp16 or bf16"):
-        CudaEngine(plan, shape_of(plan), device, "fp32")
+        CudaEngine(plan, device, "fp32")
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkeypatch):
@@ -220,19 +220,19 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkey
         monkeypatch.setattr(LayerProgram, "_take_memory", take_some)
 
     room_for(17)
-    assert CudaEngine(plan, shape_of(plan), device, batch_limit=64, program="layers").batch_limit == 16
+    assert CudaEngine(plan, device, batch_limit=64, program="layers").batch_limit == 16
     room_for(0)
     with pytest.raises(EngineError, match="cannot run this on"):
-        CudaEngine(plan, shape_of(plan), device, batch_limit=4, program="layers")
+        CudaEngine(plan, device, batch_limit=4, program="layers")
 
 
-def test_small_networks_run_by_image_and_others_by_layers(small, make_engine, rows):
+def test_small_networks_run_by_image_and_others_by_layers(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20"))
-    assert isinstance(make_engine(reference.plan, program="auto").program, ImageProgram)
-    assert isinstance(make_engine(small(Architecture("resnet18"))[0].plan, program="auto").program, LayerProgram)
-    controls = rows(thresholds, want_masks=True)
-    out = make_engine(reference.plan, program="auto").run(pixels, controls)
-    forced = replace(controls, forced_masks=out.masks)
+    assert isinstance(compile_network(reference.plan, program="auto").program, ImageProgram)
+    assert isinstance(compile_network(small(Architecture("resnet18"))[0].plan, program="auto").program, LayerProgram)
+    options = rows(thresholds, want_masks=True)
+    out = compile_network(reference.plan, program="auto").run(pixels, options)
+    forced = replace(options, forced_masks=out.masks)
     expected = reference.run(pixels, forced)
     assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
     assert np.array_equal(out.kept, expected.kept)

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("triton", reason="the GPU engine needs Triton")
 
 from lccl.engines.cuda.image_layout import lay_out, maps_read, maps_written
-from lccl.gates import GateSpec
-from lccl.lowering import lower
 from lccl.networks import Architecture, build
+from lccl.networks.gates import GateSpec
+from lccl.networks.lowering import lower
 from lccl.preprocessing import Preprocessing
 from tests.lccl.cuda.image_networks import small_plan
 

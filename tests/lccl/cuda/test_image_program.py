@@ -15,9 +15,10 @@ pytest.importorskip("triton", reason="the GPU engine needs Triton")
 from lccl.engines.cuda.image_program import ImageProgram
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import EngineError
-from lccl.gates import GateSpec
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
+from lccl.networks.gates import GateSpec
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
 from lccl.preprocessing import Preprocessing
 from tests.lccl.cpu.networks import with_sets
 from tests.lccl.cuda.image_networks import (
@@ -46,9 +47,9 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_it_agrees_with_the_reference(kind, device):
     plan = small_plan(*NETWORKS[kind])
-    controls, pixels = controls_for(plan, mixed(4, len(plan.layers))), images(4)
-    answer = launch(plan, pixels, controls, device)
-    told = check_against_reference(plan, pixels, controls, answer)
+    options, pixels = controls_for(plan, mixed(4, len(plan.layers))), images(4)
+    answer = launch(plan, pixels, options, device)
+    told = check_against_reference(plan, pixels, options, answer)
     assert told > 0.7
     assert not plan.layers or len(np.unique(answer.kept)) > 5
 
@@ -57,17 +58,17 @@ def test_bfloat16_agrees_within_its_own_precision(device):
     if device.type == "cpu":
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16 as whole numbers")
     plan = small_plan("pre", SHARED)
-    controls, pixels = controls_for(plan, np.zeros((1, len(plan.layers)))), images(1)
-    answer = launch(plan, pixels, controls, device, torch.bfloat16)
-    check_against_reference(plan, pixels, controls, answer, gate_error=0.1, logit_error=0.1)
+    options, pixels = controls_for(plan, np.zeros((1, len(plan.layers)))), images(1)
+    answer = launch(plan, pixels, options, device, torch.bfloat16)
+    check_against_reference(plan, pixels, options, answer, gate_error=0.1, logit_error=0.1)
 
 
 def test_values_that_are_normalised_already_pass_as_they_are(device):
     plan = small_plan("post", SHARED)
-    controls, pixels = controls_for(plan, np.zeros((1, len(plan.layers)))), images(1)
+    options, pixels = controls_for(plan, np.zeros((1, len(plan.layers)))), images(1)
     step = plan.steps[0]
     values = ((pixels / np.float32(255) - step.mean) / step.std).astype(np.float32)
-    answer, from_pixels = (launch(plan, images, controls, device) for images in (values, pixels))
+    answer, from_pixels = (launch(plan, images, options, device) for images in (values, pixels))
     np.testing.assert_allclose(answer.logits, from_pixels.logits, atol=1e-3)
 
 
@@ -79,21 +80,21 @@ def test_forced_masks_stand_for_the_threshold_test(kind, device):
         random.integers(0, 2, (2, one.gate_groups, one.convolution.height, one.convolution.width), dtype=np.uint8)
         for one in shape_of(plan).layers
     )
-    controls = controls_for(plan, np.full((2, len(plan.layers)), np.inf), forced_masks=masks)
-    answer = launch(plan, images(2), controls, device)
+    options = controls_for(plan, np.full((2, len(plan.layers)), np.inf), forced_masks=masks)
+    answer = launch(plan, images(2), options, device)
     for mask, forced in zip(answer.masks, masks, strict=True):
         np.testing.assert_array_equal(mask, forced)
-    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
-    expected = engine.run(images(2), controls)
+    engine = ReferenceEngine(plan, torch.device("cpu"))
+    expected = engine.run(images(2), options)
     np.testing.assert_allclose(answer.logits, expected.logits, atol=0.02 * np.abs(expected.logits).max())
     np.testing.assert_array_equal(answer.kept, expected.kept)
 
 
 def test_an_image_gets_the_same_bits_alone_and_beside_others(device):
     plan = small_plan("pre", SHARED, exits=True)
-    controls, pixels = controls_for(plan, mixed(4, len(plan.layers))), images(4)
-    together = launch(plan, pixels, controls, device)
-    alone = launch(plan, pixels[[3]], of_images(controls, [3]), device)
+    options, pixels = controls_for(plan, mixed(4, len(plan.layers))), images(4)
+    together = launch(plan, pixels, options, device)
+    alone = launch(plan, pixels[[3]], of_images(options, [3]), device)
     np.testing.assert_array_equal(alone.logits[0], together.logits[3])
     np.testing.assert_array_equal(alone.kept[0], together.kept[3])
     for one, all_of_them in zip(alone.masks, together.masks, strict=True):
@@ -102,8 +103,8 @@ def test_an_image_gets_the_same_bits_alone_and_beside_others(device):
 
 def test_an_invalid_image_keeps_nothing_and_answers_nothing(device):
     plan = small_plan("post", SHARED)
-    controls = controls_for(plan, np.full((2, len(plan.layers)), -np.inf))
-    answer = launch(plan, images(2), controls, device, valid=[0, 1])
+    options = controls_for(plan, np.full((2, len(plan.layers)), -np.inf))
+    answer = launch(plan, images(2), options, device, valid=[0, 1])
     assert (answer.kept[0] == 0).all()
     assert all((mask[0] == 0).all() for mask in answer.masks)
     assert np.isnan(answer.logits[0]).all()
@@ -113,16 +114,16 @@ def test_an_invalid_image_keeps_nothing_and_answers_nothing(device):
 def test_images_leave_where_they_are_sure(device):
     plan = small_plan("pre", SHARED, exits=True)
     pixels, thresholds = images(4), np.full((4, len(plan.layers)), 0.1, np.float32)
-    engine = ReferenceEngine(plan, shape_of(plan), torch.device("cpu"))
+    engine = ReferenceEngine(plan, torch.device("cpu"))
     first = engine.run(pixels, controls_for(plan, thresholds, exit_confidence=np.full((4, 2), -np.inf, np.float32)))
     sure = 1 / np.exp(first.logits - first.logits.max(1, keepdims=True)).sum(1)
     confidence = np.ones((4, 2), np.float32)
     confidence[:, 0] = sure * [0.98, 1.02, 0.98, 1.02]
     confidence[1, 1] = 0
-    controls = controls_for(plan, thresholds, exit_confidence=confidence)
-    answer = launch(plan, pixels, controls, device)
+    options = controls_for(plan, thresholds, exit_confidence=confidence)
+    answer = launch(plan, pixels, options, device)
     assert answer.left.tolist() == [0, 1, 0, 2]
-    check_against_reference(plan, pixels, controls, answer)
+    check_against_reference(plan, pixels, options, answer)
     assert (answer.kept[0, 2:] == 0).all()
     assert (answer.kept[3, 2:] > 0).all()
     assert all((mask[[0, 2]] == 0).all() for mask in answer.masks[2:])
@@ -131,10 +132,10 @@ def test_images_leave_where_they_are_sure(device):
 
 def test_each_image_runs_with_its_own_normalisation_set(device):
     plan = with_sets(small_plan("pre", SHARED), 1, 1.2)
-    controls = controls_for(plan, np.zeros((2, len(plan.layers))), norm_set=np.array([0, 1]))
+    options = controls_for(plan, np.zeros((2, len(plan.layers))), norm_set=np.array([0, 1]))
     pixels = np.repeat(images(1), 2, 0)
-    answer = launch(plan, pixels, controls, device)
-    check_against_reference(plan, pixels, controls, answer)
+    answer = launch(plan, pixels, options, device)
+    check_against_reference(plan, pixels, options, answer)
     assert (answer.logits[0] != answer.logits[1]).all()
 
 

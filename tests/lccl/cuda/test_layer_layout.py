@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lccl import plan as steps
 from lccl.engines.cuda.layer_layout import lay_out
-from lccl.lowering import lower
 from lccl.networks import Architecture, build
+from lccl.networks.lowering import lower
+from lccl.plan import steps
 
 
 @pytest.fixture(scope="module")

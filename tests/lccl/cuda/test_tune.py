@@ -14,9 +14,10 @@ from lccl.engines.cuda.layer_program import LayerProgram
 from lccl.engines.cuda.tiles import DEFAULT_BREAK_EVEN, Shape, Tile, Tiles, default, tiles_for, write
 from lccl.engines.cuda.tune import STAGES, _Trial, tune
 from lccl.errors import EngineError
-from lccl.lowering import lower, shape_of
 from lccl.networks import Architecture, build
-from lccl.plan import Convolve
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import shape_of
+from lccl.plan.steps import Convolve
 from lccl.preprocessing import Preprocessing
 
 SHAPE = Shape(64, 64, 3, 1, 56, 56)

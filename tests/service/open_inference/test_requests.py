@@ -72,12 +72,12 @@ def test_what_tritons_client_sends_is_read(name, binary):
         InferRequestedOutput("label", binary_data=False), InferRequestedOutput("logits"),
         InferRequestedOutput("probabilities", class_count=2),
     ]  # fmt: skip
-    wish = {"sparsity": 0.4, "max_accuracy_drop": 2, "operating_point": "p45", "exit_confidence": 0.8}
-    body, header = triton_body(name, INPUTS[name], binary, request_id="é-7", outputs=outputs, parameters=wish)
+    quality = {"sparsity": 0.4, "max_accuracy_drop": 2, "operating_point": "p45", "exit_confidence": 0.8}
+    body, header = triton_body(name, INPUTS[name], binary, request_id="é-7", outputs=outputs, parameters=quality)
     request = read(body, header)
     assert same(request.images, INPUTS[name])
     assert request.id == "é-7"
-    assert request.wish == wish
+    assert request.quality == quality
     assert request.outputs == (
         RequestedOutput("label", False), RequestedOutput("logits", True), RequestedOutput("probabilities", True, 2),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from lccl.bundle import save
+from lccl.bundle.format import save
 from lccl.preprocessing import Preprocessing
 from service.decode import decode
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lccl.operating_points import Offer, Wish
+from lccl.operating_points import QualityRequest, Resolution
 from service.scheduling.scheduler import ANSWER_S, schedule
 from tests.conftest import make_table
 
 TABLE = make_table(3, (0.1, 0.25, 0.4, 0.6))  # drops 0, 2, 8, 18 and bounds 0.4 more
-EXACT, P25, P40, P60 = (TABLE.resolve(Wish(operating_point=point.name)) for point in TABLE.points)
+EXACT, P25, P40, P60 = (TABLE.resolve(QualityRequest(operating_point=point.name)) for point in TABLE.points)
 
 
 @dataclass
 class Order:
-    offer: Offer
+    offer: Resolution
     deadline: float
 
 
@@ -28,8 +28,8 @@ class Job:
     item: Order
 
 
-def job(deadline=math.inf, **wish):
-    return Job(Order(TABLE.offer(Wish(**wish)), deadline))
+def job(deadline=math.inf, **quality):
+    return Job(Order(TABLE.offer(QualityRequest(**quality)), deadline))
 
 
 def cost(count, macs):
@@ -108,7 +108,7 @@ def test_brown_out_goes_to_the_floor_of_those_who_allow_it(level, name):
     st.floats(0, 1),
 )
 def test_every_job_is_placed_once_and_every_deadline_that_is_run_is_met(asked, level):
-    jobs = [job(deadline, **wish) for wish, deadline in asked]
+    jobs = [job(deadline, **quality) for quality, deadline in asked]
     plan = schedule(jobs, level, 0.0, cost)
     placed = [one for one, _ in plan.run] + plan.later + plan.late
     assert sorted(map(id, placed)) == sorted(map(id, jobs))

@@ -16,7 +16,7 @@ from rich.table import Table
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
     from lccl.data import Dataset
 
 console = Console()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lccl.bundle import Bundle
-from lccl.flops import NetworkShape
-from lccl.lowering import lower, shape_of
+from lccl.bundle.format import Bundle
 from lccl.networks import Architecture
+from lccl.networks.lowering import lower
+from lccl.plan.geometry import NetworkShape, shape_of
 
 CARD = "README.md"
 
@@ -117,7 +117,7 @@ def _exit_points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for point in bundle.table.exit_points:
         yield (
-            f"| {point.exit_confidence[0]:g} | {point.skip_ratio:.3f} | {point.gated_macs / shape.dense:.3f} | "
+            f"| {point.setting.exit_confidence[0]:g} | {point.skip_ratio:.3f} | {point.gated_macs / shape.dense:.3f} | "
             f"{100 * point.accuracy:.2f} | {point.drop:.2f} ({point.drop_interval.low:.2f} – "
             f"{point.drop_interval.high:.2f}) | {point.drop_bound:.2f} |"
         )

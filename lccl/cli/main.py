@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lccl import cli_sidenet, cli_tune
-from lccl.errors import LcclError
-from lccl.terminal import (
+from lccl.cli import sidenet, tune
+from lccl.cli.terminal import (
     BundleFolder,
     Data,
     NewBundle,
@@ -25,13 +24,14 @@ from lccl.terminal import (
     training_progress,
     use_threads,
 )
+from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(cli_sidenet.app, name="sidenet")
-app.command()(cli_tune.tune)
+app.add_typer(sidenet.app, name="sidenet")
+app.command()(tune.tune)
 
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
@@ -81,7 +81,7 @@ def train(
     threads: Threads = 0,
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
-    from lccl import bundle as bundles
+    from lccl.bundle import format as bundles
     from lccl.compiler import choose_device
     from lccl.data import hold_out
     from lccl.networks import Architecture, build
@@ -201,35 +201,35 @@ def calibrate(
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points, and write its model card."""
-    from lccl import bundle as bundles
-    from lccl.calibrate import calibrate as run
-    from lccl.canary import record as record_canary
-    from lccl.compiler import compile as make
+    from lccl.bundle import format as bundles
+    from lccl.bundle.model_card import write_card
+    from lccl.bundle.self_test import record as record_self_test
+    from lccl.calibration.choice import calibrate as run
+    from lccl.compiler import compile_network
     from lccl.data import hold_out
-    from lccl.model_card import write_card
 
     with one_sentence_errors():
         use_threads(threads)
         loaded = bundles.load(bundle)
         dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
         with console.status("calibrating") as status:
-            runner = make(loaded, precision="fp32", engine=engine, threads=threads)
+            runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
             done = run(loaded, runner, hold_out(dataset.train), status.update, search)
-        done = replace(done, canary=record_canary(done))
+        done = replace(done, self_test=record_self_test(done))
         bundles.save(done, bundle)
         write_card(done, bundle)
         print_points(done)
 
 
 @app.command()
-def canary(bundle: BundleFolder) -> None:
+def self_test(bundle: BundleFolder) -> None:
     """Record what the model answers to images drawn from a seed; a server checks it before it serves the model."""
-    from lccl import bundle as bundles
-    from lccl.canary import record as record_canary
+    from lccl.bundle import format as bundles
+    from lccl.bundle.self_test import record as record_self_test
 
     with one_sentence_errors():
         loaded = bundles.load(bundle)
-        bundles.save(replace(loaded, canary=record_canary(loaded)), bundle)
+        bundles.save(replace(loaded, self_test=record_self_test(loaded)), bundle)
 
 
 @app.command()
@@ -238,8 +238,8 @@ def compare(
     twin: Annotated[Path, typer.Argument(help="The folder of its plain twin's bundle.")],
 ) -> None:
     """Enter the plain twin's figures, trained and measured on the same images, into a bundle and its model card."""
-    from lccl import bundle as bundles
-    from lccl.model_card import write_card
+    from lccl.bundle import format as bundles
+    from lccl.bundle.model_card import write_card
 
     with one_sentence_errors():
         loaded = bundles.load(bundle)
@@ -263,13 +263,13 @@ def evaluate(
     threads: Threads = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
-    """Compare what a bundle states with what it reaches, at every operating point or as the options wish."""
-    from lccl import bundle as bundles
-    from lccl.compiler import compile as make
+    """Compare what a bundle states with what it reaches, at every operating point or as the options ask."""
+    from lccl.bundle import format as bundles
+    from lccl.calibration.intervals import wilson
+    from lccl.compiler import compile_network
     from lccl.data import hold_out
-    from lccl.evaluate import measure_setting
-    from lccl.operating_points import Wish
-    from lccl.statistics import wilson
+    from lccl.measurement import measure
+    from lccl.request import QualityRequest, resolve
 
     with one_sentence_errors():
         use_threads(threads)
@@ -280,28 +280,28 @@ def evaluate(
         split = dataset.test if part == "test" else hold_out(dataset.train).measure
         if not len(split):
             raise LcclError(f"{data} has no test images: use --part measure")
-        runner = make(loaded, precision="fp32", engine=engine, threads=threads)
+        runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
         shape = runner.shape
-        wishes = [Wish(sparsity=value) for value in sparsity or []]
-        wishes += [Wish(exit_confidence=value) for value in exit_confidence or []]
-        wishes = wishes or [Wish(operating_point=point.name) for point in loaded.table.points]
+        requests = [QualityRequest(sparsity=value) for value in sparsity or []]
+        requests += [QualityRequest(exit_confidence=value) for value in exit_confidence or []]
+        requests = requests or [QualityRequest(operating_point=point.name) for point in loaded.table.points]
         table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
         rows: list[dict[str, Any]] = []
-        with counting("images", len(wishes) * len(split)) as advance:
-            for wish in wishes:
-                setting = loaded.table.resolve(wish)
-                found = measure_setting(runner, split, setting, advance)
+        with counting("images", len(requests) * len(split)) as advance:
+            for quality in requests:
+                point = resolve(loaded.table, quality).wanted
+                found = measure(runner, split, point.setting, advance)
                 low, high = wilson(int(found.right.sum()), len(split))
                 skip_ratio, gated = found.skip_ratio(shape), found.gated_macs(shape)
                 row = {
-                    "point": setting.name, "skip_stated": setting.sparsity, "skip_reached": skip_ratio,
-                    "accuracy_stated": setting.expected_accuracy, "accuracy_reached": found.accuracy,
+                    "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": skip_ratio,
+                    "accuracy_stated": point.accuracy, "accuracy_reached": found.accuracy,
                     "accuracy_interval": [low, high], "gated_macs": gated, "images": len(split),
                 }  # fmt: skip
                 rows.append(row)
                 table.add_row(
-                    setting.name or "between", f"{setting.sparsity:.3f}", f"{skip_ratio:.3f}",
-                    f"{setting.expected_accuracy:.4f}", f"{found.accuracy:.4f}", f"{low:.4f} – {high:.4f}",
+                    point.name or "between", f"{point.skip_ratio:.3f}", f"{skip_ratio:.3f}",
+                    f"{point.accuracy:.4f}", f"{found.accuracy:.4f}", f"{low:.4f} – {high:.4f}",
                     f"{gated / 1e6:.2f} M",
                 )  # fmt: skip
         console.print(table)
@@ -331,7 +331,7 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Measure what skipping gains on this CPU, beside the plain twin on this and on others' engines."""
-    from lccl.bench import provenance
+    from lccl import provenance
     from lccl.bench.report import showing, tables
     from lccl.bench.run import Options, run
     from lccl.bench.workload import find_images, find_model, make_workload
@@ -357,15 +357,15 @@ def bench(
 
 
 def _save_trained(made: Bundle, out: Path) -> None:
-    from lccl import bundle as bundles
-    from lccl.canary import record as record_canary
+    from lccl.bundle import format as bundles
+    from lccl.bundle.self_test import record as record_self_test
 
-    bundles.save(replace(made, canary=record_canary(made)), out)
+    bundles.save(replace(made, self_test=record_self_test(made)), out)
     console.print(f"{out}: accuracy {made.table.exact.accuracy:.4f} on held-out images, exact")
 
 
 def _twin_figures(folder: Path, model: Bundle) -> dict[str, Any]:
-    from lccl import bundle as bundles
+    from lccl.bundle import format as bundles
     from lccl.train.export import twin_figures
 
     twin = bundles.load(folder)

@@ -8,42 +8,42 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lccl import canary
-from lccl.bundle import load, save
-from lccl.compiler import compile as make_engine
+from lccl.bundle import self_test
+from lccl.bundle.format import load, save
+from lccl.compiler import compile_network
 from lccl.errors import BundleError
 
 
 @pytest.fixture
 def recorded(bundle):
-    return replace(bundle, canary=canary.record(bundle))
+    return replace(bundle, self_test=self_test.record(bundle))
 
 
 def test_the_images_are_the_same_everywhere():
-    images = canary.draw(0, 2, 32, 32)
+    images = self_test.draw(0, 2, 32, 32)
     assert images.shape == (2, 32, 32, 3)
     assert hashlib.sha256(images.tobytes()).hexdigest().startswith("a8441d05")
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("cpu", "fp32"), ("reference", "fp32"), ("reference", "fp64")])
 def test_every_engine_passes(recorded, engine, precision):
-    exact = canary.check(make_engine(recorded, "cpu", precision, engine), recorded)
-    assert exact == pytest.approx(np.array(recorded.canary["logits"]["exact"]), rel=1e-3, abs=1e-3)
+    exact = self_test.check(compile_network(recorded, "cpu", precision, engine), recorded)
+    assert exact == pytest.approx(np.array(recorded.self_test["logits"]["exact"]), rel=1e-3, abs=1e-3)
 
 
 def test_other_weights_do_not(recorded):
     next(recorded.network.parameters()).data.mul_(1.05)
     with pytest.raises(BundleError, match="differ by"):
-        canary.check(make_engine(recorded, "cpu"), recorded)
+        self_test.check(compile_network(recorded, "cpu"), recorded)
 
 
 def test_a_bundle_without_a_record_needs_finite_logits_only(bundle):
-    assert np.isfinite(canary.check(make_engine(bundle, "cpu"), bundle)).all()
+    assert np.isfinite(self_test.check(compile_network(bundle, "cpu"), bundle)).all()
 
 
 def test_a_bundle_keeps_it(recorded, tmp_path):
     save(recorded, tmp_path)
-    assert load(tmp_path).canary == recorded.canary
+    assert load(tmp_path).self_test == recorded.self_test
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def test_a_bundle_keeps_it(recorded, tmp_path):
     ],
 )  # fmt: skip
 def test_an_unreadable_record_is_refused(bundle, tmp_path, broken):
-    save(replace(bundle, canary=broken), tmp_path)
+    save(replace(bundle, self_test=broken), tmp_path)
     with pytest.raises(BundleError, match="lccl canary"):
         load(tmp_path)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lccl.controls import Controls
-from lccl.operating_points import Wish
+from lccl.plan.run import RunOptions
+from lccl.request import QualityRequest
 from service.errors import OverloadedError, ServiceError
 from service.registry import Registry, ServedModel
 from service.runner import Work, WorkBatcher
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 3  # intervals without a right answer after which a model is not ready
 
 
-class Canary:
+class SelfTest:
     """Knows whether every model has answered its canary lately.
 
     Args:
@@ -44,7 +44,7 @@ class Canary:
         """A model is gone."""
         self._passed_at.pop(model.key, None)
 
-    def sings(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether every model passed within the last three intervals."""
         oldest = min((self._passed_at.get(model.key, -math.inf) for model in self._registry), default=-math.inf)
         return self._clock() - oldest < PATIENCE * self._interval_s
@@ -57,11 +57,11 @@ class Canary:
                 await self._ask(model)
 
     async def _ask(self, model: ServedModel) -> None:
-        from lccl.canary import images_for  # brings torch, which routes do without
+        from lccl.bundle.self_test import images_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
         image = images_for(model.engine, model.bundle)[0]
-        work = Work(model, image, model.offer(Wish()), deadline, probe=True)
+        work = Work(model, image, model.resolve(QualityRequest()), deadline, probe=True)
         try:
             (job,) = self._batcher.put(model.key, [work], "canary")
             async with asyncio.timeout(PATIENCE * self._interval_s):
@@ -71,7 +71,7 @@ class Canary:
         except (ServiceError, TimeoutError) as error:
             log.error("%s did not answer its canary: %s", model.name, error)
         else:
-            if np.allclose(result.logits, model.canary[0], rtol=1e-3, atol=1e-3 * np.abs(model.canary).max()):
+            if np.allclose(result.logits, model.self_test[0], rtol=1e-3, atol=1e-3 * np.abs(model.self_test).max()):
                 self.passed(model)
             else:
                 log.error("%s answered its canary wrongly", model.name)
@@ -79,20 +79,20 @@ class Canary:
 
 def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = time.monotonic) -> None:
     """Run batches of several sizes, dense and sparse, and enter what they took as first costs."""
-    from lccl.canary import images_for
+    from lccl.bundle.self_test import images_for
 
     engine, limit = model.engine, model.engine.batch_limit
     for size in sorted({1, min(4, limit), min(16, limit), limit}):
         images = np.resize(images_for(engine, model.bundle), (size, *_shape(model)))
         for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
-            controls = Controls.uniform(size, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
+            options = RunOptions.of([point.setting] * size)
             for sharing in (False, True) if engine.streams > 1 else (False,):
                 seconds = math.inf
                 for _ in range(2):  # the first run of a size allocates
                     began = clock()
-                    output = engine.run(images, controls, sharing=sharing)
+                    output = engine.run(images, options, sharing=sharing)
                     seconds = min(seconds, clock() - began)
-                macs = float(engine.shape.gated(output.kept, output.exit).sum())
+                macs = float(engine.shape.gated(output.kept, output.exit_index).sum())
                 cost.learn(model.key, size, macs, seconds, sharing=sharing)
 
 

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lccl.flops import Convolution, EarlyExit, GatedConvolution, NetworkShape
-from lccl.gates import Gate as GateModule
-from lccl.layers import SkipConv
+from lccl.networks.gates import Gate as GateModule
 from lccl.networks.resnet import (
     IdentityShortcut,
     PostActivationBlock,
@@ -18,7 +16,9 @@ from lccl.networks.resnet import (
     ProjectionShortcut,
     ResNet,
 )
-from lccl.plan import (
+from lccl.networks.skip_conv import SkipConv
+from lccl.networks.split_conv import SplitConv
+from lccl.plan.steps import (
     Activated,
     Affine,
     Array,
@@ -36,7 +36,6 @@ from lccl.plan import (
     Step,
 )
 from lccl.preprocessing import Preprocessing
-from lccl.spconv import SplitConv
 
 
 def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
@@ -62,37 +61,6 @@ def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
         classes=network.classifier.out_features,
         exits=len(network.sidenets),
     )
-
-
-def shape_of(plan: Plan) -> NetworkShape:
-    """What counts in a plan: the geometry that ``flops`` turns into MACs."""
-    layers: list[GatedConvolution] = []
-    exits: list[EarlyExit] = []
-    ungated, means = 0, 0
-    for step in plan.steps:
-        if isinstance(step, Classify):
-            ungated += step.weight.size
-        elif isinstance(step, Exit):
-            exits.append(EarlyExit(step.hidden_weight.size + step.weight.size, len(layers), ungated, means))
-        elif isinstance(step, Convolve):
-            convolution = convolution_of(plan, step)
-            means += convolution.mean_macs
-            if step.gate is None:
-                ungated += convolution.macs
-            else:
-                groups, _, kernel, _ = step.gate.weight.shape
-                layers.append(GatedConvolution(step.gate.name, convolution, kernel, groups))
-    return NetworkShape(tuple(layers), ungated, means, tuple(exits))
-
-
-def convolution_of(plan: Plan, step: Convolve) -> Convolution:
-    """The shape of a plan's convolution, split or not."""
-    out = plan.buffer(step.raw or (step.activated.buffer if step.activated else ""))
-    channels, window, kernel, _ = step.weight.shape
-    if step.split is None:
-        return Convolution(window, channels, kernel, out.height, out.width)
-    read = step.split.pointwise.shape[1] + step.split.rest.shape[1]
-    return Convolution(read, channels, kernel, out.height, out.width, window_channels=window)
 
 
 @dataclass
@@ -256,7 +224,7 @@ def _affine(norm: nn.BatchNorm2d) -> Affine:
     assert norm.running_var is not None
     scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
-    return Affine(_array(scale.to(norm.weight.dtype)[None]), _array(shift.to(norm.weight.dtype)[None]))
+    return Affine(_array(scale.to(norm.weight.dtype)), _array(shift.to(norm.weight.dtype)))
 
 
 def _linear(module: nn.Linear, temperature: Tensor | None = None) -> tuple[Array, Array]:
@@ -269,7 +237,7 @@ def _linear(module: nn.Linear, temperature: Tensor | None = None) -> tuple[Array
 
 def _identity(conv: nn.Conv2d) -> Affine:
     """What stands for the normalisation that a gate lacks."""
-    maps = torch.ones(1, conv.out_channels, dtype=conv.weight.dtype)
+    maps = torch.ones(conv.out_channels, dtype=conv.weight.dtype)
     return Affine(_array(maps), _array(torch.zeros_like(maps)))
 
 

@@ -1,19 +1,19 @@
-"""A model's canary: what it answers to images drawn from a seed, so that a server can tell that it computes right."""
+"""A model's self-test: what it answers to images drawn from a seed, so that a server can tell that it computes right."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bundle import Bundle
-from lccl.compiler import compile as make_engine
-from lccl.controls import Controls
+from lccl.bundle.format import Bundle
+from lccl.compiler import compile_network
 from lccl.engines.base import Engine
 from lccl.errors import BundleError
-from lccl.operating_points import NEVER
+from lccl.plan.run import NEVER, RunOptions, Setting
 
 SEED, IMAGES = 0, 2
 COARSE = 5  # the images are noise of this many points a side, enlarged: as smooth as photographs are
@@ -34,9 +34,9 @@ def draw(seed: int, images: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def images_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
-    """The canary's images for a model, uint8 [IMAGES, height, width, 3]."""
+    """The self-test's images for a model, uint8 [IMAGES, height, width, 3]."""
     image = engine.plan.image
-    return draw(int(bundle.canary.get("seed", SEED)), IMAGES, image.height, image.width)
+    return draw(int(bundle.self_test.get("seed", SEED)), IMAGES, image.height, image.width)
 
 
 def record(bundle: Bundle) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def record(bundle: Bundle) -> dict[str, Any]:
 
     A point that a network barely trained has no finite answer at is left out.
     """
-    engine = make_engine(bundle, "cpu", engine="reference")
-    found = {name: _run(engine, bundle, *row) for name, row in _rows(bundle).items()}
+    engine = compile_network(bundle, "cpu", engine="reference")
+    found = {name: _run(engine, bundle, setting) for name, setting in _settings(bundle).items()}
     finite = {name: logits for name, logits in found.items() if np.isfinite(logits).all()}
     return {
         "seed": SEED,
@@ -63,36 +63,34 @@ def check(engine: Engine, bundle: Bundle) -> NDArray[np.floating]:
         BundleError: they differ by more than rounding.
 
     """
-    recorded: Mapping[str, Any] = bundle.canary.get("logits", {})
+    recorded: Mapping[str, Any] = bundle.self_test.get("logits", {})
     exact: NDArray[np.floating] | None = None
-    for name, row in _rows(bundle).items():
-        logits = _run(engine, bundle, *row)
+    for name, setting in _settings(bundle).items():
+        logits = _run(engine, bundle, setting)
         exact = logits if exact is None else exact
         if not np.isfinite(logits).all():
-            raise BundleError(f"the canary's logits at {name} are not finite")
+            raise BundleError(f"the self-test's logits at {name} are not finite")
         if name in recorded:
             wanted = np.array(recorded[name], dtype=np.float64)
             if wanted.shape != logits.shape:
-                raise BundleError(f"the canary's record at {name} is {wanted.shape}, not {logits.shape}")
+                raise BundleError(f"the self-test's record at {name} is {wanted.shape}, not {logits.shape}")
             off = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-            if not off <= TOLERANCE[engine.precision][int(any(row[0]))]:
-                raise BundleError(f"the canary's logits at {name} differ by {off:.2g} of their size")
+            if not off <= TOLERANCE[engine.precision][int(any(setting.thresholds))]:
+                raise BundleError(f"the self-test's logits at {name} differ by {off:.2g} of their size")
     assert exact is not None
     return exact
 
 
-def _rows(bundle: Bundle) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Thresholds and exit confidences to run the images under: nobody leaves, or all by the same exit."""
+def _settings(bundle: Bundle) -> dict[str, Setting]:
+    """What to run the images under: nobody leaves, or all by the same exit."""
     exact, last = bundle.table.points[0], bundle.table.points[-1]
-    exits = len(exact.exit_confidence)
-    rows = {point.name: (point.thresholds, (NEVER,) * exits) for point in (exact, last)}
+    exits = len(exact.setting.exit_confidence)
+    settings = {str(point.name): replace(point.setting, exit_confidence=(NEVER,) * exits) for point in (exact, last)}
     for number in range(exits):
-        rows[f"exit {number}"] = (exact.thresholds, tuple(NEVER * (number != other) for other in range(exits)))
-    return rows
+        only_here = tuple(NEVER * (number != other) for other in range(exits))
+        settings[f"exit {number}"] = replace(exact.setting, exit_confidence=only_here)
+    return settings
 
 
-def _run(
-    engine: Engine, bundle: Bundle, thresholds: tuple[float, ...], exit_confidence: tuple[float, ...]
-) -> NDArray[np.floating]:
-    controls = Controls.uniform(IMAGES, thresholds, exit_confidence=exit_confidence)
-    return engine.run(images_for(engine, bundle), controls).logits
+def _run(engine: Engine, bundle: Bundle, setting: Setting) -> NDArray[np.floating]:
+    return engine.run(images_for(engine, bundle), RunOptions.of([setting] * IMAGES)).logits

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.plan.steps import Classify, Convolve, Exit, Plan
+
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
@@ -142,7 +144,7 @@ class NetworkShape:
             members.setdefault(layer.name.rpartition(".")[0] or layer.name, []).append(number)
         return tuple(tuple(numbers) for numbers in members.values())
 
-    def gated(self, kept: NDArray[np.int64], left_by: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    def gated(self, kept: NDArray[np.int64], exit_index: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Theoretical MACs per image: gates + means + kept cells + the rest, as far as the image came.
 
         Args:
@@ -151,7 +153,7 @@ class NetworkShape:
 
         """
         beside = self.beside_cells
-        spent: NDArray[np.int64] = (beside[-1] if left_by is None else beside[left_by]) + kept @ self.cell_macs
+        spent: NDArray[np.int64] = (beside[-1] if exit_index is None else beside[exit_index]) + kept @ self.cell_macs
         return spent
 
     def _beside_cells(self) -> NDArray[np.int64]:
@@ -162,10 +164,10 @@ class NetworkShape:
         found: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
         return found
 
-    def reached(self, left_by: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def reached(self, exit_index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which SkipConvs images that leave by these exits come to: ``left_by`` int64 [N] → bool [N, L]."""
         layers = np.array([*(early.layers for early in self.exits), len(self.layers)])
-        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[left_by][:, None]
+        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[exit_index][:, None]
         return found
 
     def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -187,3 +189,34 @@ def speed_up(convolution: Convolution, gate_kernel: int, gate_groups: int, kept_
     """Theoretical speed-up 1 − t'/t of a gated convolution: 1 − (k'²G / (k²T) + r)."""
     gate = gate_kernel**2 * gate_groups / (convolution.kernel**2 * convolution.out_channels)
     return 1 - (gate + kept_share)
+
+
+def shape_of(plan: Plan) -> NetworkShape:
+    """What counts in a plan: the geometry that ``flops`` turns into MACs."""
+    layers: list[GatedConvolution] = []
+    exits: list[EarlyExit] = []
+    ungated, means = 0, 0
+    for step in plan.steps:
+        if isinstance(step, Classify):
+            ungated += step.weight.size
+        elif isinstance(step, Exit):
+            exits.append(EarlyExit(step.hidden_weight.size + step.weight.size, len(layers), ungated, means))
+        elif isinstance(step, Convolve):
+            convolution = convolution_of(plan, step)
+            means += convolution.mean_macs
+            if step.gate is None:
+                ungated += convolution.macs
+            else:
+                groups, _, kernel, _ = step.gate.weight.shape
+                layers.append(GatedConvolution(step.gate.name, convolution, kernel, groups))
+    return NetworkShape(tuple(layers), ungated, means, tuple(exits))
+
+
+def convolution_of(plan: Plan, step: Convolve) -> Convolution:
+    """The shape of a plan's convolution, split or not."""
+    out = plan.buffer(step.writes[0])
+    channels, window, kernel, _ = step.weight.shape
+    if step.split is None:
+        return Convolution(window, channels, kernel, out.height, out.width)
+    read = step.split.pointwise.shape[1] + step.split.rest.shape[1]
+    return Convolution(read, channels, kernel, out.height, out.width, window_channels=window)

@@ -2,7 +2,8 @@
 
 A step reads buffers that earlier steps wrote and writes up to two: ``raw``, the step's value, and
 ``activated = ReLU(scale · raw + shift)``. Normalisation is never folded into weights: it is an
-:class:`Affine` per normalisation set, read by the image's ``norm_set``.
+:class:`Affine` of its own. Every step says what it ``reads`` and ``writes``, in that order of importance: the first
+name written is its output.
 
 Arrays are float32 (float64 when a float64 network was lowered), C-contiguous, and never written to.
 """
@@ -10,7 +11,7 @@ Arrays are float32 (float64 when a float64 network was lowered), C-contiguous, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """``scale · x + shift`` per channel; both [S, channels], S normalisation sets."""
+    """``scale · x + shift`` per channel; both [channels]."""
 
     scale: Array
     shift: Array
@@ -34,6 +35,13 @@ class Buffer:
     channels: int
     height: int
     width: int
+
+
+class Read(NamedTuple):
+    """A buffer that a step reads, through windows of ``kernel`` taps a side; 0 where it is not read by windows."""
+
+    buffer: str
+    kernel: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +83,14 @@ class Normalise:
     std: Array
     raw: str
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.raw,)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
@@ -107,7 +123,7 @@ class Convolve:
     ``split`` it is one of three, and conv the whole of :class:`Split`.
 
     A skipped cell holds exactly the residual in ``raw``; without a residual that is 0, and
-    ``ReLU(shift)`` of its channel and normalisation set in ``activated`` (:meth:`fill`).
+    ``ReLU(shift)`` of its channel in ``activated`` (:meth:`fill`).
     """
 
     name: str
@@ -122,16 +138,29 @@ class Convolve:
     raw: str | None = None
     activated: Activated | None = None
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        reads = [Read(self.input, self.weight.shape[2])]
+        if self.gate is not None:
+            reads.append(Read(self.gate.input, self.gate.weight.shape[2]))
+        if self.residual is not None:
+            reads.append(Read(self.residual.buffer))
+        return tuple(reads)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        outputs = (self.raw, None if self.activated is None else self.activated.buffer)
+        return tuple(name for name in outputs if name is not None)
+
     def fill(self, output: Literal["raw", "activated"]) -> Array | None:
-        """What a skipped cell holds, [S, channels] ([1, channels] without an affine); None where it is the residual's.
+        """What a skipped cell holds, [channels]; None where it is the residual's.
 
         Engines may leave skipped cells unwritten where the reader substitutes this.
         """
         if self.residual is not None:
             return None
-        zero = np.zeros((1, len(self.weight)), dtype=self.weight.dtype)
         if output == "raw" or self.activated is None or self.activated.affine is None:
-            return zero
+            return np.zeros(len(self.weight), dtype=self.weight.dtype)
         return np.maximum(self.activated.affine.shift, 0)
 
 
@@ -143,6 +172,14 @@ class MaxPool:
     kernel: int
     stride: int
     raw: str
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(self.input),)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.raw,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +193,14 @@ class AveragePool:
     raw: str
     grid: int = 1
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(self.input),)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.raw,)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classify:
@@ -164,6 +209,14 @@ class Classify:
     input: str
     weight: Array
     bias: Array
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(self.input),)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,6 +237,14 @@ class Exit:
     weight: Array
     bias: Array
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(self.input),)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ()
+
 
 Step = Normalise | Convolve | MaxPool | AveragePool | Exit | Classify
 
@@ -196,7 +257,6 @@ class Plan:
         buffers: every buffer that a step names.
         steps: in the order they run; ``Normalise`` first.
         layers: names of the SkipConvs, in the order of the thresholds' columns; L = len(layers).
-        norm_sets: S, how many normalisation sets every :class:`Affine` carries.
         exits: E, how many early exits the steps hold.
 
     """
@@ -205,7 +265,6 @@ class Plan:
     steps: tuple[Step, ...]
     layers: tuple[str, ...]
     classes: int
-    norm_sets: int = 1
     exits: int = 0
 
     def buffer(self, name: str) -> Buffer:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lccl.errors import LcclError
-from lccl.reliability import BINS
+from lccl.train.reliability import BINS
 
 KINDS = (".svg", ".png", ".pdf")
 COLOUR = (0.23, 0.43, 0.65)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from lccl.errors import ArchitectureError, BundleError, InputError
 from lccl.networks import Architecture, ResNet, build
+from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
 from lccl.preprocessing import Preprocessing
-from lccl.sidenet import SideNetSpec
 
 FORMAT = "lccl-bundle"
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ class Bundle:
         splits: sizes and digest of the two held-out parts of the training data.
         training: how it was trained, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
-        canary: what it answers to images drawn from a seed (:mod:`lccl.canary`); empty where not recorded.
+        self_test: what it answers to images drawn from a seed (:mod:`lccl.bundle.self_test`); empty where not recorded.
         digest: SHA-256 over the description and the weights; empty until saved or loaded.
 
     """
@@ -56,7 +56,7 @@ class Bundle:
     splits: Mapping[str, Any]
     training: Mapping[str, Any]
     calibration: Mapping[str, Any] = field(default_factory=dict)
-    canary: Mapping[str, Any] = field(default_factory=dict)
+    self_test: Mapping[str, Any] = field(default_factory=dict)
     version: str = "1"
     digest: str = ""
 
@@ -85,7 +85,7 @@ def save(bundle: Bundle, folder: Path) -> str:
         "splits": dict(bundle.splits),
         "training": dict(bundle.training),
         "calibration": dict(bundle.calibration),
-        "canary": dict(bundle.canary),
+        "self_test": dict(bundle.self_test),
         "files": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
     digest = _digest(description)
@@ -113,7 +113,7 @@ def load(folder: Path) -> Bundle:
         table = OperatingPointTable.from_json(description["operating_points"])
         labels, version, files = description["labels"], description["version"], description["files"]
         splits, training, calibration = (description[name] for name in ("splits", "training", "calibration"))
-        canary = description.get("canary", {})
+        self_test = description.get("self_test", description.get("canary", {}))  # its name before version 0.2
     except KeyError as missing:
         raise BundleError(f"{folder / DESCRIPTION} lacks {missing}") from missing
     except (ArchitectureError, InputError) as error:
@@ -128,21 +128,19 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} has labels or a version that are no text: {error}") from error
     if not isinstance(version, str) or not all(isinstance(part, dict) for part in (splits, training, calibration)):
         raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
-    _check_canary(canary, architecture.classes, folder / DESCRIPTION)
+    _check_self_test(self_test, architecture.classes, folder / DESCRIPTION)
     if not isinstance(files, dict) or set(files) != {WEIGHTS}:
         raise BundleError(f"{folder / DESCRIPTION} must list exactly {WEIGHTS} under files")
-    if len(table.exact.thresholds) != len(network.skip_convs):
+    if len(table.exact.setting.thresholds) != len(network.skip_convs):
         raise BundleError(
-            f"{folder / DESCRIPTION} gives {len(table.exact.thresholds)} thresholds for "
+            f"{folder / DESCRIPTION} gives {len(table.exact.setting.thresholds)} thresholds for "
             f"{len(network.skip_convs)} gated convolutions"
         )
-    if len(table.exact.exit_confidence) != len(network.sidenets):
+    if len(table.exact.setting.exit_confidence) != len(network.sidenets):
         raise BundleError(
-            f"{folder / DESCRIPTION} gives {len(table.exact.exit_confidence)} exit confidences for "
+            f"{folder / DESCRIPTION} gives {len(table.exact.setting.exit_confidence)} exit confidences for "
             f"{len(network.sidenets)} SideNets"
         )
-    if any(point.norm_set for point in (*table.points, *table.exit_points)):
-        raise BundleError(f"{folder / DESCRIPTION} asks for a second normalisation set: these weights hold one")
     _fill(network, _read_weights(folder / WEIGHTS, files[WEIGHTS]), folder / WEIGHTS)
     return Bundle(
         architecture=architecture,
@@ -153,7 +151,7 @@ def load(folder: Path) -> Bundle:
         splits=splits,
         training=training,
         calibration=calibration,
-        canary=canary,
+        self_test=self_test,
         version=version,
         digest=description["digest"],
     )
@@ -177,19 +175,23 @@ def _sidenets(description: Mapping[str, Any]) -> list[SideNetSpec]:
     return [SideNetSpec.from_json(entry) for entry in entries]
 
 
-def _check_canary(canary: object, classes: int, file: Path) -> None:
-    """A canary is empty, or a seed and finite logits [images, classes] per operating point."""
-    if canary == {}:
+def _check_self_test(self_test: object, classes: int, file: Path) -> None:
+    """A self-test is empty, or a seed and finite logits [images, classes] per operating point."""
+    if self_test == {}:
         return
     try:
-        if not isinstance(canary, dict) or not isinstance(canary["seed"], int) or not 0 <= canary["seed"] < 1 << 32:
+        if (
+            not isinstance(self_test, dict)
+            or not isinstance(self_test["seed"], int)
+            or not 0 <= self_test["seed"] < 1 << 32
+        ):
             raise TypeError("it needs a seed")
-        for rows in canary["logits"].values():
+        for rows in self_test["logits"].values():
             logits = np.array(rows, dtype=np.float64)
             if logits.shape[1:] != (classes,) or not len(logits) or not np.isfinite(logits).all():
                 raise ValueError("it needs finite logits of every class")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise BundleError(f"{file} has an unreadable canary: record it anew with lccl canary") from error
+        raise BundleError(f"{file} has an unreadable self-test: record it anew with lccl self-test") from error
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

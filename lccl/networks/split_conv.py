@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lccl.errors import ArchitectureError
-from lccl.gates import Gate
+from lccl.networks.gates import Gate
 
 GROUPS = 2
 IMAGE_CHANNELS = 3

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lccl.cli.terminal import console, one_sentence_errors
 from lccl.errors import LcclError
-from lccl.terminal import console, one_sentence_errors
 
 if TYPE_CHECKING:
-    from lccl.flops import NetworkShape
-    from lccl.plan import Plan
+    from lccl.plan.geometry import NetworkShape
+    from lccl.plan.steps import Plan
 
 USUAL = ("resnet18", "wrn-28-10", "resnet34", "resnet50")
 
@@ -31,8 +31,8 @@ def tune(
     """Find the fastest tiles of the cuda engine's convolutions on a GPU and write them down."""
     import torch
 
-    from lccl.bench.provenance import commit
     from lccl.compiler import choose_device
+    from lccl.provenance import commit
 
     with one_sentence_errors():
         place = choose_device(device)
@@ -66,9 +66,10 @@ def tune(
 
 def _lowered(network: str) -> tuple[Plan, NetworkShape]:
     """The plan and shape of a bundle, or of a network by name with fresh weights."""
-    from lccl import bundle as bundles
-    from lccl.lowering import lower, shape_of
+    from lccl.bundle import format as bundles
     from lccl.networks import NETWORKS, Architecture, build
+    from lccl.networks.lowering import lower
+    from lccl.plan.geometry import shape_of
     from lccl.preprocessing import Preprocessing
 
     if network in NETWORKS:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lccl.errors import LcclError
-from lccl.terminal import (
+from lccl.cli.terminal import (
     BundleFolder,
     Data,
     NewBundle,
@@ -21,9 +20,10 @@ from lccl.terminal import (
     training_progress,
     use_threads,
 )
+from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle import Bundle
+    from lccl.bundle.format import Bundle
 
 app = typer.Typer(no_args_is_help=True, help="Early exits: let images that are already clear leave the network.")
 
@@ -46,11 +46,11 @@ def train(
     threads: Threads = 0,
 ) -> None:
     """Fit SideNets to a bundle's network, which stays as it is, and write a new bundle."""
-    from lccl import bundle as bundles
-    from lccl.canary import record as record_canary
+    from lccl.bundle import format as bundles
+    from lccl.bundle.model_card import write_card
+    from lccl.bundle.self_test import record as record_canary
     from lccl.data import hold_out
-    from lccl.model_card import write_card
-    from lccl.sidenet import SideNetSpec
+    from lccl.networks.sidenet import SideNetSpec
     from lccl.train.sidenets import SideNetRecipe, fit_sidenets, usual_places
 
     with one_sentence_errors():
@@ -67,7 +67,7 @@ def train(
         specs = [SideNetSpec(block, grid, hidden) for block in after or usual_places(loaded.network)]
         with training_progress() as report:
             made = fit_sidenets(loaded, specs, hold_out(dataset.train), recipe, report, engine, threads)
-        made = replace(made, canary=record_canary(made))
+        made = replace(made, self_test=record_canary(made))
         bundles.save(made, out)
         write_card(made, out)
         _print_exits(made)
@@ -81,8 +81,8 @@ def diagram(
     out: Annotated[Path, typer.Option(help="The image: .svg, .png or .pdf.")] = Path("reliability.svg"),
 ) -> None:
     """Draw how far each exit's confidence can be believed: accuracy against confidence on unseen images."""
-    from lccl import bundle as bundles
-    from lccl.reliability_diagram import draw
+    from lccl.bundle import format as bundles
+    from lccl.train.reliability_diagram import draw
 
     with one_sentence_errors():
         draw(_record(bundles.load(bundle)), out)

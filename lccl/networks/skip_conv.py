@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lccl.gates import Gate, GateSpec
-from lccl.spconv import SplitConv
+from lccl.networks.gates import Gate, GateSpec
+from lccl.networks.split_conv import SplitConv
 
 Place = Literal["norm_relu", "norm", "bare"]
 
@@ -19,7 +19,7 @@ class SkipConv(nn.Module):
     ``place`` names f: ``norm_relu`` (first convolution of a post-activation block), ``norm`` (its
     second) or ``bare`` (pre-activation block, where normalisation follows the product).
 
-    ``conv`` may become a :class:`SplitConv` (:func:`lccl.spconv.convert`).
+    ``conv`` may become a :class:`SplitConv` (:func:`lccl.networks.split_conv.convert`).
 
     This is the trainable form: every cell is computed, then masked. Engines skip.
     """

@@ -1,0 +1,1 @@
+"""A trained model on disk: its format, its model card, and its self-test."""

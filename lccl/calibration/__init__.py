@@ -1,0 +1,1 @@
+"""From held-out data to operating points: search, measurement, table."""

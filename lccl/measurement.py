@@ -1,0 +1,82 @@
+"""Running a model over labelled images: what it gets right, what it skips, and which exits answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.data import Split
+from lccl.engines.base import Engine
+from lccl.errors import DataError
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.run import RunOptions, RunOutput, Setting
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """One setting over a split of N images.
+
+    Attributes:
+        right: bool [N].
+        kept: int64 [N, L], cells kept.
+        executed_macs: int64 [N].
+        exit_index: int64 [N], the exit that answered; the number of exits at the network's end.
+
+    """
+
+    setting: Setting
+    right: NDArray[np.bool_]
+    kept: NDArray[np.int64]
+    executed_macs: NDArray[np.int64]
+    exit_index: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+    def skip_ratio(self, shape: NetworkShape) -> float:
+        """Mean skip ratio over the images."""
+        return float(shape.skip_ratio(self.kept).mean())
+
+    def gated_macs(self, shape: NetworkShape) -> float:
+        """Mean theoretical MACs of an image."""
+        return float(shape.gated(self.kept, self.exit_index).mean())
+
+
+def exact_setting(engine: Engine) -> Setting:
+    """Exact gates, and no image leaves early."""
+    return Setting.exact(len(engine.shape.layers), len(engine.shape.exits))
+
+
+def outputs_over(engine: Engine, split: Split, setting: Setting) -> Iterator[tuple[RunOutput, NDArray[np.int64]]]:
+    """Run a split under one setting in batches that suit the engine: each batch's output and labels."""
+    for start in range(0, len(split), engine.batch_limit):
+        images = split.images[start : start + engine.batch_limit]
+        output = engine.run(images, RunOptions.of([setting] * len(images)))
+        yield output, split.labels[start : start + engine.batch_limit]
+
+
+def measure(engine: Engine, split: Split, setting: Setting, progress: Progress = lambda _: None) -> Measurement:
+    """Run every image of a split under one setting; ``progress`` is told how many are done.
+
+    Raises:
+        DataError: the split is empty.
+
+    """
+    if not len(split):
+        raise DataError("there are no images to measure on: the data set is too small to hold any out")
+    right, kept, executed, exit_index = [], [], [], []
+    for output, labels in outputs_over(engine, split, setting):
+        right.append(output.logits.argmax(1) == labels)
+        kept.append(output.kept)
+        executed.append(output.executed_macs)
+        exit_index.append(output.exit_index)
+        progress(len(labels))
+    return Measurement(
+        setting, np.concatenate(right), np.concatenate(kept), np.concatenate(executed), np.concatenate(exit_index)
+    )

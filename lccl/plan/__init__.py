@@ -1,0 +1,1 @@
+"""The plan: a network as data, and what every engine reads of it."""
