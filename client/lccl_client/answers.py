@@ -111,10 +111,9 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedPoint:
-    """One operating point of a model: accuracies 0..1, drops in percentage points against exact."""
+class _Measured:
+    """What was measured with a setting: accuracies 0..1, drops in percentage points against exact."""
 
-    name: str
     skip_ratio: float
     gated_macs: float
     accuracy: float
@@ -122,21 +121,21 @@ class OfferedPoint:
     accuracy_drop: float
     accuracy_drop_interval: tuple[float, float]
     accuracy_drop_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedPoint(_Measured):
+    """One operating point of a model: accuracies 0..1, drops in percentage points against exact."""
+
+    name: str
     exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedConfidence:
+class OfferedConfidence(_Measured):
     """What was measured with exact gates and this confidence at every early exit; units as of :class:`OfferedPoint`."""
 
     exit_confidence: float
-    skip_ratio: float
-    gated_macs: float
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    accuracy_drop: float
-    accuracy_drop_interval: tuple[float, float]
-    accuracy_drop_bound: float
 
 
 @dataclass(frozen=True, slots=True)

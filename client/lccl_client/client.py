@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar, Unpack
+from typing import Generic, Self, TypeVar, Unpack
 
 import httpx
 
@@ -17,9 +17,24 @@ from lccl_client.retries import Retries
 from lccl_client.wire import Call, Options
 
 T = TypeVar("T")
+Transport = TypeVar("Transport", httpx.Client, httpx.AsyncClient)
 
 
-class Client:
+class _Base(Generic[Transport]):
+    """How both clients are made."""
+
+    _transport: type[Transport]
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
+        max_retry_wait_s: float = 30.0,
+    ) -> None:  # fmt: skip
+        self._retries = Retries(retries, max_retry_wait_s)
+        limits = httpx.Timeout(timeout, pool=None)  # a request may wait for a free connection without a limit
+        self._http: Transport = self._transport(base_url=base_url, headers=wire.key_headers(api_key), timeout=limits)
+
+
+class Client(_Base[httpx.Client]):
     """Asks a model server; safe to share between threads. Use it in a ``with``, or close it.
 
     Args:
@@ -34,12 +49,7 @@ class Client:
 
     """
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
-        max_retry_wait_s: float = 30.0,
-    ) -> None:  # fmt: skip
-        self._retries = Retries(retries, max_retry_wait_s)
-        self._http = httpx.Client(**_settings(base_url, api_key, timeout))
+    _transport = httpx.Client
 
     def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
         """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
@@ -51,7 +61,7 @@ class Client:
 
     def models(self) -> ModelList:
         """What is served."""
-        return self._ask(ModelList, wire.list_models())
+        return self._ask(ModelList, wire.MODELS)
 
     def model(self, name: str) -> ModelMetadata:
         """What a model offers: labels, operating points, ranges, limits."""
@@ -60,7 +70,7 @@ class Client:
     def ready(self) -> bool:
         """Whether the server is there and takes requests."""
         try:
-            return self._http.request(**wire.readiness().arguments()).is_success
+            return self._http.request(**wire.READINESS.arguments()).is_success
         except httpx.RequestError:
             return False
 
@@ -82,21 +92,14 @@ class Client:
                 raise _no_answer(error) from error
             except LcclServerError as error:
                 wait_s = self._retries.wait_s(error, attempt)
-                if wait_s is None:
-                    raise
             time.sleep(wait_s)
             attempt += 1
 
 
-class AsyncClient:
+class AsyncClient(_Base[httpx.AsyncClient]):
     """:class:`Client` for asyncio. Use it in an ``async with``, or close it with ``aclose``."""
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
-        max_retry_wait_s: float = 30.0,
-    ) -> None:  # fmt: skip
-        self._retries = Retries(retries, max_retry_wait_s)
-        self._http = httpx.AsyncClient(**_settings(base_url, api_key, timeout))
+    _transport = httpx.AsyncClient
 
     async def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
         """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
@@ -109,7 +112,7 @@ class AsyncClient:
 
     async def models(self) -> ModelList:
         """What is served."""
-        return await self._ask(ModelList, wire.list_models())
+        return await self._ask(ModelList, wire.MODELS)
 
     async def model(self, name: str) -> ModelMetadata:
         """What a model offers: labels, operating points, ranges, limits."""
@@ -118,7 +121,7 @@ class AsyncClient:
     async def ready(self) -> bool:
         """Whether the server is there and takes requests."""
         try:
-            return (await self._http.request(**wire.readiness().arguments())).is_success
+            return (await self._http.request(**wire.READINESS.arguments())).is_success
         except httpx.RequestError:
             return False
 
@@ -140,19 +143,8 @@ class AsyncClient:
                 raise _no_answer(error) from error
             except LcclServerError as error:
                 wait_s = self._retries.wait_s(error, attempt)
-                if wait_s is None:
-                    raise
             await asyncio.sleep(wait_s)
             attempt += 1
-
-
-def _settings(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    return {
-        "base_url": base_url,
-        "headers": wire.key_headers(api_key),
-        # Many requests at once wait for one of the connections as long as they must.
-        "timeout": httpx.Timeout(timeout, pool=None),
-    }
 
 
 def _no_answer(error: httpx.RequestError) -> ConnectionFailedError:

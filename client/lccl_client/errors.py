@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import TYPE_CHECKING
+
 
 class LcclClientError(Exception):
     """Base of all errors of this package."""
@@ -62,7 +65,7 @@ class NotAnImageError(LcclServerError):
 
 
 class QualityError(LcclServerError):
-    """422: a wish or field that is unknown, out of range or contradicts another."""
+    """422: a target, floor or other field that is unknown, out of range or contradicts another."""
 
 
 class OverloadedError(LcclServerError):
@@ -82,7 +85,7 @@ class OutOfTimeError(LcclServerError):
 
 
 class DeadlineError(OutOfTimeError):
-    """504 with code ``deadline``: the wish's ``deadline_ms`` cannot be met, or was not."""
+    """504 with code ``deadline``: the request's ``deadline_ms`` cannot be met, or was not."""
 
 
 _BY_STATUS: dict[int, type[LcclServerError]] = {
@@ -109,3 +112,14 @@ def server_error(
     """The exception for an answer that is an error."""
     kind = _BY_CODE.get((status, code)) or _BY_STATUS.get(status, LcclServerError)
     return kind(status, code, detail, request_id, retry_after_s)
+
+
+if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every name
+    _RENAMED = {"PictureError": ImageError, "WishError": QualityError}
+
+    def __getattr__(name: str) -> type[LcclClientError]:
+        """Names of the previous release, kept for one release."""
+        if name not in _RENAMED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"{name} is now {_RENAMED[name].__name__}", DeprecationWarning, stacklevel=2)
+        return _RENAMED[name]

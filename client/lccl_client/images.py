@@ -1,4 +1,4 @@
-"""Whatever a caller has as an image → the encoded bytes that are sent."""
+"""The forms in which a caller may pass an image → the encoded bytes that are sent."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ def encoded(image: Image) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        TypeError: none of these.
+        TypeError: the image has another type.
 
     """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, bytearray | memoryview):
+    if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from lccl_client.errors import LcclServerError, OverloadedError, UnavailableError
 
-UNSAID_WAIT_S = 1.0
+DEFAULT_WAIT_S = 1.0
 SPREAD = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Retry what is overloaded (429) or unavailable (503), after the time that the server names.
+    """Sends a request again when the server is overloaded (429) or unavailable (503), after the time that it names.
 
     Attributes:
         times: how often one request is sent again.
@@ -28,14 +28,17 @@ class Retries:
         if self.times < 0 or not self.longest_wait_s >= 0:
             raise ValueError("retries and their longest wait must not be negative")
 
-    def wait_s(self, error: LcclServerError, attempt: int) -> float | None:
-        """Seconds to wait after the attempt of that number (the first is 0); None gives up.
+    def wait_s(self, error: LcclServerError, attempt: int) -> float:
+        """Seconds to wait after attempt number ``attempt``, counted from 0.
 
-        Waits are spread to a quarter more, so that clients refused together do not come back together.
+        Waits are spread by up to a quarter, so that clients refused together do not return together.
+
+        Raises:
+            LcclServerError: the error itself, when the request is not sent again.
+
         """
-        if attempt >= self.times or not isinstance(error, OverloadedError | UnavailableError):
-            return None
-        asked = UNSAID_WAIT_S if error.retry_after_s is None else error.retry_after_s
-        if asked > self.longest_wait_s:
-            return None
+        asked = DEFAULT_WAIT_S if error.retry_after_s is None else error.retry_after_s
+        retryable = isinstance(error, OverloadedError | UnavailableError)
+        if not retryable or attempt >= self.times or asked > self.longest_wait_s:
+            raise error
         return min(asked * (1 + SPREAD * random.random()), self.longest_wait_s)

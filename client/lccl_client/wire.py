@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -65,6 +65,8 @@ class Call:
 
 
 BINARY = "application/octet-stream"
+MODELS = Call("GET", "/v1/models")
+READINESS = Call("GET", "/health/ready")
 
 
 def classify(
@@ -92,16 +94,8 @@ def classify(
     return Call("POST", path, params, headers, files=files)
 
 
-def list_models() -> Call:
-    return Call("GET", "/v1/models")
-
-
 def describe_model(name: str) -> Call:
     return Call("GET", _model_path(name, None))
-
-
-def readiness() -> Call:
-    return Call("GET", "/health/ready")
 
 
 def key_headers(api_key: str | None) -> dict[str, str]:
@@ -129,12 +123,11 @@ def parse(kind: type[T], content: bytes) -> T:
 
     """
     try:
-        found: T = _adapter(kind).validate_json(content)  # type: ignore[arg-type]  # a class is hashable
+        return cast(T, _adapter(kind).validate_json(content))  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise UnreadableAnswerError(f"the answer is no {kind.__name__}: {where}: {first['msg']}") from error
-    return found
 
 
 @functools.cache
@@ -151,17 +144,16 @@ def _model_path(model: str | None, version: str | None) -> str:
 
 def _problem(response: httpx.Response) -> LcclServerError:
     """The exception for an error: the server's problem, or what something before it (a proxy) sent."""
-    found: dict[str, Any] = {}
-    if response.headers.get("content-type", "").partition(";")[0] == "application/problem+json":
-        try:
-            found = _adapter(dict[str, Any]).validate_json(response.content)
-        except ValidationError:
-            found = {}
+    is_problem = response.headers.get("content-type", "").partition(";")[0] == "application/problem+json"
+    try:
+        fields = _adapter(dict[str, Any]).validate_json(response.content if is_problem else b"{}")
+    except ValidationError:
+        fields = {}
     return server_error(
         response.status_code,
-        str(found.get("code", "")),
-        str(found.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
-        str(found.get("request_id", "")) or response.headers.get("x-request-id", ""),
+        str(fields.get("code", "")),
+        str(fields.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
+        str(fields.get("request_id", "")) or response.headers.get("x-request-id", ""),
         retry_after(response.headers.get("retry-after"), time.time()),
     )
 

@@ -60,7 +60,7 @@ def test_a_bad_image_among_good_ones_has_its_error(ask, address, draw_image):
         _ = bad.best
 
 
-def test_wishes_arrive(ask, address, draw_image):
+def test_quality_requests_arrive(ask, address, draw_image):
     assert ask(address, "classify", draw_image()).operating_point.name == "exact"
     assert ask(address, "classify", draw_image(), operating_point="p40").operating_point.name == "p40"
     assert ask(address, "classify", draw_image(), max_accuracy_drop=3).operating_point.name == "p25"

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 
 from lccl_client.errors import server_error
-from lccl_client.retries import SPREAD, UNSAID_WAIT_S, Retries
+from lccl_client.retries import DEFAULT_WAIT_S, SPREAD, Retries
 
 
 def refused(status, retry_after_s=None):
     return server_error(status, "code", "detail", retry_after_s=retry_after_s)
+
+
+def is_final(retries, error, attempt):
+    with pytest.raises(type(error)) as caught:
+        retries.wait_s(error, attempt)
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -21,17 +27,17 @@ def test_the_wait_is_at_least_what_the_server_says_and_spread_a_little(status):
 
 
 def test_a_server_that_says_nothing_gets_a_default():
-    assert Retries(1).wait_s(refused(503), 0) >= UNSAID_WAIT_S
+    assert Retries(1).wait_s(refused(503), 0) >= DEFAULT_WAIT_S
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 415, 422, 500, 504])
 def test_other_errors_are_final(status):
-    assert Retries(3).wait_s(refused(status, 0.0), 0) is None
+    is_final(Retries(3), refused(status, 0.0), 0)
 
 
 def test_attempts_and_waits_end():
     retries = Retries(2, longest_wait_s=5)
     assert retries.wait_s(refused(429, 5.0), 1) == 5
-    assert retries.wait_s(refused(429, 5.1), 1) is None
-    assert retries.wait_s(refused(429, 1.0), 2) is None
-    assert Retries().wait_s(refused(429, 1.0), 0) is None
+    is_final(retries, refused(429, 5.1), 1)
+    is_final(retries, refused(429, 1.0), 2)
+    is_final(Retries(), refused(429, 1.0), 0)

@@ -17,23 +17,24 @@ COARSENESS = 5
 
 
 def from_folder(folder: Path, limit: int | None, seed: int) -> list[Body]:
-    """The images of a folder, or of its subfolders with their names as labels; at most ``limit`` drawn from the seed.
+    """The images of a folder, or of its subfolders with their names as labels; at most ``limit``, drawn from the seed.
 
     Raises:
         ValueError: no images, or images both beside the subfolders and in them.
 
     """
-    flat = _images_in(folder)
-    labelled = [
-        (file, inside.name) for inside in sorted(folder.iterdir()) if inside.is_dir() for file in _images_in(inside)
-    ]
+    subfolders = sorted(inside for inside in folder.iterdir() if inside.is_dir())
+    flat, labelled = (
+        _images_in(folder, None),
+        [file for inside in subfolders for file in _images_in(inside, inside.name)],
+    )
     if bool(flat) == bool(labelled):
         where = "both in it and in its subfolders" if flat else "neither in it nor in its subfolders"
         raise ValueError(f"{folder} has images {where}: give a folder of images or of <class>/<image>")
-    found: list[tuple[Path, str | None]] = [(file, None) for file in flat] or [*labelled]
-    if limit is not None and limit < len(found):
-        found = random.Random(seed).sample(found, limit)
-    return [Body(file.read_bytes(), label) for file, label in found]
+    files = flat + labelled
+    if limit is not None and limit < len(files):
+        files = random.Random(seed).sample(files, limit)
+    return [Body(file.read_bytes(), label) for file, label in files]
 
 
 def drawn(size: str, seed: int) -> list[Body]:
@@ -61,5 +62,5 @@ def _draw(width: int, height: int, seed: int) -> Body:
     return Body(out.getvalue())
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+def _images_in(folder: Path, label: str | None) -> list[tuple[Path, str | None]]:
+    return [(file, label) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]

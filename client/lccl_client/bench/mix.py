@@ -1,9 +1,8 @@
-"""Wishes with weights → streams of requests for the LCCL server, and the reader of its answers."""
+"""Quality requests with weights → streams of requests for the LCCL server, and the reader of its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from lccl_client import wire
@@ -11,55 +10,42 @@ from lccl_client.answers import Answer
 from lccl_client.errors import ImageError, UnreadableAnswerError
 from lccl_client.load import Body, Stream
 
-QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
+FIELDS = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence", "top_k")
 EXACT = "exact"
-# Names of what `read_answer` finds.
-SKIPPED, DOWNGRADED, LEFT, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedWish:
-    """A wish's fields, and its share of the requests relative to the others'."""
-
-    name: str
-    fields: Mapping[str, str]
-    weight: float
-
-
-def parse_wish(text: str) -> WeightedWish:
-    """Read ``FIELD=VALUE&FIELD=VALUE:WEIGHT``; ``exact`` asks for nothing, and a weight left out is 1.
-
-    Raises:
-        ValueError: an unknown field, or no positive weight.
-
-    """
-    name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
-    fields = {} if name == EXACT else dict(parse_qsl(name, keep_blank_values=True, strict_parsing=True))
-    if not name:
-        raise ValueError(f"{text!r} is no quality: say exact, or FIELD=VALUE")
-    unknown = set(fields) - set(QUALITIES)
-    if unknown:
-        raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a quality: use {', '.join(QUALITIES)}")
-    if not float(weight) > 0:
-        raise ValueError(f"{text!r}: the weight must be positive")
-    return WeightedWish(name, fields, float(weight))
+# Names of the numbers that `read_answer` returns.
+SKIPPED, DOWNGRADED, EXITED, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
 
 
 def streams(
-    requests: Sequence[WeightedWish],
-    bodies: Sequence[Body],
-    model: str | None,
-    version: str | None,
-    api_key: str | None,
+    texts: Iterable[str], bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None
 ) -> tuple[Stream, ...]:
-    """One stream of single images per wish."""
-    made = []
-    for quality in requests:
-        call = wire.classify([b""], model=model, version=version, **quality.fields)
-        path = f"{call.path}?{urlencode(call.params)}" if call.params else call.path
-        headers = call.headers | wire.key_headers(api_key)
-        made.append(Stream(quality.name, call.method, path, headers, tuple(bodies), quality.weight))
-    return tuple(made)
+    """One stream of single images per quality request.
+
+    Args:
+        texts: ``FIELD=VALUE&FIELD=VALUE:WEIGHT``; ``exact`` sets no field, and a weight left out is 1.
+        bodies: the images.
+        model: None: the server's default.
+        version: None: the newest.
+        api_key: None: none is sent.
+
+    Raises:
+        ValueError: an unknown field, no positive weight, or a version without a model.
+
+    """
+    return tuple(_stream(text, tuple(bodies), model, version, api_key) for text in texts)
+
+
+def _stream(text: str, bodies: tuple[Body, ...], model: str | None, version: str | None, api_key: str | None) -> Stream:
+    name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
+    if not name:
+        raise ValueError(f"{text!r} is no quality request: say exact, or FIELD=VALUE")
+    fields = {} if name == EXACT else dict(parse_qsl(name, keep_blank_values=True, strict_parsing=True))
+    unknown = set(fields) - set(FIELDS)
+    if unknown:
+        raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a quality request: use {', '.join(FIELDS)}")
+    call = wire.classify([b""], model=model, version=version, **fields)
+    path = f"{call.path}?{urlencode(call.params)}" if call.params else call.path
+    return Stream(name, call.method, path, call.headers | wire.key_headers(api_key), bodies, float(weight))
 
 
 def read_answer(body: Body, content: bytes) -> dict[str, float]:
@@ -76,16 +62,13 @@ def read_answer(body: Body, content: bytes) -> dict[str, float]:
         best = answer.best
     except (UnreadableAnswerError, ImageError) as error:
         raise ValueError(str(error)) from error
-    found = {
-        DOWNGRADED: float(answer.operating_point.downgraded),
+    prediction = answer.predictions[0]
+    numbers = {
+        DOWNGRADED: answer.operating_point.downgraded,
         "queue_ms": answer.timing_ms.queue,
         "compute_ms": answer.timing_ms.compute,
+        SKIPPED: prediction.skip_ratio,
+        EXITED: prediction.exit is not None if answer.operating_point.exit_confidence else None,
+        CORRECT: None if body.label is None else best.label == body.label,
     }
-    prediction = answer.predictions[0]
-    if prediction.skip_ratio is not None:
-        found[SKIPPED] = prediction.skip_ratio
-    if answer.operating_point.exit_confidence:
-        found[LEFT] = float(prediction.exit is not None)
-    if body.label is not None:
-        found[CORRECT] = float(best.label == body.label)
-    return found
+    return {name: float(number) for name, number in numbers.items() if number is not None}

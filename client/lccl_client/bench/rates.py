@@ -13,13 +13,9 @@ class Rate:
     value: float
     of_capacity: bool
 
-    def per_second(self, capacity: float | None) -> float:
-        """Requests a second; a multiple needs the capacity."""
-        if not self.of_capacity:
-            return self.value
-        if capacity is None:
-            raise ValueError("a rate in multiples of the capacity needs the capacity")
-        return self.value * capacity
+    def per_second(self, capacity: float) -> float:
+        """Requests a second, at this capacity in requests a second."""
+        return self.value * capacity if self.of_capacity else self.value
 
 
 def parse_rates(texts: list[str], steps: int) -> list[Rate]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from lccl_client.bench.mix import CORRECT, DOWNGRADED, LEFT, SKIPPED
+from lccl_client.bench.mix import CORRECT, DOWNGRADED, EXITED, SKIPPED
 from lccl_client.load import Report, Summary
 
 OVERLOADED, DEADLINE = "429", "504"
@@ -16,16 +16,20 @@ LATENCIES = {"p50": "p50 ms", "p90": "p90", "p99": "p99", "max": "max"}
 
 
 def table(reports: Sequence[Report]) -> Table:
-    """One row per run, and below it one per wish where there are several; columns without a number are left out."""
-    rows = [row for report in reports for row in _rows(report)]
+    """One row per run, and below it one per stream where there are several; columns without a number are left out."""
+    rows = []
+    for report in reports:
+        rows.append({"load": _load(report), **_cells(report.total)})
+        if len(report.streams) > 1:
+            rows += [{"load": f"  {name}", **_cells(summary)} for name, summary in report.streams.items()]
+    shown = Table(box=None, header_style="bold", padding=(0, 1))
     names = [name for name in rows[0] if any(row[name] != NOTHING for row in rows)]
-    made = Table(box=None, header_style="bold", padding=(0, 1))
     for name in names:
         width = max(len(name), *(len(row[name]) for row in rows))
-        made.add_column(name, justify="left" if name == "load" else "right", min_width=width)
+        shown.add_column(name, justify="left" if name == "load" else "right", min_width=width)
     for row in rows:
-        made.add_row(*(row[name] for name in names))
-    return made
+        shown.add_row(*(row[name] for name in names))
+    return shown
 
 
 def generator_lines(report: Report) -> list[str]:
@@ -36,21 +40,14 @@ def generator_lines(report: Report) -> list[str]:
     return [line, *(f"[yellow]warning:[/] {warning}" for warning in own.warnings)]
 
 
-def _rows(report: Report) -> list[dict[str, str]]:
-    rows = [{"load": _load(report), **_cells(report.total)}]
-    if len(report.streams) > 1:
-        rows += [{"load": f"  {name}", **_cells(summary)} for name, summary in report.streams.items()]
-    return rows
-
-
 def _load(report: Report) -> str:
     return f"{report.in_flight} at once" if report.rate_per_s is None else f"{report.rate_per_s:.4g}/s"
 
 
 def _cells(summary: Summary) -> dict[str, str]:
-    statuses = summary.statuses
+    statuses, named = summary.statuses, (OVERLOADED, DEADLINE)
     latency = asdict(summary.latency_ms) if summary.latency_ms else {}
-    named = (OVERLOADED, DEADLINE)
+    means = {name: mean.value for name, mean in summary.means.items()}
     other = sum(n for status, n in statuses.items() if status not in named and not status.startswith(SUCCESS))
     return {
         "requests": str(summary.requests),
@@ -59,15 +56,11 @@ def _cells(summary: Summary) -> dict[str, str]:
         **{column: _number(latency.get(name), ".2f") for name, column in LATENCIES.items()},
         **{status: str(statuses.get(status, 0)) for status in named},
         "other": str(other),
-        "skipped": _mean(summary, SKIPPED, ".3f"),
-        "left early": _mean(summary, LEFT, ".1%"),
-        "downgraded": _mean(summary, DOWNGRADED, ".1%"),
-        "accuracy": _mean(summary, CORRECT, ".1%"),
+        "skipped": _number(means.get(SKIPPED), ".3f"),
+        "left early": _number(means.get(EXITED), ".1%"),
+        "downgraded": _number(means.get(DOWNGRADED), ".1%"),
+        "accuracy": _number(means.get(CORRECT), ".1%"),
     }
-
-
-def _mean(summary: Summary, name: str, form: str) -> str:
-    return _number(summary.means[name].value if name in summary.means else None, form)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -66,30 +67,24 @@ class Connections:
             TimeoutError: no answer in time.
 
         """
-        deadline = time.monotonic() + self._timeout_s
-        if self.idle:
-            try:
-                return await self.idle.pop().ask(head, content, deadline)
-            except _StaleConnectionError:
-                pass  # not the server's failure: it had closed a connection that was idle
-        return await (await self._connect(deadline)).ask(head, content, deadline)
+        async with asyncio.timeout(self._timeout_s):
+            if self.idle:
+                with suppress(_StaleConnectionError):  # not the server's failure: it had closed an idle connection
+                    return await self.idle.pop().ask(head, content)
+            return await (await self._connect()).ask(head, content)
 
     def close(self) -> None:
         for connection in self.idle:
             connection.close()
         self.idle.clear()
 
-    async def _connect(self, deadline: float) -> _Connection:
-        making = asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl
-        )
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return (await making)[1]
-        except TimeoutError:
-            raise
+            made = await loop.create_connection(lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl)
         except OSError as error:
             raise BrokenConnectionError(str(error)) from error
+        return made[1]
 
 
 class _Connection(asyncio.Protocol):
@@ -105,15 +100,15 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
 
-    async def ask(self, head: bytes, content: bytes, deadline: float) -> Reply:
+    async def ask(self, head: bytes, content: bytes) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self._reply, self._received = reply, False
-        expiry = self._loop.call_later(deadline - time.monotonic(), self._expire, reply)
         self._transport.writelines((head, b"%d\r\n\r\n" % len(content), content))
         try:
             return await reply
         finally:
-            expiry.cancel()
+            if self._reply is reply:  # given up
+                self._transport.abort()
 
     def close(self) -> None:
         self._transport.close()
@@ -149,10 +144,6 @@ class _Connection(asyncio.Protocol):
             self._idle.remove(self)
         kind = _StaleConnectionError if self._used and not self._received else BrokenConnectionError
         self._fail(kind(str(error) if error else "the server closed the connection"))
-
-    def _expire(self, reply: asyncio.Future[Reply]) -> None:
-        if not reply.done():
-            self._fail(TimeoutError())
 
     def _fail(self, error: Exception) -> None:
         reply, self._reply = self._reply, None
