@@ -69,20 +69,20 @@ def test_quality_requests_arrive(ask, address, draw_image):
     assert given.operating_point.name == "exact"
 
 
-def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_images):
-    model = ask(early_address, "model", "early")
+def test_early_exits_are_asked_for_and_told(ask, address, smooth_images):
+    model = ask(address, "model", "early")
     assert [one.after_block for one in model.exits] == [2, 5]
     assert model.exits[0].images["p25"] == pytest.approx(0.1)
     assert model.exit_confidence_range == (0.5, 1.0)
     assert [point.exit_confidence for point in model.exit_points] == [0.9, 0.7, 0.5]
     assert model.operating_points[1].exit_confidence == (0.9, 0.9)
-    answer = ask(early_address, "classify", smooth_images[0], exit_confidence=0.5)
+    answer = ask(address, "classify", smooth_images[0], model="early", exit_confidence=0.5)
     assert answer.operating_point.exit_confidence == (0.5, 0.5)
     assert answer.predictions[0].exit == 0
     assert answer.predictions[0].confidence == answer.best.probability
-    assert ask(early_address, "classify", smooth_images[0], exit_confidence=1).predictions[0].exit is None
+    assert ask(address, "classify", smooth_images[0], model="early", exit_confidence=1).predictions[0].exit is None
     with pytest.raises(lccl_client.QualityError, match="exit_confidence must be a number"):
-        ask(early_address, "classify", smooth_images[0], exit_confidence=0.3)
+        ask(address, "classify", smooth_images[0], model="early", exit_confidence=0.3)
 
 
 def test_models_without_early_exits_say_so(ask, address, draw_image):
@@ -108,9 +108,9 @@ def test_a_version_can_be_named(ask, address, draw_image):
 def test_models_tell_what_they_offer(ask, address):
     models = ask(address, "models")
     assert models.default == "small"
-    assert [model.name for model in models.models] == ["small", "twin"]
+    assert [model.name for model in models.models] == ["early", "small", "twin"]
     small = ask(address, "model", "small")
-    assert small == models.models[0]
+    assert small == models.models[1]
     assert small.labels[0] == "class0"
     assert small.input.max_images == 8
     assert [point.name for point in small.operating_points] == ["exact", "p25", "p40", "p60"]
