@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from lccl_client import load
 from lccl_client.bench.images import drawn, from_folder
-from lccl_client.bench.mix import EXACT, read_answer, streams
+from lccl_client.bench.mix import EXACT, read_answer, stream
 from lccl_client.bench.rates import parse_rates
 from lccl_client.bench.tables import generator_lines, table
 from lccl_client.client import Client
@@ -71,7 +71,7 @@ def bench(
         folder = images or pictures
         bodies = from_folder(folder, limit or None, seed) if folder else drawn(draw, seed)
         plan = Plan(
-            base_url=url, streams=streams(mix or [EXACT], bodies, model, version, api_key),
+            base_url=url, streams=tuple(stream(text, bodies, model, version, api_key) for text in mix or [EXACT]),
             pace=Closed(closed or DEFAULT_IN_FLIGHT), duration_s=duration, warmup_s=warmup, timeout_s=timeout,
             slo_ms=slo_ms, seed=seed, reader=read_answer if read_every else None, read_every=max(1, read_every),
         )  # fmt: skip
@@ -110,14 +110,12 @@ def _check_server(url: str, api_key: str | None, model: str | None, bodies: list
 
 
 def _run(plan: Plan) -> Report:
-    """Run a plan with a progress bar where someone sees it."""
-    if not console.is_terminal:
-        return load.run(plan)
+    """Run a plan, with a progress bar on a terminal."""
     pace = plan.pace
     name = f"{pace.rate_per_s:.4g}/s" if isinstance(pace, Open) else f"{pace.in_flight} at once"
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     # Drawn only when the run reports: a thread that draws by itself would take the interpreter from the sending.
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, auto_refresh=False) as bar:
+    columns = ("{task.description}", BarColumn(), "{task.fields[state]}", TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=plan.warmup_s + plan.duration_s, state="")
 
         def show(now: load.Progress) -> None:

@@ -14,9 +14,8 @@ from lccl_client.answers import Answer, ModelList, ModelMetadata
 from lccl_client.errors import ConnectionFailedError, LcclServerError
 from lccl_client.images import Image, encoded
 from lccl_client.retries import Retries
-from lccl_client.wire import Call, Options
+from lccl_client.wire import Call, Options, T
 
-T = TypeVar("T")
 Transport = TypeVar("Transport", httpx.Client, httpx.AsyncClient)
 
 
@@ -70,7 +69,7 @@ class Client(_Base[httpx.Client]):
     def ready(self) -> bool:
         """Whether the server is there and takes requests."""
         try:
-            return self._http.request(**wire.READINESS.arguments()).is_success
+            return self._http.get("/health/ready").is_success
         except httpx.RequestError:
             return False
 
@@ -121,7 +120,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
     async def ready(self) -> bool:
         """Whether the server is there and takes requests."""
         try:
-            return (await self._http.request(**wire.READINESS.arguments())).is_success
+            return (await self._http.get("/health/ready")).is_success
         except httpx.RequestError:
             return False
 

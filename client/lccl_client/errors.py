@@ -88,30 +88,21 @@ class DeadlineError(OutOfTimeError):
     """504 with code ``deadline``: the request's ``deadline_ms`` cannot be met, or was not."""
 
 
-_BY_STATUS: dict[int, type[LcclServerError]] = {
-    400: MalformedRequestError,
-    401: UnauthorisedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    413: TooLargeError,
-    415: NotAnImageError,
-    422: QualityError,
-    429: OverloadedError,
-    503: UnavailableError,
-    504: OutOfTimeError,
-}
-_BY_CODE: dict[tuple[int, str], type[LcclServerError]] = {
+# By status and code; an empty code stands for every other one.
+KINDS: dict[tuple[int, str], type[LcclServerError]] = {
+    (400, ""): MalformedRequestError,
+    (401, ""): UnauthorisedError,
+    (403, ""): ForbiddenError,
+    (404, ""): NotFoundError,
+    (413, ""): TooLargeError,
+    (415, ""): NotAnImageError,
+    (422, ""): QualityError,
+    (429, ""): OverloadedError,
     (429, "rate_limited"): RateLimitedError,
+    (503, ""): UnavailableError,
+    (504, ""): OutOfTimeError,
     (504, "deadline"): DeadlineError,
 }
-
-
-def server_error(
-    status: int, code: str, detail: str, request_id: str = "", retry_after_s: float | None = None
-) -> LcclServerError:
-    """The exception for an answer that is an error."""
-    kind = _BY_CODE.get((status, code)) or _BY_STATUS.get(status, LcclServerError)
-    return kind(status, code, detail, request_id, retry_after_s)
 
 
 if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every name

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from lccl_client.errors import LcclServerError, UnreadableAnswerError, server_error
+from lccl_client.errors import KINDS, LcclServerError, UnreadableAnswerError
 
 T = TypeVar("T")
 
@@ -66,7 +66,6 @@ class Call:
 
 BINARY = "application/octet-stream"
 MODELS = Call("GET", "/v1/models")
-READINESS = Call("GET", "/health/ready")
 
 
 def classify(
@@ -149,25 +148,25 @@ def _problem(response: httpx.Response) -> LcclServerError:
         fields = _adapter(dict[str, Any]).validate_json(response.content if is_problem else b"{}")
     except ValidationError:
         fields = {}
-    return server_error(
-        response.status_code,
-        str(fields.get("code", "")),
+    status, code = response.status_code, str(fields.get("code", ""))
+    kind = KINDS.get((status, code)) or KINDS.get((status, ""), LcclServerError)
+    return kind(
+        status,
+        code,
         str(fields.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
         str(fields.get("request_id", "")) or response.headers.get("x-request-id", ""),
-        retry_after(response.headers.get("retry-after"), time.time()),
+        retry_after(response.headers.get("retry-after", ""), time.time()),
     )
 
 
-def retry_after(header: str | None, now: float) -> float | None:
+def retry_after(header: str, now: float) -> float | None:
     """Seconds to wait, from a ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3).
 
     Args:
-        header: None where there is none.
+        header: empty where there is none.
         now: Unix time.
 
     """
-    if header is None:
-        return None
     if header.strip().isdecimal():
         return float(header)
     try:

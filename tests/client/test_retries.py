@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lccl_client.errors import server_error
+from lccl_client.errors import KINDS, LcclServerError
 from lccl_client.retries import DEFAULT_WAIT_S, SPREAD, Retries
 
 
 def refused(status, retry_after_s=None):
-    return server_error(status, "code", "detail", retry_after_s=retry_after_s)
+    return KINDS.get((status, ""), LcclServerError)(status, "", "detail", "", retry_after_s)
 
 
 def is_final(retries, error, attempt):

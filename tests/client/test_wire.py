@@ -110,4 +110,4 @@ def test_retry_after_is_seconds_or_a_date():
     assert wire.retry_after(email.utils.formatdate(now + 90, usegmt=True), now) == 90
     assert wire.retry_after(email.utils.formatdate(now - 90, usegmt=True), now) == 0
     assert wire.retry_after("soon", now) is None
-    assert wire.retry_after(None, now) is None
+    assert wire.retry_after("", now) is None

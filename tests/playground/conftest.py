@@ -36,7 +36,7 @@ def early_address(early_folder: Path, models_folder: Path, tmp_path_factory: pyt
     models = tmp_path_factory.mktemp("with-exits")
     for folder in (early_folder / "early", models_folder / "small"):
         (models / folder.name).symlink_to(folder)
-    with served("--models", str(models), "--engine", "reference", "--default-model", "early") as base:
+    with served("--models", str(models), "--default-model", "early") as base:
         yield base
 
 

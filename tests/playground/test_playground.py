@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 
 import lccl
 from benchmarks.server import served
-from lccl.operating_points import QualityRequest
+from lccl.request import QualityRequest, resolve
 from tests.conftest import SHIPPED_MODELS
 from tests.playground.conftest import answered, part, setting, shoot
 
@@ -47,7 +47,7 @@ def slide(page, key_name, key="A"):
     answered(page, key)
 
 
-def test_the_page_answers_about_a_image_of_its_own(visit, address):
+def test_the_page_answers_about_an_image_of_its_own(visit, address):
     with visit() as page:
         expect(part(page, "classes").locator("li").first).to_contain_text("ship")
         points = httpx.get(f"{address}/v1/models").json()["models"][0]["operating_points"]
@@ -126,7 +126,8 @@ def test_a_slow_answer_does_not_overtake_the_last(visit):
 
 
 def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
-    budgeted = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.resolve(QualityRequest(max_accuracy_drop=2)).name
+    table = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table
+    budgeted = resolve(table, QualityRequest(max_accuracy_drop=2)).wanted.name
     with visit() as page:
         with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
             page.get_by_text("Accuracy budget").click()
@@ -175,7 +176,7 @@ def test_a_model_without_early_exits_offers_none(visit, early_address):
         expect(part(page, "figures").locator("div")).to_have_count(4)
 
 
-def test_a_image_can_be_chosen_dropped_and_pasted(visit):
+def test_an_image_can_be_chosen_dropped_and_pasted(visit):
     with visit() as page:
         page.locator("#file").set_input_files(file(png(), "chosen.png"))
         expect(page.locator("#chosen")).to_have_text("chosen.png · 40 × 30")

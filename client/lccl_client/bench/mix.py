@@ -1,8 +1,8 @@
-"""Quality requests with weights → streams of requests for the LCCL server, and the reader of its answers."""
+"""A quality request and its weight → a stream of requests for the LCCL server, and the reader of its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from lccl_client import wire
@@ -16,13 +16,11 @@ EXACT = "exact"
 SKIPPED, DOWNGRADED, EXITED, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
 
 
-def streams(
-    texts: Iterable[str], bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None
-) -> tuple[Stream, ...]:
-    """One stream of single images per quality request.
+def stream(text: str, bodies: Sequence[Body], model: str | None, version: str | None, api_key: str | None) -> Stream:
+    """Requests of single images with one quality.
 
     Args:
-        texts: ``FIELD=VALUE&FIELD=VALUE:WEIGHT``; ``exact`` sets no field, and a weight left out is 1.
+        text: ``FIELD=VALUE&FIELD=VALUE:WEIGHT``; ``exact`` sets no field, and a weight left out is 1.
         bodies: the images.
         model: None: the server's default.
         version: None: the newest.
@@ -32,10 +30,6 @@ def streams(
         ValueError: an unknown field, no positive weight, or a version without a model.
 
     """
-    return tuple(_stream(text, tuple(bodies), model, version, api_key) for text in texts)
-
-
-def _stream(text: str, bodies: tuple[Body, ...], model: str | None, version: str | None, api_key: str | None) -> Stream:
     name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
     if not name:
         raise ValueError(f"{text!r} is no quality request: say exact, or FIELD=VALUE")
@@ -45,7 +39,7 @@ def _stream(text: str, bodies: tuple[Body, ...], model: str | None, version: str
         raise ValueError(f"{text!r}: {min(unknown)!r} is no field of a quality request: use {', '.join(FIELDS)}")
     call = wire.classify([b""], model=model, version=version, **fields)
     path = f"{call.path}?{urlencode(call.params)}" if call.params else call.path
-    return Stream(name, call.method, path, call.headers | wire.key_headers(api_key), bodies, float(weight))
+    return Stream(name, call.method, path, call.headers | wire.key_headers(api_key), tuple(bodies), float(weight))
 
 
 def read_answer(body: Body, content: bytes) -> dict[str, float]:

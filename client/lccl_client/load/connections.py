@@ -71,20 +71,17 @@ class Connections:
             if self.idle:
                 with suppress(_StaleConnectionError):  # not the server's failure: it had closed an idle connection
                     return await self.idle.pop().ask(head, content)
-            return await (await self._connect()).ask(head, content)
+            create = asyncio.get_running_loop().create_connection
+            try:
+                _, connection = await create(lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl)
+            except OSError as error:
+                raise BrokenConnectionError(str(error)) from error
+            return await connection.ask(head, content)
 
     def close(self) -> None:
         for connection in self.idle:
-            connection.close()
+            connection.transport.close()
         self.idle.clear()
-
-    async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            made = await loop.create_connection(lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl)
-        except OSError as error:
-            raise BrokenConnectionError(str(error)) from error
-        return made[1]
 
 
 class _Connection(asyncio.Protocol):
@@ -98,20 +95,17 @@ class _Connection(asyncio.Protocol):
         self._received = self._used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
+        self.transport = cast(asyncio.WriteTransport, transport)
 
     async def ask(self, head: bytes, content: bytes) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self._reply, self._received = reply, False
-        self._transport.writelines((head, b"%d\r\n\r\n" % len(content), content))
+        self.transport.writelines((head, b"%d\r\n\r\n" % len(content), content))
         try:
             return await reply
         finally:
             if self._reply is reply:  # given up
-                self._transport.abort()
-
-    def close(self) -> None:
-        self._transport.close()
+                self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._received = True
@@ -120,24 +114,22 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(BrokenConnectionError(f"not an HTTP answer: {error}"))
 
-    def on_message_begin(self) -> None:
-        self._parts = []
-
     def on_body(self, part: bytes) -> None:
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
         status, reply = self._parser.get_status_code(), self._reply
+        content, self._parts = b"".join(self._parts), []
         if status < 200 or reply is None:
             return
         # From here on another request may use the connection, even before the one that waited goes on.
         self._reply, self._used = None, True
         if not reply.done():
-            reply.set_result(Reply(status, b"".join(self._parts), time.monotonic()))
+            reply.set_result(Reply(status, content, time.monotonic()))
         if self._parser.should_keep_alive():
             self._idle.append(self)
         else:
-            self._transport.close()
+            self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self in self._idle:
@@ -149,4 +141,4 @@ class _Connection(asyncio.Protocol):
         reply, self._reply = self._reply, None
         if reply is not None and not reply.done():
             reply.set_exception(error)
-        self._transport.abort()
+        self.transport.abort()

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lccl_client.load.plan import Closed, Open, Plan
-from lccl_client.load.records import COLUMNS, NAMES, NOT_SENT, Records
 
+# Statuses of requests without an answer, beside those of HTTP.
+NOT_SENT, TIMEOUT, CONNECTION = -1, -2, -3
+NAMES = {NOT_SENT: "not_sent", TIMEOUT: "timeout", CONNECTION: "connection"}
 UNREADABLE = "unreadable"
 LATE_MS = 5.0
 BUSY_SHARE = 0.8
+
+
+@dataclass(slots=True)
+class Records:
+    """What happened to each request, in the order of their ends: no objects that the garbage collector would visit.
+
+    Attributes:
+        rows: six numbers a request: stream, body, status, and when it was due, sent and done, in seconds after the
+            run's start.
+        answers: bodies kept for the plan's reader, by row.
+
+    """
+
+    rows: array[float] = field(default_factory=lambda: array("d"))
+    answers: dict[int, bytes] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows) // 6
+
+    def add(self, what: tuple[int, int], status: int, due: float, sent: float, done: float) -> None:
+        """Enter a request: its stream and body, its status, and its times."""
+        self.rows.extend((*what, status, due, sent, done))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +139,7 @@ class _Table:
 
     def __init__(self, plan: Plan, records: Records) -> None:
         self._plan = plan
-        rows = np.array(records.rows).reshape(-1, COLUMNS).T
+        rows = np.array(records.rows).reshape(-1, 6).T
         self.stream, self.body, self.status = rows[:3].astype(np.int64)
         self.due, self.sent, self.done = rows[3:]
         self.good = (self.status >= 200) & (self.status < 300)
@@ -139,18 +164,19 @@ class _Table:
         """What the run took of the generator."""
         sent = self.status != NOT_SENT
         late = quantiles(1000 * (self.sent - self.due)[sent])
+        late_ms = late.p99 if late and isinstance(self._plan.pace, Open) else 0.0
         share = cpu_s / wall_s
-        warnings: list[str] = []
-        if late is not None and late.p99 > LATE_MS and isinstance(self._plan.pace, Open):
-            warnings.append(
-                f"1 % of the requests were sent {late.p99:.1f} ms late or more: give the generator a core of its own, "
-                "or ask for a lower rate"
-            )
-        if share > BUSY_SHARE:
-            warnings.append(f"the generator was busy {100 * share:.0f} % of the time: it may limit the figures")
-        if not sent.all():
-            warnings.append(f"{(~sent).sum()} requests were not sent: too many were under way")
-        return Generator(cpu_s, 1e6 * cpu_s / max(1, int(sent.sum())), share, late, event_loop, tuple(warnings))
+        checks = (
+            (
+                late_ms > LATE_MS,
+                f"1 % of the requests were sent {late_ms:.1f} ms late or more: give the generator a core of its own, "
+                "or ask for a lower rate",
+            ),
+            (share > BUSY_SHARE, f"the generator was busy {100 * share:.0f} % of the time: it may limit the figures"),
+            (not sent.all(), f"{(~sent).sum()} requests were not sent: too many were under way"),
+        )
+        warnings = tuple(text for failed, text in checks if failed)
+        return Generator(cpu_s, 1e6 * cpu_s / max(1, int(sent.sum())), share, late, event_loop, warnings)
 
     def _read(self, row: int, content: bytes) -> Mapping[str, float]:
         assert self._plan.reader is not None

@@ -6,13 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from lccl_client.load.alarm import alarm
 from lccl_client.load.connections import BrokenConnectionError, Connections
 from lccl_client.load.plan import Closed, Open, Plan
-from lccl_client.load.records import CONNECTION, NOT_SENT, TIMEOUT, Records
+from lccl_client.load.report import CONNECTION, NOT_SENT, TIMEOUT, Records
 from lccl_client.load.schedule import arrivals, picks
 
 PROGRESS_EVERY_S = 0.5
@@ -60,35 +60,27 @@ class _Sender:
 
     async def open(self, pace: Open) -> None:
         """Start every request at its time, late ones at once; none waits for another."""
-        clock, tasks = alarm(), set[asyncio.Task[None]]()
         offsets = arrivals(pace.rate_per_s, self._seconds, pace.arrivals, self._plan.seed).tolist()
         self._start = time.monotonic() + HEAD_START_S
-        try:
-            for offset in offsets:
-                due = self._start + offset
-                # A sender that is late still lets the loop send and receive.
-                await (clock.until(due) if due > time.monotonic() else asyncio.sleep(0))
-                what = next(self._chosen)
-                if self._in_flight >= pace.concurrency_limit:
-                    self.records.add(what, NOT_SENT, offset, math.nan, math.nan)
-                    continue
-                self._in_flight += 1
-                task = asyncio.create_task(self._ask(what, due))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            await asyncio.gather(*tasks)
-        finally:
-            clock.close()
+        with closing(alarm()) as clock:
+            async with asyncio.TaskGroup() as tasks:
+                for offset in offsets:
+                    due = self._start + offset
+                    # A sender that is late still lets the loop send and receive.
+                    await (clock.until(due) if due > time.monotonic() else asyncio.sleep(0))
+                    if self._in_flight < pace.concurrency_limit:
+                        tasks.create_task(self._ask(next(self._chosen), due))
+                    else:
+                        self.records.add(next(self._chosen), NOT_SENT, offset, math.nan, math.nan)
 
     async def closed(self, pace: Closed) -> None:
         """Keep requests under way until the time is over."""
+        self._start = time.monotonic()
 
         async def keep_asking() -> None:
             while (now := time.monotonic()) < self._start + self._seconds:
-                self._in_flight += 1
                 await self._ask(next(self._chosen), now)
 
-        self._start = time.monotonic()
         await asyncio.gather(*(keep_asking() for _ in range(pace.in_flight)))
 
     async def report(self, progress: Callable[[Progress], None] | None) -> None:
@@ -98,6 +90,7 @@ class _Sender:
 
     async def _ask(self, what: tuple[int, int], due: float) -> None:
         """Send one request and enter it into the records when it has ended."""
+        self._in_flight += 1
         stream, body = what
         content = self._plan.streams[stream].bodies[body].content
         sent, answer = time.monotonic(), None
@@ -111,5 +104,5 @@ class _Sender:
         done = answer.at if answer else time.monotonic()
         self._in_flight -= 1
         self.records.add(what, status, due - self._start, sent - self._start, done - self._start)
-        if answer is not None and 200 <= status < 300:
-            self.records.keep(self._plan, answer.content)
+        if answer and self._plan.reader and 200 <= status < 300 and len(self.records) % self._plan.read_every == 0:
+            self.records.answers[len(self.records) - 1] = answer.content

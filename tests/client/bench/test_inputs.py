@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from lccl_client.bench.images import drawn, from_folder
-from lccl_client.bench.mix import read_answer, streams
+from lccl_client.bench.mix import read_answer, stream
 from lccl_client.bench.rates import parse_rates
 from lccl_client.load import Body
 
 
 def streams_of(*texts, model=None, version=None, api_key=None):
-    return streams(texts, [Body(b"x")], model, version, api_key)
+    return [stream(text, [Body(b"x")], model, version, api_key) for text in texts]
 
 
 def test_each_quality_request_becomes_a_stream_with_a_weight():
