@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from lccl_client import load
-from lccl_client.bench.images import drawn, from_folder
-from lccl_client.bench.mix import EXACT, read_answer, stream
-from lccl_client.bench.rates import parse_rates
-from lccl_client.bench.tables import generator_lines, table
+from lccl_client.bench.inputs import EXACT, drawn, from_folder, parse_rates, stream
+from lccl_client.bench.results import generator_lines, read_answer, table
 from lccl_client.client import Client
 from lccl_client.errors import LcclClientError
 from lccl_client.load import Arrivals, Body, Closed, Open, Plan, Report, allow_connections
@@ -119,7 +117,7 @@ def _run(plan: Plan) -> Report:
         task = bar.add_task(name, total=plan.warmup_s + plan.duration_s, state="")
 
         def show(now: load.Progress) -> None:
-            state = f"{now.ended} ended, {now.in_flight} under way"
-            bar.update(task, completed=now.elapsed_s, state=state, refresh=True)
+            counts = f"{now.ended} ended, {now.in_flight} under way"
+            bar.update(task, completed=now.elapsed_s, state=counts, refresh=True)
 
         return load.run(plan, show)

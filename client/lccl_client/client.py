@@ -13,7 +13,7 @@ from lccl_client import wire
 from lccl_client.answers import Answer, ModelList, ModelMetadata
 from lccl_client.errors import ConnectionFailedError, LcclServerError
 from lccl_client.images import Image, encoded
-from lccl_client.retries import Retries
+from lccl_client.retries import wait_s
 from lccl_client.wire import Call, Options, T
 
 Transport = TypeVar("Transport", httpx.Client, httpx.AsyncClient)
@@ -28,7 +28,9 @@ class _Base(Generic[Transport]):
         self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
         max_retry_wait_s: float = 30.0,
     ) -> None:  # fmt: skip
-        self._retries = Retries(retries, max_retry_wait_s)
+        if retries < 0 or not max_retry_wait_s >= 0:
+            raise ValueError("retries and max_retry_wait_s must not be negative")
+        self._retries = (retries, max_retry_wait_s)
         limits = httpx.Timeout(timeout, pool=None)  # a request may wait for a free connection without a limit
         self._http: Transport = self._transport(base_url=base_url, headers=wire.key_headers(api_key), timeout=limits)
 
@@ -86,12 +88,12 @@ class Client(_Base[httpx.Client]):
         attempt = 0
         while True:
             try:
-                return wire.read(kind, self._http.request(**call.arguments()))
+                return wire.read(kind, self._http.request(**call._asdict()))
             except httpx.RequestError as error:
                 raise _no_answer(error) from error
             except LcclServerError as error:
-                wait_s = self._retries.wait_s(error, attempt)
-            time.sleep(wait_s)
+                delay_s = wait_s(error, attempt, *self._retries)
+            time.sleep(delay_s)
             attempt += 1
 
 
@@ -137,12 +139,12 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         attempt = 0
         while True:
             try:
-                return wire.read(kind, await self._http.request(**call.arguments()))
+                return wire.read(kind, await self._http.request(**call._asdict()))
             except httpx.RequestError as error:
                 raise _no_answer(error) from error
             except LcclServerError as error:
-                wait_s = self._retries.wait_s(error, attempt)
-            await asyncio.sleep(wait_s)
+                delay_s = wait_s(error, attempt, *self._retries)
+            await asyncio.sleep(delay_s)
             attempt += 1
 
 

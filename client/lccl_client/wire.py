@@ -5,9 +5,9 @@ from __future__ import annotations
 import email.utils
 import functools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -45,23 +45,15 @@ class Options(TypedDict, total=False):
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, before a transport sends it."""
+class Call(NamedTuple):
+    """One request, before a transport sends it: the arguments of ``httpx.Client.request``."""
 
     method: str
-    path: str
-    params: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
+    url: str
+    params: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = MappingProxyType({})
     content: bytes | None = None
     files: list[tuple[str, tuple[str, bytes, str]]] | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """The keywords of ``httpx.Client.request``."""
-        return {
-            "method": self.method, "url": self.path, "params": self.params, "headers": self.headers,
-            "content": self.content, "files": self.files,
-        }  # fmt: skip
 
 
 BINARY = "application/octet-stream"

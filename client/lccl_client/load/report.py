@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -150,10 +150,11 @@ class _Table:
         """Summarise some of the rows."""
         plan, counted = self._plan, rows & self.counts
         latencies = 1000 * (self.done - self.due)[counted & self.good]
-        statuses = np.unique(self.status[counted], return_counts=True)
         return Summary(
             requests=int(counted.sum()),
-            statuses={NAMES.get(code, str(code)): int(number) for code, number in zip(*statuses, strict=True)},
+            statuses={
+                NAMES.get(code, str(code)): number for code, number in Counter(self.status[counted].tolist()).items()
+            },
             successes_per_s=float((rows & self.good & _within(self.done, plan)).sum() / plan.duration_s),
             goodput_per_s=None if plan.slo_ms is None else float((latencies <= plan.slo_ms).sum() / plan.duration_s),
             latency_ms=quantiles(latencies),

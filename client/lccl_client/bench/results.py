@@ -1,4 +1,4 @@
-"""Reports as tables for people."""
+"""What ``lccl-client bench`` reads from answers, and its reports as tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,42 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from lccl_client.bench.mix import CORRECT, DOWNGRADED, EXITED, SKIPPED
-from lccl_client.load import Report, Summary
+from lccl_client import wire
+from lccl_client.answers import Answer
+from lccl_client.errors import ImageError, UnreadableAnswerError
+from lccl_client.load import Body, Report, Summary
 
+# Names of the numbers that `read_answer` returns.
+SKIPPED, DOWNGRADED, EXITED, CORRECT = "skip_ratio", "downgraded", "left_early", "correct"
 OVERLOADED, DEADLINE = "429", "504"
 SUCCESS, NOTHING = "2", "–"
 LATENCIES = {"p50": "p50 ms", "p90": "p90", "p99": "p99", "max": "max"}
+
+
+def read_answer(body: Body, content: bytes) -> dict[str, float]:
+    """What an answer says: skip ratio, whether downgraded, milliseconds in queue and compute, and whether it is right.
+
+    Of a model with early exits also whether one of them answered.
+
+    Raises:
+        ValueError: not an answer of this server.
+
+    """
+    try:
+        answer = wire.parse(Answer, content)
+        best = answer.best
+    except (UnreadableAnswerError, ImageError) as error:
+        raise ValueError(str(error)) from error
+    prediction = answer.predictions[0]
+    numbers = {
+        DOWNGRADED: answer.operating_point.downgraded,
+        "queue_ms": answer.timing_ms.queue,
+        "compute_ms": answer.timing_ms.compute,
+        SKIPPED: prediction.skip_ratio,
+        EXITED: prediction.exit is not None if answer.operating_point.exit_confidence else None,
+        CORRECT: None if body.label is None else best.label == body.label,
+    }
+    return {name: float(number) for name, number in numbers.items() if number is not None}
 
 
 def table(reports: Sequence[Report]) -> Table:
@@ -48,14 +78,13 @@ def _cells(summary: Summary) -> dict[str, str]:
     statuses, named = summary.statuses, (OVERLOADED, DEADLINE)
     latency = asdict(summary.latency_ms) if summary.latency_ms else {}
     means = {name: mean.value for name, mean in summary.means.items()}
-    other = sum(n for status, n in statuses.items() if status not in named and not status.startswith(SUCCESS))
     return {
         "requests": str(summary.requests),
         "2xx/s": f"{summary.successes_per_s:.1f}",
         "goodput/s": _number(summary.goodput_per_s, ".1f"),
         **{column: _number(latency.get(name), ".2f") for name, column in LATENCIES.items()},
         **{status: str(statuses.get(status, 0)) for status in named},
-        "other": str(other),
+        "other": str(sum(n for code, n in statuses.items() if code not in named and not code.startswith(SUCCESS))),
         "skipped": _number(means.get(SKIPPED), ".3f"),
         "left early": _number(means.get(EXITED), ".1%"),
         "downgraded": _number(means.get(DOWNGRADED), ".1%"),
