@@ -37,16 +37,18 @@ def bench(
         typer.Option(help="Requests a second: 200, 50,100, 100..400; with an x, as in 0.5..3x, times the capacity."),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Rates in a range.")] = 6,
-    closed: Annotated[int, typer.Option(min=0, help="Measure the capacity first, so many requests at once.")] = 0,
+    closed: Annotated[
+        int, typer.Option(min=0, help="Measure the capacity first, with this many requests at once.")
+    ] = 0,
     capacity: Annotated[float, typer.Option(min=0, help="Requests a second that x multiplies; 0 measures it.")] = 0,
     duration: Annotated[float, typer.Option(help="Seconds of each run that count.")] = 10,
     warmup: Annotated[float, typer.Option(help="Seconds of each run before them.")] = 1,
     arrivals: Annotated[Arrivals, typer.Option(help="How requests follow each other.")] = "poisson",
-    concurrency_limit: Annotated[int, typer.Option(min=1, help="Requests under way at most.")] = 4096,
+    concurrency_limit: Annotated[int, typer.Option(min=1, help="Maximum number of requests under way.")] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30,
     images: Annotated[Path | None, typer.Option(help="Folder of images, or of <class>/<image>.")] = None,
     pictures: Annotated[Path | None, typer.Option(hidden=True)] = None,  # the previous name of --images
-    limit: Annotated[int, typer.Option(min=0, help="Take at most so many of them; 0 takes all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Take at most this many of them; 0 takes all.")] = 0,
     draw: Annotated[str, typer.Option(help="Without a folder, draw JPEGs of this size.")] = "32x32",
     mix: Annotated[
         list[str] | None, typer.Option(help="A request and its weight: exact:1, sparsity=0.5&max_accuracy_drop=2:3.")
@@ -54,8 +56,8 @@ def bench(
     model: Annotated[str | None, typer.Option(help="A served model; without it the default.")] = None,
     version: Annotated[str | None, typer.Option(help="One of its versions.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="LCCL_API_KEY", help="The server's key.")] = None,
-    slo_ms: Annotated[float | None, typer.Option(help="Answers within so many milliseconds are goodput.")] = None,
-    read_every: Annotated[int, typer.Option(min=0, help="Read one answer of so many, after the run; 0 none.")] = 1,
+    slo_ms: Annotated[float | None, typer.Option(help="Answers within this many milliseconds are goodput.")] = None,
+    read_every: Annotated[int, typer.Option(min=0, help="Read every n-th answer, after the run; 0 reads none.")] = 1,
     seed: Annotated[int, typer.Option(help="Of arrivals, of the mix and of the images.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the reports here.")] = None,
 ) -> None:

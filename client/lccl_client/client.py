@@ -36,7 +36,7 @@ class _Base(Generic[Transport]):
 
 
 class Client(_Base[httpx.Client]):
-    """Asks a model server; safe to share between threads. Use it in a ``with``, or close it.
+    """A client of a model server, safe to share between threads. Use it in a ``with`` statement, or close it.
 
     Args:
         base_url: where the server is, such as ``http://127.0.0.1:8000``.
@@ -57,19 +57,19 @@ class Client(_Base[httpx.Client]):
         return self.classify_many([image], **options)
 
     def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
-        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        """Classify images in one request; the prediction of an unreadable image holds its ``error``."""
         return self._ask(Answer, wire.classify([encoded(image) for image in images], **options))
 
     def models(self) -> ModelList:
-        """What is served."""
+        """The served models."""
         return self._ask(ModelList, wire.MODELS)
 
     def model(self, name: str) -> ModelMetadata:
-        """What a model offers: labels, operating points, ranges, limits."""
+        """A model's labels, operating points, ranges and limits."""
         return self._ask(ModelMetadata, wire.describe_model(name))
 
     def ready(self) -> bool:
-        """Whether the server is there and takes requests."""
+        """Whether the server can be reached and accepts requests."""
         try:
             return self._http.get("/health/ready").is_success
         except httpx.RequestError:
@@ -107,20 +107,20 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return await self.classify_many([image], **options)
 
     async def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
-        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        """Classify images in one request; the prediction of an unreadable image holds its ``error``."""
         contents = [image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image) for image in images]
         return await self._ask(Answer, wire.classify(contents, **options))
 
     async def models(self) -> ModelList:
-        """What is served."""
+        """The served models."""
         return await self._ask(ModelList, wire.MODELS)
 
     async def model(self, name: str) -> ModelMetadata:
-        """What a model offers: labels, operating points, ranges, limits."""
+        """A model's labels, operating points, ranges and limits."""
         return await self._ask(ModelMetadata, wire.describe_model(name))
 
     async def ready(self) -> bool:
-        """Whether the server is there and takes requests."""
+        """Whether the server can be reached and accepts requests."""
         try:
             return (await self._http.get("/health/ready")).is_success
         except httpx.RequestError:

@@ -1,4 +1,4 @@
-"""What can go wrong when a server is asked, and the single table from its statuses and codes to exceptions."""
+"""The client's exceptions, and the single table from the server's statuses and codes to them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ConnectionFailedError(LcclClientError):
 
 
 class UnreadableAnswerError(LcclClientError):
-    """An answer that is not what this server sends; something else may listen at the address."""
+    """An answer that this server does not send; another program may listen at the address."""
 
 
 class ImageError(LcclClientError):
-    """One image of several has an error where its classes were asked for."""
+    """The classes of an image were asked for, and it has an error instead."""
 
 
 class LcclServerError(LcclClientError):
@@ -27,7 +27,7 @@ class LcclServerError(LcclClientError):
 
     Attributes:
         status: the HTTP status.
-        code: a short word for programs, such as ``overloaded``; empty when something before the server answered.
+        code: a short word for programs, such as ``overloaded``; empty when a proxy answered.
         detail: a sentence that says what to do.
         request_id: finds the request in the server's log; empty when none was sent.
         retry_after_s: seconds after which trying again makes sense; None when the server does not say.
@@ -69,15 +69,15 @@ class QualityError(LcclServerError):
 
 
 class OverloadedError(LcclServerError):
-    """429: the server has more work than it can do; ``retry_after_s`` says when to come back."""
+    """429: the server is overloaded; ``retry_after_s`` says when to try again."""
 
 
 class RateLimitedError(OverloadedError):
-    """429 with code ``rate_limited``: this caller has used up its requests for now."""
+    """429 with code ``rate_limited``: this caller is at its rate limit."""
 
 
 class UnavailableError(LcclServerError):
-    """503: loading, shutting down, or holding as many connections as it may."""
+    """503: the server is loading, shutting down, or at its limit of connections."""
 
 
 class OutOfTimeError(LcclServerError):

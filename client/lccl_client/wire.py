@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
-    """What a request for classes may say beside its images.
+    """The fields that a request for classes may have beside its images.
 
     Attributes:
         model: the served model's name; without it the server's default.
@@ -68,7 +68,7 @@ def classify(
     request_id: str | None = None,
     **fields: str | float | None,
 ) -> Call:
-    """Ask for the classes of encoded images: one goes as the body, several as a form. A field that is None is unsaid.
+    """Ask for the classes of encoded images: one goes as the body, several as a form. A field that is None is left out.
 
     Raises:
         ValueError: no image, or a version without a model.

@@ -1,4 +1,4 @@
-"""Records of a run → what it shows: counts, latencies from the scheduled times, goodput, means of what was read."""
+"""Records of a run → counts, latencies from the scheduled times, goodput, and means of what was read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of the requests that were due between warm-up and end.
+    """The outcome of the requests that were due between warm-up and end.
 
     Attributes:
         requests: how many.
@@ -85,7 +85,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """What the load generator itself took, and whether it kept its times.
+    """The cost of the load generator itself, and whether it kept its times.
 
     Attributes:
         cpu_s: processor seconds from the first request to the last answer.
@@ -107,7 +107,7 @@ class Generator:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run showed: over all streams, by stream, and of the generator."""
+    """The result of a run: over all streams, by stream, and of the generator."""
 
     rate_per_s: float | None
     in_flight: int | None

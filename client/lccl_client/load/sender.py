@@ -1,4 +1,4 @@
-"""Sends a plan's requests at their times, or so many at once, and records what became of each."""
+"""Sends a plan's requests at their times, or a number of them at once, and records the outcome of each."""
 
 from __future__ import annotations
 
