@@ -147,7 +147,6 @@ def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
 
 def test_early_exits_are_offered_where_the_model_has_some(visit, smooth_images):
     with visit() as page:
-        expect(page.get_by_text("Early exits")).to_be_hidden()
         choose_model(page, "early")
         expect(part(page, "figures")).to_contain_text("Answered by")
         page.locator("#file").set_input_files(file(smooth_images[0]))

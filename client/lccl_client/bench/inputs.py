@@ -46,10 +46,8 @@ def from_folder(folder: Path, limit: int | None, seed: int) -> list[Body]:
 
     """
     subfolders = sorted(inside for inside in folder.iterdir() if inside.is_dir())
-    flat, labelled = (
-        _images_in(folder, None),
-        [file for inside in subfolders for file in _images_in(inside, inside.name)],
-    )
+    flat = _images_in(folder, None)
+    labelled = [file for inside in subfolders for file in _images_in(inside, inside.name)]
     if bool(flat) == bool(labelled):
         where = "both in it and in its subfolders" if flat else "neither in it nor in its subfolders"
         raise ValueError(f"{folder} has images {where}: give a folder of images or of <class>/<image>")

@@ -128,7 +128,7 @@ def summarise(plan: Plan, records: Records, cpu_s: float, wall_s: float, event_l
         duration_s=plan.duration_s,
         warmup_s=plan.warmup_s,
         slo_ms=plan.slo_ms,
-        total=table.summary(table.status == table.status),
+        total=table.summary(np.full(len(records), True)),
         streams={stream.name: table.summary(table.stream == number) for number, stream in enumerate(plan.streams)},
         generator=table.generator(cpu_s, wall_s, event_loop),
     )
@@ -153,7 +153,8 @@ class _Table:
         return Summary(
             requests=int(counted.sum()),
             statuses={
-                NAMES.get(code, str(code)): number for code, number in Counter(self.status[counted].tolist()).items()
+                NAMES.get(code, str(code)): number
+                for code, number in Counter(np.sort(self.status[counted]).tolist()).items()
             },
             successes_per_s=float((rows & self.good & _within(self.done, plan)).sum() / plan.duration_s),
             goodput_per_s=None if plan.slo_ms is None else float((latencies <= plan.slo_ms).sum() / plan.duration_s),
