@@ -11,15 +11,14 @@ import pytest
 import torch
 
 from lccl.engines.cuda.engine import CudaEngine
-from lccl.engines.cuda.image_program import ImageProgram
-from lccl.engines.cuda.layer_program import LayerProgram
+from lccl.engines.cuda.workspace import ADDRESSABLE, Workspace
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import EngineError, InputError
 from lccl.networks import Architecture
 from lccl.networks.sidenet import SideNetSpec
 from lccl.plan.geometry import shape_of
 from tests.lccl.comparison import seen_by
-from tests.lccl.cpu.networks import mixed, with_sets
+from tests.lccl.cpu.networks import mixed
 from tests.lccl.exits import add_sidenets, confidences, leaving_by, of_images, sending
 from tests.lccl.networks import called, layers_of
 
@@ -77,19 +76,16 @@ def rounding(reference, pixels, options, expected, precision):
     return 1e-3 + 10 * np.abs(coarse.logits - expected.logits).max(1, keepdims=True)
 
 
-def test_bits_depend_neither_on_the_batch_nor_on_lists(small, compile_network, rows):
+def test_bits_do_not_depend_on_the_batch(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20", "post", "grouped:4:1x1"))
     engine = compile_network(reference.plan)
     whole = engine.run(pixels, rows(thresholds, want_masks=True))
-    engine._dispatch.choose = lambda _: (True,) * len(reference.plan.layers)
-    everywhere = engine.run(pixels, rows(thresholds, want_masks=True))
     halves = compile_network(reference.plan, batch_limit=2).run(pixels, rows(thresholds, want_masks=True))
-    alone = compile_network(reference.plan).run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
-    for other, images in ((everywhere, np.s_[:]), (halves, np.s_[:]), (alone, np.s_[3:4])):
+    alone = engine.run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
+    for other, images in ((halves, np.s_[:]), (alone, np.s_[3:4])):
         assert np.array_equal(whole.logits[images], other.logits)
         assert np.array_equal(whole.kept[images], other.kept)
         assert all(np.array_equal(mask[images], same) for mask, same in zip(whole.masks, other.masks, strict=True))
-    assert everywhere.executed_macs.sum() >= whole.executed_macs.sum()
 
 
 def test_a_hundred_runs_have_the_same_bits(small, compile_network, rows, device):
@@ -130,21 +126,6 @@ def test_engines_capture_and_run_in_threads_of_their_own(small, compile_network,
         assert all(threads.map(run_all_sizes, range(8)))
 
 
-def test_normalisation_sets_are_read_per_image(small, compile_network, rows):
-    reference, pixels, thresholds = small(Architecture("resnet20", "pre"))
-    plan = with_sets(reference.plan, 1, 0.75)
-    options = rows(thresholds, norm_set=np.arange(IMAGES) % 2, want_masks=True)
-    out = compile_network(plan).run(pixels, options)
-    fine, forced = replace_plan(reference, plan), replace(options, forced_masks=out.masks)
-    expected = fine.run(pixels, forced)
-    assert (np.abs(out.logits - expected.logits) <= rounding(fine, pixels, forced, expected, "fp16")).all()
-    assert not np.array_equal(out.logits, compile_network(reference.plan).run(pixels, rows(thresholds)).logits)
-
-
-def replace_plan(reference, plan):
-    return ReferenceEngine(plan, torch.device("cpu"), "fp64")
-
-
 def test_normalised_images_are_taken_as_they_are(small, compile_network, rows, square):
     reference, pixels, thresholds = small(Architecture("resnet20"))
     step, engine = square(8), compile_network(reference.plan)
@@ -168,8 +149,8 @@ def test_images_leave_where_they_are_sure(sided, compile_network, rows):
     options = rows(thresholds, exit_confidence=np.ones((7, len(SIDENETS)), np.float32), want_masks=True)
     outs = [engine.run(pixels, leaving_by(options, end, len(SIDENETS))) for end in range(len(SIDENETS) + 1)]
     for end, out in enumerate(outs):
-        assert out.exit.tolist() == [end] * 7
-        behind = ~shape_of(reference.plan).reached(out.exit)
+        assert out.exit_index.tolist() == [end] * 7
+        behind = ~shape_of(reference.plan).reached(out.exit_index)
         assert not out.kept[behind].any()
         assert not any(mask[behind[:, layer]].any() for layer, mask in enumerate(out.masks))
         forced = leaving_by(replace(options, forced_masks=out.masks), end, len(SIDENETS))
@@ -179,7 +160,7 @@ def test_images_leave_where_they_are_sure(sided, compile_network, rows):
     ends = np.array([3, 0, 1, 2, 3, 1, 0])
     confidence = sending(confidences(outs[:-1]), ends)
     mixed_up = engine.run(pixels, replace(options, exit_confidence=confidence))
-    assert mixed_up.exit.tolist() == ends.tolist()
+    assert mixed_up.exit_index.tolist() == ends.tolist()
     for image, end in enumerate(ends):
         assert np.array_equal(mixed_up.logits[image], outs[end].logits[image])
         assert np.array_equal(mixed_up.kept[image], outs[end].kept[image])
@@ -196,9 +177,9 @@ def test_forced_masks_are_those_of_the_batch(small, compile_network, rows):
         engine.run(pixels, wrong)
 
 
-def test_kernels_of_both_ways_are_made_at_load(small, compile_network):
+def test_kernels_are_compiled_at_load(small, compile_network):
     engine = compile_network(small(Architecture("resnet20"))[0].plan)
-    assert {dense for _, _, dense in engine._replays} == {(False,) * 8, (True,) * 8}
+    assert set(engine._replays) == {(1, torch.uint8)}
 
 
 def test_what_it_cannot_run_is_refused(small, device):
@@ -208,31 +189,27 @@ def test_what_it_cannot_run_is_refused(small, device):
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small, device, monkeypatch):
-    """A stand-in for a GPU with little memory."""
-    plan, take = small(Architecture("resnet20"))[0].plan, LayerProgram._take_memory
+    """A stand-in for a GPU with little memory, and then for one map that is more than 32 bits can count."""
+    plan, take = small(Architecture("resnet20"))[0].plan, Workspace._take_maps
 
     def room_for(images):
-        def take_some(self, limit):
-            if limit > images:
+        def take_some(self):
+            if self.limit > images:
                 raise torch.OutOfMemoryError("no more")
-            take(self, limit)
+            take(self)
 
-        monkeypatch.setattr(LayerProgram, "_take_memory", take_some)
+        monkeypatch.setattr(Workspace, "_take_maps", take_some)
 
     room_for(17)
-    assert CudaEngine(plan, device, batch_limit=64, program="layers").batch_limit == 16
+    assert CudaEngine(plan, device, batch_limit=64).batch_limit == 16
     room_for(0)
     with pytest.raises(EngineError, match="cannot run this on"):
-        CudaEngine(plan, device, batch_limit=4, program="layers")
+        CudaEngine(plan, device, batch_limit=4)
 
 
-def test_small_networks_run_by_image_and_others_by_layers(small, compile_network, rows):
-    reference, pixels, thresholds = small(Architecture("resnet20"))
-    assert isinstance(compile_network(reference.plan, program="auto").program, ImageProgram)
-    assert isinstance(compile_network(small(Architecture("resnet18"))[0].plan, program="auto").program, LayerProgram)
-    options = rows(thresholds, want_masks=True)
-    out = compile_network(reference.plan, program="auto").run(pixels, options)
-    forced = replace(options, forced_masks=out.masks)
-    expected = reference.run(pixels, forced)
-    assert (np.abs(out.logits - expected.logits) <= rounding(reference, pixels, forced, expected, "fp16")).all()
-    assert np.array_equal(out.kept, expected.kept)
+def test_no_map_is_larger_than_kernels_can_address(small, device, monkeypatch):
+    plan = small(Architecture("resnet20"))[0].plan
+    most = max(place.elements for place in CudaEngine(plan, device, batch_limit=1).program.workspace.places.values())
+    monkeypatch.setattr("lccl.engines.cuda.workspace.ADDRESSABLE", 2 * most + 1)
+    assert CudaEngine(plan, device, batch_limit=8).batch_limit == 2
+    assert ADDRESSABLE == 2**31
