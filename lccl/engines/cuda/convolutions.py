@@ -15,7 +15,7 @@ from lccl.engines.cuda.kernels.convolution import convolve
 from lccl.engines.cuda.kernels.gate import gate_and_compact
 from lccl.engines.cuda.kernels.shapes import Map, Output
 from lccl.engines.cuda.launch import Launch
-from lccl.engines.cuda.layout import Skipped, channels_of_group, has_lists
+from lccl.engines.cuda.layout import channels_of_group, has_lists
 from lccl.engines.cuda.packing import TAP_CELLS, TAP_COLUMNS, depth_of, filled, pack, pack_gate, pack_taps
 from lccl.engines.cuda.taps import GATE_ROWS, cells_under_tiles, from_taps, room_for_taps
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
@@ -31,30 +31,31 @@ class Convolution:
     Attributes:
         tile: what its kernel works in, chosen by ``shape``.
         gate: the kernel of its gate.
+        has_lists: whether it computes listed rows alone.
 
     """
 
     def __init__(self, step: Convolve, workspace: Workspace, tiles: Tiles) -> None:
         self.step, self._workspace = step, workspace
         output, stored = workspace.places[step.writes[0]].map, workspace.places[step.input].map.stored
-        kernel, self._listed = step.weight.shape[2], has_lists(step)
-        self._across = channels_of_group(step) if self._listed else output.channels
+        kernel, self.has_lists = step.weight.shape[2], has_lists(step)
+        self._across = channels_of_group(step) if self.has_lists else output.channels
         self._positions, self._depth = output.height * output.width, depth_of(stored, kernel)
         self.shape = Shape(stored, self._across, kernel, step.stride, output.height, output.width)
         self.tile = tiles.of(self.shape)
-        self.gate = None if step.gate is None else GateOf(step, step.gate, workspace)
+        self.gate = None if step.gate is None else GateKernel(step, step.gate, workspace)
         groups = 0 if step.gate is None else len(step.gate.weight)
-        self._lists = groups if self._listed else 1
+        self._lists = groups if self.has_lists else 1
         self._arguments = {
             **workspace.reads(step.input, kernel, step.stride),
             **workspace.affine(step.affine),
-            **outputs(step, workspace, ("none", "masked", "filled")),
+            **_outputs(step, workspace),
             "weight": pack(step.weight, stored, workspace.device, workspace.dtype),
             "active": workspace.active,
             "gate": workspace.gates,
             "listed": workspace.listed,
             "GROUPS": groups,
-            "LISTED": self._listed,
+            "LISTED": self.has_lists,
             "AFFINE": step.affine is not None,
             "RELU": step.relu,
         }
@@ -78,18 +79,20 @@ class Convolution:
             stages=tile.stages,
         )
 
-    def macs(self, kept: NDArray[np.int64], active: NDArray[np.bool_], listed: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :meth:`lccl.engines.cuda.program.Kernels.macs`."""
-        row = self._depth * filled(self._across, self.tile.channels)
-        spent = np.zeros(len(kept), np.int64) if self.gate is None else self.gate.macs(active)
-        if self.step.gate is None or not self._listed:
-            return spent + rows_of_tiles(active, self._positions, self.tile.rows) * row
-        layer = self.step.gate.layer
-        rows = int((-(-listed[layer, : self._lists] // self.tile.rows) * self.tile.rows).sum())
-        return spent + shared_out(rows, kept[:, layer]) * row
+    @property
+    def macs_of_row(self) -> int:
+        """MACs of a row of the matrix product for one group, or for all channels where it has no lists."""
+        return self._depth * filled(self._across, self.tile.channels)
+
+    def macs(self, active: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See :class:`lccl.engines.cuda.program.Kernels`."""
+        spent = np.zeros(len(active), np.int64) if self.gate is None else self.gate.macs(active)
+        if not self.has_lists:
+            spent += rows_of_tiles(active, self._positions, self.tile.rows) * self.macs_of_row
+        return spent
 
 
-class GateOf:
+class GateKernel:
     """The gate of one convolution: its kernel lists what it keeps and writes what skipped cells hold."""
 
     def __init__(self, step: Convolve, gate: Gate, workspace: Workspace) -> None:
@@ -109,7 +112,7 @@ class GateOf:
         self._arguments = {
             **workspace.reads(gate.input, kernel, step.stride),
             **workspace.affine(gate.affine),
-            **outputs(step, workspace, ("filled",)),
+            **_outputs(step, workspace, filled_alone=True),
             **_spread(step, workspace),
             "weight": weight,
             "active": workspace.active,
@@ -151,36 +154,33 @@ class GateOf:
         blocks = np.concatenate([[0], np.cumsum(-(-self._cells // TAP_CELLS))])
         first, last = tiles_of(active, self._positions, GATE_ROWS)
         cells = int((blocks[last + 1] - blocks[first]).sum()) * TAP_CELLS
-        return shared_out(cells * self._depth, active.astype(np.int64))
+        return shared_out(np.int64(cells * self._depth), active.astype(np.int64))
 
 
-def outputs(step: Convolve, workspace: Workspace, skipped: tuple[Skipped, ...]) -> dict[str, Any]:
-    """Arguments of a kernel that writes those outputs of a step whose skipped cells are of these kinds."""
-    shapes: dict[str, Map | None] = {}
-    names = {"raw": step.raw, "activated": None if step.activated is None else step.activated.buffer}
-    for output, name in names.items():
-        is_written = name is not None and workspace.places[name].skipped in skipped
-        shapes[output] = workspace.places[name].map if name is not None and is_written else None
-    residual = step.residual if any(shapes.values()) else None
+def _outputs(step: Convolve, workspace: Workspace, *, filled_alone: bool = False) -> dict[str, Any]:
+    """Arguments of a kernel that writes a step's outputs, or those alone whose skipped cells have to be filled."""
+    maps: dict[str, Map | None] = {"raw": None, "activated": None}
+    memory: dict[str, Tensor | None] = {"raw": None, "activated": None}
+    for kind, name in (("raw", step.raw), ("activated", None if step.activated is None else step.activated.buffer)):
+        if name is not None and (workspace.places[name].skipped == "filled" or not filled_alone):
+            maps[kind], memory[kind] = workspace.places[name].map, workspace.map(name)
+    residual = step.residual if any(maps.values()) else None
     affine = None if step.activated is None else step.activated.affine
     whole = workspace.places[step.writes[0]].map
+    output = Output(
+        channels=whole.channels,
+        height=whole.height,
+        width=whole.width,
+        residual=None if residual is None else workspace.places[residual.buffer].map,
+        residual_stride=1 if residual is None else residual.stride,
+        normalised=affine is not None,
+        **maps,
+    )
     return {
+        "OUTPUT": output,
         "residual": None if residual is None else workspace.map(residual.buffer),
-        **{
-            output: None if name is None or shapes[output] is None else workspace.map(name)
-            for output, name in names.items()
-        },
+        **memory,
         **workspace.affine(affine, "activated_"),
-        "OUTPUT": Output(
-            channels=whole.channels,
-            height=whole.height,
-            width=whole.width,
-            residual=None if residual is None else workspace.places[residual.buffer].map,
-            residual_stride=1 if residual is None else residual.stride,
-            raw=shapes["raw"],
-            activated=shapes["activated"],
-            normalised=affine is not None,
-        ),
     }
 
 

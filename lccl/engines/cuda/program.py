@@ -13,6 +13,7 @@ from torch import Tensor
 from lccl.engines.cuda import small_steps
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.convolutions import Convolution
+from lccl.engines.cuda.executed import shared_out
 from lccl.engines.cuda.launch import Launch
 from lccl.engines.cuda.tiles import Tiles
 from lccl.engines.cuda.workspace import Workspace
@@ -27,15 +28,8 @@ class Kernels(Protocol):
         """Its kernels, in order; ``forced`` masks, for tests, are used instead of the threshold test."""
         ...
 
-    def macs(self, kept: NDArray[np.int64], active: NDArray[np.bool_], listed: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What the last launch ran for each image, int64 [N], tiles' padding included.
-
-        Args:
-            kept: int64 [N, L], kept cells.
-            active: bool [N], images that had not left before.
-            listed: int64 [L, G], rows in the lists.
-
-        """
+    def macs(self, active: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """What a launch runs for each image beside listed rows, int64 [N]; ``active`` [N] are those that come here."""
         ...
 
 
@@ -58,6 +52,10 @@ class Program:
         self.plan = plan
         self.workspace = Workspace(plan, limit, device, dtype)
         self.steps = tuple(_kernels(step, self.workspace, tiles) for step in plan.steps)
+        gated = [step for step in self.steps if isinstance(step, Convolution) and step.gate is not None]
+        self._tile_rows = np.array([step.tile.rows for step in gated], np.int64)
+        self._macs_of_row = np.array([step.macs_of_row for step in gated], np.int64)
+        self._macs_to_the_end: dict[int, NDArray[np.int64]] = {}
 
     def launch(self, batch: Batch, forced: tuple[Tensor, ...] | None = None) -> None:
         """Put all kernels on the current stream, from ``batch``'s inputs to its outputs.
@@ -86,9 +84,22 @@ class Program:
             listed: int64 [L, G], rows in the lists.
 
         """
-        spent, active = np.zeros(len(kept), np.int64), np.ones(len(kept), dtype=bool)
+        count = len(exit_index)
+        if (exit_index < self.plan.exits).any():
+            return self._macs_beside_lists(exit_index) + self.listed_macs(kept, listed)
+        if count not in self._macs_to_the_end:
+            self._macs_to_the_end[count] = self._macs_beside_lists(exit_index)
+        return self._macs_to_the_end[count] + self.listed_macs(kept, listed)
+
+    def listed_macs(self, kept: NDArray[np.int64], listed: NDArray[np.int64]) -> NDArray[np.int64]:
+        """MACs of listed rows alone, int64 [N]."""
+        tiles = -(-listed[: len(self._tile_rows)].T // self._tile_rows)
+        return shared_out(tiles.sum(axis=0) * self._tile_rows, kept) @ self._macs_of_row
+
+    def _macs_beside_lists(self, exit_index: NDArray[np.int64]) -> NDArray[np.int64]:
+        spent, active = np.zeros(len(exit_index), np.int64), np.ones(len(exit_index), dtype=bool)
         for step, kernels in zip(self.plan.steps, self.steps, strict=True):
-            spent += kernels.macs(kept, active, listed)
+            spent += kernels.macs(active)
             if isinstance(step, steps.Exit):
                 active &= exit_index != step.exit
         return spent

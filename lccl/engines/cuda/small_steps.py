@@ -35,7 +35,7 @@ class SmallStep:
         """See :class:`lccl.engines.cuda.program.Kernels`."""
         yield self.launch(batch)
 
-    def macs(self, kept: NDArray[np.int64], active: NDArray[np.bool_], listed: NDArray[np.int64]) -> NDArray[np.int64]:
+    def macs(self, active: NDArray[np.bool_]) -> NDArray[np.int64]:
         """See :class:`lccl.engines.cuda.program.Kernels`."""
         return active * np.int64(self.macs_of_image)
 

@@ -34,7 +34,8 @@ class Stepper:
             forced = tuple(torch.from_numpy(mask).to(device) for mask in options.forced_masks)
         self._launch(number, batch, forced)
         kept, listed = (counts.cpu().numpy().astype(np.int64) for counts in (batch.kept, batch.listed))
-        executed = self.program.steps[number].macs(kept, np.ones(images, dtype=bool), listed)
+        beside_lists = self.program.steps[number].macs(np.ones(images, dtype=bool))
+        executed = beside_lists + self.program.listed_macs(kept, listed)
         masks = tuple(mask.cpu().numpy() for mask in batch.masks)
         written = {name: self._get(name, images) for name in outputs}
         return written, RunOutput(np.zeros((images, 0)), kept, executed, np.zeros(images, np.int64), masks)

@@ -93,17 +93,19 @@ def finish(
     OUTPUT: tl.constexpr,
 ):  # fmt: skip
     """Add the residual to ``value`` [rows, channels], and write it as ``shapes.Output`` says where ``write`` is set."""
-    if OUTPUT.residual is not None:
-        STRIDE: tl.constexpr = OUTPUT.residual_stride
-        place = offset(image, y * STRIDE, at * STRIDE, OUTPUT.residual)
-        has = write & (channel < OUTPUT.residual.channels)[None, :]
+    FROM: tl.constexpr = OUTPUT.residual
+    RAW: tl.constexpr = OUTPUT.raw
+    ACTIVATED: tl.constexpr = OUTPUT.activated
+    if FROM is not None:
+        place = offset(image, y * OUTPUT.residual_stride, at * OUTPUT.residual_stride, FROM)
+        has = write & (channel < FROM.channels)[None, :]
         value += tl.load(residual + place[:, None] + channel[None, :], mask=has, other=0.0).to(tl.float32)
-    if OUTPUT.raw is not None:
-        place = offset(image, y, at, OUTPUT.raw)
+    if RAW is not None:
+        place = offset(image, y, at, RAW)
         tl.store(raw + place[:, None] + channel[None, :], value.to(raw.dtype.element_ty), mask=write)
-    if OUTPUT.activated is not None:
+    if ACTIVATED is not None:
         if OUTPUT.normalised:
             value = normalise(value, activated_scale, activated_shift, channel, channel < OUTPUT.channels)
         value = tl.maximum(value, 0.0)
-        place = offset(image, y, at, OUTPUT.activated)
+        place = offset(image, y, at, ACTIVATED)
         tl.store(activated + place[:, None] + channel[None, :], value.to(activated.dtype.element_ty), mask=write)
