@@ -59,6 +59,7 @@ class Batch:
             logits=room(size, plan.classes, dtype=torch.float32),
             kept=room(size, len(layers)),
             exit_index=room(size),
+            # Rows start at multiples of 16 bytes: Triton compiles a kernel anew for an address that is none.
             listed=room(max(len(layers), 1), filled(max((layer.gate_groups for layer in layers), default=1), ALIGNED)),
             masks=tuple(
                 room(size, layer.gate_groups, layer.convolution.height, layer.convolution.width, dtype=torch.uint8)
