@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from lccl.errors import InputError
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 BACKGROUND = (255, 255, 255)
 
 
@@ -34,6 +35,11 @@ class Preprocessing:
         values = np.array([self.mean, self.std], dtype=np.float64)
         if values.shape != (2, 3) or not np.isfinite(values).all() or (values[1] <= 0).any():
             raise InputError("preprocessing needs three finite means and three positive deviations")
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation."""
+        return self.mean, self.std
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged."""

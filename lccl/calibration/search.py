@@ -1,4 +1,4 @@
-"""The threshold search from exact to sparse: which threshold to raise or which exit to widen next, by what that costs."""
+"""The threshold search: which threshold to raise next, or which exit's confidence to lower, by cost and work saved."""
 
 from __future__ import annotations
 

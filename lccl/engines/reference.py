@@ -123,10 +123,7 @@ class ReferenceEngine:
 
     def _convolve(self, step: steps.Convolve, state: State) -> None:
         x = state.values[step.input]
-        if step.split is None:
-            value = self._conv(x, step.weight, step.stride)
-        else:
-            value = self._split(step, step.split, x)
+        value = self._conv(x, step.weight, step.stride) if step.split is None else self._split(step, step.split, x)
         if step.affine is not None:
             value = self._affine(step.affine, value)
         if step.relu:

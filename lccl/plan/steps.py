@@ -130,8 +130,8 @@ class Convolve:
     input: str
     weight: Array
     stride: int
-    affine: Affine | None
-    relu: bool
+    affine: Affine | None = None
+    relu: bool = False
     split: Split | None = None
     gate: Gate | None = None
     residual: Residual | None = None
