@@ -37,7 +37,7 @@ MAX_WEIGHTS_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A model with all that serving needs to know of it.
+    """A model with all that serving needs.
 
     Attributes:
         network: in evaluation mode, float32.
@@ -70,7 +70,7 @@ class Bundle:
 
 
 def save(bundle: Bundle, folder: Path) -> str:
-    """Write a bundle and return its digest. Each file is written beside the old one, then put in its place."""
+    """Write a bundle and return its digest. Each file is written beside the old one, then replaces it."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = save_tensors(_stored_tensors(bundle.network))
     description = {
@@ -127,7 +127,7 @@ def version_of(folder: Path) -> str:
 
 
 def _described(description: Mapping[str, Any]) -> Bundle:
-    """The bundle that a description tells of, its network with fresh weights.
+    """The bundle that a description describes, its network with fresh weights.
 
     Raises:
         KeyError: a part is missing.
@@ -193,7 +193,7 @@ def _check_self_test(self_test: Mapping[str, Any], classes: int) -> None:
             if logits.shape[1:] != (classes,) or not len(logits) or not np.isfinite(logits).all():
                 raise ValueError("it needs finite logits of every class")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise BundleError("it has an unreadable self-test: record it anew with lccl self-test") from error
+        raise BundleError("it has an unreadable self-test: record it again with lccl self-test") from error
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

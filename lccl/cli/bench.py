@@ -40,16 +40,16 @@ def bench(
         threads = threads or usable_cores()
         options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
         use_threads(threads)
-        found = find_model(model, form, gate)
+        source = find_model(model, form, gate)
         with console.status("choosing images and thresholds"):
-            workload = make_workload(found, find_images(found, images, batch), batch, skip)
+            workload = make_workload(source, find_images(source, images, batch), batch, skip)
         with showing(console) as stages:
-            made = run(workload, options, stages)
-        for table in tables(made):
+            figures = run(workload, options, stages)
+        for table in tables(figures):
             console.print(table, "")
         if out is not None:
             words = [model, "--batch", batch, "--threads", threads, "--precision", precision, "--rounds", rounds]
             words += [word for setting in workload.settings[1:] for word in ("--skip", setting.name)]
             chosen = {"--images": images, "--gate": gate, "--form": form}
             words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
-            console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), made))
+            console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), figures))

@@ -103,14 +103,14 @@ def train(
         recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
         recipe = recipe if distill is None else replace(recipe, distill=distill)
         recipe = recipe if start is None else continued(recipe)
-        place = choose_device(device)
+        target = choose_device(device)
         chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
         origin = Origin.load(chosen, start, teacher)
         dataset = load_data(data, origin.preprocessing)
         with training_progress() as report:
             trained = train_bundle(
                 chosen, dataset, recipe, runs / out.name, origin,
-                device=place, compile_network=compile_network, report=report,
+                device=target, compile_network=compile_network, report=report,
             )  # fmt: skip
         _save_trained(trained, out)
 
@@ -145,7 +145,7 @@ def attach(
     with one_sentence_errors():
         use_threads(threads)
         recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
-        place = choose_device(device)
+        target = choose_device(device)
         plain = read_plain(weights, network, centred=centred)
         architecture = attaching.gated(plain, gate)
         preprocessing = attaching.input_of(plain, _statistics(mean, std))
@@ -163,7 +163,7 @@ def attach(
         with training_progress() as report:
             trained = attaching.attach(
                 attachment, architecture, recipe, runs / out.name,
-                device=place, compile_network=compile_network, report=report,
+                device=target, compile_network=compile_network, report=report,
             )  # fmt: skip
         _save_trained(trained, out)
 

@@ -132,7 +132,7 @@ def build(architecture: Architecture) -> ResNet:
     if architecture.gate != "none":
         placement = PLACEMENTS[architecture.placement]
         gate = replace(GateSpec.parse(architecture.gate), norm=architecture.gate_norm, before=placement)
-    made = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
+    network = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
     if architecture.split != "none":
-        convert(made, read_split(architecture.split))
-    return made
+        convert(network, read_split(architecture.split))
+    return network

@@ -1,4 +1,4 @@
-"""Network → plan: the only place where trained modules become steps."""
+"""Network → plan: the only lowering."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ class _Builder:
             affine = _identity(conv) if norm is None else _affine(norm)
             gate = Gate(name, len(self.layers), gate_input or source, _array(conv.weight), affine)
             self.layers.append(name)
-        self.convolve(name, source, module.conv, module.norm, relu=module.place == "norm_relu", gate=gate, **fields)
+        self.convolve(
+            name, source, module.conv, module.norm, relu=module.activation == "norm_relu", gate=gate, **fields
+        )
 
     def exit(self, network: ResNet, block: int, source: str) -> None:
         """Append what may end the run after a block, if anything; ``source`` is the block's activated value."""

@@ -76,7 +76,7 @@ def train_bundle(
     if start is not None and start.splits.get("digest") != held.digest:
         raise LcclError("the network to begin from was trained on other images: those held out now may be among them")
     if teacher is not None and teacher.labels != dataset.classes:
-        raise LcclError(f"the teacher tells other classes apart: {', '.join(teacher.labels)}")
+        raise LcclError(f"the teacher has other classes: {', '.join(teacher.labels)}")
     network, record = train(
         architecture, held, recipe, folder,
         device=device, compile_network=compile_network, report=report,

@@ -82,8 +82,8 @@ def fit_sidenets(
     """Return the bundle with SideNets beside its network, whose classes without early exits stay the same.
 
     Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. No
-    image leaves early at the operating points, which are measured anew: it is exact alone where they used exits before.
-    ``lccl calibrate`` looks for better ones.
+    image leaves early at the operating points, which are measured again; where they used exits before, only exact is
+    left. ``lccl calibrate`` finds better ones.
 
     Args:
         report: called as ``report("step" | "epoch", done, of, figures)``.

@@ -114,7 +114,7 @@ class StandInEngine:
     name = "cuda"
     tiles = SimpleNamespace(source="a stand-in")
 
-    def __init__(self, plan, shape, device, precision):
+    def __init__(self, plan, device, precision):
         self.plan, self.device, self.precision = plan, device, precision
         self.experimental = devices.experimental(device)
 
