@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lccl.errors import InputError
+from lccl.json_values import read_fields
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 BACKGROUND = (255, 255, 255)
@@ -73,14 +74,8 @@ class Preprocessing:
 
         """
         try:
-            if not isinstance(value, dict):
-                raise TypeError("not an object")
-            size, resize = int(value["size"]), int(value["resize"])
-            red, green, blue = map(float, value["mean"])
-            mean = (red, green, blue)
-            red, green, blue = map(float, value["std"])
-            return cls(size, resize, mean, (red, green, blue))
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            return read_fields(cls, value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocessing is not readable: {error}") from error
 
 

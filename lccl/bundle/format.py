@@ -110,7 +110,7 @@ def load(folder: Path) -> Bundle:
         expected = description["files"][WEIGHTS]
     except KeyError as missing:
         raise BundleError(f"{folder / DESCRIPTION} lacks {missing}") from missing
-    except (LcclError, TypeError, ValueError) as error:
+    except (LcclError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{folder / DESCRIPTION} is not usable: {error}") from error
     _fill(bundle.network, _read_weights(folder / WEIGHTS, expected), folder / WEIGHTS)
     return bundle

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from itertools import repeat
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Self
+
+from lccl.json_values import field_names, read_fields
 
 RENAMED = {"may_know_the_pictures": "may_know_the_images"}  # keys that older bundles have
 
@@ -33,14 +33,15 @@ class RecordPart:
         if not isinstance(value, Mapping):
             raise TypeError(f"{value!r:.40} is no object")
         entries = {RENAMED.get(str(name), str(name)): entry for name, entry in value.items()}
-        kinds = get_type_hints(cls)
-        known = {name: _read(kinds[name], entries.pop(name)) for name in _names(cls) if name in entries}
-        return cls(**known, more=entries)
+        more = {name: entries.pop(name) for name in entries.keys() - field_names(cls)}
+        return read_fields(cls, entries | {"more": more})
 
     def to_json(self) -> dict[str, Any]:
-        defaults = {each.name: each.default for each in fields(self)}
-        values = {name: getattr(self, name) for name in _names(type(self))}
-        return {name: _plain(value) for name, value in values.items() if value != defaults[name]} | dict(self.more)
+        written = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if self._differs(each)}
+        return written | dict(self.more)
+
+    def _differs(self, each: Field[Any]) -> bool:
+        return each.name != "more" and getattr(self, each.name) != each.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,27 +192,6 @@ class TrainingRecord(RecordPart):
     def total_epochs(self) -> int:
         """Those of the runs that this one began from included."""
         return len(self.epochs) + (self.earlier.training.total_epochs if self.earlier else 0)
-
-
-def _names(kind: type[RecordPart]) -> Iterable[str]:
-    return (each.name for each in fields(kind) if each.name != "more")
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """A JSON value as a field's type."""
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    if origin is UnionType:
-        return None if value is None else _read(inner[0], value)
-    if issubclass(origin, RecordPart):
-        return origin.from_json(value)
-    if origin is tuple and isinstance(value, list | tuple):
-        if inner[-1] is not Ellipsis and len(value) != len(inner):
-            raise TypeError(f"{value!r:.40} needs {len(inner)} values")
-        return tuple(map(_read, repeat(inner[0]) if inner[-1] is Ellipsis else inner, value))
-    accepted = (int, float) if origin is float else origin
-    if not isinstance(value, accepted) or (isinstance(value, bool) and origin is not bool):
-        raise TypeError(f"{value!r:.40} is no {origin.__name__}")
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -14,3 +14,7 @@ for command in (
     app.command()(command)
 app.command("canary", hidden=True)(bundles.canary)
 app.add_typer(sidenet.app, name="sidenet")
+
+
+if __name__ == "__main__":
+    app()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lccl.errors import ArchitectureError
+from lccl.json_values import read_fields
 
 MOST_EXITS = 64
 MOST_GRID = 16
@@ -44,11 +45,10 @@ class SideNetSpec:
             ArchitectureError: anything else.
 
         """
-        if not isinstance(value, dict) or set(value) != {"after", "grid", "hidden"}:
-            raise ArchitectureError("a SideNet has exactly the fields after, grid and hidden")
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
-            raise ArchitectureError("a SideNet's after, grid and hidden are whole numbers")
-        return cls(**value)
+        try:
+            return read_fields(cls, value)
+        except TypeError as error:
+            raise ArchitectureError(f"a SideNet is not readable: {error}") from error
 
 
 class SideNet(nn.Module):

@@ -73,7 +73,6 @@ def train(
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
-    began = {"start": _fingerprint(start), "teacher": _fingerprint(teacher)}
     statistics = statistics or channel_statistics(data.train)
     layers = network_shape(architecture, network.image_size).layers
     run = _Run(
@@ -86,8 +85,7 @@ def train(
         teacher=teacher.to(device).eval() if teacher is not None and recipe.distill else None,
         for_teacher=Normaliser(*(teacher_statistics or statistics), device),
     )
-    record = replace(_new_record(architecture, recipe, data, statistics, device), began=began)
-    record = _resume(folder, record, run)
+    record = _resume(folder, _new_record(architecture, data, start, teacher, statistics, run), run)
     for epoch in range(len(record.epochs), recipe.epochs):
         started = time.monotonic()
         if run.sampler.layers and recipe.searches_curve(epoch):
@@ -285,15 +283,21 @@ def _watch(run: _Run, split: Split) -> dict[str, float]:
 
 
 def _new_record(
-    architecture: Architecture, recipe: Recipe, data: HeldOut, statistics: Statistics, device: torch.device
+    architecture: Architecture,
+    data: HeldOut,
+    start: ResNet | None,
+    teacher: ResNet | None,
+    statistics: Statistics,
+    run: _Run,
 ) -> TrainingRecord:
-    sizes = (len(data.train), len(data.choose), len(data.measure))
+    device, sizes = run.sampler.quantiles.device, (len(data.train), len(data.choose), len(data.measure))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return TrainingRecord(
         architecture=architecture.to_json(),
-        recipe=asdict(recipe),
+        recipe=asdict(run.recipe),
         data=DataRecord(*sizes, data.digest, *statistics),
         machine=MachineRecord(platform.python_version(), torch.__version__, name, torch.get_num_threads()),
+        began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
     )
 
 

@@ -11,8 +11,8 @@ import lccl
 SOURCES = sorted(Path(lccl.__file__).parent.rglob("*.py"))
 LIGHT = [
     "lccl", "lccl.plan.steps", "lccl.plan.geometry", "lccl.plan.memory", "lccl.plan.run", "lccl.operating_points",
-    "lccl.request", "lccl.errors", "lccl.provenance", "lccl.preprocessing", "lccl.data", "lccl.calibration.intervals",
-    "lccl.bundle.training_record", "lccl.train.reliability",
+    "lccl.request", "lccl.errors", "lccl.json_values", "lccl.provenance", "lccl.preprocessing", "lccl.data",
+    "lccl.calibration.intervals", "lccl.bundle.training_record", "lccl.train.reliability",
 ]  # fmt: skip
 LIGHT_SERVICE = [
     "service.decode", "service.batcher", "service.routes.classify", "service.routes.models", "service.routes.operations"

@@ -212,11 +212,11 @@ def test_sidenets_that_do_not_fit_are_refused(specs, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"after": 1, "grid": 1}, "exactly the fields"),
-        ({"after": 1, "grid": 1, "hidden": 8, "more": 1}, "exactly the fields"),
-        ([1, 1, 8], "exactly the fields"),
-        ({"after": 1.0, "grid": 1, "hidden": 8}, "whole numbers"),
-        ({"after": True, "grid": 1, "hidden": 8}, "whole numbers"),
+        ({"after": 1, "grid": 1}, "'hidden'"),
+        ({"after": 1, "grid": 1, "hidden": 8, "more": 1}, "unexpected more"),
+        ([1, 1, 8], "no object"),
+        ({"after": 1.0, "grid": 1, "hidden": 8}, "after is 1.0, which is no int"),
+        ({"after": True, "grid": 1, "hidden": 8}, "after is True, which is no int"),
     ],
 )
 def test_descriptions_that_are_none_are_refused(value, message):
