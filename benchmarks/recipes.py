@@ -132,7 +132,7 @@ def trained(
         start=(start or plain).network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
-    return network, sum(epoch["seconds"] for epoch in record["epochs"])
+    return network, sum(epoch["seconds"] for epoch in record.epochs)
 
 
 def run_name(name: str, recipe: Recipe, images: int) -> str:
