@@ -33,7 +33,7 @@ std::vector<Span> spans_of(const Program& program) {
 void check_buffer(const Program& program, const Buffer& buffer, const Span& span) {
     const Buffer& storage = program.buffer(buffer.storage);
     const Map &map = buffer.map, &other = storage.map;
-    if (program.buffer(storage.storage).name != storage.name) refuse("a buffer's storage lies in another storage");
+    if (storage.storage != buffer.storage) refuse("a buffer's storage lies in another storage");
     if (map.channels != other.channels || map.height != other.height || map.width != other.width ||
         map.pooled != other.pooled || map.pad != other.pad) {
         refuse("buffers of one storage have the same shape, border and element type");
@@ -90,6 +90,8 @@ void check_memory(const Program& program) {
     const std::vector<Span> spans = spans_of(program);
     for (size_t number = 0; number < program.buffers.size(); ++number) {
         check_buffer(program, program.buffers[number], spans[number]);
+    }
+    for (size_t number = 0; number < program.buffers.size(); ++number) {
         for (size_t other = 0; other < program.buffers.size(); ++other) {
             const bool shared = program.buffers[other].storage == program.buffers[number].storage;
             if (!shared || other == number || spans[other].written > spans[number].written) continue;
