@@ -30,8 +30,8 @@ ProgramBuilder::ProgramBuilder(const Kernels& kernels, uint32_t layers, uint32_t
 
 // ---- buffers
 
-void ProgramBuilder::add_buffer(const BufferSpec& spec) {
-    const auto [name, storage, channels, height, width, border, first, last, pooled] = spec;
+void ProgramBuilder::add_buffer(Buffer buffer, const std::string& storage) {
+    const auto [base, image_stride, channels, height, width, border, pooled] = buffer.map;
     if (!channels || !height || !width || uint64_t{height} * width > kPositionMask || channels > (1u << 20)) {
         refuse("a buffer needs 1 to 2^20 channels and fewer than 2^24 positions");
     }
@@ -39,9 +39,9 @@ void ProgramBuilder::add_buffer(const BufferSpec& spec) {
     const uint64_t elements = uint64_t{height + 2 * border} * (width + 2 * border) * channels;
     if (elements > std::numeric_limits<uint32_t>::max() / 4) refuse("a buffer is too large");
     for (const Buffer& other : program_->buffers) {
-        if (other.name == name) refuse("two buffers have the same name");
+        if (other.name == buffer.name) refuse("two buffers have the same name");
     }
-    program_->buffers.push_back({name, {nullptr, 0, channels, height, width, border, pooled}, kNone, first, last});
+    program_->buffers.push_back(std::move(buffer));
     storages_.push_back(storage);
     written_.push_back(false);
 }
@@ -55,11 +55,13 @@ int ProgramBuilder::number_of(const std::string& name) const {
 
 // ---- what a step may read and write
 
-void ProgramBuilder::check_reads(std::initializer_list<int> buffers) const {
-    for (const int number : buffers) {
-        if (!written_[static_cast<size_t>(number)]) refuse("a step reads a buffer that no step before it writes");
-        if (map(number).pooled) refuse("only classifiers and exits read pooled features");
-    }
+void ProgramBuilder::check_written(int number) const {
+    if (!written_[static_cast<size_t>(number)]) refuse("a step reads a buffer that no step before it writes");
+}
+
+void ProgramBuilder::check_reads(int number) const {
+    check_written(number);
+    if (map(number).pooled) refuse("only classifiers and exits read pooled features");
 }
 
 void ProgramBuilder::check_write(int number, uint32_t channels, uint32_t height, uint32_t width, bool pooled) const {
@@ -72,7 +74,7 @@ void ProgramBuilder::check_write(int number, uint32_t channels, uint32_t height,
 }
 
 void ProgramBuilder::check_residual(const ConvolveStep& step, uint32_t height, uint32_t width) const {
-    check_reads({step.residual});
+    check_reads(step.residual);
     const Map& residual = map(step.residual);
     const uint32_t by = step.residual_stride;
     if (!by || ceil_div(residual.height, by) != height || ceil_div(residual.width, by) != width ||
@@ -83,7 +85,7 @@ void ProgramBuilder::check_residual(const ConvolveStep& step, uint32_t height, u
 
 void ProgramBuilder::check_gate(const ConvolveStep& step, const Filter& filter) const {
     const GateSpec& gate = step.gate;
-    check_reads({gate.input});
+    check_reads(gate.input);
     const Map &source = map(gate.input), &in = map(step.input);
     if (gate.layer < 0 || static_cast<uint32_t>(gate.layer) >= program_->layers) refuse("a gate's layer is out of range");
     if (program_->gates[static_cast<size_t>(gate.layer)].first) refuse("two gates have the same layer");
@@ -95,8 +97,8 @@ void ProgramBuilder::check_gate(const ConvolveStep& step, const Filter& filter) 
 }
 
 void ProgramBuilder::check_pooled(int number, const Filter& filter) const {
+    check_written(number);
     const Map& in = map(number);
-    if (!written_[static_cast<size_t>(number)]) refuse("a step reads a buffer that no step before it writes");
     if (!in.pooled || in.channels != filter.in || in.height != filter.kernel || in.width != filter.kernel) {
         refuse("a classifier or an exit reads pooled features of its weight's shape");
     }
@@ -146,7 +148,7 @@ void ProgramBuilder::add(NormaliseStep step, const std::vector<float>& mean, con
 void ProgramBuilder::add(ConvolveStep step, const ConvolutionWeights& weights) {
     const Filter& filter = weights.filter;
     const Kernels& kernels = *program_->kernels;
-    check_reads({step.input});
+    check_reads(step.input);
     const Map& in = map(step.input);
     if (filter.in != in.channels) refuse("a convolution's weight does not fit its input's channels");
     check_window(filter.kernel, step.stride, "a convolution");
@@ -203,7 +205,7 @@ void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& wei
 }
 
 void ProgramBuilder::add(MaxPoolStep step) {
-    check_reads({step.input});
+    check_reads(step.input);
     const Map& in = map(step.input);
     check_window(step.kernel, step.stride, "a pool");
     check_write(step.raw, in.channels, ceil_div(in.height, step.stride), ceil_div(in.width, step.stride));
@@ -211,7 +213,7 @@ void ProgramBuilder::add(MaxPoolStep step) {
 }
 
 void ProgramBuilder::add(AveragePoolStep step) {
-    check_reads({step.input});
+    check_reads(step.input);
     if (!step.grid || step.grid > 64) refuse("an average pool has 1 to 64 parts a side");
     check_write(step.raw, map(step.input).channels, step.grid, step.grid, true);
     append(step, {{step.input}, {step.raw}});

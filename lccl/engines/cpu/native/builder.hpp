@@ -1,7 +1,6 @@
 // Takes a plan's buffers and steps, checks that they fit, packs weights, and gives a program.
 #pragma once
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,13 +12,6 @@ namespace lccl {
 
 struct Affine {  // [channels] each, or empty
     std::vector<float> scale, shift;
-};
-
-struct BufferSpec {  // a buffer, and where it is to live: its storage's name, its border, the steps that use the storage
-    std::string name, storage;
-    uint32_t channels, height, width, border;
-    size_t first, last;
-    bool pooled;
 };
 
 struct ConvolutionWeights {  // a gate's are left out where there is none
@@ -38,7 +30,7 @@ class ProgramBuilder {
   public:
     ProgramBuilder(const Kernels& kernels, uint32_t layers, uint32_t exits, size_t cache_bytes);
 
-    void add_buffer(const BufferSpec& spec);
+    void add_buffer(Buffer buffer, const std::string& storage);
     int number_of(const std::string& buffer) const;
 
     void add(NormaliseStep step, const std::vector<float>& mean, const std::vector<float>& std);
@@ -52,7 +44,8 @@ class ProgramBuilder {
 
   private:
     const Map& map(int buffer) const { return program_->map(buffer); }
-    void check_reads(std::initializer_list<int> buffers) const;
+    void check_written(int buffer) const;
+    void check_reads(int buffer) const;
     void check_write(int buffer, uint32_t channels, uint32_t height, uint32_t width, bool pooled = false) const;
     void check_residual(const ConvolveStep& step, uint32_t height, uint32_t width) const;
     void check_gate(const ConvolveStep& step, const Filter& filter) const;

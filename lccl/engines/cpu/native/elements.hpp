@@ -1,4 +1,4 @@
-// Elements of weights and maps, 4 bytes of float32 or 2 of bfloat16, for code that is not in a hurry.
+// Elements of weights and maps, 4 bytes of float32 or 2 of bfloat16, for code that does not have to be fast.
 #pragma once
 
 #include <cstddef>

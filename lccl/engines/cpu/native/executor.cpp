@@ -17,14 +17,14 @@ float confidence(const float* logits, uint32_t classes) {
     return 1.0f / sum;
 }
 
-// Images that are sure leave. A worker may still read `exit_index` here while others go on: they wait for it in the next
-// step before they write it again.
+// An image leaves where the exit's confidence lies above its own limit. A worker may still read `exit_index` here while
+// others go on: they wait for it in the next step before they write it again.
 void end_runs(const ExitStep& step, uint32_t classes, Work& work) {
     const Batch& batch = *work.batch;
     work.threads->share(work.round, work.worker, work.count, [&](uint32_t image) {
         const size_t number = work.number(image);
-        const float sure = confidence(batch.logits + number * classes, classes);
-        if (sure > batch.exit_confidence[number * batch.exits + step.exit]) batch.exit_index[number] = step.exit;
+        const float reached = confidence(batch.logits + number * classes, classes);
+        if (reached > batch.exit_confidence[number * batch.exits + step.exit]) batch.exit_index[number] = step.exit;
     });
     Active* const end = std::remove_if(work.active, work.active + work.count, [&](const Active& image) {
         return batch.exit_index[image.number] != batch.exits;
@@ -92,7 +92,7 @@ void Executor::run(const Batch& batch, bool sharing) {
     run_in(*stream, batch);
 }
 
-// A stream that nobody runs in, once there is one.
+// A stream in which no batch runs, once there is one.
 std::pair<Stream*, std::unique_lock<std::mutex>> Executor::take_stream(bool sharing) const {
     if (!sharing || streams_.size() == 1) return {&whole(), std::unique_lock(whole().running)};
     for (size_t number = 1; number < streams_.size(); ++number) {

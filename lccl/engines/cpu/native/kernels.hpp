@@ -1,4 +1,4 @@
-// What a step needs at run time, as plain data, and the table of functions that one instruction set fills.
+// Steps, batches and work as plain data, and the table of functions that one instruction set fills.
 //
 // Files compiled for an instruction set see only this header, their own isa/*.hpp and steps/*.hpp: nothing here has
 // code that a linker could pick from one of them for a machine without that instruction set.
@@ -94,7 +94,7 @@ struct Scratch {
     float* cells;              // gate values of a chunk of rows
 };
 
-// A batch: inputs, and where the outputs go. Shapes are checked by whoever fills it.
+// A batch: inputs, and where the outputs go. Shapes are checked before it is filled.
 struct Batch {
     uint32_t count, layers, exits;
     const void* images;
@@ -136,7 +136,7 @@ struct Work {
     }
 };
 
-// How an instruction set wants its weights, and its steps.
+// The layout of weights and tiles that an instruction set reads, and its steps.
 struct Kernels {
     const char* name;
     bool bf16;
@@ -160,7 +160,7 @@ struct Kernels {
     size_t element() const { return bf16 ? 2 : 4; }  // bytes
 };
 
-// Each is null where the compiler could not build it; whether the machine can run it is cpu.cpp's to say.
+// Each is null where the compiler could not build it; cpu.cpp decides whether the machine can run it.
 extern const Kernels* const kPortable;
 extern const Kernels* const kPortableBf16;
 extern const Kernels* const kAvx2;

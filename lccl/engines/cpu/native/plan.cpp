@@ -45,24 +45,16 @@ Affine affine_of(nb::handle affine) {
     return values;
 }
 
-// An array, held as long as its filter is packed, and the filter.
+// [out, in, kernel, kernel], or [out, in] of a linear layer; the array is held while its filter is read.
+template <int Dimensions>
 struct Weight {
-    explicit Weight(const Input<float, 4>& values)
-        : array(values), filter{array.data(), size(0), size(1), size(2)} {
-        if (size(2) != size(3)) refuse("a weight must be [out, in, kernel, kernel]");
+    explicit Weight(nb::handle step, const char* name = "weight") : array(array_of<Dimensions>(step, name)) {
+        const auto size = [&](size_t axis) { return static_cast<uint32_t>(array.shape(axis)); };
+        filter = {array.data(), size(0), size(1), Dimensions == 4 ? size(2) : 1};
+        if (Dimensions == 4 && size(2) != size(3)) refuse("a weight must be [out, in, kernel, kernel]");
     }
-    uint32_t size(size_t axis) const { return static_cast<uint32_t>(array.shape(axis)); }
 
-    Input<float, 4> array;
-    Filter filter;
-};
-
-struct Matrix {
-    explicit Matrix(const Input<float, 2>& values)
-        : array(values), filter{array.data(), static_cast<uint32_t>(array.shape(0)),
-                                static_cast<uint32_t>(array.shape(1)), 1} {}
-
-    Input<float, 2> array;
+    Input<float, Dimensions> array;
     Filter filter;
 };
 
@@ -99,10 +91,11 @@ class PlanReader {
         const std::string name = value_of<std::string>(buffer, "name");
         const nb::object memory = memories.attr("get")(name);
         if (memory.is_none()) return;
-        builder_.add_buffer({name, value_of<std::string>(memory, "storage"), value_of<uint32_t>(buffer, "channels"),
-                             value_of<uint32_t>(buffer, "height"), value_of<uint32_t>(buffer, "width"),
-                             value_of<uint32_t>(memory, "border"), value_of<size_t>(memory, "first"),
-                             value_of<size_t>(memory, "last"), value_of<bool>(memory, "pooled")});
+        const Map map{nullptr, 0, value_of<uint32_t>(buffer, "channels"), value_of<uint32_t>(buffer, "height"),
+                      value_of<uint32_t>(buffer, "width"), value_of<uint32_t>(memory, "border"),
+                      value_of<bool>(memory, "pooled")};
+        builder_.add_buffer({name, map, kNone, value_of<size_t>(memory, "first"), value_of<size_t>(memory, "last")},
+                            value_of<std::string>(memory, "storage"));
     }
 
     int buffer_of(nb::handle object, const char* name) const {
@@ -122,12 +115,12 @@ class PlanReader {
             builder_.add(AveragePoolStep{buffer_of(step, "input"), buffer_of(step, "raw"),
                                          value_of<uint32_t>(step, "grid")});
         } else if (kind == "Exit") {
-            const Weight hidden(array_of<4>(step, "hidden_weight"));
-            const Matrix answer(array_of<2>(step, "weight"));
+            const Weight<4> hidden(step, "hidden_weight");
+            const Weight<2> answer(step);
             builder_.add(ExitStep{buffer_of(step, "input"), value_of<uint32_t>(step, "exit"), {}, {}},
                          {hidden.filter, floats_of(step, "hidden_bias")}, {answer.filter, floats_of(step, "bias")});
         } else if (kind == "Classify") {
-            const Matrix answer(array_of<2>(step, "weight"));
+            const Weight<2> answer(step);
             builder_.add(ClassifyStep{buffer_of(step, "input"), {}}, {answer.filter, floats_of(step, "bias")});
         } else {
             refuse("a plan has no steps of type " + kind);
@@ -136,7 +129,7 @@ class PlanReader {
 
     void add_convolution(nb::handle step, bool in_place, bool pooled_alone) {
         if (!optional_of(step, "split").is_none()) refuse("a split convolution has no native kernel");
-        const Weight weight(array_of<4>(step, "weight"));
+        const Weight<4> weight(step);
         ConvolveStep convolution{};
         ConvolutionWeights weights{weight.filter, {}, affine_of(optional_of(step, "affine")), {}, {}};
         convolution.input = buffer_of(step, "input");
@@ -156,7 +149,7 @@ class PlanReader {
         }
         const nb::object gate = optional_of(step, "gate");
         if (gate.is_none()) return builder_.add(convolution, weights);
-        const Weight gate_weight(array_of<4>(gate, "weight"));
+        const Weight<4> gate_weight(gate);
         convolution.gate.layer = value_of<int>(gate, "layer");
         convolution.gate.input = buffer_of(gate, "input");
         if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");

@@ -37,7 +37,7 @@ class ThreadGroup {
                 task(number);
             }
         }
-        // The next round's counters were last read two rounds ago, before a wait that everyone has passed.
+        // The next round's counters were last read two rounds ago, before a wait that every worker has passed.
         counters(round + 1)[worker].value.store(0, std::memory_order_relaxed);
         ++round;
         wait();

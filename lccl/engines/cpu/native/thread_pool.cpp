@@ -40,7 +40,7 @@ void ThreadPool::run(const std::function<void(uint32_t)>& task) {
 
 // Keeps workers off the caller's processor. Schedulers may wake a thread where the one that wakes it runs, though
 // another processor idles, and every barrier is a switch of threads then. With as many threads as processors each
-// worker gets one to itself; with fewer the system chooses among the others, as it knows what else runs there.
+// worker gets one to itself; with fewer the system chooses among the others by their load.
 void ThreadPool::place_workers() {
 #ifdef __linux__
     const int here = sched_getcpu();

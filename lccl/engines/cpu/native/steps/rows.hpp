@@ -76,7 +76,7 @@ struct ListedRows {
     }
 
     // The inputs that the next rows read and these do not: their last pixel in the last kernel row. Maps that fit the
-    // first-level cache are there already.
+    // first-level cache are in it already.
     static void fetch_ahead(const ConvolveStep& step, const Work& work, uint32_t first, uint32_t last) {
         const Map& map = work.maps[step.input];
         const uint32_t bytes = step.in_channels * sizeof(Element);

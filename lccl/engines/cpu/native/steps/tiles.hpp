@@ -1,4 +1,4 @@
-// From rows to a tile of sums: through an indirection buffer, or packed as the instruction set wants them.
+// From rows to a tile of sums: through an indirection buffer, or packed in the order that the instruction set reads.
 #pragma once
 
 #include <cstddef>
