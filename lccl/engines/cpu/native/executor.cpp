@@ -47,22 +47,18 @@ struct RunStep {
     }
 };
 
-// No image has left; masks of layers that an image never comes to hold zeros.
-void clear_exits(const Program& program, const Batch& batch) {
-    std::fill(batch.exit_index, batch.exit_index + batch.count, int64_t{program.exits});
-    for (size_t layer = 0; program.exits && batch.masks && layer < program.layers; ++layer) {
-        const auto [maps, positions] = program.gates[layer];
-        std::fill(batch.masks[layer], batch.masks[layer] + size_t{batch.count} * maps * positions, uint8_t{0});
-    }
-}
-
 }  // namespace
 
 void run_step(const Program& program, const Step& step, Work& work) { std::visit(RunStep{program, work}, step); }
 
-void clear_counts(const Batch& batch) {
+void clear(const Program& program, const Batch& batch) {
     std::fill(batch.kept, batch.kept + size_t{batch.count} * batch.layers, int64_t{0});
     std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
+    if (batch.exit_index) std::fill(batch.exit_index, batch.exit_index + batch.count, int64_t{batch.exits});
+    for (size_t layer = 0; batch.exits && batch.masks && layer < batch.layers; ++layer) {
+        const auto [maps, positions] = program.gates[layer];
+        std::fill(batch.masks[layer], batch.masks[layer] + size_t{batch.count} * maps * positions, uint8_t{0});
+    }
 }
 
 Executor::Executor(std::unique_ptr<const Program> program, uint32_t threads, uint32_t streams)
@@ -106,8 +102,7 @@ void Executor::run_in(Stream& stream, const Batch& batch) const {
     const uint32_t threads = stream.pool.size();
     const size_t grouped = program_->first_grouped, steps = program_->steps.size();
     const bool groups = program_->groups();
-    clear_counts(batch);
-    clear_exits(*program_, batch);
+    clear(*program_, batch);
     for (Workspace& workspace : stream.solo) workspace.prepare(batch);
     Workspace& joint = *stream.joint;
     joint.prepare(batch);

@@ -44,7 +44,7 @@ class Executor {
 // One step, for a worker's active images.
 void run_step(const Program& program, const Step& step, Work& work);
 
-// Kept counts and executed MACs of a batch are sums: they start at 0.
-void clear_counts(const Batch& batch);
+// Before a batch: sums start at 0, no image has left, and masks of layers that an image never comes to hold zeros.
+void clear(const Program& program, const Batch& batch);
 
 }  // namespace lccl

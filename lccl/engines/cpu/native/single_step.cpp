@@ -66,7 +66,7 @@ std::vector<Values> run_single_step(Executor& executor, uint32_t number,
     Stream& stream = executor.whole();
     const std::lock_guard<std::mutex> lock(stream.running);
     Workspace& workspace = *stream.joint;
-    clear_counts(batch);
+    clear(program, batch);
     workspace.prepare(batch);
     const auto map_of = [&](int buffer) -> const Map& { return workspace.maps[static_cast<size_t>(buffer)]; };
     std::vector<Values> outputs;
