@@ -1,8 +1,8 @@
-#include "team.hpp"
+#include "thread_group.hpp"
 
 namespace lccl {
 
-void Team::wait() {
+void ThreadGroup::wait() {
     if (size_ == 1) return;
     const uint32_t generation = generation_.value.load(std::memory_order_acquire);
     if (arrived_.value.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {

@@ -1,4 +1,4 @@
-#include "pool.hpp"
+#include "thread_pool.hpp"
 
 #ifdef __linux__
 #include <pthread.h>
@@ -10,20 +10,20 @@
 
 namespace lccl {
 
-Pool::Pool(uint32_t threads) : task_given_(threads), all_done_(threads), process_(getpid()) {
+ThreadPool::ThreadPool(uint32_t threads) : task_given_(threads), all_done_(threads), process_(getpid()) {
     for (uint32_t index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
 }
 
-Pool::~Pool() {
+ThreadPool::~ThreadPool() {
     stop_ = true;
     round_.fetch_add(1, std::memory_order_release);
     task_given_.notify();
     for (std::thread& worker : workers_) worker.join();
 }
 
-bool Pool::forked() const { return getpid() != process_; }
+bool ThreadPool::forked() const { return getpid() != process_; }
 
-void Pool::run(const std::function<void(uint32_t)>& task) {
+void ThreadPool::run(const std::function<void(uint32_t)>& task) {
     if (!workers_.empty()) {
         busy_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
         place_workers();
@@ -40,8 +40,8 @@ void Pool::run(const std::function<void(uint32_t)>& task) {
 
 // Keeps workers off the caller's processor. Schedulers may wake a thread where the one that wakes it runs, though
 // another processor idles, and every barrier is a switch of threads then. With as many threads as processors each
-// worker gets one to itself; with fewer the system chooses among the others, as it knows what else runs there.
-void Pool::place_workers() {
+// worker gets one to itself; with fewer the system chooses among the others by their load.
+void ThreadPool::place_workers() {
 #ifdef __linux__
     const int here = sched_getcpu();
     cpu_set_t others;
@@ -63,7 +63,7 @@ void Pool::place_workers() {
 #endif
 }
 
-void Pool::work(uint32_t index) {
+void ThreadPool::work(uint32_t index) {
     const FlushDenormals flush;
     for (uint64_t seen = 0;;) {
         task_given_.until([&] { return round_.load(std::memory_order_acquire) != seen; });

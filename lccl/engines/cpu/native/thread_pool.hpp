@@ -11,12 +11,12 @@
 
 namespace lccl {
 
-class Pool {
+class ThreadPool {
   public:
-    explicit Pool(uint32_t threads);
-    ~Pool();
-    Pool(const Pool&) = delete;
-    Pool& operator=(const Pool&) = delete;
+    explicit ThreadPool(uint32_t threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
 
     uint32_t size() const { return static_cast<uint32_t>(workers_.size()) + 1; }
 

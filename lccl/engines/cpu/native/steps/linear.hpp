@@ -8,12 +8,12 @@
 namespace lccl {
 
 template <class Isa>
-struct Classify {
+struct LinearLayers {
     using Float = typename Isa::Float;
     using Vector = typename Float::Vector;
     static constexpr uint32_t lanes = Isa::lanes;
 
-    static void run(const ClassifyStep& step, Work& work) {
+    static void classify(const ClassifyStep& step, Work& work) {
         linear<false>(step.answer, work, pooled(step.input, work), logits(step.answer, work));
     }
 
@@ -28,14 +28,14 @@ struct Classify {
     }
 
     static auto logits(const Linear& layer, const Work& work) {
-        return [&work, &layer](uint32_t image) { return work.logits + work.number(image) * layer.out; };
+        return [&work, &layer](uint32_t image) { return work.batch->logits + work.number(image) * layer.out; };
     }
 
     // target(image) = weights · source(image) + bias, for every image.
     template <bool Relu, class Source, class Target>
     static void linear(const Linear& layer, Work& work, Source source, Target target) {
         const uint32_t vectors = ceil_div(layer.out, lanes), panels = ceil_div(vectors, Float::panel);
-        work.team->share(work.round, work.member, panels, [&](uint32_t panel) {
+        work.threads->share(work.round, work.worker, panels, [&](uint32_t panel) {
             const uint32_t vector = panel * Float::panel, taken = smaller(Float::panel, vectors - vector);
             for (uint32_t first = 0; first < work.count; first += Float::rows) {
                 const uint32_t count = smaller(Float::rows, work.count - first);
@@ -59,9 +59,9 @@ struct Classify {
                 }
             }
         });
-        if (work.member) return;
+        if (work.worker) return;
         const int64_t macs = int64_t{vectors} * lanes * layer.in;
-        for (uint32_t image = 0; image < work.count; ++image) work.executed[work.number(image)] += macs;
+        for (uint32_t image = 0; image < work.count; ++image) work.batch->executed[work.number(image)] += macs;
     }
 };
 

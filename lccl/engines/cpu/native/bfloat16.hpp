@@ -6,18 +6,18 @@
 
 namespace lccl {
 
-struct Brain {
+struct BFloat16 {
     uint16_t bits;
 };
 
-static inline float widen(Brain value) {
+static inline float widen(BFloat16 value) {
     const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
     float out;
     std::memcpy(&out, &bits, sizeof out);
     return out;
 }
 
-static inline Brain to_brain(float value) {  // to the nearest, ties to even; NaN stays NaN
+static inline BFloat16 to_bfloat16(float value) {  // to the nearest, ties to even; NaN stays NaN
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     if (value != value) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
