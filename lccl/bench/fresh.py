@@ -21,8 +21,7 @@ from lccl.plan.steps import Gate as GateStep
 TOLERANCE = 0.05
 SANE = (1e-3, 1e3)
 FINITE = (0.0, 1e30)
-GATE_SPREAD = 0.05
-FLATTEST = 0.1  # of a layer's mean variance: a flatter channel is not raised to 1, as skipping may make it vary
+GATE_SPREAD = 0.01
 
 
 def fit(network: ResNet, images: Tensor) -> None:
@@ -30,7 +29,7 @@ def fit(network: ResNet, images: Tensor) -> None:
 
     - Every normalisation takes the statistics of these images [N, 3, H, W] while nothing is skipped: values keep
       their size at any depth.
-    - Gates are 1 ± 0.05: values are multiplied by them, and neither grow nor vanish.
+    - Gates are 1 ± 0.01: values are multiplied by them, and neither grow nor vanish.
     - A skipped cell leaves 0. Gates have no negative weights, and a normalisation behind a gated convolution has
       mean 0: so where all that a gate reads was skipped, its value is the lowest, and common to such positions.
     - Convolutions answer to differences, not to levels: these differ between images, and sink as layers skip.
@@ -65,8 +64,7 @@ def _take_statistics(centred: bool, norm: nn.Module, inputs: tuple[Tensor]) -> N
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(inputs[0].mean((0, 2, 3)) * centred)
-    variance = (inputs[0] - norm.running_mean[:, None, None]).square().mean((0, 2, 3))
-    norm.running_var.copy_(variance.clamp_min(FLATTEST * float(variance.mean())))
+    norm.running_var.copy_((inputs[0] - norm.running_mean[:, None, None]).square().mean((0, 2, 3)))
 
 
 def choose_thresholds(plan: Plan, images: NDArray[np.uint8], skip: float) -> tuple[Setting, NDArray[np.int64]]:

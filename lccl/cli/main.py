@@ -387,3 +387,7 @@ def _statistics(mean: str | None, std: str | None) -> Any:
     if [len(triple) for triple in triples] != [3, 3]:
         raise LcclError("give --mean and --std together, each as three numbers R,G,B")
     return tuple(triples)
+
+
+if __name__ == "__main__":
+    app()
