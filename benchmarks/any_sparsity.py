@@ -76,7 +76,9 @@ def serve(bundle: Bundle, test: Split) -> Served:
     """Measure a calibrated network at every skip ratio that is asked of it here."""
     engine, highest = lccl.compile(bundle), bundle.table.sparsity_range[1]
     reached = sorted(ratio for ratio in {*LOST_AT_MOST, *AGAINST_REMOVAL} if ratio <= highest)
-    return Served(engine, highest, {ratio: measure(engine, test, at(bundle, sparsity=ratio).setting) for ratio in reached})
+    return Served(
+        engine, highest, {ratio: measure(engine, test, at(bundle, sparsity=ratio).setting) for ratio in reached}
+    )
 
 
 def _lost(served: Served, right_of_twin: NDArray[np.bool_], ratio: float) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dic
 
 
 def along(curve: ThresholdCurve, engine: Engine, split: Split) -> dict[str, Any]:
-    """Accuracy at exact and at each skip ratio, linear between positions on a curve, and how many layers vary at 0.45."""
+    """Accuracy at exact and at each skip ratio, linear in between, and how many layers vary at 0.45."""
     settings = [curve.at(position) for position in np.linspace(0, curve.length, POSITIONS)]
     found = [measure(engine, split, setting) for setting in settings]
     ratios = np.maximum.accumulate([one.skip_ratio(engine.shape) for one in found]).tolist()

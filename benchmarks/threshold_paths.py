@@ -17,6 +17,7 @@ import lccl
 from benchmarks import results
 from benchmarks.models import load_model, model_command_line
 from benchmarks.recipes import along
+from lccl.calibration.choice import WEIGHED
 from lccl.calibration.search import (
     LARGEST_COST,
     ThresholdCurve,
@@ -25,7 +26,6 @@ from lccl.calibration.search import (
     gate_values,
     search_thresholds,
 )
-from lccl.calibration.choice import WEIGHED
 from lccl.data import Split, hold_out
 from lccl.engines.base import Engine
 from lccl.measurement import exact_setting, measure

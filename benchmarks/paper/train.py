@@ -13,11 +13,11 @@ import numpy as np
 
 from benchmarks.paper.result import Budget, pack
 from benchmarks.paper.rows import DATA, RECIPE, Run, with_twins
-from lccl.bench import provenance
+from lccl import provenance
 from lccl.compiler import choose_device, compile_network
 from lccl.data import HeldOut, Split, load_dataset
 from lccl.errors import DataError, LcclError
-from lccl.measurement import Measurement, measure
+from lccl.measurement import Measurement, exact_setting, measure
 from lccl.networks import Architecture, ResNet, build
 from lccl.networks.lowering import lower
 from lccl.plan.geometry import NetworkShape, shape_of
@@ -179,7 +179,7 @@ def on_test_images(
     mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
     preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
     engine = compile_network(network.cpu(), device, "fp32", preprocessing=preprocessing)
-    return measure(engine, images, [0.0] * len(engine.shape.layers)), engine.shape
+    return measure(engine, images, exact_setting(engine)), engine.shape
 
 
 def digest(split: Split) -> str:

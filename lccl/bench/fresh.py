@@ -85,7 +85,7 @@ def choose_thresholds(plan: Plan, images: NDArray[np.uint8], skip: float) -> tup
 
 
 class _Chooser(ReferenceEngine):
-    """Sets a layer's threshold when it comes there: from gates of inputs that earlier layers have skipped in already."""
+    """Sets a layer's threshold when it comes there, by gates of inputs that earlier layers have skipped in."""
 
     def __init__(self, plan: Plan, skip: float) -> None:
         super().__init__(plan, torch.device("cpu"))
