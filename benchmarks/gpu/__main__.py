@@ -27,7 +27,7 @@ from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
 from benchmarks.models import command_line
 from lccl.bench.gpu import Gpu, find_tiles
-from lccl.bench.tables import showing
+from lccl.bench.report import showing
 from lccl.errors import LcclError
 
 

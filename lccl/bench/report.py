@@ -1,95 +1,112 @@
-"""From samples to figures, as result files hold them."""
+"""A benchmark's figures as tables for people, and its progress."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from lccl.bench.layers import Layers, Measured, realised
-from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import OWN, OWN_DENSE, Workload
-from lccl.plan.geometry import NetworkShape, shape_of
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lccl.bench.workload import OPEN
 
 
-def figures(workload: Workload, precision: str, measured: Measured) -> dict[str, Any]:
-    """Everything that a result file holds beside provenance."""
-    samples, present = measured.samples, [each for each in measured.contestants if each.absent is None]
-    threads = next(each.threads for each in present if each.kind == "own")
-    baselines = [each.name for each in present if each.kind == "baseline"]
-    best = min(baselines, key=samples.median, default=None)
-    dense = min([*baselines, OWN_DENSE], key=samples.median)
-    shape = shape_of(workload.plan)
-    made: dict[str, Any] = {
-        "model": workload.name,
-        "digest": workload.digest,
-        "architecture": workload.architecture.to_json(),
-        "source": workload.images.source,
-        "images": len(workload.images.images),
-        "batch": workload.batch,
-        "threads": threads,
-        "precision": precision,
-        "rounds": len(samples.seconds[OWN_DENSE]),
-        "runs_per_turn": samples.runs_per_turn,
-        "dense_macs": shape.dense,
-        "gate_macs": shape.gates,
-        "best_baseline": best,
-        "best_dense": dense,
-        "contestants": [contestant_row(each, samples, best) for each in measured.contestants],
-        "settings": [
-            _setting(setting.name, setting.wanted, shape, measured, best, dense) for setting in workload.settings
-        ],
-        "scaling": _scaling(present, samples, threads),
-    }
-    if measured.profiles:
-        layers = Layers.of(workload, measured)
-        made |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
-    return made
+def tables(made: Mapping[str, Any]) -> list[Table]:
+    """Figures as tables: end to end, by skip ratio, scaling over threads, and layer by layer."""
+    found = [_end_to_end(made), _by_skip_ratio(made)]
+    if made["scaling"]:
+        found.append(_table("Threads", "contestant", "from", "to", "times as fast"))
+        for row in made["scaling"]:
+            found[-1].add_row(row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}")
+    if "layers" in made:
+        found.append(_by_layer(made))
+    return found
 
 
-def contestant_row(contestant: Contestant, samples: Samples, best: str | None) -> dict[str, Any]:
-    """A contestant's times, and its speed against the best baseline."""
-    names = ("name", "kind", "threads", "absent")
-    row = {name: getattr(contestant, name) for name in names}
-    if contestant.absent is not None:
-        return row
-    speed = None if best is None else 1 / samples.ratio(contestant.name, best)
-    return row | samples.figures(contestant.name) | {"speed_against_best_baseline": speed}
+@contextmanager
+def showing(console: Console) -> Iterator[StagesShown]:
+    """Show the stages of a benchmark as progress bars while it runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        yield StagesShown(progress)
 
 
-def _setting(
-    name: str, wanted: float | None, shape: NetworkShape, measured: Measured, best: str | None, dense: str
-) -> dict[str, Any]:
-    samples, counts, contestant = measured.samples, measured.counts[name], f"{OWN} {name}"
-    gated = float(shape.gated(counts.kept, counts.exit_index).mean())
-    time_share, macs_share = samples.ratio(contestant, OWN_DENSE), gated / shape.dense
-    return {
-        "name": name,
-        "skip_wanted": wanted,
-        "skip_reached": float(shape.skip_ratio(counts.kept).mean()),
-        "skip_spread": float(shape.skip_ratio(counts.kept).std()),
-        "left_early": float((counts.exit_index < len(shape.exits)).mean()) if shape.exits else None,
-        "gated_macs": gated,
-        "executed_macs": float(counts.executed.mean()),
-        "macs_share": macs_share,
-        "time_share": time_share,
-        "saving_in_theory": 1 - macs_share,
-        "saving": 1 - time_share,
-        "saving_against_best_baseline": None if best is None else 1 - samples.ratio(contestant, best),
-        "realised": realised(time_share, macs_share),
-        "speed_up_against_own_dense": 1 / time_share,
-        "speed_up_against_best_dense": 1 / samples.ratio(contestant, dense),
-        "speed_up_against_best_baseline": None if best is None else 1 / samples.ratio(contestant, best),
-    }
+@dataclass(frozen=True, slots=True)
+class StagesShown:
+    """Stages as lines of a rich progress display."""
+
+    progress: Progress
+
+    def begin(self, what: str, turns: int) -> Callable[[], None]:
+        """Show a new line of ``turns`` turns; call what is returned after each."""
+        task = self.progress.add_task(what, total=turns)
+        return lambda: self.progress.advance(task)
 
 
-def _scaling(present: Sequence[Contestant], samples: Samples, main: int) -> list[dict[str, Any]]:
-    """How many times as fast each own contestant is with more threads, paired round by round."""
-    rows = []
-    for contestant in present:
-        if contestant.kind == "own" and contestant.threads != main:
-            name = contestant.name.rsplit(",", 1)[0]
-            ratio = samples.ratio(contestant.name, name)
-            fewer, more = sorted((contestant.threads, main))
-            speed_up = ratio if contestant.threads < main else 1 / ratio
-            rows.append({"name": name, "from": fewer, "to": more, "speed_up": speed_up})
-    return rows
+def _end_to_end(made: Mapping[str, Any]) -> Table:
+    table = _table(
+        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['images']}",
+        "contestant", "median ms", "p20", "p80", "speed / best baseline",
+    )  # fmt: skip
+    for row in made["contestants"]:
+        if row["absent"] is not None:
+            table.add_row(row["name"], f"[dim]{row['absent']}")
+        else:
+            times = (f"{row[key]:.3f}" for key in ("median_ms", "p20_ms", "p80_ms"))
+            table.add_row(row["name"], *times, _or_dash(row["speed_against_best_baseline"], ".2f"))
+    return table
+
+
+def _by_skip_ratio(made: Mapping[str, Any]) -> Table:
+    table = _table(
+        f"dense {made['dense_macs'] / 1e6:.1f} M MACs; best dense: {made['best_dense']}",
+        "wanted", "skipped", "left early", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
+        "speed-up / own dense", "/ best dense", "/ best baseline",
+    )  # fmt: skip
+    for row in made["settings"]:
+        table.add_row(
+            row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"), f"{row['macs_share']:.3f}",
+            f"{row['executed_macs'] / made['dense_macs']:.3f}", f"{row['time_share']:.3f}",
+            _or_dash(row["realised"], ".2f"), f"{row['speed_up_against_own_dense']:.2f}",
+            f"{row['speed_up_against_best_dense']:.2f}", _or_dash(row["speed_up_against_best_baseline"], ".2f"),
+        )  # fmt: skip
+    return table
+
+
+def _by_layer(made: Mapping[str, Any]) -> Table:
+    closed = [row["name"] for row in made["settings"] if row["name"] != OPEN]
+    columns = [column for name in closed for column in (f"t({name})", "skipped", "realised")]
+    table = _table("Layers: times are shares of own dense", "step", "M MACs", "dense ms", "GMAC/s", "t(−∞)", *columns)
+    for row in made["layers"]:
+        cells = []
+        for name in closed:
+            entry = row["settings"][name]
+            cells += [
+                _or_dash(entry["time_share"], ".2f"), _or_dash(entry.get("skip_ratio"), ".3f"),
+                _or_dash(entry.get("realised"), ".2f"),
+            ]  # fmt: skip
+        table.add_row(
+            row["step"], f"{row['macs'] / 1e6:.2f}", _or_dash(row["dense_ms"], ".3f"),
+            _or_dash(row["dense_gmacs_per_s"] if row["macs"] else None, ".1f"),
+            _or_dash(row["settings"][OPEN]["time_share"], ".2f"), *cells,
+        )  # fmt: skip
+    apart, cells = made["last_stage_apart"], []
+    for name in closed:
+        cells += [f"{apart[name]['time_share']:.2f}", "", _or_dash(apart[name]["realised"], ".2f")]
+    table.add_section()
+    table.add_row("last stage apart", "", "", "", f"{apart[OPEN]['time_share']:.2f}", *cells)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -16,7 +16,7 @@ from lccl.bench.baselines import BASELINES
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
 from lccl.bench.layers import Measured
-from lccl.bench.report import contestant_row, figures
+from lccl.bench.figures import contestant_row, figures
 from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
 from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
@@ -56,7 +56,7 @@ class Stages(Protocol):
 
 
 def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = None) -> dict[str, Any]:
-    """Measure a workload and return its figures, ready for JSON and for :func:`lccl.bench.tables.tables`.
+    """Measure a workload and return its figures, ready for JSON and for :func:`lccl.bench.report.tables`.
 
     On the CPU every contestant has a process; on a GPU all are in this one, as CUDA graphs on the first batch, and are
     also measured end to end, from the host's memory to the host's, beside the best baseline.

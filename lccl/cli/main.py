@@ -332,7 +332,7 @@ def bench(
 ) -> None:
     """Measure what skipping gains on this CPU, beside the plain twin on this and on others' engines."""
     from lccl import provenance
-    from lccl.bench.tables import showing, tables
+    from lccl.bench.report import showing, tables
     from lccl.bench.run import Options, run
     from lccl.bench.workload import find_images, find_model, make_workload
     from lccl.engines.cpu.cores import usable_cores
@@ -387,7 +387,3 @@ def _statistics(mean: str | None, std: str | None) -> Any:
     if [len(triple) for triple in triples] != [3, 3]:
         raise LcclError("give --mean and --std together, each as three numbers R,G,B")
     return tuple(triples)
-
-
-if __name__ == "__main__":
-    app()
