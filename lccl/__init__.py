@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lccl.skip_map import SkipMap
 
 __all__ = [
-    "Bundle", "OperatingPointTable", "QualityRequest", "RunOptions", "RunOutput", "Setting", "SkipMap", "compile", "load",
-    "resolve", "save",
+    "Bundle", "OperatingPointTable", "QualityRequest", "RunOptions", "RunOutput", "Setting", "SkipMap",
+    "compile", "load", "resolve", "save",
 ]  # fmt: skip
 
 _HOMES = {

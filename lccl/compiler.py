@@ -57,19 +57,19 @@ def compile_network(
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}: use {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     plan = lower(network, preprocessing)
-    place = _choose_place(device, engine, precision, plan)
-    chosen = _choose_engine(engine, place, precision, plan)
+    target = _choose_target(device, engine, precision, plan)
+    chosen = _choose_engine(engine, target, precision, plan)
     if chosen == "cuda":
-        return _cuda_engine(plan, place, "fp16" if precision == "auto" else precision)
+        return _cuda_engine(plan, target, "fp16" if precision == "auto" else precision)
     precision = "fp32" if precision == "auto" else precision
     if chosen == "cpu":
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
 
-    return ReferenceEngine(plan, place, precision)
+    return ReferenceEngine(plan, target, precision)
 
 
-def _choose_place(device: str, engine: str, precision: str, plan: Plan) -> torch.device:
+def _choose_target(device: str, engine: str, precision: str, plan: Plan) -> torch.device:
     if device == "auto" and engine == "cuda":
         return choose_device("cuda")
     if device == "auto" and engine == "auto" and precision in HALF and not plan.splits:
@@ -81,15 +81,15 @@ def _choose_place(device: str, engine: str, precision: str, plan: Plan) -> torch
     return choose_device(device)
 
 
-def _choose_engine(engine: str, place: torch.device, precision: str, plan: Plan) -> str:
-    if engine == "auto" and place.type == "cuda":
+def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan) -> str:
+    if engine == "auto" and target.type == "cuda":
         return "cuda" if precision in HALF else "reference"
     if engine == "auto":
         return "reference" if precision == "fp64" or plan.splits else "cpu"
-    if engine == "cpu" and place.type != "cpu":
-        raise EngineError(f"the cpu engine does not run on {place}: use device cpu or engine reference")
-    if engine == "cuda" and place.type != "cuda":
-        raise EngineError(f"the cuda engine does not run on {place}: use device cuda or engine cpu")
+    if engine == "cpu" and target.type != "cpu":
+        raise EngineError(f"the cpu engine does not run on {target}: use device cpu or engine reference")
+    if engine == "cuda" and target.type != "cuda":
+        raise EngineError(f"the cuda engine does not run on {target}: use device cuda or engine cpu")
     return engine
 
 
@@ -103,7 +103,7 @@ def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruct
     return CpuEngine(plan, precision, threads=threads, streams=streams, instruction_set=instruction_set)
 
 
-def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
+def _cuda_engine(plan: Plan, target: torch.device, precision: str) -> Engine:
     if precision not in HALF:
         raise EngineError(f"the cuda engine has no precision {precision!r}: use fp16 or bf16, or engine reference")
     if plan.splits:
@@ -114,12 +114,12 @@ def _cuda_engine(plan: Plan, place: torch.device, precision: str) -> Engine:
         raise EngineError(
             f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch, which brings what it needs"
         ) from error
-    engine, log = CudaEngine(plan, place, precision), logging.getLogger("lccl.engines.cuda")
+    engine, log = CudaEngine(plan, target, precision), logging.getLogger("lccl.engines.cuda")
     log.info("the cuda engine works by tiles from: %s", engine.tiles.source)
     if engine.experimental:
         log.warning(
             "the cuda engine is experimental on %s: its tests have not been run there; benchmarks/on_gpu.sh runs them",
-            torch.cuda.get_device_name(place),
+            torch.cuda.get_device_name(target),
         )
     return engine
 

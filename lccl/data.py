@@ -173,25 +173,25 @@ def _archive_images(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def _from_images(images: Iterable[tuple[PurePosixPath, bytes]], preprocessing: Preprocessing, source: Path) -> Dataset:
-    found: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {"train": [], "test": []}
+    images_of: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {"train": [], "test": []}
     for name, content in images:
         parts = [part for part in name.parts if part != "."]
-        place = next((index for index, part in enumerate(parts[:-2]) if part in PARTS), None)
-        if place is None:
+        position = next((index for index, part in enumerate(parts[:-2]) if part in PARTS), None)
+        if position is None:
             continue
         try:
             with Image.open(io.BytesIO(content)) as image:
-                found[PARTS[parts[place]]].append((parts[place + 1], preprocessing.apply(image)))
+                images_of[PARTS[parts[position]]].append((parts[position + 1], preprocessing.apply(image)))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{source}: {name} is not a readable image: {error}") from error
-    if not found["train"]:
+    if not images_of["train"]:
         raise DataError(f"no images under {source}: they belong in train/<class>/<image>")
-    classes = tuple(sorted({label for label, _ in found["train"]}))
-    strangers = {label for label, _ in found["test"]} - set(classes)
+    classes = tuple(sorted({label for label, _ in images_of["train"]}))
+    strangers = {label for label, _ in images_of["test"]} - set(classes)
     if strangers:
         raise DataError(f"{source}: test has classes that train lacks: {', '.join(sorted(strangers))}")
-    train = _stack(found["train"], classes)
-    return Dataset(train, _stack(found["test"], classes) if found["test"] else _empty(train), classes)
+    train = _stack(images_of["train"], classes)
+    return Dataset(train, _stack(images_of["test"], classes) if images_of["test"] else _empty(train), classes)
 
 
 def _stack(images: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:

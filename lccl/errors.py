@@ -21,6 +21,26 @@ class EngineError(LcclError):
     """A device, engine or precision that is not to be had here."""
 
 
+class ImageError(LcclError):
+    """An encoded image that cannot be used."""
+
+
+class NotAnImageError(ImageError):
+    """Bytes that are no image of a format that is read here."""
+
+
+class UnsupportedImageError(NotAnImageError):
+    """An image in a known format, but in a form of it that is not decoded here."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image with too many pixels."""
+
+
+class DamagedImageError(ImageError):
+    """An image in a known format that is cut short or corrupt."""
+
+
 class InputError(LcclError):
     """Images or run options of the wrong shape, type or range."""
 

@@ -1,4 +1,4 @@
-"""Running a model over labelled images: what it gets right, what it skips, and which exits answer."""
+"""Measuring a model over labelled images: right answers, kept cells, MACs and exits."""
 
 from __future__ import annotations
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from lccl.errors import BundleError
+from lccl.json_values import field_names, read_fields
 from lccl.plan.run import NEVER, Setting
 
 EXACT = "exact"
@@ -24,6 +25,10 @@ class Interval:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and self.low <= self.high < math.inf):
+            raise ValueError("an interval runs from a finite low to a finite high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +79,19 @@ class OperatingPoint:
             TypeError, KeyError, ValueError, OverflowError: anything else.
 
         """
-        entry = {"exit_confidence": (), **entry}
+        entry = dict(entry)
         if entry.pop("norm_set", 0) != 0:
             raise ValueError("norm_set must be 0: there is one normalisation for all thresholds")
-        known = {field.name for field in (*fields(cls), *fields(Setting))} - {"setting"}
-        if unknown := set(entry) ^ known:
-            raise ValueError(f"unexpected or missing {', '.join(sorted(unknown))}")
-        if not isinstance(entry["thresholds"], list | tuple):
-            raise TypeError("thresholds are a list")
-        if not isinstance(entry["name"], str):
-            raise TypeError("name is a text")
-        setting = Setting(*(tuple(map(_number, entry.pop(name))) for name in ("thresholds", "exit_confidence")))
-        values: dict[str, Any] = {"name": entry.pop("name"), "setting": setting}
-        values |= {key: _interval(entry.pop(key)) for key in ("accuracy_interval", "drop_interval")}
-        point = cls(**values | {key: _number(value) for key, value in entry.items()})
+        setting = {name: entry.pop(name) for name in field_names(Setting) & entry.keys()}
+        point = read_fields(cls, entry | {"setting": setting})
         point._check_ranges()
         return point
 
     def _check_ranges(self) -> None:
         thresholds = self.setting.thresholds
         numbers = (*thresholds, self.gated_macs, self.drop, self.drop_bound)
-        if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0:
-            raise ValueError("numbers must be finite and thresholds not negative")
+        if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0 or not isinstance(self.name, str):
+            raise ValueError("numbers must be finite, thresholds not negative, and the name a text")
         if not all(0 <= confidence <= 1 for confidence in self.setting.exit_confidence):
             raise ValueError("exit confidences lie in 0..1")
         if not (0 <= self.skip_ratio <= 1 and 0 <= self.accuracy <= 1):
@@ -196,32 +192,13 @@ class OperatingPointTable:
 
         """
         try:
-            if not isinstance(value, dict):
-                raise TypeError("not an object")
-            images = value["images"]
-            if not isinstance(images, int) or images < 1:
-                raise ValueError(f"they were measured on {images!r} images")
-            points, exit_points = (
-                tuple(map(OperatingPoint.from_json, entries))
-                for entries in (value["points"], value.get("exit_points", ()))
-            )
-            return cls(points, images, exit_points)
+            table = read_fields(cls, value)
+            if table.images < 1:
+                raise ValueError(f"they were measured on {table.images} images")
+            return table
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise BundleError(f"the operating points are not readable: {error}") from error
 
 
 def _falls(before: Sequence[float], after: Sequence[float]) -> bool:
     return any(new < old for old, new in zip(before, after, strict=True))
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
-def _interval(entry: dict[str, Any]) -> Interval:
-    interval = Interval(_number(entry["low"]), _number(entry["high"]))
-    if not (math.isfinite(interval.low) and interval.low <= interval.high < math.inf):
-        raise ValueError("an interval runs from a finite low to a finite high")
-    return interval

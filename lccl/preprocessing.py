@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lccl.errors import InputError
+from lccl.json_values import read_fields
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 BACKGROUND = (255, 255, 255)
 
 
@@ -34,6 +36,11 @@ class Preprocessing:
         values = np.array([self.mean, self.std], dtype=np.float64)
         if values.shape != (2, 3) or not np.isfinite(values).all() or (values[1] <= 0).any():
             raise InputError("preprocessing needs three finite means and three positive deviations")
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation."""
+        return self.mean, self.std
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged."""
@@ -67,14 +74,8 @@ class Preprocessing:
 
         """
         try:
-            if not isinstance(value, dict):
-                raise TypeError("not an object")
-            size, resize = int(value["size"]), int(value["resize"])
-            red, green, blue = map(float, value["mean"])
-            mean = (red, green, blue)
-            red, green, blue = map(float, value["std"])
-            return cls(size, resize, mean, (red, green, blue))
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            return read_fields(cls, value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocessing is not readable: {error}") from error
 
 

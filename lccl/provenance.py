@@ -65,12 +65,12 @@ def _cpuinfo() -> dict[str, str]:
 
 def _caches() -> dict[str, str]:
     """Sizes of the first core's caches by level, such as ``{"L1d": "32K", "L2": "1024K"}``."""
-    found = {}
+    sizes = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
             level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
         except OSError:
             continue
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
-        found[f"L{level}{suffix}"] = size
-    return found
+        sizes[f"L{level}{suffix}"] = size
+    return sizes

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
     from lccl.engines.base import Engine
 
-COVER = (76, 20, 140)  # what skipped places are covered with
+COVER = (76, 20, 140)  # drawn over skipped positions
 LEAST_SIDE = 256  # pixels of a drawn map
 
 
@@ -144,10 +144,10 @@ class SkipMap:
 
         """
         chosen = self.layers if layer is None else (self.layer(layer),)
-        total = sum(one.macs for one in chosen)
+        total = sum(each.macs for each in chosen)
         summed = np.zeros(self.size)
-        for one in chosen:
-            summed += one.macs / total * _spread(one.kept_share(), self.size)
+        for each in chosen:
+            summed += each.macs / total * _spread(each.kept_share(), self.size)
         return summed if chosen else np.ones(self.size)
 
     def draw(self, image: Image.Image, layer: str | None = None, opacity: float = 0.8) -> Image.Image:

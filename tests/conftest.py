@@ -23,6 +23,7 @@ from lccl.networks import Architecture, ResNet, build
 from lccl.networks.gates import Gate
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable
+from lccl.plan.run import Setting
 from lccl.preprocessing import Preprocessing
 
 torch.set_num_threads(1)
@@ -58,12 +59,13 @@ def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
     return network.eval().requires_grad_(False)
 
 
-def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int, sure: list[float]) -> OperatingPoint:
+def make_point(
+    name: str, loss: int, ratio: float, threshold: float, layers: int, confidences: list[float]
+) -> OperatingPoint:
     accuracy, drop = 0.9 - 0.02 * loss**2, 2.0 * loss**2
     return OperatingPoint(
         name=name,
-        thresholds=(threshold,) * layers,
-        norm_set=0,
+        setting=Setting((threshold,) * layers, tuple(confidences)),
         skip_ratio=ratio,
         gated_macs=4e7 * (1 - ratio),
         accuracy=accuracy,
@@ -71,7 +73,6 @@ def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int
         drop=drop,
         drop_interval=Interval(drop - 0.5, drop + 0.5),
         drop_bound=drop + 0.4,
-        exit_confidence=tuple(sure),
     )
 
 
@@ -85,8 +86,8 @@ def make_table(layers: int, ratios: tuple[float, ...] = (0.1, 0.25, 0.4, 0.6), e
         for number, ratio in enumerate(ratios)
     ]  # fmt: skip
     exit_points = [
-        make_point(f"exit {sure}", number, ratio, 0.0, layers, [sure] * exits)
-        for number, (sure, ratio) in enumerate(((0.9, 0.2), (0.7, 0.3), (0.5, 0.5)), 1)
+        make_point(f"exit {confidence}", number, ratio, 0.0, layers, [confidence] * exits)
+        for number, (confidence, ratio) in enumerate(((0.9, 0.2), (0.7, 0.3), (0.5, 0.5)), 1)
     ]
     return OperatingPointTable(tuple(points), 5000, tuple(exit_points) if exits else ())
 
@@ -107,12 +108,11 @@ def random_bundle(architecture: Architecture | None = None) -> Bundle:
         preprocessing=Preprocessing(32, 32, (0.5, 0.5, 0.4), (0.25, 0.2, 0.3)),
         table=make_table(len(network.skip_convs)) if network.skip_convs else make_table(0, (0.0,)),
         splits={"choose": 0, "measure": 0, "digest": ""},
-        training={},
     )
 
 
 def early_bundle() -> Bundle:
-    """A random ResNet-20 with two early exits, by whose random SideNets images leave more or less surely."""
+    """A random ResNet-20 with two early exits, by whose random SideNets images leave with different confidences."""
     bundle = random_bundle()
     torch.manual_seed(1)
     bundle.network.add_sidenets([SideNetSpec(2, 1, 16), SideNetSpec(5, 2, 16)])

@@ -32,9 +32,9 @@ def shipped():
 
 
 def test_the_twin_on_record_had_the_same_budget(shipped):
-    twin = shipped.training["plain_twin"]
-    assert twin["recipe"] == shipped.training["recipe"]
-    assert twin["epochs"] == shipped.epochs
+    twin = shipped.training.plain_twin
+    assert twin.recipe == shipped.training.recipe
+    assert twin.epochs == shipped.training.total_epochs
 
 
 def test_the_table_offers_a_real_choice(shipped):
@@ -97,7 +97,7 @@ def test_tables_are_the_bundles_and_the_results(page):
 def test_the_example_image_is_a_ship(shipped):
     engine = lccl.compile(shipped)
     image = shipped.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
-    output = engine.run(image[None], RunOptions.uniform(1, shipped.table.exact.thresholds))
+    output = engine.run(image[None], RunOptions.of([shipped.table.exact.setting]))
     assert shipped.labels[int(output.logits[0].argmax())] == "ship"
 
 
@@ -109,7 +109,7 @@ def test_strange_images_are_answered(shipped):
     noise = [random.integers(0, 256, (32, 32, 3)), random.integers(0, 2, (32, 32, 3)) * 255]
     strange = np.stack([np.repeat(image[..., None], 3, axis=2) for image in grey] + noise).astype(np.uint8)
     for point in shipped.table.points:
-        assert np.isfinite(engine.run(strange, RunOptions.uniform(len(strange), point.thresholds)).logits).all()
+        assert np.isfinite(engine.run(strange, RunOptions.of([point.setting] * len(strange))).logits).all()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lccl_client.answers import (
     Answer,
     ClassProbability,
@@ -37,6 +39,9 @@ from lccl_client.errors import (
     UnavailableError,
     UnreadableAnswerError,
 )
+
+if not TYPE_CHECKING:
+    from lccl_client.errors import __getattr__ as __getattr__
 
 __all__ = [
     "Answer",

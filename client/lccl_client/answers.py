@@ -1,4 +1,4 @@
-"""What the server answers, as frozen dataclasses with the wire's field names; fields not known here are ignored."""
+"""The server's answers, as frozen dataclasses with the wire's field names; unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True)
 class Macs:
-    """Multiply-accumulates: of the network without gates, of theory (gates + kept cells + the rest), and really run."""
+    """Multiply-accumulates: of the network without gates, in theory (gates + kept cells + the rest), and executed."""
 
     dense: int
     gated: int
@@ -27,7 +27,7 @@ class Macs:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What kept one image among several from its answer (RFC 9457)."""
+    """The error of one image among several (RFC 9457)."""
 
     status: int
     code: str
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one image got: classes, the likeliest first, and cost; or the error that kept it from them.
+    """One image's classes, the likeliest first, and cost; or its error.
 
     Attributes:
         confidence: the likeliest class's probability.
@@ -70,7 +70,7 @@ class Prediction:
 class OperatingPointUsed:
     """The setting the images were run with, and what to expect of it: accuracies 0..1, drop in percentage points.
 
-    ``exit_confidence`` has one for each of the model's early exits, which an image leaves by if it is surer.
+    ``exit_confidence`` has one confidence for each early exit of the model: an image above it leaves by that exit.
     """
 
     name: str | None
@@ -111,10 +111,9 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedPoint:
-    """One operating point of a model: accuracies 0..1, drops in percentage points against exact."""
+class _Measured:
+    """What was measured with a setting: accuracies 0..1, drops in percentage points against exact."""
 
-    name: str
     skip_ratio: float
     gated_macs: float
     accuracy: float
@@ -122,21 +121,21 @@ class OfferedPoint:
     accuracy_drop: float
     accuracy_drop_interval: tuple[float, float]
     accuracy_drop_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedPoint(_Measured):
+    """One operating point of a model: accuracies 0..1, drops in percentage points against exact."""
+
+    name: str
     exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedConfidence:
+class OfferedConfidence(_Measured):
     """What was measured with exact gates and this confidence at every early exit; units as of :class:`OfferedPoint`."""
 
     exit_confidence: float
-    skip_ratio: float
-    gated_macs: float
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    accuracy_drop: float
-    accuracy_drop_interval: tuple[float, float]
-    accuracy_drop_bound: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar, Unpack
+from typing import Generic, Self, TypeVar, Unpack
 
 import httpx
 
@@ -13,14 +13,30 @@ from lccl_client import wire
 from lccl_client.answers import Answer, ModelList, ModelMetadata
 from lccl_client.errors import ConnectionFailedError, LcclServerError
 from lccl_client.images import Image, encoded
-from lccl_client.retries import Retries
-from lccl_client.wire import Call, Options
+from lccl_client.retries import wait_s
+from lccl_client.wire import Call, Options, T
 
-T = TypeVar("T")
+Transport = TypeVar("Transport", httpx.Client, httpx.AsyncClient)
 
 
-class Client:
-    """Asks a model server; safe to share between threads. Use it in a ``with``, or close it.
+class _Base(Generic[Transport]):
+    """How both clients are made."""
+
+    _transport: type[Transport]
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
+        max_retry_wait_s: float = 30.0,
+    ) -> None:  # fmt: skip
+        if retries < 0 or not max_retry_wait_s >= 0:
+            raise ValueError("retries and max_retry_wait_s must not be negative")
+        self._retries = (retries, max_retry_wait_s)
+        limits = httpx.Timeout(timeout, pool=None)  # a request may wait for a free connection without a limit
+        self._http: Transport = self._transport(base_url=base_url, headers=wire.key_headers(api_key), timeout=limits)
+
+
+class Client(_Base[httpx.Client]):
+    """A client of a model server, safe to share between threads. Use it in a ``with`` statement, or close it.
 
     Args:
         base_url: where the server is, such as ``http://127.0.0.1:8000``.
@@ -34,33 +50,28 @@ class Client:
 
     """
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
-        max_retry_wait_s: float = 30.0,
-    ) -> None:  # fmt: skip
-        self._retries = Retries(retries, max_retry_wait_s)
-        self._http = httpx.Client(**_settings(base_url, api_key, timeout))
+    _transport = httpx.Client
 
     def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
         """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
         return self.classify_many([image], **options)
 
     def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
-        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        """Classify images in one request; the prediction of an unreadable image holds its ``error``."""
         return self._ask(Answer, wire.classify([encoded(image) for image in images], **options))
 
     def models(self) -> ModelList:
-        """What is served."""
-        return self._ask(ModelList, wire.list_models())
+        """The served models."""
+        return self._ask(ModelList, wire.MODELS)
 
     def model(self, name: str) -> ModelMetadata:
-        """What a model offers: labels, operating points, ranges, limits."""
+        """A model's labels, operating points, ranges and limits."""
         return self._ask(ModelMetadata, wire.describe_model(name))
 
     def ready(self) -> bool:
-        """Whether the server is there and takes requests."""
+        """Whether the server can be reached and accepts requests."""
         try:
-            return self._http.request(**wire.readiness().arguments()).is_success
+            return self._http.get("/health/ready").is_success
         except httpx.RequestError:
             return False
 
@@ -77,48 +88,41 @@ class Client:
         attempt = 0
         while True:
             try:
-                return wire.read(kind, self._http.request(**call.arguments()))
+                return wire.read(kind, self._http.request(**call._asdict()))
             except httpx.RequestError as error:
                 raise _no_answer(error) from error
             except LcclServerError as error:
-                wait_s = self._retries.wait_s(error, attempt)
-                if wait_s is None:
-                    raise
-            time.sleep(wait_s)
+                delay_s = wait_s(error, attempt, *self._retries)
+            time.sleep(delay_s)
             attempt += 1
 
 
-class AsyncClient:
+class AsyncClient(_Base[httpx.AsyncClient]):
     """:class:`Client` for asyncio. Use it in an ``async with``, or close it with ``aclose``."""
 
-    def __init__(
-        self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, retries: int = 0,
-        max_retry_wait_s: float = 30.0,
-    ) -> None:  # fmt: skip
-        self._retries = Retries(retries, max_retry_wait_s)
-        self._http = httpx.AsyncClient(**_settings(base_url, api_key, timeout))
+    _transport = httpx.AsyncClient
 
     async def classify(self, image: Image, **options: Unpack[Options]) -> Answer:
         """Classify one image: bytes, a path, an open file or a Pillow image; options: :class:`Options`."""
         return await self.classify_many([image], **options)
 
     async def classify_many(self, images: Sequence[Image], **options: Unpack[Options]) -> Answer:
-        """Classify images in one request; one that is no image has its ``error`` among the predictions."""
+        """Classify images in one request; the prediction of an unreadable image holds its ``error``."""
         contents = [image if isinstance(image, bytes) else await asyncio.to_thread(encoded, image) for image in images]
         return await self._ask(Answer, wire.classify(contents, **options))
 
     async def models(self) -> ModelList:
-        """What is served."""
-        return await self._ask(ModelList, wire.list_models())
+        """The served models."""
+        return await self._ask(ModelList, wire.MODELS)
 
     async def model(self, name: str) -> ModelMetadata:
-        """What a model offers: labels, operating points, ranges, limits."""
+        """A model's labels, operating points, ranges and limits."""
         return await self._ask(ModelMetadata, wire.describe_model(name))
 
     async def ready(self) -> bool:
-        """Whether the server is there and takes requests."""
+        """Whether the server can be reached and accepts requests."""
         try:
-            return (await self._http.request(**wire.readiness().arguments())).is_success
+            return (await self._http.get("/health/ready")).is_success
         except httpx.RequestError:
             return False
 
@@ -135,24 +139,13 @@ class AsyncClient:
         attempt = 0
         while True:
             try:
-                return wire.read(kind, await self._http.request(**call.arguments()))
+                return wire.read(kind, await self._http.request(**call._asdict()))
             except httpx.RequestError as error:
                 raise _no_answer(error) from error
             except LcclServerError as error:
-                wait_s = self._retries.wait_s(error, attempt)
-                if wait_s is None:
-                    raise
-            await asyncio.sleep(wait_s)
+                delay_s = wait_s(error, attempt, *self._retries)
+            await asyncio.sleep(delay_s)
             attempt += 1
-
-
-def _settings(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    return {
-        "base_url": base_url,
-        "headers": wire.key_headers(api_key),
-        # Many requests at once wait for one of the connections as long as they must.
-        "timeout": httpx.Timeout(timeout, pool=None),
-    }
 
 
 def _no_answer(error: httpx.RequestError) -> ConnectionFailedError:

@@ -1,6 +1,9 @@
-"""What can go wrong when a server is asked, and the single table from its statuses and codes to exceptions."""
+"""The client's exceptions, and the single table from the server's statuses and codes to them."""
 
 from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
 
 
 class LcclClientError(Exception):
@@ -12,11 +15,11 @@ class ConnectionFailedError(LcclClientError):
 
 
 class UnreadableAnswerError(LcclClientError):
-    """An answer that is not what this server sends; something else may listen at the address."""
+    """An answer that this server does not send; another program may listen at the address."""
 
 
 class ImageError(LcclClientError):
-    """One image of several has an error where its classes were asked for."""
+    """The classes of an image were asked for, and it has an error instead."""
 
 
 class LcclServerError(LcclClientError):
@@ -24,7 +27,7 @@ class LcclServerError(LcclClientError):
 
     Attributes:
         status: the HTTP status.
-        code: a short word for programs, such as ``overloaded``; empty when something before the server answered.
+        code: a short word for programs, such as ``overloaded``; empty when a proxy answered.
         detail: a sentence that says what to do.
         request_id: finds the request in the server's log; empty when none was sent.
         retry_after_s: seconds after which trying again makes sense; None when the server does not say.
@@ -62,19 +65,19 @@ class NotAnImageError(LcclServerError):
 
 
 class QualityError(LcclServerError):
-    """422: a wish or field that is unknown, out of range or contradicts another."""
+    """422: a target, floor or other field that is unknown, out of range or contradicts another."""
 
 
 class OverloadedError(LcclServerError):
-    """429: the server has more work than it can do; ``retry_after_s`` says when to come back."""
+    """429: the server is overloaded; ``retry_after_s`` says when to try again."""
 
 
 class RateLimitedError(OverloadedError):
-    """429 with code ``rate_limited``: this caller has used up its requests for now."""
+    """429 with code ``rate_limited``: this caller is at its rate limit."""
 
 
 class UnavailableError(LcclServerError):
-    """503: loading, shutting down, or holding as many connections as it may."""
+    """503: the server is loading, shutting down, or at its limit of connections."""
 
 
 class OutOfTimeError(LcclServerError):
@@ -82,30 +85,32 @@ class OutOfTimeError(LcclServerError):
 
 
 class DeadlineError(OutOfTimeError):
-    """504 with code ``deadline``: the wish's ``deadline_ms`` cannot be met, or was not."""
+    """504 with code ``deadline``: the request's ``deadline_ms`` cannot be met, or was not."""
 
 
-_BY_STATUS: dict[int, type[LcclServerError]] = {
-    400: MalformedRequestError,
-    401: UnauthorisedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    413: TooLargeError,
-    415: NotAnImageError,
-    422: QualityError,
-    429: OverloadedError,
-    503: UnavailableError,
-    504: OutOfTimeError,
-}
-_BY_CODE: dict[tuple[int, str], type[LcclServerError]] = {
+# By status and code; an empty code stands for every other one.
+KINDS: dict[tuple[int, str], type[LcclServerError]] = {
+    (400, ""): MalformedRequestError,
+    (401, ""): UnauthorisedError,
+    (403, ""): ForbiddenError,
+    (404, ""): NotFoundError,
+    (413, ""): TooLargeError,
+    (415, ""): NotAnImageError,
+    (422, ""): QualityError,
+    (429, ""): OverloadedError,
     (429, "rate_limited"): RateLimitedError,
+    (503, ""): UnavailableError,
+    (504, ""): OutOfTimeError,
     (504, "deadline"): DeadlineError,
 }
 
 
-def server_error(
-    status: int, code: str, detail: str, request_id: str = "", retry_after_s: float | None = None
-) -> LcclServerError:
-    """The exception for an answer that is an error."""
-    kind = _BY_CODE.get((status, code)) or _BY_STATUS.get(status, LcclServerError)
-    return kind(status, code, detail, request_id, retry_after_s)
+if not TYPE_CHECKING:  # for a type checker, a module with __getattr__ has every name
+    _RENAMED = {"PictureError": ImageError, "WishError": QualityError}
+
+    def __getattr__(name: str) -> type[LcclClientError]:
+        """Names of the previous release, kept for one release."""
+        if name not in _RENAMED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"{name} is now {_RENAMED[name].__name__}", DeprecationWarning, stacklevel=2)
+        return _RENAMED[name]

@@ -1,11 +1,11 @@
-"""Whatever a caller has as an image → the encoded bytes that are sent."""
+"""The forms in which a caller may pass an image → the encoded bytes that are sent."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -15,14 +15,7 @@ class Saveable(Protocol):
     def save(self, fp: Any, format: str | None = None, /) -> Any: ...  # noqa: A002 - Pillow's name
 
 
-@runtime_checkable
-class Readable(Protocol):
-    """An open binary file."""
-
-    def read(self) -> bytes: ...
-
-
-Image = bytes | bytearray | memoryview | str | os.PathLike[str] | Saveable | Readable
+Image = bytes | bytearray | memoryview | str | os.PathLike[str] | Saveable | IO[bytes]
 
 
 def encoded(image: Image) -> bytes:
@@ -30,12 +23,10 @@ def encoded(image: Image) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        TypeError: none of these.
+        TypeError: the image has another type.
 
     """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, bytearray | memoryview):
+    if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
@@ -43,6 +34,6 @@ def encoded(image: Image) -> bytes:
         out = io.BytesIO()
         image.save(out, "PNG")
         return out.getvalue()
-    if isinstance(image, Readable):
+    if hasattr(image, "read"):
         return image.read()
     raise TypeError(f"an image is bytes, a path, an open file or a Pillow image, not {type(image).__name__}")

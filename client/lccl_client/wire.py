@@ -5,21 +5,21 @@ from __future__ import annotations
 import email.utils
 import functools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from lccl_client.errors import LcclServerError, UnreadableAnswerError, server_error
+from lccl_client.errors import KINDS, LcclServerError, UnreadableAnswerError
 
 T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
-    """What a request for classes may say beside its images.
+    """The fields that a request for classes may have beside its images.
 
     Attributes:
         model: the served model's name; without it the server's default.
@@ -45,26 +45,19 @@ class Options(TypedDict, total=False):
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, before a transport sends it."""
+class Call(NamedTuple):
+    """One request, before a transport sends it: the arguments of ``httpx.Client.request``."""
 
     method: str
-    path: str
-    params: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
+    url: str
+    params: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = MappingProxyType({})
     content: bytes | None = None
     files: list[tuple[str, tuple[str, bytes, str]]] | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The keywords of ``httpx.Client.request``."""
-        return {
-            "method": self.method, "url": self.path, "params": self.params, "headers": self.headers,
-            "content": self.content, "files": self.files,
-        }  # fmt: skip
-
 
 BINARY = "application/octet-stream"
+MODELS = Call("GET", "/v1/models")
 
 
 def classify(
@@ -75,7 +68,7 @@ def classify(
     request_id: str | None = None,
     **fields: str | float | None,
 ) -> Call:
-    """Ask for the classes of encoded images: one goes as the body, several as a form. A field that is None is unsaid.
+    """Ask for the classes of encoded images: one goes as the body, several as a form. A field that is None is left out.
 
     Raises:
         ValueError: no image, or a version without a model.
@@ -92,16 +85,8 @@ def classify(
     return Call("POST", path, params, headers, files=files)
 
 
-def list_models() -> Call:
-    return Call("GET", "/v1/models")
-
-
 def describe_model(name: str) -> Call:
     return Call("GET", _model_path(name, None))
-
-
-def readiness() -> Call:
-    return Call("GET", "/health/ready")
 
 
 def key_headers(api_key: str | None) -> dict[str, str]:
@@ -129,12 +114,11 @@ def parse(kind: type[T], content: bytes) -> T:
 
     """
     try:
-        found: T = _adapter(kind).validate_json(content)  # type: ignore[arg-type]  # a class is hashable
+        return cast(T, _adapter(kind).validate_json(content))  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise UnreadableAnswerError(f"the answer is no {kind.__name__}: {where}: {first['msg']}") from error
-    return found
 
 
 @functools.cache
@@ -151,31 +135,30 @@ def _model_path(model: str | None, version: str | None) -> str:
 
 def _problem(response: httpx.Response) -> LcclServerError:
     """The exception for an error: the server's problem, or what something before it (a proxy) sent."""
-    found: dict[str, Any] = {}
-    if response.headers.get("content-type", "").partition(";")[0] == "application/problem+json":
-        try:
-            found = _adapter(dict[str, Any]).validate_json(response.content)
-        except ValidationError:
-            found = {}
-    return server_error(
-        response.status_code,
-        str(found.get("code", "")),
-        str(found.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
-        str(found.get("request_id", "")) or response.headers.get("x-request-id", ""),
-        retry_after(response.headers.get("retry-after"), time.time()),
+    is_problem = response.headers.get("content-type", "").partition(";")[0] == "application/problem+json"
+    try:
+        fields = _adapter(dict[str, Any]).validate_json(response.content if is_problem else b"{}")
+    except ValidationError:
+        fields = {}
+    status, code = response.status_code, str(fields.get("code", ""))
+    kind = KINDS.get((status, code)) or KINDS.get((status, ""), LcclServerError)
+    return kind(
+        status,
+        code,
+        str(fields.get("detail", "")) or f"{response.reason_phrase}: {response.text[:200]}",
+        str(fields.get("request_id", "")) or response.headers.get("x-request-id", ""),
+        retry_after(response.headers.get("retry-after", ""), time.time()),
     )
 
 
-def retry_after(header: str | None, now: float) -> float | None:
+def retry_after(header: str, now: float) -> float | None:
     """Seconds to wait, from a ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3).
 
     Args:
-        header: None where there is none.
+        header: empty where there is none.
         now: Unix time.
 
     """
-    if header is None:
-        return None
     if header.strip().isdecimal():
         return float(header)
     try:

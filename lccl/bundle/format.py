@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lccl.errors import ArchitectureError, BundleError, InputError
+from lccl.bundle.training_record import TrainingRecord
+from lccl.errors import ArchitectureError, BundleError, LcclError
 from lccl.networks import Architecture, ResNet, build
+from lccl.networks.lowering import network_shape
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
+from lccl.plan.geometry import NetworkShape
 from lccl.preprocessing import Preprocessing
 
 FORMAT = "lccl-bundle"
@@ -34,14 +37,14 @@ MAX_WEIGHTS_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A model with all that serving needs to know of it.
+    """A model with all that serving needs.
 
     Attributes:
         network: in evaluation mode, float32.
         labels: the classes' names, in the order of the logits.
         table: what it offers between accuracy and work.
         splits: sizes and digest of the two held-out parts of the training data.
-        training: how it was trained, and the plain twin it is compared with.
+        training: how it was trained, its early exits, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
         self_test: what it answers to images drawn from a seed (:mod:`lccl.bundle.self_test`); empty where not recorded.
         digest: SHA-256 over the description and the weights; empty until saved or loaded.
@@ -54,23 +57,20 @@ class Bundle:
     preprocessing: Preprocessing
     table: OperatingPointTable
     splits: Mapping[str, Any]
-    training: Mapping[str, Any]
+    training: TrainingRecord = field(default_factory=TrainingRecord)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     self_test: Mapping[str, Any] = field(default_factory=dict)
     version: str = "1"
     digest: str = ""
 
     @property
-    def epochs(self) -> int:
-        """How many epochs it was trained for, those of the runs that its own began from included."""
-        record, count = self.training, len(self.training.get("epochs", []))
-        while record := record.get("earlier", {}).get("training", {}):
-            count += len(record.get("epochs", []))
-        return count
+    def shape(self) -> NetworkShape:
+        """What counts in its network; an engine that runs it has the same."""
+        return network_shape(self.architecture, self.preprocessing.size, self.network.sidenets.specs)
 
 
 def save(bundle: Bundle, folder: Path) -> str:
-    """Write a bundle and return its digest. Each file is written beside the old one, then put in its place."""
+    """Write a bundle and return its digest. Each file is written beside the old one, then replaces it."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = save_tensors(_stored_tensors(bundle.network))
     description = {
@@ -83,7 +83,7 @@ def save(bundle: Bundle, folder: Path) -> str:
         "preprocessing": bundle.preprocessing.to_json(),
         "operating_points": bundle.table.to_json(),
         "splits": dict(bundle.splits),
-        "training": dict(bundle.training),
+        "training": bundle.training.to_json(),
         "calibration": dict(bundle.calibration),
         "self_test": dict(bundle.self_test),
         "files": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
@@ -106,55 +106,14 @@ def load(folder: Path) -> Bundle:
     """
     description = _read_description(folder)
     try:
-        architecture = Architecture.from_json(description["architecture"])
-        network = build(architecture)
-        network.add_sidenets(_sidenets(description))
-        preprocessing = Preprocessing.from_json(description["preprocessing"])
-        table = OperatingPointTable.from_json(description["operating_points"])
-        labels, version, files = description["labels"], description["version"], description["files"]
-        splits, training, calibration = (description[name] for name in ("splits", "training", "calibration"))
-        self_test = description.get("self_test", description.get("canary", {}))  # its name before version 0.2
+        bundle = _described(description)
+        expected = description["files"][WEIGHTS]
     except KeyError as missing:
         raise BundleError(f"{folder / DESCRIPTION} lacks {missing}") from missing
-    except (ArchitectureError, InputError) as error:
+    except (LcclError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{folder / DESCRIPTION} is not usable: {error}") from error
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise BundleError(f"{folder / DESCRIPTION} needs a list of texts as labels")
-    if len(labels) != architecture.classes:
-        raise BundleError(f"{folder / DESCRIPTION} names {len(labels)} labels for {architecture.classes} classes")
-    try:
-        "".join([*labels, str(version)]).encode()
-    except UnicodeEncodeError as error:
-        raise BundleError(f"{folder / DESCRIPTION} has labels or a version that are no text: {error}") from error
-    if not isinstance(version, str) or not all(isinstance(part, dict) for part in (splits, training, calibration)):
-        raise BundleError(f"{folder / DESCRIPTION} needs a text as version, objects as splits, training, calibration")
-    _check_self_test(self_test, architecture.classes, folder / DESCRIPTION)
-    if not isinstance(files, dict) or set(files) != {WEIGHTS}:
-        raise BundleError(f"{folder / DESCRIPTION} must list exactly {WEIGHTS} under files")
-    if len(table.exact.setting.thresholds) != len(network.skip_convs):
-        raise BundleError(
-            f"{folder / DESCRIPTION} gives {len(table.exact.setting.thresholds)} thresholds for "
-            f"{len(network.skip_convs)} gated convolutions"
-        )
-    if len(table.exact.setting.exit_confidence) != len(network.sidenets):
-        raise BundleError(
-            f"{folder / DESCRIPTION} gives {len(table.exact.setting.exit_confidence)} exit confidences for "
-            f"{len(network.sidenets)} SideNets"
-        )
-    _fill(network, _read_weights(folder / WEIGHTS, files[WEIGHTS]), folder / WEIGHTS)
-    return Bundle(
-        architecture=architecture,
-        network=network.eval().requires_grad_(False),
-        labels=tuple(labels),
-        preprocessing=preprocessing,
-        table=table,
-        splits=splits,
-        training=training,
-        calibration=calibration,
-        self_test=self_test,
-        version=version,
-        digest=description["digest"],
-    )
+    _fill(bundle.network, _read_weights(folder / WEIGHTS, expected), folder / WEIGHTS)
+    return bundle
 
 
 def version_of(folder: Path) -> str:
@@ -167,31 +126,74 @@ def version_of(folder: Path) -> str:
     return str(_read_description(folder).get("version", ""))
 
 
-def _sidenets(description: Mapping[str, Any]) -> list[SideNetSpec]:
-    """Where SideNets stand; bundles from before there were any do not say."""
-    entries = description.get("sidenets", [])
-    if not isinstance(entries, list):
+def _described(description: Mapping[str, Any]) -> Bundle:
+    """The bundle that a description describes, its network with fresh weights.
+
+    Raises:
+        KeyError: a part is missing.
+        LcclError, TypeError, ValueError: a part is wrong.
+
+    """
+    architecture = Architecture.from_json(description["architecture"])
+    network = build(architecture)
+    sidenets = description.get("sidenets", [])  # bundles from before there were any do not say
+    if not isinstance(sidenets, list):
         raise ArchitectureError("sidenets are a list")
-    return [SideNetSpec.from_json(entry) for entry in entries]
+    network.add_sidenets([SideNetSpec.from_json(entry) for entry in sidenets])
+    bundle = Bundle(
+        architecture=architecture,
+        network=network.eval().requires_grad_(False),
+        labels=description["labels"],
+        preprocessing=Preprocessing.from_json(description["preprocessing"]),
+        table=OperatingPointTable.from_json(description["operating_points"]),
+        splits=description["splits"],
+        training=TrainingRecord.from_json(description["training"]),
+        calibration=description["calibration"],
+        self_test=description.get("self_test", description.get("canary", {})),  # its name before version 0.2
+        version=description["version"],
+        digest=description["digest"],
+    )
+    if set(description["files"]) != {WEIGHTS} or not isinstance(description["files"], dict):
+        raise BundleError(f"files must list exactly {WEIGHTS}")
+    _check_texts(bundle)
+    _check_self_test(bundle.self_test, architecture.classes)
+    if not all(isinstance(part, dict) for part in (bundle.splits, bundle.calibration)):
+        raise BundleError("splits and calibration are objects")
+    exact, exits = bundle.table.exact.setting, len(network.sidenets)
+    if len(exact.thresholds) != len(network.skip_convs):
+        raise BundleError(
+            f"it gives {len(exact.thresholds)} thresholds for {len(network.skip_convs)} gated convolutions"
+        )
+    if len(exact.exit_confidence) != exits:
+        raise BundleError(f"it gives {len(exact.exit_confidence)} exit confidences for {exits} SideNets")
+    return replace(bundle, labels=tuple(bundle.labels))
 
 
-def _check_self_test(self_test: object, classes: int, file: Path) -> None:
+def _check_texts(bundle: Bundle) -> None:
+    labels, classes = bundle.labels, bundle.architecture.classes
+    if not isinstance(labels, list) or not all(isinstance(text, str) for text in (*labels, bundle.version)):
+        raise BundleError("labels are a list of texts, and the version is a text")
+    if len(labels) != classes:
+        raise BundleError(f"it names {len(labels)} labels for {classes} classes")
+    try:
+        "".join([*labels, bundle.version]).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"it has labels or a version that are no text: {error}") from error
+
+
+def _check_self_test(self_test: Mapping[str, Any], classes: int) -> None:
     """A self-test is empty, or a seed and finite logits [images, classes] per operating point."""
     if self_test == {}:
         return
     try:
-        if (
-            not isinstance(self_test, dict)
-            or not isinstance(self_test["seed"], int)
-            or not 0 <= self_test["seed"] < 1 << 32
-        ):
+        if not isinstance(self_test["seed"], int) or not 0 <= self_test["seed"] < 1 << 32:
             raise TypeError("it needs a seed")
         for rows in self_test["logits"].values():
             logits = np.array(rows, dtype=np.float64)
             if logits.shape[1:] != (classes,) or not len(logits) or not np.isfinite(logits).all():
                 raise ValueError("it needs finite logits of every class")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise BundleError(f"{file} has an unreadable self-test: record it anew with lccl self-test") from error
+        raise BundleError("it has an unreadable self-test: record it again with lccl self-test") from error
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

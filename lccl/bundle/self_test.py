@@ -1,4 +1,4 @@
-"""A model's self-test: what it answers to images drawn from a seed, so that a server can tell that it computes right."""
+"""A model's self-test: its answers to images drawn from a seed, which a server compares with its own before serving."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lccl.bundle.format import Bundle
-from lccl.compiler import compile_network
 from lccl.engines.base import Engine
 from lccl.errors import BundleError
 from lccl.plan.run import NEVER, RunOptions, Setting
 
 SEED, IMAGES = 0, 2
-COARSE = 5  # the images are noise of this many points a side, enlarged: as smooth as photographs are
+COARSE = 5  # the images are noise of this many points a side, enlarged, so that they are smooth like photographs
 # Largest difference that is taken for rounding, relative to the largest logit. At a point past exact, rounding
 # moves gates across their thresholds.
 TOLERANCE = {"fp64": (1e-3, 0.1), "fp32": (1e-3, 0.1), "fp16": (0.05, 0.25), "bf16": (0.15, 0.35)}
@@ -39,14 +38,17 @@ def images_for(engine: Engine, bundle: Bundle) -> NDArray[np.uint8]:
     return draw(int(bundle.self_test.get("seed", SEED)), IMAGES, image.height, image.width)
 
 
-def record(bundle: Bundle) -> dict[str, Any]:
-    """What the reference engine answers: at exact, at the last point's thresholds and at every exit, for the bundle.
+def record(bundle: Bundle, engine: Engine) -> dict[str, Any]:
+    """What the bundle stores: answers at exact, at the last point's thresholds and at every exit.
 
-    A point that a network barely trained has no finite answer at is left out.
+    A point at which a barely trained network has no finite answer is left out.
+
+    Args:
+        engine: the reference engine of the bundle.
+
     """
-    engine = compile_network(bundle, "cpu", engine="reference")
-    found = {name: _run(engine, bundle, setting) for name, setting in _settings(bundle).items()}
-    finite = {name: logits for name, logits in found.items() if np.isfinite(logits).all()}
+    answers = {name: _run(engine, bundle, setting) for name, setting in _settings(bundle).items()}
+    finite = {name: logits for name, logits in answers.items() if np.isfinite(logits).all()}
     return {
         "seed": SEED,
         "logits": {name: [[float(f"{value:.6g}") for value in row] for row in rows] for name, rows in finite.items()},
@@ -82,7 +84,7 @@ def check(engine: Engine, bundle: Bundle) -> NDArray[np.floating]:
 
 
 def _settings(bundle: Bundle) -> dict[str, Setting]:
-    """What to run the images under: nobody leaves, or all by the same exit."""
+    """What to run the images under: no image leaves early, or all by the same exit."""
     exact, last = bundle.table.points[0], bundle.table.points[-1]
     exits = len(exact.setting.exit_confidence)
     settings = {str(point.name): replace(point.setting, exit_confidence=(NEVER,) * exits) for point in (exact, last)}

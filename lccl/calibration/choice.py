@@ -130,8 +130,8 @@ class _Trials:
         return self._try(self._curve.at(position), position)
 
     def _try(self, setting: Setting, position: float) -> _Trial:
-        found = measure(self._engine, self._split, setting)
-        trial = _Trial(setting, position, found.skip_ratio(self._engine.shape), found.accuracy)
+        measured = measure(self._engine, self._split, setting)
+        trial = _Trial(setting, position, measured.skip_ratio(self._engine.shape), measured.accuracy)
         self._progress(f"skip ratio {trial.skip_ratio:.3f}, accuracy {trial.accuracy:.4f}")
         return trial
 
@@ -166,10 +166,10 @@ def _between(trials: _Trials, first: _Trial, second: _Trial) -> _Trial | None:
     middle = (first.skip_ratio + second.skip_ratio) / 2
     bent = abs(trials.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
     steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-    found = trials.reaching(middle, np.inf, after=first, before=second) if bent or steep else None
-    if found is None or min(found.skip_ratio - first.skip_ratio, second.skip_ratio - found.skip_ratio) < FINEST_STEP:
+    added = trials.reaching(middle, np.inf, after=first, before=second) if bent or steep else None
+    if added is None or min(added.skip_ratio - first.skip_ratio, second.skip_ratio - added.skip_ratio) < FINEST_STEP:
         return None
-    return found
+    return added
 
 
 def _named(chosen: list[_Trial]) -> dict[str, Setting]:
@@ -185,18 +185,18 @@ def _by_layer_and_exit(measurements: Mapping[str, Measurement], shape: NetworkSh
     """What a bundle records of each point: layers' skip ratios (mean, deviation) and the share each exit answers."""
     record: dict[str, Any] = {
         "layers": [layer.name for layer in shape.layers],
-        "skip_ratio_mean_std": {name: _layer_spread(found, shape) for name, found in measurements.items()},
+        "skip_ratio_mean_std": {name: _layer_spread(measured, shape) for name, measured in measurements.items()},
     }
     if shape.exits:
         record["images_by_exit"] = {
-            name: _rounded(np.bincount(found.exit_index, minlength=len(shape.exits) + 1) / len(found.exit_index))
-            for name, found in measurements.items()
+            name: _rounded(np.bincount(each.exit_index, minlength=len(shape.exits) + 1) / len(each.exit_index))
+            for name, each in measurements.items()
         }
     return record
 
 
-def _layer_spread(found: Measurement, shape: NetworkShape) -> list[list[float]]:
-    ratios = shape.layer_skip_ratios(found.kept)
+def _layer_spread(measured: Measurement, shape: NetworkShape) -> list[list[float]]:
+    ratios = shape.layer_skip_ratios(measured.kept)
     return [_rounded(np.array(pair)) for pair in zip(ratios.mean(0), ratios.std(0), strict=True)]
 
 

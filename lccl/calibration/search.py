@@ -1,4 +1,4 @@
-"""The threshold search from exact to sparse: which threshold to raise or which exit to widen next, by what that costs."""
+"""The threshold search: which threshold to raise next, or which exit's confidence to lower, by cost and work saved."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> 
 
 
 def gate_candidates(values: Sequence[Values]) -> list[Values]:
-    """For each layer evenly spaced quantiles of its gate's values, those above 0, and last what closes it."""
+    """For each layer evenly spaced quantiles of its gate's values above 0, and last a threshold above all of them."""
     count = min(MOST_CANDIDATES, max(FEWEST_CANDIDATES, MOVES // max(1, len(values))))
     candidates = []
     for layer in values:
@@ -111,7 +111,7 @@ def gate_candidates(values: Sequence[Values]) -> list[Values]:
 
 
 def exit_candidates(engine: Engine, split: Split) -> list[Values]:
-    """For each early exit falling quantiles of its confidences over some images, and last what lets all leave."""
+    """For each early exit falling quantiles of its confidences over some images, and last 0: all images leave."""
     exits, candidates = len(engine.shape.exits), []
     for number in range(exits):
         only_here = tuple(NEVER * (number != other) for other in range(exits))

@@ -1,4 +1,4 @@
-"""Measurements → operating points: the only place where a table is built, for calibration and for training alike."""
+"""Measurements → operating points: the only builder of tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXIT_CONFIDENCES = (0.9999, 0.999, 0.995, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, LOWEST
 def build_table(
     engine: Engine, data: HeldOut, settings: Mapping[str, Setting]
 ) -> tuple[OperatingPointTable, dict[str, Measurement]]:
-    """Measure settings on the part that chose nothing, and state them as a table beside exact.
+    """Measure settings on the held-out part that was not used for choosing, and state them as a table beside exact.
 
     Exact's accuracy is from both parts, since its thresholds are 0 whatever is chosen. A network with early exits also
     gets ``exit_points``. A setting that skips no more than one before it, which only few images can bring about, is
@@ -39,16 +39,16 @@ def build_table(
     exact = measure(engine, data.measure, exact_setting(engine))
     unchosen = np.concatenate([exact.right, measure(engine, data.choose, exact.setting).right])
 
-    def state(name: str, found: Measurement) -> OperatingPoint:
-        return operating_point(name, found, exact, engine.shape, unchosen)
+    def state(name: str, measured: Measurement) -> OperatingPoint:
+        return operating_point(name, measured, exact, engine.shape, unchosen)
 
     points, measurements = [state(EXACT, exact)], {EXACT: exact}
     for name, setting in settings.items():
-        found = measure(engine, data.measure, setting)
-        point = state(name, found)
+        measured = measure(engine, data.measure, setting)
+        point = state(name, measured)
         if point.skip_ratio > points[-1].skip_ratio:
             points.append(point)
-            measurements[name] = found
+            measurements[name] = measured
     exits = len(engine.shape.exits)
     confident = (
         replace(exact.setting, exit_confidence=(confidence,) * exits) for confidence in EXIT_CONFIDENCES if exits
@@ -61,7 +61,7 @@ def build_table(
 
 def operating_point(
     name: str,
-    found: Measurement,
+    measured: Measurement,
     exact: Measurement,
     shape: NetworkShape,
     unchosen: NDArray[np.bool_] | None = None,
@@ -74,16 +74,16 @@ def operating_point(
             narrower than that of the accuracy on the fewer images alone.
 
     """
-    count = len(found.right)
-    lost = int((exact.right & ~found.right).sum())
-    won = int((found.right & ~exact.right).sum())
+    count = len(measured.right)
+    lost = int((exact.right & ~measured.right).sum())
+    won = int((measured.right & ~exact.right).sum())
     low, high = paired_difference(lost, won, count)
-    accuracy, interval = _accuracy(found, exact, exact.right if unchosen is None else unchosen)
+    accuracy, interval = _accuracy(measured, exact, exact.right if unchosen is None else unchosen)
     return OperatingPoint(
         name=name,
-        setting=found.setting,
-        skip_ratio=found.skip_ratio(shape),
-        gated_macs=found.gated_macs(shape),
+        setting=measured.setting,
+        skip_ratio=measured.skip_ratio(shape),
+        gated_macs=measured.gated_macs(shape),
         accuracy=accuracy,
         accuracy_interval=interval,
         drop=100 * (lost - won) / count,
@@ -92,9 +92,9 @@ def operating_point(
     )
 
 
-def _accuracy(found: Measurement, exact: Measurement, unchosen: NDArray[np.bool_]) -> tuple[float, Interval]:
-    """Exact's accuracy over all images less the loss on those of ``found``; for exact itself Wilson's interval."""
-    loss = exact.right.astype(np.float64) - found.right
+def _accuracy(measured: Measurement, exact: Measurement, unchosen: NDArray[np.bool_]) -> tuple[float, Interval]:
+    """Exact's accuracy over all images less the loss on those of ``measured``; for exact itself Wilson's interval."""
+    loss = exact.right.astype(np.float64) - measured.right
     if not loss.any():
         return float(unchosen.mean()), Interval(*wilson(int(unchosen.sum()), len(unchosen)))
     accuracy = min(1.0, max(0.0, float(unchosen.mean() - loss.mean())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def use_threads(threads: int) -> None:
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Errors that are the user's to mend end the command with one sentence instead of a traceback."""
+    """Errors that the user can correct end the command with one sentence instead of a traceback."""
     try:
         yield
     except LcclError as error:
@@ -77,6 +78,16 @@ def training_progress() -> Iterator[Any]:
                 progress.console.print(f"epoch {done}/{of}  {shown}", highlight=False)
 
         yield report
+
+
+def save_with_self_test(bundle: Bundle, folder: Path) -> None:
+    """Save a bundle with the reference engine's answers as its self-test."""
+    from lccl.bundle.format import save
+    from lccl.bundle.self_test import record
+    from lccl.compiler import compile_network
+
+    engine = compile_network(bundle, "cpu", engine="reference")
+    save(replace(bundle, self_test=record(bundle, engine)), folder)
 
 
 def new_table(*columns: str) -> Table:

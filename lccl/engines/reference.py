@@ -1,4 +1,4 @@
-"""The reference engine: interprets a plan in plain PyTorch, dense then masked. It is the truth that others meet."""
+"""The reference engine: interprets a plan in plain PyTorch, dense then masked. Other engines are compared with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class State:
     ``values``, ``thresholds`` and ``confidence`` hold only the images still active; ``active`` are their positions in
     the batch. A step that ends images takes them out of all four.
 
-    ``masks`` and ``gates`` of a layer are of the whole batch, 0 for images that never came there; so are ``logits``
+    ``masks`` and ``gates`` of a layer are of the whole batch, 0 for images that left before it; so are ``logits``
     and ``exit_index``.
     """
 
@@ -89,7 +89,7 @@ class ReferenceEngine:
         return self._output(state), state
 
     def begin(self, images: Images, options: RunOptions) -> State:
-        """Check a batch and lay it in the first buffer's place."""
+        """Check a batch and make it the first state."""
         check_inputs(self.plan, images, options)
         pixels = torch.from_numpy(np.array(images)).to(self._device)
         return State(
@@ -123,10 +123,7 @@ class ReferenceEngine:
 
     def _convolve(self, step: steps.Convolve, state: State) -> None:
         x = state.values[step.input]
-        if step.split is None:
-            value = self._conv(x, step.weight, step.stride)
-        else:
-            value = self._split(step, step.split, x)
+        value = self._conv(x, step.weight, step.stride) if step.split is None else self._split(step, step.split, x)
         if step.affine is not None:
             value = self._affine(step.affine, value)
         if step.relu:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 from lccl.errors import ArchitectureError
+from lccl.json_values import read_fields
 from lccl.networks.cifar import cifar_bottleneck_resnet, cifar_resnet
 from lccl.networks.gates import GateSpec
 from lccl.networks.imagenet import imagenet_resnet
@@ -114,16 +115,13 @@ class Architecture:
             ArchitectureError: anything else.
 
         """
-        names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or set(value) | {"placement", "gate_norm", "split"} != set(names):
-            raise ArchitectureError(f"an architecture has exactly the fields {', '.join(names)}")
-        if not all(isinstance(value.get(name, ""), str) for name in ("name", "form", "gate", "placement", "split")):
-            raise ArchitectureError("an architecture's name, form, gate, placement and split are texts")
-        if not isinstance(value.get("gate_norm", True), bool):
-            raise ArchitectureError("an architecture's gate_norm is true or false")
-        if value["form"] == "auto":
+        try:
+            architecture = read_fields(cls, value)
+        except TypeError as error:
+            raise ArchitectureError(f"an architecture is not readable: {error}") from error
+        if not isinstance(value, dict) or value.get("form", "auto") == "auto":
             raise ArchitectureError("an architecture names its form: use post or pre")
-        return cls(**value)
+        return architecture
 
 
 def build(architecture: Architecture) -> ResNet:
@@ -132,7 +130,7 @@ def build(architecture: Architecture) -> ResNet:
     if architecture.gate != "none":
         placement = PLACEMENTS[architecture.placement]
         gate = replace(GateSpec.parse(architecture.gate), norm=architecture.gate_norm, before=placement)
-    made = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
+    network = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
     if architecture.split != "none":
-        convert(made, read_split(architecture.split))
-    return made
+        convert(network, read_split(architecture.split))
+    return network

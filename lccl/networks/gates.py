@@ -84,7 +84,7 @@ class Gate(nn.Module):
 
     Without ``norm`` it is ``ReLU(conv(x))``.
     The normalisation's shift starts at ``initial_shift``, so that a fresh gate is mostly open and
-    still reaches zero; a gate that starts shut gets no gradient and never opens.
+    still reaches zero; a gate that starts closed gets no gradient and never opens.
     """
 
     def __init__(

@@ -1,14 +1,16 @@
-"""Network → plan: the only place where trained modules become steps."""
+"""Network → plan: the only lowering."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lccl.networks.gates import Gate as GateModule
+from lccl.networks import Architecture, build
 from lccl.networks.resnet import (
     IdentityShortcut,
     PostActivationBlock,
@@ -16,8 +18,10 @@ from lccl.networks.resnet import (
     ProjectionShortcut,
     ResNet,
 )
+from lccl.networks.sidenet import SideNetSpec
 from lccl.networks.skip_conv import SkipConv
 from lccl.networks.split_conv import SplitConv
+from lccl.plan.geometry import NetworkShape, shape_of
 from lccl.plan.steps import (
     Activated,
     Affine,
@@ -63,6 +67,19 @@ def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
     )
 
 
+def network_shape(architecture: Architecture, size: int, sidenets: Sequence[SideNetSpec] = ()) -> NetworkShape:
+    """What counts in a network for images of ``size`` pixels a side: the same lowering, of weights that take no memory.
+
+    Raises:
+        ArchitectureError: the SideNets do not fit the network.
+
+    """
+    with torch.device("meta"):
+        network = build(architecture).eval()
+        network.add_sidenets(sidenets)
+    return shape_of(lower(network, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
+
+
 @dataclass
 class _Builder:
     """Steps and buffers as they are put down."""
@@ -76,62 +93,33 @@ class _Builder:
         return name
 
     def convolve(
-        self,
-        name: str,
-        source: str,
-        conv: nn.Conv2d | SplitConv,
-        norm: nn.BatchNorm2d | None,
-        *,
-        relu: bool,
-        gate: GateModule | None = None,
-        gate_input: str | None = None,
-        residual: Residual | None = None,
-        raw: str | None = None,
-        activated: str | None = None,
-        activation: nn.BatchNorm2d | None = None,
+        self, name: str, source: str, conv: nn.Conv2d | SplitConv, norm: nn.BatchNorm2d | None, **fields: Any
     ) -> None:
-        """Append a convolution; ``raw`` and ``activated`` name its outputs, ``activation`` is the latter's affine.
-
-        The gate reads ``gate_input``, without it the convolution's own input.
-        """
-        before = self.buffers[source]
-        stride = int(conv.stride[0])
-        height, width = -(-before.height // stride), -(-before.width // stride)
-        for output in (raw, activated):
-            if output is not None:
-                self.buffer(output, conv.out_channels, height, width)
-        lowered = None
-        if gate is not None:
-            affine = _identity(gate.conv) if gate.norm is None else _affine(gate.norm)
-            lowered = Gate(name, len(self.layers), gate_input or source, _array(gate.conv.weight), affine)
-            self.layers.append(name)
-        self.steps.append(
-            Convolve(
-                name=name,
-                input=source,
-                weight=_array(conv.window.weight if isinstance(conv, SplitConv) else conv.weight),
-                stride=stride,
-                affine=None if norm is None else _affine(norm),
-                relu=relu,
-                split=_split(conv) if isinstance(conv, SplitConv) else None,
-                gate=lowered,
-                residual=residual,
-                raw=raw,
-                activated=None
-                if activated is None
-                else Activated(activated, None if activation is None else _affine(activation)),
-            )
+        """Append a convolution, and a buffer for each of its outputs; ``fields`` are further ones of the step."""
+        step = Convolve(
+            name=name,
+            input=source,
+            weight=_array(conv.window.weight if isinstance(conv, SplitConv) else conv.weight),
+            stride=int(conv.stride[0]),
+            affine=None if norm is None else _affine(norm),
+            split=_split(conv) if isinstance(conv, SplitConv) else None,
+            **fields,
         )
+        before = self.buffers[source]
+        for output in step.writes:
+            self.buffer(output, conv.out_channels, -(-before.height // step.stride), -(-before.width // step.stride))
+        self.steps.append(step)
 
-    def skip_conv(self, name: str, source: str, module: SkipConv, **outputs: Any) -> None:
+    def skip_conv(self, name: str, source: str, module: SkipConv, gate_input: str | None = None, **fields: Any) -> None:
+        """Append a convolution with its gate, if it has one, which reads ``gate_input`` or else the same buffer."""
+        gate = None
+        if module.gate is not None:
+            conv, norm = module.gate.conv, module.gate.norm
+            affine = _identity(conv) if norm is None else _affine(norm)
+            gate = Gate(name, len(self.layers), gate_input or source, _array(conv.weight), affine)
+            self.layers.append(name)
         self.convolve(
-            name,
-            source,
-            module.conv,
-            module.norm,
-            relu=module.place == "norm_relu",
-            gate=module.gate,
-            **outputs,
+            name, source, module.conv, module.norm, relu=module.activation == "norm_relu", gate=gate, **fields
         )
 
     def exit(self, network: ResNet, block: int, source: str) -> None:
@@ -149,7 +137,7 @@ class _Builder:
     def shortcut(self, name: str, source: str, module: IdentityShortcut | ProjectionShortcut) -> Residual:
         if isinstance(module, IdentityShortcut):
             return Residual(source, module.stride)
-        self.convolve(f"{name}.shortcut", source, module.conv, module.norm, relu=False, raw=f"{name}.shortcut")
+        self.convolve(f"{name}.shortcut", source, module.conv, module.norm, raw=f"{name}.shortcut")
         return Residual(f"{name}.shortcut")
 
 
@@ -163,7 +151,7 @@ def _post_activation(builder: _Builder, network: ResNet, image: str) -> str:
         for name, conv in block.convs.items():
             step = f"blocks.{index}.{name}"
             if name == last:
-                builder.skip_conv(step, x, conv, residual=residual, activated=step)
+                builder.skip_conv(step, x, conv, residual=residual, activated=Activated(step))
             else:
                 builder.skip_conv(step, x, conv, raw=step)
             x = step
@@ -174,6 +162,7 @@ def _post_activation(builder: _Builder, network: ResNet, image: str) -> str:
 def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
     """Each value is activated for the next convolution, and kept raw where a gate or an identity shortcut reads it."""
     blocks = [block for block in network.blocks if isinstance(block, PreActivationBlock)]
+    assert network.final_norm is not None
     norms = [norm for block in blocks for norm in block.norms] + [network.final_norm]
     readers = [
         before or (not number and not block.projects) for block in blocks for number, before in enumerate(block.before)
@@ -182,9 +171,9 @@ def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
 
     def outputs(name: str) -> dict[str, Any]:
         norm, is_read = next(following)
-        return {"raw": name if is_read else None, "activated": f"{name}.a", "activation": norm}
+        return {"raw": name if is_read else None, "activated": Activated(f"{name}.a", _affine(norm))}
 
-    builder.convolve("stem", image, network.stem_conv, None, relu=False, **outputs("stem"))
+    builder.convolve("stem", image, network.stem_conv, None, **outputs("stem"))
     x = "stem"
     for index, block in enumerate(blocks):
         residual = builder.shortcut(f"blocks.{index}", f"{x}.a" if block.projects else x, block.shortcut)
@@ -242,6 +231,8 @@ def _identity(conv: nn.Conv2d) -> Affine:
 
 
 def _array(tensor: Tensor) -> Array:
+    if tensor.is_meta:
+        return np.broadcast_to(np.float32(0), tensor.shape)
     return tensor.detach().cpu().contiguous().numpy().copy()
 
 

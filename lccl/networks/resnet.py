@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lccl.networks.gates import GateSpec
 from lccl.networks.sidenet import SideNets, SideNetSpec, sidenets_for
-from lccl.networks.skip_conv import Place, SkipConv
+from lccl.networks.skip_conv import Activation, SkipConv
 
 Form = Literal["post", "pre"]
 
@@ -175,7 +175,7 @@ def _block(shape: BlockShape, form: Form, gate: GateSpec | None, *, projection: 
 
 
 def _basic(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[SkipConv]:
-    first, last = _places(form)
+    first, last = _activations(form)
     return [
         SkipConv(shape.in_channels, shape.width, 3, shape.stride, first, gate),
         SkipConv(shape.width, shape.width, 3, 1, last, gate),
@@ -188,7 +188,7 @@ def _bottleneck(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[Sk
     A pointwise gate on a 1×1 convolution would cost as much as the convolution, so there is none.
     Sources: torchvision's ResNet-50 v1.5; He et al. 2016, "Identity Mappings", ResNet-164, gated as in the LCCL paper.
     """
-    first, last = _places(form)
+    first, last = _activations(form)
     post = form == "post"
     last_gate = None if post or gate is None or gate.kind == "pointwise" else gate
     return [
@@ -198,7 +198,7 @@ def _bottleneck(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[Sk
     ]
 
 
-def _places(form: Form) -> tuple[Place, Place]:
+def _activations(form: Form) -> tuple[Activation, Activation]:
     return ("norm_relu", "norm") if form == "post" else ("bare", "bare")
 
 
@@ -284,8 +284,8 @@ class ResNet(nn.Module):
         readers = {side.spec.after: side for side in self.sidenets}
         features: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            x, found = block(x, columns[len(gates) :])
-            gates += found
+            x, block_gates = block(x, columns[len(gates) :])
+            gates += block_gates
             if number in readers:
                 features.append(readers[number].pool(self._activated(number, x)))
         if self.final_norm is not None:

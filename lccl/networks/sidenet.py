@@ -1,4 +1,4 @@
-"""SideNets: small classifiers beside a network, which let images that are already clear leave early.
+"""SideNets: small classifiers beside a network, which let images with a confident answer leave early.
 
 Source: Morisot, "Add a SideNet to your MainNet", arXiv 2007.13512. What the paper leaves open is this project's choice:
 means over a few parts of the map, one hidden layer, and a temperature for every answer, the network's own included.
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lccl.errors import ArchitectureError
+from lccl.json_values import read_fields
 
 MOST_EXITS = 64
 MOST_GRID = 16
@@ -44,11 +45,10 @@ class SideNetSpec:
             ArchitectureError: anything else.
 
         """
-        if not isinstance(value, dict) or set(value) != {"after", "grid", "hidden"}:
-            raise ArchitectureError("a SideNet has exactly the fields after, grid and hidden")
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
-            raise ArchitectureError("a SideNet's after, grid and hidden are whole numbers")
-        return cls(**value)
+        try:
+            return read_fields(cls, value)
+        except TypeError as error:
+            raise ArchitectureError(f"a SideNet is not readable: {error}") from error
 
 
 class SideNet(nn.Module):
@@ -102,11 +102,11 @@ def sidenets_for(specs: Sequence[SideNetSpec], channels: Sequence[int], classes:
         ArchitectureError: no such block, two SideNets after one, not in the blocks' order, or an unlikely size.
 
     """
-    places = [spec.after for spec in specs]
-    if places != sorted(set(places)):
+    blocks = [spec.after for spec in specs]
+    if blocks != sorted(set(blocks)):
         raise ArchitectureError("SideNets stand after different blocks, in the blocks' order")
-    if len(places) > MOST_EXITS:
-        raise ArchitectureError(f"a network has at most {MOST_EXITS} SideNets, not {len(places)}")
+    if len(blocks) > MOST_EXITS:
+        raise ArchitectureError(f"a network has at most {MOST_EXITS} SideNets, not {len(blocks)}")
     for spec in specs:
         if not 0 <= spec.after < len(channels):
             raise ArchitectureError(f"no block {spec.after}: this network's are 0 to {len(channels) - 1}")

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from lccl.networks.gates import Gate, GateSpec
 from lccl.networks.split_conv import SplitConv
 
-Place = Literal["norm_relu", "norm", "bare"]
+Activation = Literal["norm_relu", "norm", "bare"]
 
 
 class SkipConv(nn.Module):
     """``f(conv(x)) · g`` where ``g > threshold``, else 0. Without a gate: ``f(conv(x))``.
 
-    ``place`` names f: ``norm_relu`` (first convolution of a post-activation block), ``norm`` (its
+    ``activation`` names f: ``norm_relu`` (first convolution of a post-activation block), ``norm`` (its
     second) or ``bare`` (pre-activation block, where normalisation follows the product).
 
     ``conv`` may become a :class:`SplitConv` (:func:`lccl.networks.split_conv.convert`).
@@ -25,12 +25,18 @@ class SkipConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, place: Place, gate: GateSpec | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        activation: Activation,
+        gate: GateSpec | None,
     ) -> None:
         super().__init__()
-        self.place = place
+        self.activation = activation
         self.conv: nn.Conv2d | SplitConv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.norm = None if place == "bare" else nn.BatchNorm2d(out_channels)
+        self.norm = None if activation == "bare" else nn.BatchNorm2d(out_channels)
         self.gate = (
             None
             if gate is None
@@ -52,7 +58,7 @@ class SkipConv(nn.Module):
         y = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)
-        if self.place == "norm_relu":
+        if self.activation == "norm_relu":
             y = torch.relu(y)
         if self.gate is None:
             return y, None

@@ -31,7 +31,7 @@ def read_split(text: str) -> Fraction:
 
 
 class SplitConv(nn.Module):
-    """Takes the place of a 3×3 convolution with padding 1 and no bias: [N, C, H, W] → [N, T, ⌈H / s⌉, ⌈W / s⌉].
+    """Replaces a 3×3 convolution with padding 1 and no bias: [N, C, H, W] → [N, T, ⌈H / s⌉, ⌈W / s⌉].
 
     The first αC channels, rounded down to a multiple of ``GROUPS``, are the representative ones::
 
@@ -88,16 +88,16 @@ def convert(network: nn.Module, alpha: Fraction | float) -> None:
         ArchitectureError: a convolution cannot be split like that, or there is none; the network is as it was.
 
     """
-    found = [
+    convs = [
         (parent, name, child)
         for parent in network.modules() if not isinstance(parent, Gate)
         for name, child in parent.named_children() if isinstance(child, nn.Conv2d) and _is_plain(child)
     ]  # fmt: skip
-    if not found:
+    if not convs:
         raise ArchitectureError("the network has no 3×3 convolution that can be split")
-    for _, _, conv in found:
+    for _, _, conv in convs:
         _representative(conv.in_channels, conv.out_channels, alpha)
-    for parent, name, conv in found:
+    for parent, name, conv in convs:
         split = SplitConv(conv.in_channels, conv.out_channels, conv.stride[0], alpha)
         setattr(parent, name, split.to(conv.weight).train(conv.training))
 

@@ -149,7 +149,7 @@ class NetworkShape:
 
         Args:
             kept: int64 [N, L], 0 in layers behind an image's exit.
-            left_by: int64 [N], the exit that each image left by; None where all ran to the end.
+            exit_index: int64 [N], the exit that each image left by; None where all ran to the end.
 
         """
         beside = self.beside_cells
@@ -161,14 +161,14 @@ class NetworkShape:
         sides = np.cumsum([0, *(early.macs for early in self.exits)])
         before = [early.ungated_macs + early.means + gates[early.layers] for early in self.exits]
         trunk = [*before, self.ungated_macs + self.means + gates[-1]]
-        found: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
-        return found
+        beside: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
+        return beside
 
     def reached(self, exit_index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which SkipConvs images that leave by these exits come to: ``left_by`` int64 [N] → bool [N, L]."""
+        """Which SkipConvs images that leave by these exits come to: ``exit_index`` int64 [N] → bool [N, L]."""
         layers = np.array([*(early.layers for early in self.exits), len(self.layers)])
-        found: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[exit_index][:, None]
-        return found
+        reached: NDArray[np.bool_] = np.arange(len(self.layers)) < layers[exit_index][:, None]
+        return reached
 
     def skip_ratio(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of SkipConv cells not kept, weighted by MACs. ``kept`` int64 [N, L] → float64 [N]; 0 without gates.
@@ -192,7 +192,7 @@ def speed_up(convolution: Convolution, gate_kernel: int, gate_groups: int, kept_
 
 
 def shape_of(plan: Plan) -> NetworkShape:
-    """What counts in a plan: the geometry that ``flops`` turns into MACs."""
+    """The geometry of a plan's steps."""
     layers: list[GatedConvolution] = []
     exits: list[EarlyExit] = []
     ungated, means = 0, 0

@@ -130,8 +130,8 @@ class Convolve:
     input: str
     weight: Array
     stride: int
-    affine: Affine | None
-    relu: bool
+    affine: Affine | None = None
+    relu: bool = False
     split: Split | None = None
     gate: Gate | None = None
     residual: Residual | None = None
@@ -221,7 +221,7 @@ class Classify:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exit:
-    """An early exit: ``logits = weight · ReLU(hidden_weight · x + hidden_bias) + bias`` are the answer of sure images.
+    """An early exit, whose answer is ``logits = weight · ReLU(hidden_weight · x + hidden_bias) + bias``.
 
     An image leaves where its confidence, the largest value of ``softmax(logits)``, lies above
     ``exit_confidence[image, exit]``; no step after this sees it. ``hidden_weight`` is [h, C, grid, grid] for a pooled

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from lccl.bundle.format import Bundle
+from lccl.bundle.training_record import TeacherRecord, TrainingRecord, TwinRecord
 from lccl.data import Dataset, HeldOut, hold_out
 from lccl.errors import DataError, InputError, LcclError
 from lccl.networks import Architecture, build
-from lccl.preprocessing import Preprocessing
-from lccl.train.export import first_bundle, network_input, twin_figures
-from lccl.train.loop import Report, Statistics, channel_statistics, train
+from lccl.preprocessing import Preprocessing, Statistics
+from lccl.train.export import first_bundle, network_input, twin_record
+from lccl.train.loop import Report, channel_statistics, train
 from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import Recipe
 
@@ -28,7 +29,7 @@ class Attachment:
     """A plain network, measured, and the images it will be trained on further.
 
     Attributes:
-        plain_twin: the plain network's figures, as the bundle notes them: the yardstick.
+        plain_twin: the plain network's figures, as the bundle records them.
 
     """
 
@@ -36,12 +37,12 @@ class Attachment:
     dataset: Dataset
     held: HeldOut
     preprocessing: Preprocessing
-    plain_twin: dict[str, Any]
+    plain_twin: TwinRecord
 
     @property
     def doubtful(self) -> bool:
         """Whether the plain network is hardly better than guessing, so that it is probably read wrongly."""
-        return bool(self.plain_twin["accuracy"] < min(0.6, 2 / len(self.dataset.classes)))
+        return self.plain_twin.accuracy < min(0.6, 2 / len(self.dataset.classes))
 
 
 def input_of(plain: PlainNetwork, statistics: Statistics | None) -> Preprocessing | None:
@@ -102,14 +103,14 @@ def prepare(
     if preprocessing is None:
         mean, std = channel_statistics(held.train)
         preprocessing = replace(_geometry(plain), mean=mean, std=std)
-    measured = first_bundle(plain.network, plain.architecture, dataset, held, {}, preprocessing)
-    known = plain.bundle is not None and plain.bundle.splits.get("digest") == held.digest
-    figures = twin_figures(replace(measured, digest=plain.digest)) | {
-        "attached_to": plain.source,
-        "may_know_the_images": not known,
-        "recipe": plain.bundle.training.get("recipe") if plain.bundle else None,
-    }
-    return Attachment(plain, dataset, held, preprocessing, figures)
+    measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing)
+    twin = replace(
+        twin_record(replace(measured, digest=plain.digest)),
+        attached_to=plain.source,
+        may_know_the_images=plain.bundle is None or plain.bundle.splits.get("digest") != held.digest,
+        recipe=plain.bundle.training.recipe if plain.bundle else None,
+    )
+    return Attachment(plain, dataset, held, preprocessing, twin)
 
 
 def gated(plain: PlainNetwork, gate: str) -> Architecture:
@@ -149,10 +150,10 @@ def attach(
     network, record = train(
         architecture, held, recipe, folder,
         device=device, compile_network=compile_network, report=report,
-        start=plain.network, teacher=plain.network, statistics=(preprocessing.mean, preprocessing.std),
+        start=plain.network, teacher=plain.network, statistics=preprocessing.statistics,
     )  # fmt: skip
-    taught = {"digest": plain.digest, "accuracy": attachment.plain_twin["accuracy"]}
-    record = record | {"plain_twin": attachment.plain_twin, "teacher": taught}
+    twin = attachment.plain_twin
+    record = replace(record, plain_twin=twin, teacher=TeacherRecord(twin.digest, twin.accuracy))
     return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from lccl.bundle.format import Bundle
+from lccl.bundle.training_record import AccuracyRecord, TrainingRecord, TwinRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import Dataset, HeldOut
@@ -20,25 +19,21 @@ def first_bundle(
     architecture: Architecture,
     dataset: Dataset,
     held: HeldOut,
-    record: Mapping[str, Any],
+    record: TrainingRecord,
     preprocessing: Preprocessing | None = None,
 ) -> Bundle:
-    """Measure the exact network on both held-out parts, which it chose nothing on, and on any test images.
+    """Measure the exact network on both held-out parts, neither of which trained it, and on any test images.
 
     Without ``preprocessing`` it is that of a network trained here, with the mean and deviation in its record.
     """
     if preprocessing is None:
-        red, green, blue = record["data"]["mean"]
-        deviation = record["data"]["std"]
-        preprocessing = replace(
-            network_input(network.image_size), mean=(red, green, blue), std=(deviation[0], deviation[1], deviation[2])
-        )
+        assert record.data is not None
+        preprocessing = replace(network_input(network.image_size), mean=record.data.mean, std=record.data.std)
     engine = compile_network(network, precision="fp32", preprocessing=preprocessing)
     table, _ = build_table(engine, held, {})
-    test = {}
     if len(dataset.test):
         accuracy = measure(engine, dataset.test, table.exact.setting).accuracy
-        test = {"test": {"images": len(dataset.test), "accuracy": accuracy}}
+        record = replace(record, test=AccuracyRecord(len(dataset.test), accuracy))
     return Bundle(
         architecture=architecture,
         network=network,
@@ -46,21 +41,15 @@ def first_bundle(
         preprocessing=preprocessing,
         table=table,
         splits={"choose": len(held.choose), "measure": len(held.measure), "digest": held.digest},
-        training=dict(record) | test,
+        training=record,
     )
 
 
-def twin_figures(twin: Bundle) -> dict[str, Any]:
-    """What a bundle notes of the plain network it is compared with."""
-    exact = twin.table.exact
-    return {
-        "digest": twin.digest,
-        "accuracy": exact.accuracy,
-        "accuracy_interval": [exact.accuracy_interval.low, exact.accuracy_interval.high],
-        "test": twin.training.get("test"),
-        "recipe": twin.training.get("recipe"),
-        "epochs": twin.epochs,
-    }
+def twin_record(twin: Bundle) -> TwinRecord:
+    """What a bundle records of the plain network it is compared with."""
+    exact, training = twin.table.exact, twin.training
+    interval = (exact.accuracy_interval.low, exact.accuracy_interval.high)
+    return TwinRecord(twin.digest, exact.accuracy, interval, training.test, training.recipe, training.total_epochs)
 
 
 def network_input(size: int) -> Preprocessing:

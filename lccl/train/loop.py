@@ -7,29 +7,31 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lccl.bundle.training_record import DataRecord, MachineRecord, TrainingRecord
 from lccl.calibration.search import LARGEST_COST, gate_candidates, gate_values, search_thresholds, skipped_shares
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, ResNet, build
-from lccl.preprocessing import Preprocessing
+from lccl.networks.lowering import network_shape
+from lccl.preprocessing import Preprocessing, Statistics
 from lccl.train.augmentation import augment
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
 
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 Report = Callable[[str, int, int, dict[str, float]], None]
-PATH_IMAGES = 400
+CURVE_IMAGES = 400
 WATCHED_SKIP_RATIOS = (0.3, 0.45, 0.6)
 WATCHED_IMAGES = 1000
 
@@ -47,7 +49,7 @@ def train(
     teacher: ResNet | None = None,
     statistics: Statistics | None = None,
     teacher_statistics: Statistics | None = None,
-) -> tuple[ResNet, dict[str, Any]]:
+) -> tuple[ResNet, TrainingRecord]:
     """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
 
     Args:
@@ -66,66 +68,88 @@ def train(
             no longer finite.
 
     """
-    steps = len(data.train) // recipe.batch
-    if not steps:
+    if len(data.train) < recipe.batch:
         raise LcclError(f"{len(data.train)} images do not fill a batch of {recipe.batch}: take a smaller one")
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
-    began = {"start": _fingerprint(start), "teacher": _fingerprint(teacher)}
-    if teacher is not None:
-        teacher = teacher.to(device).eval() if recipe.distill else None
-    mean, std = statistics or channel_statistics(data.train)
-    normalise = Normaliser(mean, std, device)
-    for_teacher = Normaliser(*(teacher_statistics or (mean, std)), device)
-    sampler = ThresholdSampler(layer_macs(network), device)
-    optimiser = make_optimiser(network, recipe)
-    record = _new_record(architecture, recipe, data, mean, std, device) | {"began": began}
-    record = _resume(folder, record, network, optimiser, sampler)
-    forward = torch.compile(network) if compile_network else network
-
-    for epoch in range(len(record["epochs"]), recipe.epochs):
-        started, seen = time.monotonic(), {"loss": 0.0, "accuracy": 0.0}
-        if sampler.layers and recipe.finds_path(epoch):
-            sampler.follow(*_path(network, architecture, data.choose, (mean, std)))
-        random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        network.train()
-        for step, (pixels, labels) in enumerate(_batches(data.train, recipe, mean, epoch)):
-            progress = (epoch + step / steps) / recipe.epochs
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.lr_at(progress)
-            thresholds = sampler.draw(
-                len(labels),
-                recipe.exact_share,
-                recipe.skip_range_at(progress),
-                random,
-                recipe.allocation,
-                recipe.spread,
-            )
-            targets = torch.from_numpy(labels).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                images = normalise(pixels)
-                output = forward(images, thresholds)
-                taught = None if teacher is None else _answers(teacher, for_teacher(pixels))
-            loss = _loss(output, targets, recipe, taught)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            observed = round(len(labels) * recipe.exact_share) or len(labels)
-            sampler.observe([gate[:observed] for gate in output.gates], random)
-            seen["loss"] += float(loss.detach()) / steps
-            seen["accuracy"] += float((output.logits.argmax(1) == targets).float().mean()) / steps
-            if not np.isfinite(seen["loss"]):
-                raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
-            report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
-        if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
-            raise LcclError(f"weights are no longer finite in epoch {epoch + 1}: lower the learning rate")
-        figures = seen | _watch(network, data.choose, normalise, sampler, recipe)
-        figures |= {"seconds": time.monotonic() - started}
-        record["epochs"].append({name: round(value, 5) for name, value in figures.items()})
-        _save(folder, record, network, optimiser, sampler)
+    statistics = statistics or channel_statistics(data.train)
+    layers = network_shape(architecture, network.image_size).layers
+    run = _Run(
+        recipe=recipe,
+        network=network,
+        forward=torch.compile(network) if compile_network else network,
+        optimiser=make_optimiser(network, recipe),
+        sampler=ThresholdSampler([layer.convolution.macs for layer in layers], device),
+        normalise=Normaliser(*statistics, device),
+        teacher=teacher.to(device).eval() if teacher is not None and recipe.distill else None,
+        for_teacher=Normaliser(*(teacher_statistics or statistics), device),
+    )
+    record = _resume(folder, _new_record(architecture, data, start, teacher, statistics, run), run)
+    for epoch in range(len(record.epochs), recipe.epochs):
+        started = time.monotonic()
+        if run.sampler.layers and recipe.searches_curve(epoch):
+            run.sampler.follow(*_curve(network, architecture, data.choose, statistics))
+        figures = _train_epoch(run, data.train, statistics[0], epoch, report)
+        figures |= _watch(run, data.choose) | {"seconds": time.monotonic() - started}
+        record = replace(record, epochs=(*record.epochs, {name: round(value, 5) for name, value in figures.items()}))
+        _save(folder, record, run)
         report("epoch", epoch + 1, recipe.epochs, figures)
     return network.eval(), record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What a run keeps from epoch to epoch."""
+
+    recipe: Recipe
+    network: ResNet
+    forward: Callable[[Tensor, Tensor], NetworkOutput]
+    optimiser: torch.optim.SGD
+    sampler: ThresholdSampler
+    normalise: Normaliser
+    teacher: ResNet | None
+    for_teacher: Normaliser
+
+
+def _train_epoch(
+    run: _Run, split: Split, mean: tuple[float, float, float], epoch: int, report: Report
+) -> dict[str, float]:
+    """One pass over the images; returns mean loss and accuracy.
+
+    Raises:
+        LcclError: the loss or the weights are no longer finite.
+
+    """
+    recipe, device = run.recipe, run.sampler.quantiles.device
+    steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0}
+    random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+    run.network.train()
+    for step, (pixels, labels) in enumerate(_batches(split, recipe, mean, epoch)):
+        progress = (epoch + step / steps) / recipe.epochs
+        for group in run.optimiser.param_groups:
+            group["lr"] = recipe.lr_at(progress)
+        thresholds = run.sampler.draw(
+            len(labels), recipe.exact_share, recipe.skip_range_at(progress), random, recipe.allocation, recipe.spread
+        )
+        targets = torch.from_numpy(labels).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            output = run.forward(run.normalise(pixels), thresholds)
+            taught = None if run.teacher is None else _answers(run.teacher, run.for_teacher(pixels))
+        loss = _loss(output, targets, recipe, taught)
+        run.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimiser.step()
+        observed = round(len(labels) * recipe.exact_share) or len(labels)
+        run.sampler.observe([gate[:observed] for gate in output.gates], random)
+        seen["loss"] += float(loss.detach()) / steps
+        seen["accuracy"] += float((output.logits.argmax(1) == targets).float().mean()) / steps
+        if not np.isfinite(seen["loss"]):
+            raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
+        report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
+    if not all(bool(value.isfinite().all()) for value in run.network.state_dict().values()):
+        raise LcclError(f"weights are no longer finite in epoch {epoch + 1}: lower the learning rate")
+    return seen
 
 
 def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | None) -> ResNet:
@@ -145,8 +169,8 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _path(network: ResNet, architecture: Architecture, choose: Split, statistics: Statistics) -> tuple[Tensor, Tensor]:
-    """The way from exact to sparse that calibration would take now: rising skip ratios [K], layers' shares [K, L]."""
+def _curve(network: ResNet, architecture: Architecture, choose: Split, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """The threshold curve that calibration would find now: rising skip ratios [K], layers' shares [K, L]."""
     copy = build(architecture).eval()
     copy.load_state_dict(network.state_dict())
     preprocessing = Preprocessing(copy.image_size, copy.image_size, *statistics)
@@ -156,7 +180,7 @@ def _path(network: ResNet, architecture: Architecture, choose: Split, statistics
     engine = compile_network(
         copy, str(device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads()
     )
-    curve = search_thresholds(engine, gate_candidates(values), choose.first(PATH_IMAGES), LARGEST_COST)
+    curve = search_thresholds(engine, gate_candidates(values), choose.first(CURVE_IMAGES), LARGEST_COST)
     rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
     return torch.from_numpy(rising).float().to(device), torch.from_numpy(shares).float().to(device)
 
@@ -195,7 +219,7 @@ class Normaliser:
         return ((images - self._mean) / self._std).permute(0, 3, 1, 2)
 
 
-def channel_statistics(split: Split) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def channel_statistics(split: Split) -> Statistics:
     """Mean and standard deviation of each colour channel over a split, for values in 0..1."""
     total, squares = np.zeros(3), np.zeros(3)
     for image in split.images:
@@ -210,7 +234,7 @@ def channel_statistics(split: Split) -> tuple[tuple[float, float, float], tuple[
 
 
 def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; gates are spared weight decay, which would shut them."""
+    """SGD with Nesterov momentum; gates have no weight decay, which would close them."""
     gates = [p for name, p in network.named_parameters() if ".gate." in name]
     rest = [p for name, p in network.named_parameters() if ".gate." not in name]
     groups: list[dict[str, Any]] = (
@@ -219,19 +243,6 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(
         groups, lr=recipe.first_lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
-
-
-@torch.no_grad()
-def layer_macs(network: ResNet) -> list[int]:
-    """Dense MACs of each SkipConv for one image, in the order of the thresholds' columns."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    size = network.image_size
-    gates = network.eval()(torch.zeros(1, 3, size, size, device=device)).gates
-    network.train(was_training)
-    convs = [module.conv for module in network.skip_convs.values()]
-    weights = [sum(weight.numel() for weight in conv.parameters() if weight.dim() == 4) for conv in convs]
-    return [count * gate.shape[2] * gate.shape[3] for count, gate in zip(weights, gates, strict=True)]
 
 
 def _batches(
@@ -246,21 +257,19 @@ def _batches(
 
 
 @torch.no_grad()
-def _watch(
-    network: ResNet, split: Split, normalise: Normaliser, sampler: ThresholdSampler, recipe: Recipe
-) -> dict[str, float]:
+def _watch(run: _Run, split: Split) -> dict[str, float]:
     """Accuracy and reached skip ratio, exact and at a few thresholds, on a sample of the choosing part."""
-    network.eval()
+    run.network.eval()
+    sampler, macs = run.sampler, run.sampler.macs.double().cpu()
     images, labels = split.images[:WATCHED_IMAGES], torch.from_numpy(split.labels[:WATCHED_IMAGES])
-    macs = torch.tensor(layer_macs(network), dtype=torch.float64)
     figures: dict[str, float] = {}
     for ratio in (0.0, *WATCHED_SKIP_RATIOS) if sampler.layers else (0.0,):
         asked = torch.tensor([ratio], device=sampler.quantiles.device)
-        row = sampler.shared_out(asked, recipe.allocation) * bool(ratio)
+        row = sampler.shared_out(asked, run.recipe.allocation) * bool(ratio)
         right, skipped = 0.0, torch.zeros(sampler.layers, dtype=torch.float64)
         for start in range(0, len(images), 250):
             pixels = images[start : start + 250]
-            output = network(normalise(pixels), row.expand(len(pixels), -1))
+            output = run.network(run.normalise(pixels), row.expand(len(pixels), -1))
             right += float((output.logits.argmax(1).cpu() == labels[start : start + 250]).sum())
             if output.gates:
                 pairs = zip(output.gates, row[0], strict=True)
@@ -275,86 +284,77 @@ def _watch(
 
 def _new_record(
     architecture: Architecture,
-    recipe: Recipe,
     data: HeldOut,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    device: torch.device,
-) -> dict[str, Any]:
-    return {
-        "architecture": architecture.to_json(),
-        "recipe": asdict(recipe),
-        "data": {
-            "train": len(data.train),
-            "choose": len(data.choose),
-            "measure": len(data.measure),
-            "held_out_digest": data.digest,
-            "mean": list(mean),
-            "std": list(std),
-        },
-        "machine": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "epochs": [],
-    }
+    start: ResNet | None,
+    teacher: ResNet | None,
+    statistics: Statistics,
+    run: _Run,
+) -> TrainingRecord:
+    device, sizes = run.sampler.quantiles.device, (len(data.train), len(data.choose), len(data.measure))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return TrainingRecord(
+        architecture=architecture.to_json(),
+        recipe=asdict(run.recipe),
+        data=DataRecord(*sizes, data.digest, *statistics),
+        machine=MachineRecord(platform.python_version(), torch.__version__, name, torch.get_num_threads()),
+        began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
+    )
 
 
 def _fingerprint(network: ResNet | None) -> str | None:
-    """SHA-256 over a network's tensors, by which a run knows what it began from."""
+    """SHA-256 over a network's tensors, by which a run recognises what it began from."""
     if network is None:
         return None
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        hashed.update(name.encode())
+        hashed.update(value.cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
-def _state(network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler) -> dict[str, Tensor]:
-    state = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        momentum = optimiser.state[parameter].get("momentum_buffer")
+def _save(folder: Path, record: TrainingRecord, run: _Run) -> None:
+    """Write the checkpoint beside the old one, then replace it: a crash leaves a whole checkpoint."""
+    state = {f"network.{name}": value.contiguous() for name, value in run.network.state_dict().items()}
+    for name, parameter in run.network.named_parameters():
+        momentum = run.optimiser.state[parameter].get("momentum_buffer")
         if momentum is not None:
             state[f"momentum.{name}"] = momentum.contiguous()
-    return state | {f"sampler.{name}": value for name, value in sampler.state().items()}
-
-
-def _save(
-    folder: Path, record: dict[str, Any], network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler
-) -> None:
-    """Write the checkpoint beside the old one, then replace it: a crash leaves a whole checkpoint."""
+    state |= {f"sampler.{name}": value for name, value in run.sampler.state().items()}
     fresh = folder / "checkpoint.safetensors.new"
-    save_file(_state(network, optimiser, sampler), fresh, metadata={"record": json.dumps(record)})
+    save_file(state, fresh, metadata={"record": json.dumps(record.to_json())})
     fresh.replace(folder / "checkpoint.safetensors")
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "record.json").write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
-def _resume(
-    folder: Path, fresh: dict[str, Any], network: ResNet, optimiser: torch.optim.SGD, sampler: ThresholdSampler
-) -> dict[str, Any]:
+def _resume(folder: Path, fresh: TrainingRecord, run: _Run) -> TrainingRecord:
+    """Set a run to its checkpoint, if it has one, and return the record so far."""
     file = folder / "checkpoint.safetensors"
     if not file.is_file():
         return fresh
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as checkpoint:
-        record: dict[str, Any] = json.loads(checkpoint.metadata()["record"])
-    # As written before they had more fields.
-    record["architecture"] = Architecture.from_json(record["architecture"]).to_json()
-    record["recipe"] = asdict(Recipe()) | record["recipe"]
-    record.setdefault("began", fresh["began"])
+        record = TrainingRecord.from_json(json.loads(checkpoint.metadata()["record"]))
+    # What was written before a part had all of its fields is completed with what they then were.
+    record = replace(
+        record,
+        architecture=Architecture.from_json(record.architecture).to_json(),
+        recipe=asdict(Recipe()) | dict(record.recipe or {}),
+        began=record.began or fresh.began,
+    )
     parts = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
     for part, name in parts.items():
-        if record[part] != fresh[part]:
+        if getattr(record, part) != getattr(fresh, part):
             raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
-    state = load_file(file, device=str(sampler.quantiles.device))
-    network.load_state_dict({n.removeprefix("network."): v for n, v in state.items() if n.startswith("network.")})
-    for name, parameter in network.named_parameters():
-        if f"momentum.{name}" in state:
-            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"]
-    steps = len(record["epochs"]) * (record["data"]["train"] // record["recipe"]["batch"])
-    sampler.restore({n.removeprefix("sampler."): v for n, v in state.items() if n.startswith("sampler.")}, steps)
+    state = load_file(file, device=str(run.sampler.quantiles.device))
+    run.network.load_state_dict(_under("network.", state))
+    momenta = _under("momentum.", state)
+    for name, parameter in run.network.named_parameters():
+        if name in momenta:
+            run.optimiser.state[parameter]["momentum_buffer"] = momenta[name]
+    assert fresh.data is not None
+    steps = len(record.epochs) * (fresh.data.train // run.recipe.batch)
+    run.sampler.restore(_under("sampler.", state), steps)
     return record
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

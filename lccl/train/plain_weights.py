@@ -71,7 +71,9 @@ def read_plain(path: Path, name: str | None = None, *, centred: bool = False) ->
         raise ArchitectureError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
     plain = _from_bundle(path, name) if path.is_dir() else _from_file(path, name)
     if centred:
-        widening = any(isinstance(one, IdentityShortcut) and one.new_channels for one in plain.network.modules())
+        widening = any(
+            isinstance(module, IdentityShortcut) and module.new_channels for module in plain.network.modules()
+        )
         if plain.bundle is not None or plain.architecture.form != "post" or not widening:
             raise WeightsError(f"{path} has no shortcuts that could be centred: only weights of other CIFAR ResNets do")
         _reorder(plain.network)
@@ -143,8 +145,8 @@ def _checked(file: Path, key: str, tensor: Tensor) -> Tensor:
 def _canonical_keys(file: Path, stored: list[str]) -> dict[str, str]:
     """Where each tensor is stored, by its name without what wrappers put before it and with ``fc`` as classifier."""
     cut = 0
-    while found := next((p for p in PREFIXES if stored and all(key[cut:].startswith(p) for key in stored)), ""):
-        cut += len(found)
+    while prefix := next((p for p in PREFIXES if stored and all(key[cut:].startswith(p) for key in stored)), ""):
+        cut += len(prefix)
     keys: dict[str, str] = {}
     for key in stored:
         short = key[cut:]
@@ -174,7 +176,7 @@ def _recognise(file: Path, shapes: Mapping[str, Shape], name: str | None) -> tup
         raise WeightsError(
             f"{file} has torchvision's names, but a {name} is of the pre-activation form, which they lack"
         )
-    nearest = min(others, key=lambda one: len(one.shapes.items() ^ shapes.items()))
+    nearest = min(others, key=lambda candidate: len(candidate.shapes.items() ^ shapes.items()))
     raise WeightsError(f"{file} is no {name or 'network of this project'}: {_difference(nearest, shapes)}")
 
 
@@ -188,9 +190,9 @@ class _Candidate:
 
 
 def _candidates(name: str | None, classes: int, own: bool) -> Iterator[_Candidate]:
-    for one in NETWORKS if name is None else [name]:
-        for form in FORMS[one] if own else set(FORMS[one]) - {"pre"}:  # torchvision names no pre-activation network
-            architecture = Architecture(one, form, "none", classes)
+    for known in NETWORKS if name is None else [name]:
+        for form in FORMS[known] if own else set(FORMS[known]) - {"pre"}:  # torchvision names no pre-activation network
+            architecture = Architecture(known, form, "none", classes)
             with torch.device("meta"):
                 network = build(architecture)
             state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}

@@ -23,10 +23,10 @@ class Recipe:
         exact_share: share of the images of a batch that always run exactly.
         allocation: how a wanted skip ratio is shared out among the layers
             (:class:`lccl.train.thresholds.ThresholdSampler`), and the ``spread`` of its random kind.
-        path_from, path_every: with the allocation ``path``: share of the run after which the way from exact to sparse
-            is looked for, and shares after which it is looked for anew.
+        path_from, path_every: with the allocation ``path``: share of the run after which the threshold curve is
+            searched for, and shares after which it is searched for again.
         gate_scale, gate_shift: where a fresh gate's normalisation starts: ``gate_shift`` ± ``gate_scale``. From
-            1 ± 0.25 the network starts nearly as its plain twin; a gate that starts shut gets no gradient.
+            1 ± 0.25 the network starts nearly as its plain twin; a gate that starts closed gets no gradient.
         distill: weight of the teacher's answers against the labels, where there is a teacher.
         temperature: by which both networks' logits are divided when the teacher's answers are matched.
         gate_l1: weight of the mean gate value in the loss; the paper's "regularisation" of gates without normalisation.
@@ -79,8 +79,8 @@ class Recipe:
             return self.first_lr + (self.lr - self.first_lr) * progress / self.warm_up
         return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
 
-    def finds_path(self, epoch: int) -> bool:
-        """Whether the way from exact to sparse is looked for before this epoch (from 0 on)."""
+    def searches_curve(self, epoch: int) -> bool:
+        """Whether the threshold curve is searched for before this epoch (from 0 on)."""
         if self.allocation != "path" or epoch / self.epochs < self.path_from:
             return False
         before = math.floor(((epoch - 1) / self.epochs - self.path_from) / self.path_every + 1e-9)

@@ -1,11 +1,11 @@
-"""How far confidences can be believed: calibration errors, temperatures, and risk against coverage."""
+"""How well confidences match accuracies: calibration errors, temperatures, and risk against coverage."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from lccl.bundle.training_record import ReliabilityBin
 
 BINS = 15
 COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -14,15 +14,6 @@ GOLDEN = (5**0.5 - 1) / 2
 
 Logits = NDArray[np.floating]
 Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Answers whose confidences lie in one of ``BINS`` equal parts of 0..1."""
-
-    images: int
-    confidence: float
-    accuracy: float
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -53,14 +44,14 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
     """The bins of a reliability diagram that hold any answers; both arrays [N]."""
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return [
-        Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
-        for inside in (number == one for one in range(BINS))
+    return tuple(
+        ReliabilityBin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
+        for inside in (number == index for index in range(BINS))
         if inside.any()
-    ]
+    )
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
@@ -69,17 +60,18 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
     Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017.
     """
     bins = reliability(confidence, right)
-    return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / len(right)
+    return sum(each.images * abs(each.accuracy - each.confidence) for each in bins) / len(right)
 
 
-def risk_coverage(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """Share of wrong answers among the surest ones, for each share of answers in ``COVERAGES``: (coverage, risk).
+def risk_coverage(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
+    """Share of wrong answers among the most confident ones, as (coverage, risk) for each of ``COVERAGES``.
 
     Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
     """
-    surest = right[np.argsort(-confidence, kind="stable")]
+    ranked = right[np.argsort(-confidence, kind="stable")]
     counts = [max(1, round(coverage * len(right))) for coverage in COVERAGES]
-    return [(coverage, float(1 - surest[:count].mean())) for coverage, count in zip(COVERAGES, counts, strict=True)]
+    pairs = zip(COVERAGES, counts, strict=True)
+    return tuple((coverage, float(1 - ranked[:count].mean())) for coverage, count in pairs)
 
 
 def _loss(logits: Logits, labels: Labels, temperature: float) -> float:

@@ -1,4 +1,4 @@
-"""Fits SideNets to a trained network, which stays as it is, and tells how far their confidences can be believed."""
+"""Fits SideNets to a trained network, which stays as it is, and measures how well confidences match accuracies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lccl.bundle.format import Bundle
+from lccl.bundle.training_record import AnswerRecord, SideNetsRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError
 from lccl.networks import ResNet
-from lccl.networks.lowering import lower
 from lccl.networks.sidenet import SideNet, SideNetSpec
 from lccl.operating_points import OperatingPointTable
-from lccl.plan.geometry import shape_of
+from lccl.plan.geometry import NetworkShape
 from lccl.plan.run import NEVER, Setting
 from lccl.preprocessing import Preprocessing
 from lccl.train.augmentation import augment
@@ -43,7 +43,7 @@ class SideNetRecipe:
     Attributes:
         lr: highest learning rate, of AdamW; it rises over a tenth of the run and falls to 0 along half a cosine.
         exact_share: share of the images that run through an exact trunk. The others run under the thresholds of
-            operating points drawn at random, so that the SideNets know what skipping does to what they read.
+            operating points drawn at random, so that the SideNets learn from features as skipping leaves them.
 
     """
 
@@ -61,7 +61,7 @@ class SideNetRecipe:
             raise LcclError(f"a learning rate lies above 0 and is at most 1, not {self.lr}")
 
 
-def usual_places(network: ResNet) -> list[int]:
+def usual_blocks(network: ResNet) -> list[int]:
     """Blocks to put SideNets after: the ends of all stages but the last, a third and two thirds of that one."""
     widths = network.block_channels
     ends = [number for number in range(len(widths) - 1) if widths[number] != widths[number + 1]]
@@ -82,8 +82,8 @@ def fit_sidenets(
     """Return the bundle with SideNets beside its network, whose classes without early exits stay the same.
 
     Temperatures are fitted on ``data.choose``; all that is stated of the exits is measured on ``data.measure``. No
-    image leaves early at the operating points, which are measured anew: it is exact alone where they used exits before.
-    ``lccl calibrate`` looks for better ones.
+    image leaves early at the operating points, which are measured again; where they used exits before, only exact is
+    left. ``lccl calibrate`` finds better ones.
 
     Args:
         report: called as ``report("step" | "epoch", done, of, figures)``.
@@ -99,33 +99,33 @@ def fit_sidenets(
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
     if not specs:
-        raise LcclError("a network this short has no usual places for SideNets: say after which blocks")
+        raise LcclError("a network this short has no usual blocks for SideNets: say after which ones")
     began = time.perf_counter()
     torch.manual_seed(recipe.seed)
     network = copy.deepcopy(bundle.network).eval().requires_grad_(False)
     network.add_sidenets(specs)
     compiled = partial(compile_network, precision="fp32", engine=engine, threads=threads)
-    compiled(replace(bundle, network=network))  # refuses now, not after training
+    shape = compiled(replace(bundle, network=network)).shape  # refuses now, not after training
     _fit(network, bundle, data.train, recipe, report)
     network.sidenets.requires_grad_(False)
     seconds = time.perf_counter() - began
-    figures = _set_temperatures(network, bundle.preprocessing, data)
-    record = {
-        "recipe": asdict(recipe), "images": len(data.train), "seconds": round(seconds, 1),
-        "measured_on": len(data.measure), "exits": figures[:-1], "end": figures[-1],
-    }  # fmt: skip
+    *exits, end = _set_temperatures(network, bundle.preprocessing, data, shape)
+    record = SideNetsRecord(asdict(recipe), len(data.train), round(seconds, 1), len(data.measure), tuple(exits), end)
+    fitted = replace(
+        bundle, network=network, training=replace(bundle.training, sidenets=record),
+        calibration={}, self_test={}, digest="",
+    )  # fmt: skip
     used = any(confidence < NEVER for point in bundle.table.points for confidence in point.setting.exit_confidence)
-    training = dict(bundle.training) | {"sidenets": record}
-    made = replace(bundle, network=network, training=training, calibration={}, self_test={}, digest="")
-    kept = () if used else bundle.table.points[1:]
     never = (NEVER,) * len(network.sidenets)
-    settings = {str(point.name): Setting(point.setting.thresholds, never) for point in kept}
-    table, _ = build_table(compiled(made), data, settings)
-    return replace(made, table=table, calibration={} if used else _still_true(bundle.calibration, table))
+    settings = {
+        str(point.name): Setting(point.setting.thresholds, never) for point in bundle.table.points[1:] if not used
+    }
+    table, _ = build_table(compiled(fitted), data, settings)
+    return replace(fitted, table=table, calibration={} if used else _still_true(bundle.calibration, table))
 
 
 def _still_true(calibration: Mapping[str, Any], table: OperatingPointTable) -> dict[str, Any]:
-    """What calibration recorded of the gates at the points that are left; which exits answered is told anew."""
+    """What calibration recorded of the gates at the remaining points; which exits answered no longer holds."""
     if not calibration:
         return {}
     recorded = calibration["skip_ratio_mean_std"]
@@ -153,7 +153,7 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
                 side.classify((value - mean) / deviation)
                 for side, value, (mean, deviation) in zip(sides, features, centres, strict=True)
             ]
-            loss = torch.stack([F.cross_entropy(one, labels) for one in logits]).sum()
+            loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
             if not torch.isfinite(loss):
                 raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
             optimiser.zero_grad()
@@ -161,7 +161,7 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
             optimiser.step()
             schedule.step()
             total += loss.item()
-            right += [int((one.argmax(1) == labels).sum()) for one in logits]
+            right += [int((each.argmax(1) == labels).sum()) for each in logits]
             report("step", epoch * steps + number, total_steps, {"loss": loss.item()})
         shares = (right / len(split)).tolist()
         figures = {f"accuracy_{side.spec.after}": share for side, share in zip(sides, shares, strict=True)}
@@ -205,36 +205,35 @@ def _absorb(side: SideNet, mean: Tensor, deviation: Tensor) -> None:
         side.hidden.bias.sub_(side.hidden.weight @ mean)
 
 
-def _set_temperatures(network: ResNet, preprocessing: Preprocessing, data: HeldOut) -> list[dict[str, Any]]:
-    """Give every answer, the network's own last, its temperature; returns what is to be said of each."""
+def _set_temperatures(
+    network: ResNet, preprocessing: Preprocessing, data: HeldOut, shape: NetworkShape
+) -> list[AnswerRecord]:
+    """Give every answer, the network's own last, its temperature; returns what each is worth."""
     chosen, measured = (_logits(network, preprocessing, split) for split in (data.choose, data.measure))
-    shape = shape_of(lower(network, preprocessing))
-    figures = []
-    for number, (choose, logits) in enumerate(zip(chosen, measured, strict=True)):
-        temperature = fit_temperature(choose, data.choose.labels)
-        if number < len(network.sidenets):
-            side = list(network.sidenets)[number]
-            side.temperature.fill_(temperature)
-            place = {"after": side.spec.after, "macs": shape.exits[number].macs}
-        else:
-            assert network.sidenets.temperature is not None
-            network.sidenets.temperature.fill_(temperature)
-            place = {}
-        figures.append(place | {"temperature": temperature} | _believable(logits, data.measure.labels, temperature))
-    return figures
+    temperatures = [fit_temperature(logits, data.choose.labels) for logits in chosen]
+    answers = [
+        _answer(logits, data.measure.labels, temperature)
+        for logits, temperature in zip(measured, temperatures, strict=True)
+    ]
+    for number, side in enumerate(network.sidenets):
+        side.temperature.fill_(temperatures[number])
+        answers[number] = replace(answers[number], after=side.spec.after, macs=shape.exits[number].macs)
+    assert network.sidenets.temperature is not None
+    network.sidenets.temperature.fill_(temperatures[-1])
+    return answers
 
 
-def _believable(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
-    """What an answer is worth if all images took it: accuracy, calibration error, reliability, risk and coverage."""
+def _answer(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float) -> AnswerRecord:
     right = logits.argmax(1) == labels
     before, after = softmax(logits).max(1), softmax(logits, temperature).max(1)
-    return {
-        "accuracy": float(right.mean()),
-        "calibration_error_before": expected_calibration_error(before, right),
-        "calibration_error": expected_calibration_error(after, right),
-        "reliability": [asdict(one) for one in reliability(after, right)],
-        "risk_coverage": risk_coverage(after, right),
-    }
+    return AnswerRecord(
+        temperature=temperature,
+        accuracy=float(right.mean()),
+        calibration_error_before=expected_calibration_error(before, right),
+        calibration_error=expected_calibration_error(after, right),
+        reliability=reliability(after, right),
+        risk_coverage=risk_coverage(after, right),
+    )
 
 
 def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[NDArray[np.floating]]:
@@ -244,10 +243,10 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
         with torch.no_grad():
             sides = [side.classify(value) for side, value in zip(network.sidenets, features, strict=True)]
         parts.append([*sides, own])
-    found = [torch.cat(logits).numpy() for logits in zip(*parts, strict=True)]
-    if not all(np.isfinite(logits).all() for logits in found):
+    answers = [torch.cat(logits).numpy() for logits in zip(*parts, strict=True)]
+    if not all(np.isfinite(logits).all() for logits in answers):
         raise LcclError("answers on held-out images are not finite: train the network longer before its SideNets")
-    return found
+    return answers
 
 
 def _passes(network: ResNet, preprocessing: Preprocessing, split: Split) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:

@@ -20,11 +20,12 @@ class ThresholdSampler:
     How a network's ratio is shared out among its layers:
 
     - ``common``: one threshold for all, a quantile pooled over the layers by their MACs; they compete.
-    - ``random``: each layer's share is drawn around the network's, so that any sharing out is met.
-    - ``path``: the sharing out that calibration would choose; ``common`` until :meth:`follow` has been told one.
+    - ``random``: each layer's share is drawn around the network's.
+    - ``path``: as on the threshold curve that calibration would find; ``common`` until :meth:`follow` is given one.
 
     Attributes:
         quantiles: gate values of each layer at skip ratios 0, 0.01, … 1; float32 [L, 101].
+        macs: of each layer's convolution for one image; float32 [L].
 
     """
 
@@ -34,18 +35,18 @@ class ThresholdSampler:
 
     def __init__(self, layer_macs: Sequence[int], device: torch.device) -> None:
         self.quantiles = torch.zeros(len(layer_macs), self.GRID, device=device)
-        self._macs = torch.tensor(layer_macs, dtype=torch.float32, device=device)
-        self._path: tuple[Tensor, Tensor] | None = None
+        self.macs = torch.tensor(layer_macs, dtype=torch.float32, device=device)
+        self._curve: tuple[Tensor, Tensor] | None = None
         self._seen = 0
 
     @property
     def layers(self) -> int:
-        return len(self._macs)
+        return len(self.macs)
 
     def state(self) -> dict[str, Tensor]:
         """What :meth:`restore` needs to go on."""
-        path = {} if self._path is None else {"path_ratios": self._path[0], "path_shares": self._path[1]}
-        return {"quantiles": self.quantiles} | path
+        curve = {} if self._curve is None else {"path_ratios": self._curve[0], "path_shares": self._curve[1]}
+        return {"quantiles": self.quantiles} | curve
 
     def restore(self, state: Mapping[str, Tensor], seen: int) -> None:
         """Go on with the state that an earlier run had after ``seen`` observations."""
@@ -65,28 +66,28 @@ class ThresholdSampler:
         self._seen += 1
 
     def thresholds(self, ratios: Tensor) -> Tensor:
-        """Each layer's threshold for its own wanted skip ratio [N, L]; 0 where its gate is shut for as many anyway."""
+        """Each layer's threshold for its own wanted skip ratio [N, L]; 0 where its gate is 0 that often anyway."""
         return _read(self.quantiles, ratios.T.contiguous()).T.where(ratios > 0, torch.zeros_like(ratios))
 
     def common(self, ratio: Tensor) -> Tensor:
         """One threshold for all layers for each of the network's wanted skip ratios [N]; [N, L]."""
         values, order = self.quantiles.flatten().sort()
-        share = self._macs[:, None].expand_as(self.quantiles).flatten()[order].cumsum(0)
+        share = self.macs[:, None].expand_as(self.quantiles).flatten()[order].cumsum(0)
         index = torch.searchsorted(share / share[-1], ratio.clamp(0, 1)).clamp(max=len(values) - 1)
         return values[index][:, None].expand(-1, self.layers).contiguous()
 
     def follow(self, ratios: Tensor, shares: Tensor) -> None:
-        """Share skip ratios out as a path does: rising ``ratios`` [K], and each layer's own there [K, L].
+        """Share skip ratios out as along a curve: rising ``ratios`` [K], and each layer's own there [K, L].
 
-        A path of exact alone, which a network not yet worth skipping in gives, changes nothing.
+        A curve of exact alone, as early in training, changes nothing.
         """
         if len(ratios) > 1:
-            self._path = ratios, shares
+            self._curve = ratios, shares
 
-    def _along_path(self, ratio: Tensor) -> Tensor:
+    def _along_curve(self, ratio: Tensor) -> Tensor:
         """Each layer's share [N, L] at the network's skip ratios [N]."""
-        assert self._path is not None
-        ratios, shares = self._path
+        assert self._curve is not None
+        ratios, shares = self._curve
         high = torch.searchsorted(ratios, ratio).clamp(1, len(ratios) - 1)
         between = (ratios[high] - ratios[high - 1]).clamp(min=1e-6)
         weight = ((ratio - ratios[high - 1]) / between).clamp(0, 1)
@@ -120,8 +121,8 @@ class ThresholdSampler:
         if allocation == "random":
             even = torch.logit(ratio, eps=1e-4)[:, None].expand(-1, self.layers)
             return self.thresholds(torch.sigmoid(even if noise is None else even + noise))
-        if allocation == "path" and self._path is not None:
-            return self.thresholds(self._along_path(ratio))
+        if allocation == "path" and self._curve is not None:
+            return self.thresholds(self._along_curve(ratio))
         return self.common(ratio)
 
     def _sample(self, gate: Tensor, random: torch.Generator) -> Tensor:
@@ -130,8 +131,8 @@ class ThresholdSampler:
         return flat[index.to(flat.device)]
 
 
-def _read(rows: Tensor, places: Tensor) -> Tensor:
-    """Each row's value at its places (0..1), linear between neighbours: [L, K] and [L, N] → [L, N]."""
-    place = places.clamp(0, 1) * (rows.shape[1] - 1)
-    low = place.floor().long().clamp(max=rows.shape[1] - 2)
-    return torch.lerp(rows.gather(1, low), rows.gather(1, low + 1), place - low)
+def _read(rows: Tensor, shares: Tensor) -> Tensor:
+    """Each row's value at shares of its length (0..1), linear between neighbours: [L, K] and [L, N] → [L, N]."""
+    position = shares.clamp(0, 1) * (rows.shape[1] - 1)
+    low = position.floor().long().clamp(max=rows.shape[1] - 2)
+    return torch.lerp(rows.gather(1, low), rows.gather(1, low + 1), position - low)

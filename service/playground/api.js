@@ -1,4 +1,4 @@
-// What the page asks the service.
+// The requests that the page sends to the service.
 
 /**
  * @typedef {{name: string, skip_ratio: number, gated_macs: number, accuracy: number, accuracy_interval: [number, number],
@@ -16,17 +16,11 @@
  *   timing_ms: {decode: number, queue: number, compute: number, total: number}}} Answer
  */
 
-/** What the service, or the way to it, refused; the message is its sentence. */
-export class ApiError extends Error {
-  /** @param {number} status 0 when there was no answer @param {string} message */
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
+/** An error of the service, or of the way to it. @param {number} status 0 when there was no answer @param {string} message a sentence */
+const apiError = (status, message) => Object.assign(new Error(message), { status });
 
 export class Api {
-  /** An API key, kept here alone. */
+  /** The API key; it is stored nowhere else. */
   key = "";
 
   /** @returns {Promise<{default: string, models: Model[]}>} */
@@ -38,15 +32,15 @@ export class Api {
    * Classify an image and see where the network computed.
    * @param {Model} model
    * @param {Blob} image
-   * @param {Record<string, string>} wish
+   * @param {Record<string, string>} quality the request's target or floor
    * @param {AbortSignal} signal
    * @returns {Promise<{answer: Answer, waited: number}>} with the milliseconds until the answer was there
    */
-  async skipMap(model, image, wish, signal) {
+  async skipMap(model, image, quality, signal) {
     const path = `v1/models/${encodeURIComponent(model.name)}/versions/${encodeURIComponent(model.version)}/skip-map`;
     const headers = image.type ? { "Content-Type": image.type } : {};
     const started = performance.now();
-    const query = new URLSearchParams({ ...wish, top_k: "5" });
+    const query = new URLSearchParams({ ...quality, top_k: "5" });
     const answer = await this.#ask(`${path}?${query}`, { method: "POST", body: image, headers, signal });
     return { answer, waited: performance.now() - started };
   }
@@ -60,13 +54,11 @@ export class Api {
       content = await response.json();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(response?.status ?? 0, "The server cannot be reached: see whether it runs, then try again.");
+      throw apiError(response?.status ?? 0, "The server cannot be reached: see whether it runs, then try again.");
     }
-    if (!response.ok) throw new ApiError(response.status, sentence(content.detail ?? response.statusText));
+    if (!response.ok) throw apiError(response.status, sentence(content.detail ?? response.statusText));
     return content;
   }
 }
 
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-}
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

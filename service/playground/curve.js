@@ -1,4 +1,4 @@
-// A model's accuracy over its cost, with where requests lie on it.
+// A model's accuracy over its cost, with marks for requests.
 
 import { drawn, element } from "./dom.js";
 import { macs, percent } from "./numbers.js";
@@ -34,7 +34,7 @@ export function showCurve(place, model, marks, choose) {
     const [low, high] = point.accuracy_interval, at = x(point.gated_macs);
     const group = drawn(
       "g", { class: "point" },
-      drawn("title", {}, `${point.name}: ${percent(point.accuracy)} right, ${macs(point.gated_macs)} MACs`),
+      drawn("title", {}, `${point.name}: ${percent(point.accuracy)} correct, ${macs(point.gated_macs)} MACs`),
       drawn("line", { x1: at, x2: at, y1: y(low), y2: y(high) }),
       drawn("circle", { cx: at, cy: y(point.accuracy), r: 3 }),
       drawn("circle", { class: "target", cx: at, cy: y(point.accuracy), r: 10 }),
@@ -77,7 +77,7 @@ function ticks(from, to, step) {
 
 function described(model, marks) {
   const [first, last] = [model.operating_points[0], model.operating_points.at(-1)];
-  const end = (one) => `${percent(one.accuracy)} right at ${percent(one.gated_macs / model.dense_macs)} of the plain twin’s MACs`;
+  const end = (one) => `${percent(one.accuracy)} correct at ${percent(one.gated_macs / model.dense_macs)} of the plain twin’s MACs`;
   const curve = `Curve of ${model.operating_points.length} operating points, from ${first.name}, ${end(first)}, to ${last.name}, ${end(last)}.`;
   const here = marks.map((one) => ` Setting ${one.key}: ${percent(one.accuracy)} expected at ${percent(one.cost / model.dense_macs)}.`);
   return curve + here.join("");
@@ -92,7 +92,7 @@ export function showPoints(place, model) {
   ));
   place.replaceChildren(element(
     "table", {},
-    element("thead", {}, row("th", "Point", "Skip ratio", "MACs", "Accuracy", "95 %", "Points lost")),
+    element("thead", {}, row("th", "Point", "Skip ratio", "MACs", "Accuracy", "95 %", "Drop, points")),
     element("tbody", {}, ...rows),
   ));
 }

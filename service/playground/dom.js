@@ -3,28 +3,23 @@
 /**
  * Make an element.
  * @param {string} tag
- * @param {Record<string, string | number | boolean | null | undefined>} [attributes] false, null and undefined leave one out
+ * @param {Record<string, string | number | boolean | null | undefined | ((event: Event) => void)>} [attributes] false, null
+ *   and undefined leave one out; a function listens to the event of that name
  * @param {...(Node | string)} children
  * @returns {HTMLElement}
  */
-export function element(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
+export const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
 /**
- * Make an element of an SVG.
- * @param {string} tag
- * @param {Record<string, string | number | boolean | null | undefined>} [attributes]
- * @param {...(Node | string)} children
+ * Make an element of an SVG, as {@link element} does.
  * @returns {SVGElement}
  */
-export function drawn(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
+export const drawn = (tag, attributes = {}, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : String(value));
+    if (typeof value === "function") made.addEventListener(name, value);
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : String(value));
   }
   made.append(...children);
   return made;
@@ -35,9 +30,7 @@ function fill(made, attributes, children) {
  * @param {string} id
  * @returns {any}
  */
-export function byId(id) {
-  return document.getElementById(id);
-}
+export const byId = (id) => document.getElementById(id);
 
 /**
  * Show a text, or hide the element when there is none.

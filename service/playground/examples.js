@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 
 const SIDE = 256;
 
-/** @typedef {{name: string, draw: (context: CanvasRenderingContext2D) => void}} Example */
+/** @typedef {(context: CanvasRenderingContext2D) => void} Example a function that draws what its name says */
 
 function fade(context, top, bottom, from, to) {
   const colours = context.createLinearGradient(0, top, 0, bottom);
@@ -14,24 +14,16 @@ function fade(context, top, bottom, from, to) {
   context.fillRect(0, top, SIDE, bottom - top);
 }
 
-function shape(context, colour, ...corners) {
+function filled(context, colour, trace) {
   context.fillStyle = colour;
   context.beginPath();
-  corners.forEach(([x, y]) => context.lineTo(x, y));
+  trace();
   context.fill();
 }
 
-function disc(context, colour, x, y, across, down = across) {
-  context.fillStyle = colour;
-  context.beginPath();
-  context.ellipse(x, y, across, down, 0, 0, 2 * Math.PI);
-  context.fill();
-}
-
-function box(context, colour, x, y, width, height) {
-  context.fillStyle = colour;
-  context.fillRect(x, y, width, height);
-}
+const shape = (context, colour, ...corners) => filled(context, colour, () => corners.forEach(([x, y]) => context.lineTo(x, y)));
+const disc = (context, colour, x, y, across, down = across) => filled(context, colour, () => context.ellipse(x, y, across, down, 0, 0, 2 * Math.PI));
+const box = (context, colour, ...sides) => filled(context, colour, () => context.rect(...sides));
 
 function ship(context) {
   fade(context, 0, 130, "#8fbce6", "#dfe4e6");
@@ -87,17 +79,13 @@ function automobile(context) {
 }
 
 /** @type {Example[]} */
-export const EXAMPLES = [
-  { name: "ship", draw: ship },
-  { name: "airplane", draw: airplane },
-  { name: "automobile", draw: automobile },
-];
+export const EXAMPLES = [ship, airplane, automobile];
 
 /** @param {Example} example @param {number} size in pixels @returns {HTMLCanvasElement} */
-export function drawExample({ draw }, size) {
+export function drawExample(example, size) {
   const canvas = /** @type {HTMLCanvasElement} */ (element("canvas", { width: size, height: size, "aria-hidden": "true" }));
   const context = canvas.getContext("2d");
   context.scale(size / SIDE, size / SIDE);
-  draw(context);
+  example(context);
   return canvas;
 }

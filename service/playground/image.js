@@ -1,4 +1,4 @@
-// The image that is asked about: from a file, the clipboard, a drop, or drawn here.
+// The image that is sent: from a file, the clipboard, a drop, or drawn here.
 
 /**
  * @typedef {{name: string, type: string, blob: Blob, bitmap: ImageBitmap | null, note: string}} Image `blob` is what is sent,
@@ -27,11 +27,7 @@ export async function imageOf(blob, name) {
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round((width * LONGEST_SIDE) / longest));
   canvas.height = Math.max(1, Math.round((height * LONGEST_SIDE) / longest));
-  const context = canvas.getContext("2d");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  drawOnWhite(canvas, bitmap, [0, 0, width, height]);
   const smaller = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
   const note = `${width} × ${height}, sent as ${canvas.width} × ${canvas.height}`;
   return { name, type, blob: smaller, bitmap, note };
@@ -44,15 +40,17 @@ export async function imageOf(blob, name) {
  * @param {number} seen share of the shorter side
  */
 export function drawSquare(canvas, image, seen) {
-  const context = canvas.getContext("2d"), { bitmap } = image;
+  const { width, height } = image.bitmap ?? canvas, side = Math.min(width, height) * seen;
+  drawOnWhite(canvas, image.bitmap, [(width - side) / 2, (height - side) / 2, side, side]);
+}
+
+function drawOnWhite(canvas, bitmap, [left, top, width, height]) {
+  const context = canvas.getContext("2d");
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  if (!bitmap) return;
-  const side = Math.min(bitmap.width, bitmap.height) * seen;
-  const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];
-  context.imageSmoothingEnabled = side > canvas.width / 4;
+  context.imageSmoothingEnabled = width > canvas.width / 4; // pixels of small images stay visible
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, left, top, side, side, 0, 0, canvas.width, canvas.height);
+  if (bitmap) context.drawImage(bitmap, left, top, width, height, 0, 0, canvas.width, canvas.height);
 }
 
 /**

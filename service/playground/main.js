@@ -13,31 +13,28 @@ const QUIET_MS = 700; // a screen reader is told of results once they stay
 
 const api = new Api();
 /** @type {import("./setting.js").Shared} */
-const shared = { model: null, image: null, layer: "", opacity: 0.8 };
-let models = [];
-let announcing = 0;
-
-const listeners = {
-  changed: () => showCode(),
-  answered: () => {
+const shared = {
+  model: null, image: null, layer: "", opacity: 0.8, changed: showCode,
+  answered() {
     showTogether();
     announce();
   },
-  failed: (error) => {
+  failed(error) {
     showTogether();
     if (error.status === 401) askForKey();
   },
-  layerChosen: (name) => {
+  chooseLayer(name) {
     shared.layer = name;
-    shown().forEach((one) => one.draw());
+    redraw();
   },
 };
-const settings = ["A", "B"].map((key) => new Setting(key, api, shared, listeners));
-settings[0].startAt(0.4);
-settings[1].startAt(0.6);
+let models = [];
+let announcing = 0;
+const settings = [new Setting("A", 0.4, api, shared), new Setting("B", 0.6, api, shared)];
 
 const comparing = () => byId("compare").getAttribute("aria-pressed") === "true";
 const shown = () => (comparing() ? settings : settings.slice(0, 1));
+const redraw = () => shown().forEach((one) => one.draw());
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 
 function showCode() {
@@ -47,7 +44,7 @@ function showCode() {
   const version = alone ? "" : `/versions/${encodeURIComponent(model.version)}`;
   const setting = settings[comparing() && chosen("whose") === "B" ? 1 : 0];
   const url = new URL(`v1/models/${encodeURIComponent(model.name)}${version}/classify`, document.baseURI);
-  url.search = new URLSearchParams(setting.wish).toString();
+  url.search = new URLSearchParams(setting.quality).toString();
   const request = { url: url.href, file: image.name, type: image.type || "application/octet-stream", keyed: Boolean(api.key) };
   byId("code").textContent = (chosen("language") === "curl" ? curl : python)(request);
 }
@@ -126,12 +123,11 @@ function compare() {
   byId("compare").setAttribute("aria-pressed", String(on));
   byId("settings").classList.toggle("two", on);
   byId("whose").hidden = !on;
-  if (on) byId("settings").append(settings[1].root);
-  else settings[1].root.remove();
   if (on) {
+    byId("settings").append(settings[1].root);
     settings[1].forget();
     settings[1].useModel();
-  }
+  } else settings[1].root.remove();
   showTogether();
   showCode();
 }
@@ -149,37 +145,30 @@ async function copy() {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
-async function start() {
-  byId("settings").append(settings[0].root);
-  for (const example of EXAMPLES) {
-    const button = element("button", { type: "button", class: "example" }, drawExample(example, 48), example.name);
-    button.addEventListener("click", () => useExample(example));
-    byId("examples").append(button);
-  }
-  listen(byId("drop"), byId("file"), (file) => useImage(file, file.name || "image.png"));
-  byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
-  byId("opacity").addEventListener("input", (event) => {
-    shared.opacity = event.target.value / 100;
-    event.target.style.setProperty("--at", `${event.target.value}%`);
-    shown().forEach((one) => one.draw());
-  });
-  byId("compare").addEventListener("click", compare);
-  byId("language").addEventListener("change", showCode);
-  byId("whose").addEventListener("change", showCode);
-  byId("copy").addEventListener("click", copy);
-  byId("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    api.key = byId("key").value;
-    load();
-  });
-  new ResizeObserver(() => shared.model && showTogether()).observe(byId("curve"));
-  await useExample(EXAMPLES[0]);
-  await load();
-}
-
 async function useExample(example) {
   const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
   await useImage(blob, `${example.name}.png`);
 }
 
-start();
+byId("settings").append(settings[0].root);
+byId("examples").append(...EXAMPLES.map((example) => element(
+  "button", { type: "button", class: "example", click: () => useExample(example) }, drawExample(example, 48), example.name,
+)));
+listen(byId("drop"), byId("file"), (file) => useImage(file, file.name || "image.png"));
+byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
+byId("opacity").addEventListener("input", ({ target }) => {
+  shared.opacity = target.value / 100;
+  target.style.setProperty("--at", `${target.value}%`);
+  redraw();
+});
+byId("compare").addEventListener("click", compare);
+for (const id of ["language", "whose"]) byId(id).addEventListener("change", showCode);
+byId("copy").addEventListener("click", copy);
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  api.key = byId("key").value;
+  load();
+});
+new ResizeObserver(() => shared.model && showTogether()).observe(byId("curve"));
+await useExample(EXAMPLES[0]);
+await load();

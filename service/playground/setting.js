@@ -4,18 +4,24 @@ import { byId, element, tell } from "./dom.js";
 import { Latest } from "./latest.js";
 import { percent } from "./numbers.js";
 import { drawSquare } from "./image.js";
-import { showClasses, showFigures, showMacs, showTime, used } from "./results.js";
+import { MODES } from "./quality.js";
+import { showResults } from "./results.js";
 import { coverSkipped, drawShare, shareOf, summed } from "./skip-map.js";
-import { MODES, offers } from "./wish.js";
 
 /**
  * @typedef {import("./api.js").Api} Api
  * @typedef {import("./api.js").Answer} Answer
  * @typedef {import("./api.js").Model} Model
  * @typedef {import("./image.js").Image} Image
- * @typedef {{model: Model, image: Image, layer: string, opacity: number}} Shared what all settings have in common;
- *   `layer` is empty for all of them together
- * @typedef {{changed: () => void, answered: () => void, failed: (error: Error) => void, layerChosen: (name: string) => void}} Listeners
+ * @typedef {object} Shared what all settings have in common
+ * @property {Model} model
+ * @property {Image} image
+ * @property {string} layer empty for all of them together
+ * @property {number} opacity of the cover
+ * @property {() => void} changed called when a setting asks for something else
+ * @property {() => void} answered
+ * @property {(error: Error) => void} failed
+ * @property {(name: string) => void} chooseLayer
  */
 
 export class Setting {
@@ -25,24 +31,20 @@ export class Setting {
   /** @type {Record<string, any>} */
   #parts = {};
   #mode = MODES[0];
-  #choices = [];
   #positions = new Map();
-  #shares = [];
-  #sum = null;
+  /** What can be shown on the image: first all layers together, then each. @type {{name: string, share: object, ratio: number}[]} */
+  #views = [];
   #strip = [];
 
-  /** @param {string} key A or B @param {Api} api @param {Shared} shared @param {Listeners} listeners */
-  constructor(key, api, shared, listeners) {
-    this.key = key;
-    this.api = api;
-    this.shared = shared;
-    this.listeners = listeners;
+  /** @param {string} key A or B @param {number} sparsity to start with @param {Api} api @param {Shared} shared */
+  constructor(key, sparsity, api, shared) {
+    Object.assign(this, { key, api, shared });
+    this.#positions.set(MODES[0], sparsity);
     this.root = byId("setting").content.firstElementChild.cloneNode(true);
     for (const part of this.root.querySelectorAll("[data-part]")) this.#parts[part.dataset.part] = part;
     this.root.classList.add(key);
     this.#parts.title.append(element("span", { class: "badge", "aria-hidden": "true" }, key), `Setting ${key}`);
     this.root.setAttribute("aria-label", `Setting ${key}`);
-    for (const mode of MODES) this.#addMode(mode);
     this.#parts.slider.addEventListener("input", () => {
       this.#positions.set(this.#mode, Number(this.#parts.slider.value));
       this.#showValue();
@@ -50,8 +52,8 @@ export class Setting {
     });
   }
 
-  /** The request's fields. */
-  get wish() {
+  /** The request's target or floor. */
+  get quality() {
     return { [this.#mode.field]: String(this.#value()) };
   }
 
@@ -62,36 +64,32 @@ export class Setting {
     this.#useMode(MODES[0]);
   }
 
-  /** Start with a sparsity other than the usual. @param {number} ratio */
-  startAt(ratio) {
-    this.#positions.set(MODES[0], ratio);
-  }
-
-  /** Another model: other ranges, and another answer. */
+  /** Another model: other modes and ranges, and another answer. */
   useModel() {
-    const { model } = this.shared;
-    for (const { mode, input, label } of this.#choices) {
-      label.hidden = !offers(mode, model);
-      input.disabled = label.hidden;
-    }
-    const mode = offers(this.#mode, model) ? this.#mode : MODES[0];
-    this.#choices.find((one) => one.mode === mode).input.checked = true;
-    this.#useMode(mode, true);
+    const { modes } = this.#parts, offered = MODES.filter((mode) => mode.offered?.(this.shared.model) ?? true);
+    if (!offered.includes(this.#mode)) this.#mode = MODES[0];
+    modes.replaceChildren(modes.querySelector("legend"), ...offered.map((mode) => element(
+      "label", {},
+      element("input", { type: "radio", name: `mode-${this.key}`, value: mode.field, checked: mode === this.#mode, change: () => this.#useMode(mode) }),
+      element("span", {}, mode.title),
+    )));
+    this.#useMode(this.#mode, true);
   }
 
-  /** What was answered is about another image or model. */
+  /** The answer is about another image or model. */
   forget() {
-    this.answer = this.#sum = null;
+    this.answer = null;
+    this.#views = [];
     this.draw();
   }
 
-  /** Ask with what is set now. @param {boolean} [now] what is under way is of no use any more */
+  /** Ask with what is set now. @param {boolean} [now] the answer under way is of no use any more */
   ask(now = true) {
     const { model, image } = this.shared;
     this.#latest.ask(async (signal) => {
       this.root.setAttribute("aria-busy", "true");
       try {
-        const { answer, waited } = await this.api.skipMap(model, image.blob, this.wish, signal);
+        const { answer, waited } = await this.api.skipMap(model, image.blob, this.quality, signal);
         this.#show(answer, waited);
       } catch (error) {
         if (error.name !== "AbortError") this.#fail(error);
@@ -100,28 +98,17 @@ export class Setting {
     }, now);
   }
 
-  /** Draw the skip map again, under the cover and of the layer that are chosen now. */
+  /** Draw the skip map again, with the cover and the layer that are chosen now. */
   draw() {
     const { image, layer, opacity } = this.shared, { stage, shown } = this.#parts;
     drawSquare(stage, image, this.answer?.image.seen ?? 1);
-    const number = this.answer?.layers.findIndex((one) => one.name === layer) ?? -1;
-    const share = number < 0 ? this.#sum : this.#shares[number];
-    if (share) coverSkipped(stage, share, opacity);
-    const what = number < 0 ? "all layers, weighted by their work" : layer;
-    const ratio = number < 0 ? this.answer?.prediction.skip_ratio : this.answer.layers[number].skip_ratio;
-    const text = share ? `${what}: ${percent(ratio)} skipped` : "";
+    const view = this.#views.find((one) => one.name === layer) ?? this.#views[0];
+    if (view) coverSkipped(stage, view.share, opacity);
+    const text = view ? `${view.name || "all layers, weighted by their work"}: ${percent(view.ratio)} skipped` : "";
     shown.textContent = text;
     shown.parentElement.hidden = !text;
     stage.setAttribute("aria-label", `${image.name}${text && `, covered where work was skipped. ${text}`}`);
     for (const one of this.#strip) one.input.checked = one.name === layer;
-  }
-
-  #addMode(mode) {
-    const input = element("input", { type: "radio", name: `mode-${this.key}`, value: mode.field, checked: mode === this.#mode });
-    input.addEventListener("change", () => this.#useMode(mode));
-    const label = element("label", {}, input, element("span", {}, mode.title));
-    this.#choices.push({ mode, input, label });
-    this.#parts.modes.append(label);
   }
 
   #useMode(mode, now = false) {
@@ -146,25 +133,21 @@ export class Setting {
   }
 
   #changed(now = false) {
-    this.listeners.changed();
+    this.shared.changed();
     this.ask(now);
   }
 
   #show(answer, waited) {
     this.answer = answer;
-    const { figures, classes, macs, stages, legend, error, results } = this.#parts;
-    tell(error, "");
-    results.classList.remove("failed");
-    this.#parts.used.textContent = used(answer);
-    showFigures(figures, answer);
-    showClasses(classes, answer);
-    showMacs(macs, answer);
-    showTime(stages, legend, answer, waited);
-    this.#shares = answer.layers.map(shareOf);
-    this.#sum = summed(answer.layers, this.#shares, answer.image);
+    tell(this.#parts.error, "");
+    this.#parts.results.classList.remove("failed");
+    showResults(this.#parts, answer, waited);
+    const layers = answer.layers.map((one) => ({ name: one.name, share: shareOf(one), ratio: one.skip_ratio }));
+    const share = summed(answer.layers, layers.map((one) => one.share), answer.image);
+    this.#views = [{ name: "", share, ratio: answer.prediction.skip_ratio }, ...layers];
     this.#showStrip();
     this.draw();
-    this.listeners.answered();
+    this.shared.answered();
   }
 
   #fail(error) {
@@ -173,25 +156,24 @@ export class Setting {
     this.#parts.layers.hidden = true;
     this.#parts.used.textContent = "";
     tell(this.#parts.error, error.status === 401 ? "" : error.message);
-    this.listeners.failed(error);
+    this.shared.failed(error);
   }
 
   /** The layers' masks as small images; choosing one shows it on the image. */
   #showStrip() {
-    const { layers } = this.answer, names = ["", ...layers.map((one) => one.name)];
+    const names = this.#views.map((one) => one.name);
     if (this.#strip.map((one) => one.name).join() !== names.join()) this.#makeStrip(names);
-    this.#parts.layers.hidden = !layers.length;
-    this.#strip.forEach((one, number) => {
-      drawShare(one.canvas, number ? this.#shares[number - 1] : this.#sum);
-      one.ratio.textContent = percent(number ? layers[number - 1].skip_ratio : this.answer.prediction.skip_ratio, 0);
+    this.#parts.layers.hidden = names.length === 1;
+    this.#views.forEach(({ share, ratio }, number) => {
+      drawShare(this.#strip[number].canvas, share);
+      this.#strip[number].ratio.textContent = percent(ratio, 0);
     });
   }
 
   #makeStrip(names) {
     this.#strip.forEach((one) => one.label.remove());
     this.#strip = names.map((name) => {
-      const input = element("input", { type: "radio", name: `layer-${this.key}`, value: name });
-      input.addEventListener("change", () => this.listeners.layerChosen(name));
+      const input = element("input", { type: "radio", name: `layer-${this.key}`, value: name, change: () => this.shared.chooseLayer(name) });
       const canvas = element("canvas", { "aria-hidden": "true" }), ratio = element("b");
       const label = element("label", {}, input, canvas, element("span", {}, ...broken(name || "all layers")), ratio);
       return { name, input, canvas, ratio, label };
@@ -201,6 +183,4 @@ export class Setting {
 }
 
 /** A name that may be broken after its dots. @param {string} name @returns {(Node | string)[]} */
-function broken(name) {
-  return name.split(".").flatMap((part, number) => (number ? [".", element("wbr"), part] : [part]));
-}
+const broken = (name) => name.split(".").flatMap((part, number) => (number ? [".", element("wbr"), part] : [part]));

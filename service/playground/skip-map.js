@@ -72,8 +72,7 @@ export function coverSkipped(canvas, share, opacity) {
 }
 
 function paint(canvas, { width, height, values }, pixel) {
-  if (canvas.width !== width) canvas.width = width;
-  if (canvas.height !== height) canvas.height = height;
+  Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
   values.forEach((value, number) => pixel(image.data, 4 * number, value));
   context.putImageData(image, 0, 0);

@@ -3,19 +3,14 @@
 /** @typedef {{url: string, file: string, type: string, keyed: boolean}} Request */
 
 /** @param {string} text quoted for a POSIX shell */
-export function shellQuoted(text) {
-  return `'${text.replaceAll("'", "'\\''")}'`;
-}
+export const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** @param {string} text as a Python literal: JSON's escapes are Python's too */
-export function pythonQuoted(text) {
-  return JSON.stringify(text);
-}
+export const pythonQuoted = (text) => JSON.stringify(text);
 
 /** @param {Request} request */
 export function curl({ url, file, type, keyed }) {
-  const lines = [`curl ${shellQuoted(url)}`, `--data-binary ${shellQuoted(`@${file}`)}`];
-  lines.push(`-H ${shellQuoted(`Content-Type: ${type}`)}`);
+  const lines = [`curl ${shellQuoted(url)}`, `--data-binary ${shellQuoted(`@${file}`)}`, `-H ${shellQuoted(`Content-Type: ${type}`)}`];
   if (keyed) lines.push('-H "Authorization: Bearer $LCCL_API_KEY"');
   return lines.join(" \\\n  ");
 }

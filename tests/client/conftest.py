@@ -14,17 +14,14 @@ from lccl_client import AsyncClient, Client
 
 
 @pytest.fixture(scope="session")
-def address(models_folder):
-    """The test models served with small limits; its base URL."""
-    flags = ("--models", str(models_folder), "--max-images", "8", "--max-body-bytes", "1000000")
-    with served(*flags, "--max-pixels", "1000000") as base:
-        yield base
-
-
-@pytest.fixture(scope="session")
-def early_address(early_folder):
-    """The test model with early exits, on the reference engine; its base URL."""
-    with served("--models", str(early_folder), "--engine", "reference") as base:
+def address(models_folder, early_folder, tmp_path_factory):
+    """The test models served with small limits, ``small`` by default; the base URL of their server."""
+    models = tmp_path_factory.mktemp("client")
+    for folder in (*models_folder.iterdir(), *early_folder.iterdir()):
+        (models / folder.name).symlink_to(folder)
+    limits = ("--max-images", "8", "--max-body-bytes", "1000000", "--max-pixels", "1000000")
+    # Without brown-outs a busy machine does not change what a request gets.
+    with served("--models", str(models), "--default-model", "small", "--brownout", "false", *limits) as base:
         yield base
 
 

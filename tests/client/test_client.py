@@ -6,7 +6,6 @@ import io
 import socket
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,7 +59,7 @@ def test_a_bad_image_among_good_ones_has_its_error(ask, address, draw_image):
         _ = bad.best
 
 
-def test_wishes_arrive(ask, address, draw_image):
+def test_quality_requests_arrive(ask, address, draw_image):
     assert ask(address, "classify", draw_image()).operating_point.name == "exact"
     assert ask(address, "classify", draw_image(), operating_point="p40").operating_point.name == "p40"
     assert ask(address, "classify", draw_image(), max_accuracy_drop=3).operating_point.name == "p25"
@@ -69,20 +68,20 @@ def test_wishes_arrive(ask, address, draw_image):
     assert given.operating_point.name == "exact"
 
 
-def test_early_exits_are_asked_for_and_told(ask, early_address, smooth_images):
-    model = ask(early_address, "model", "early")
+def test_early_exits_are_asked_for_and_told(ask, address, smooth_images):
+    model = ask(address, "model", "early")
     assert [one.after_block for one in model.exits] == [2, 5]
     assert model.exits[0].images["p25"] == pytest.approx(0.1)
     assert model.exit_confidence_range == (0.5, 1.0)
     assert [point.exit_confidence for point in model.exit_points] == [0.9, 0.7, 0.5]
     assert model.operating_points[1].exit_confidence == (0.9, 0.9)
-    answer = ask(early_address, "classify", smooth_images[0], exit_confidence=0.5)
+    answer = ask(address, "classify", smooth_images[0], model="early", exit_confidence=0.5)
     assert answer.operating_point.exit_confidence == (0.5, 0.5)
     assert answer.predictions[0].exit == 0
     assert answer.predictions[0].confidence == answer.best.probability
-    assert ask(early_address, "classify", smooth_images[0], exit_confidence=1).predictions[0].exit is None
+    assert ask(address, "classify", smooth_images[0], model="early", exit_confidence=1).predictions[0].exit is None
     with pytest.raises(lccl_client.QualityError, match="exit_confidence must be a number"):
-        ask(early_address, "classify", smooth_images[0], exit_confidence=0.3)
+        ask(address, "classify", smooth_images[0], model="early", exit_confidence=0.3)
 
 
 def test_models_without_early_exits_say_so(ask, address, draw_image):
@@ -108,9 +107,9 @@ def test_a_version_can_be_named(ask, address, draw_image):
 def test_models_tell_what_they_offer(ask, address):
     models = ask(address, "models")
     assert models.default == "small"
-    assert [model.name for model in models.models] == ["small", "twin"]
+    assert [model.name for model in models.models] == ["early", "small", "twin"]
     small = ask(address, "model", "small")
-    assert small == models.models[0]
+    assert small == models.models[1]
     assert small.labels[0] == "class0"
     assert small.input.max_images == 8
     assert [point.name for point in small.operating_points] == ["exact", "p25", "p40", "p60"]
@@ -186,12 +185,12 @@ def test_refused_requests_wait_and_are_sent_again(ask, answering, draw_image, ad
 
     def answer(handler):
         times.append(time.monotonic())
-        overloaded(handler) if len(times) < 3 else handler.reply(200, good)
+        overloaded(handler) if len(times) < 2 else handler.reply(200, good)
 
     with answering(answer) as base:
         assert ask(base, "classify", draw_image(), settings={"retries": 2}).best
-    assert len(times) == 3
-    assert all(1 <= later - earlier < 2 for earlier, later in pairwise(times))
+    first, second = times
+    assert 1 <= second - first < 5
 
 
 @pytest.mark.parametrize(
@@ -244,6 +243,6 @@ def test_readiness_is_the_servers(ask, answering, address):
         assert not ask(base, "ready")
 
 
-def test_retries_must_make_sense():
+def test_a_negative_number_of_retries_is_refused():
     with pytest.raises(ValueError, match="negative"):
         lccl_client.Client("http://127.0.0.1", retries=-1)

@@ -89,14 +89,14 @@ def test_an_error_of_something_before_the_server_is_told_too():
 
 def test_one_image_is_the_body_and_fields_left_open_are_not_sent():
     call = wire.classify([b"image"], sparsity=0.5, operating_point=None, top_k=3, request_id="r")
-    assert (call.path, call.content, call.files) == ("/v1/classify", b"image", None)
+    assert (call.url, call.content, call.files) == ("/v1/classify", b"image", None)
     assert call.params == {"sparsity": "0.5", "top_k": "3"}
     assert call.headers["X-Request-ID"] == "r"
 
 
 def test_models_and_versions_are_in_the_path():
     call = wire.classify([b"a", b"b"], model="a/b ü", version="1.0")
-    assert call.path == "/v1/models/a%2Fb%20%C3%BC/versions/1.0/classify"
+    assert call.url == "/v1/models/a%2Fb%20%C3%BC/versions/1.0/classify"
     assert [content for _, (_, content, _) in call.files] == [b"a", b"b"]
     with pytest.raises(ValueError, match="needs the name of its model"):
         wire.classify([b"a"], version="1")
@@ -110,4 +110,4 @@ def test_retry_after_is_seconds_or_a_date():
     assert wire.retry_after(email.utils.formatdate(now + 90, usegmt=True), now) == 90
     assert wire.retry_after(email.utils.formatdate(now - 90, usegmt=True), now) == 0
     assert wire.retry_after("soon", now) is None
-    assert wire.retry_after(None, now) is None
+    assert wire.retry_after("", now) is None

@@ -94,7 +94,7 @@ def check(engine, number, values, options):
         rounding = np.maximum(tolerance["stored"] * (np.abs(wanted) + most), tolerance.get("tiny", 0))
         assert (error <= most + rounding).all(), name  # NaN is not
     if step.gate is not None:
-        check_skipped(engine, step, values, options, written, out)
+        check_skipped(engine, step, values, written, out)
     return {name: without_border(value, plan.buffer(name)) for name, value in written.items()}, out
 
 
@@ -137,8 +137,8 @@ def without_border(value, buffer):
     return value[inside]
 
 
-def check_skipped(engine, step, values, options, written, out):
-    """Skipped cells hold exactly the residual, or what nothing becomes."""
+def check_skipped(engine, step, values, written, out):
+    """Skipped cells hold exactly the residual, or the step's fill."""
     stored = partial(rounded, precision=engine.precision) if engine.precision in STORED else np.asarray
     mask = out.masks[step.gate.layer]
     skipped = mask.repeat(len(step.weight) // mask.shape[1], 1) == 0
@@ -153,8 +153,7 @@ def check_skipped(engine, step, values, options, written, out):
         return
     fill = step.fill("activated")
     if fill is not None:
-        rows = fill[options.norm_set if len(fill) > 1 else np.zeros_like(options.norm_set)]
-        wanted = np.broadcast_to(stored(rows)[:, :, None, None], skipped.shape)
+        wanted = np.broadcast_to(stored(fill)[:, None, None], skipped.shape)
     elif step.activated.affine is None:
         wanted = np.maximum(residual, 0)
     else:

@@ -39,14 +39,11 @@ def square():
 
 @pytest.fixture(scope="session")
 def rows():
-    """``rows(thresholds [N, L])``: controls with these thresholds and normalisation set 0."""
+    """``rows(thresholds [N, L])``: options with these thresholds, an image a row, and no exits."""
 
     def make(thresholds, **fields):
         thresholds = np.asarray(thresholds, dtype=np.float32)
-        images = len(thresholds)
-        return RunOptions(
-            thresholds, **{"norm_set": np.zeros(images, np.int64), "exit_confidence": np.zeros((images, 0))} | fields
-        )
+        return RunOptions(thresholds, **{"exit_confidence": np.zeros((len(thresholds), 0))} | fields)
 
     return make
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lccl.plan import steps
-from lccl.plan.run import RunOptions
+from lccl.plan.run import RunOptions, Setting
 
 # kernel and maps of the gate (0 stands for one map per channel), and the channels it may rule
 GATES = {
@@ -45,7 +45,6 @@ class Case:
     positive: bool  # the residual is never negative
     reused: bool  # a later step reads the residual too
     border: int  # that a later step wants around the outputs
-    sets: int
     thresholds: tuple[float, ...]  # of each image
     threads: int
     cache_bytes: int
@@ -83,7 +82,6 @@ def cases(draw, gate=None, residual=None, outputs=None):
         positive=draw(st.booleans()),
         reused=draw(st.booleans()),
         border=draw(st.sampled_from((0, 1, 2))),
-        sets=draw(st.sampled_from((1, 2))),
         thresholds=tuple(draw(st.lists(thresholds, min_size=images, max_size=images))),
         threads=draw(st.sampled_from((1, 2, 3))),
         cache_bytes=draw(st.sampled_from((0, LARGE))),
@@ -91,9 +89,9 @@ def cases(draw, gate=None, residual=None, outputs=None):
     )
 
 
-def affine(random, sets, channels):
-    scale = random.uniform(0.5, 1.5, (sets, channels)) * random.choice([-1, 1], (sets, channels))
-    return steps.Affine(scale.astype(np.float32), random.normal(0.2, 0.5, (sets, channels)).astype(np.float32))
+def affine(random, channels):
+    scale = random.uniform(0.5, 1.5, channels) * random.choice([-1, 1], channels)
+    return steps.Affine(scale.astype(np.float32), random.normal(0.2, 0.5, channels).astype(np.float32))
 
 
 def weights(random, *shape):
@@ -128,21 +126,19 @@ def plan_of(case):
     if case.gate is not None:
         kernel, maps = case.gate
         source, channels = ("apart", case.channels + 1) if case.gate_apart else ("x", case.channels)
-        gate = steps.Gate(
-            "it", 0, source, weights(random, maps, channels, kernel, kernel), affine(random, case.sets, maps)
-        )
+        gate = steps.Gate("it", 0, source, weights(random, maps, channels, kernel, kernel), affine(random, maps))
     raw = activated = None
     if case.outputs in ("raw", "both"):
         raw = buffer("raw", case.out, height, width)
     if case.outputs != "raw":
-        norm = None if case.outputs == "activated" else affine(random, case.sets, case.out)
+        norm = None if case.outputs == "activated" else affine(random, case.out)
         activated = steps.Activated(buffer("activated", case.out, height, width), norm)
     it = steps.Convolve(
         name="it",
         input="x",
         weight=weights(random, case.out, case.channels, case.kernel, case.kernel),
         stride=case.stride,
-        affine=affine(random, case.sets, case.out) if case.affine else None,
+        affine=affine(random, case.out) if case.affine else None,
         relu=case.relu,
         gate=gate,
         residual=residual,
@@ -168,7 +164,6 @@ def plan_of(case):
         ),
         layers=("it",) if gate is not None else (),
         classes=2,
-        norm_sets=case.sets,
     )
     return plan, it
 
@@ -187,13 +182,9 @@ def values_for(plan, step, count, seed, positive=False):
 
 def reads(step):
     """The names of the buffers that a step reads, sorted."""
-    gate, residual = getattr(step, "gate", None), getattr(step, "residual", None)
-    return sorted({step.input, *((gate.input,) if gate else ()), *((residual.buffer,) if residual else ())})
+    return sorted({read.buffer for read in step.reads})
 
 
-def controls_for(case, seed=1):
-    sets = np.random.default_rng(seed).integers(0, case.sets, len(case.thresholds))
-    column = np.array(case.thresholds, np.float32)[:, None]
-    return RunOptions(
-        column if case.gate else column[:, :0], sets, np.zeros((len(sets), 0), np.float32), want_masks=True
-    )
+def controls_for(case):
+    """A threshold per image where the convolution has a gate, and masks wanted."""
+    return RunOptions.of([Setting((one,) if case.gate else ()) for one in case.thresholds], want_masks=True)

@@ -1,4 +1,4 @@
-"""Networks with SideNets, which way each image takes through them, and controls that send it there."""
+"""Networks with SideNets, which exit each image takes, and options that send it there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDENETS = (SideNetSpec(1, 2, 7), SideNetSpec(4, 3, 20), SideNetSpec(8, 1, 33))
 
 @dataclass(frozen=True)
 class Sided:
-    """A plan with exits and two normalisation sets, and images with controls that leave by none."""
+    """A plan with exits, and images with options that leave by none."""
 
     plan: Plan
     pixels: np.ndarray
@@ -45,12 +45,11 @@ def without_exits(plan):
 
 
 def of_images(options, images, **changed):
-    """The controls of some of the images."""
+    """The options of some of the images."""
     masks = options.forced_masks
     return replace(
         options,
         thresholds=options.thresholds[images],
-        norm_set=options.norm_set[images],
         exit_confidence=options.exit_confidence[images],
         forced_masks=masks and tuple(mask[images] for mask in masks),
         **changed,
@@ -58,7 +57,7 @@ def of_images(options, images, **changed):
 
 
 def leaving_by(options, end, exits):
-    """The controls with which every image leaves by one end."""
+    """The options with which every image leaves by one end."""
     row = np.where(np.arange(exits) == end, -np.inf, 1).astype(np.float32)
     return replace(options, exit_confidence=np.tile(row, (len(options), 1)))
 

@@ -13,8 +13,8 @@ from lccl.compiler import compile_network
 from lccl.engines.cuda import devices
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
-from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
+from tests.lccl.settings import uniform
 
 
 @pytest.mark.parametrize("engine", ["native", "triton", "Reference", ""])
@@ -59,7 +59,7 @@ def test_a_precision_that_the_engine_lacks_is_refused(bundle, engine, precision)
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precision, name, runs, draw_images):
     made = compile_network(bundle, device, precision, engine)
-    options = RunOptions.uniform(2, [0.0] * 18)
+    options = uniform(2, [0.0] * 18)
     given = compile_network(bundle.network, precision=precision, engine=engine, preprocessing=bundle.preprocessing)
     assert (made.name, made.precision, made.experimental) == (name, runs, False)
     assert np.array_equal(made.run(draw_images(2), options).logits, given.run(draw_images(2), options).logits)
@@ -114,7 +114,7 @@ class StandInEngine:
     name = "cuda"
     tiles = SimpleNamespace(source="a stand-in")
 
-    def __init__(self, plan, shape, device, precision):
+    def __init__(self, plan, device, precision):
         self.plan, self.device, self.precision = plan, device, precision
         self.experimental = devices.experimental(device)
 
@@ -242,6 +242,6 @@ def test_the_cuda_engine_without_a_gpu_is_refused(bundle, gpus):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_agrees_with_the_cpu(bundle, draw_images):
-    options = RunOptions.uniform(4, [0.0] * 18)
+    options = uniform(4, [0.0] * 18)
     logits = [compile_network(bundle, device, "fp64").run(draw_images(4), options).logits for device in ("cpu", "cuda")]
     np.testing.assert_allclose(*logits, rtol=1e-9, atol=1e-9)

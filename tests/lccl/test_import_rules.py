@@ -1,4 +1,4 @@
-"""What must load without torch does, triton stays in its corner, and the library's front door is lazy."""
+"""Light modules load without torch, triton is imported in the cuda engine alone, and public names are lazy."""
 
 import subprocess
 import sys
@@ -10,8 +10,9 @@ import lccl
 
 SOURCES = sorted(Path(lccl.__file__).parent.rglob("*.py"))
 LIGHT = [
-    "lccl", "lccl.plan.run", "lccl.operating_points", "lccl.errors", "lccl.preprocessing", "lccl.plan.steps", "lccl.plan.geometry",
-    "lccl.data", "lccl.calibration.intervals",
+    "lccl", "lccl.plan.steps", "lccl.plan.geometry", "lccl.plan.memory", "lccl.plan.run", "lccl.operating_points",
+    "lccl.request", "lccl.errors", "lccl.json_values", "lccl.provenance", "lccl.preprocessing", "lccl.data",
+    "lccl.calibration.intervals", "lccl.bundle.training_record", "lccl.train.reliability",
 ]  # fmt: skip
 LIGHT_SERVICE = [
     "service.decode", "service.batcher", "service.routes.classify", "service.routes.models", "service.routes.operations"
@@ -40,16 +41,16 @@ def test_importing_the_library_imports_neither_torch_nor_numpy():
 
 def test_its_public_names_are_there_on_first_use():
     for name in lccl.__all__:
-        assert getattr(lccl, name).__name__ == name
+        assert getattr(lccl, name).__name__ == {"compile": "compile_network"}.get(name, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lccl.nothing
 
 
 def test_triton_is_mentioned_in_the_cuda_engine_alone():
-    corner = Path(lccl.__file__).parent / "engines" / "cuda"
+    folder = Path(lccl.__file__).parent / "engines" / "cuda"
     assert len(SOURCES) > 20
     for file in SOURCES:
-        assert corner in file.parents or "triton" not in file.read_text().lower(), file
+        assert folder in file.parents or "triton" not in file.read_text().lower(), file
 
 
 def test_an_engine_is_imported_only_when_it_is_chosen():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from lccl.engines.reference import ReferenceEngine, tap_means
 from lccl.errors import EngineError, InputError
 from lccl.networks import FORMS, PLACEMENTS, Architecture, build
 from lccl.plan import steps
-from lccl.plan.run import RunOptions
 from tests.lccl.networks import called, layers_of
+from tests.lccl.settings import uniform
 
 CPU = torch.device("cpu")
 SHARED = [Architecture(name, form) for name, forms in FORMS.items() for form in forms]
@@ -60,7 +60,7 @@ def normalised(engine, pixels):
 
 
 def exact(images, layers, **changes):
-    return replace(RunOptions.uniform(images, [0.0] * layers), **changes)
+    return replace(uniform(images, [0.0] * layers), **changes)
 
 
 # against the modules
@@ -235,7 +235,7 @@ def test_a_gate_at_its_threshold_is_skipped(engine, draw_images):
     plan = with_steps(engine.plan, {first.name: replace(first, gate=replace(first.gate, affine=quarter))})
     changed = ReferenceEngine(plan, CPU, "fp64")
     for threshold, kept in ((0.25, 0), (np.nextafter(np.float32(0.25), np.float32(0)), 16 * 32 * 32)):
-        assert changed.run(draw_images(1), RunOptions.uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
+        assert changed.run(draw_images(1), uniform(1, [threshold] + [0] * 17)).kept[0, 0] == kept
 
 
 def test_masks_come_only_when_asked_for(engine, draw_images):
@@ -318,39 +318,6 @@ def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_refe
     )
 
 
-# normalisation sets
-
-
-def stacked(first, second):
-    """Two plans that differ in their normalisations, as one plan with two sets."""
-    if isinstance(first, steps.Affine):
-        return steps.Affine(np.concatenate([first.scale, second.scale]), np.concatenate([first.shift, second.shift]))
-    if isinstance(first, tuple):
-        return tuple(stacked(one, other) for one, other in zip(first, second, strict=True))
-    if is_dataclass(first):
-        return replace(
-            first, **{one.name: stacked(getattr(first, one.name), getattr(second, one.name)) for one in fields(first)}
-        )
-    return first
-
-
-@pytest.mark.parametrize("form", ["post", "pre"])
-def test_each_image_is_normalised_with_its_own_set(form, gated_network, make_reference, draw_images, rows):
-    architecture, pixels = Architecture("resnet20", form), draw_images(4)
-    denser, sparser = rows([[0.1] * 18] * 4), rows([[0.3] * 18] * 4)
-    alone = [make_reference(gated_network(architecture, pixels, one.thresholds)) for one in (denser, sparser)]
-    plan = replace(stacked(alone[0].plan, alone[1].plan), norm_sets=2)
-    both = ReferenceEngine(plan, CPU, "fp64")
-    for options in (denser, sparser):
-        sets = np.array([0, 1, 1, 0])
-        mixed = both.run(pixels, replace(options, norm_set=sets))
-        first, second = (one.run(pixels, options) for one in alone)
-        for image, norm_set in enumerate(sets):
-            own, other = (first, second) if norm_set == 0 else (second, first)
-            assert np.array_equal(mixed.logits[image], own.logits[image])
-            assert np.array_equal(mixed.kept[image], own.kept[image])
-            assert not np.array_equal(mixed.logits[image], other.logits[image])
-
 
 # batches
 
@@ -380,7 +347,7 @@ def test_every_cell_and_gate_is_executed(engine, draw_images, rows):
     gates = sum(layer.gate_macs for layer in engine.shape.layers)
     assert out.executed_macs.tolist() == [40_551_040 + gates] * 3
     assert out.executed_macs.dtype == out.kept.dtype == np.int64
-    assert out.exit.tolist() == [0, 0, 0]
+    assert out.exit_index.tolist() == [0, 0, 0]
 
 
 # inputs
@@ -429,15 +396,12 @@ def test_images_that_do_not_fit_are_refused(engine, change, match, draw_images):
         ({"thresholds": np.zeros((2, 17), np.float32)}, "thresholds must be"),
         ({"thresholds": np.zeros(18, np.float32)}, "thresholds must be"),
         ({"thresholds": np.where(np.arange(36).reshape(2, 18) == 20, np.nan, 0).astype(np.float32)}, "NaN"),
-        ({"norm_set": np.array([0])}, "norm_set must be"),
-        ({"norm_set": np.array([0, 1])}, r"norm_set must lie in 0\.\.0"),
-        ({"norm_set": np.array([-1, 0])}, r"norm_set must lie in 0\.\.0"),
         ({"exit_confidence": np.zeros((2, 1), np.float32)}, "exit_confidence must be"),
         ({"forced_masks": (np.ones((2, 1, 32, 32), np.uint8),) * 17}, "needs 18 masks"),
         ({"forced_masks": (np.ones((2, 1, 32, 32), np.uint8),) * 18}, "a forced mask must be"),
     ],
 )
-def test_controls_that_do_not_fit_are_refused(engine, changes, match, draw_images):
+def test_options_that_do_not_fit_are_refused(engine, changes, match, draw_images):
     with pytest.raises(InputError, match=match):
         engine.run(draw_images(2), exact(2, 18, **changes))
 

@@ -9,8 +9,9 @@ from PIL import Image
 import lccl
 from lccl.errors import InputError, QualityError
 from lccl.networks import Architecture
-from lccl.operating_points import QualityRequest, controls_for
 from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
+from lccl.plan.run import RunOptions
+from lccl.request import QualityRequest, resolve
 from lccl.skip_map import COVER, SkipMap
 
 # Maps that do and do not divide the input, one group, two, and one per channel.
@@ -148,7 +149,7 @@ def test_a_notebook_gets_what_the_engine_did(random_bundle, gate, engine):
     quality = QualityRequest(sparsity=0.4)
     skips = lccl.SkipMap.of(bundle, image, quality, engine=compiled)
     pixels = bundle.preprocessing.apply(image)
-    output = compiled.run(pixels[None], controls_for([bundle.table.resolve(quality)]))
+    output = compiled.run(pixels[None], RunOptions.of([resolve(bundle.table, quality).wanted.setting]))
     assert [layer.kept for layer in skips.layers] == output.kept[0].tolist()
     assert skips.skip_ratio == pytest.approx(float(compiled.shape.skip_ratio(output.kept)[0]))
     assert skips.kept_share().shape == (32, 32)
@@ -156,7 +157,7 @@ def test_a_notebook_gets_what_the_engine_did(random_bundle, gate, engine):
     assert skips.draw(Image.fromarray(pixels)).size == (256, 256)
 
 
-def test_a_notebook_may_leave_the_engine_and_the_wish_out(bundle):
+def test_a_notebook_may_leave_the_engine_and_the_quality_out(bundle):
     skips = lccl.SkipMap.of(bundle, Image.new("L", (50, 20), 128))
     assert len(skips.layers) == 18
     with pytest.raises(QualityError):

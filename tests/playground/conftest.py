@@ -1,4 +1,4 @@
-"""The shipped model on a real socket, and Debian's Chromium to look at its page with."""
+"""The shipped model and two random ones on a real socket, and Debian's Chromium to look at its page with."""
 
 from __future__ import annotations
 
@@ -21,22 +21,16 @@ FLAGS = [
 ]  # fmt: skip
 SHOTS = Path(__file__).parents[2] / "build" / "playground"
 PATIENCE_MS = 15_000
+SHIPPED = "resnet20-cifar10"
 
 
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """The shipped model's server; its base URL."""
-    with served("--models", str(SHIPPED_MODELS)) as base:
-        yield base
-
-
-@pytest.fixture(scope="session")
-def early_address(early_folder: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A random model with early exits, the default, and one without; the base URL of their server."""
-    models = tmp_path_factory.mktemp("with-exits")
-    for folder in (early_folder / "early", models_folder / "small"):
+def address(early_folder: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The shipped model, by default, and random ones: ``early`` has early exits, ``small`` none; their base URL."""
+    models = tmp_path_factory.mktemp("playground")
+    for folder in (SHIPPED_MODELS / SHIPPED, early_folder / "early", models_folder / "small"):
         (models / folder.name).symlink_to(folder)
-    with served("--models", str(models), "--engine", "reference", "--default-model", "early") as base:
+    with served("--models", str(models), "--default-model", SHIPPED) as base:
         yield base
 
 
@@ -102,6 +96,11 @@ def answered(page: Page, key: str = "A") -> None:
     expect(part(page, "classes", key).locator("li")).to_have_count(5, timeout=PATIENCE_MS)
     expect(page.locator(f".setting.{key}[aria-busy]")).to_have_count(0)
     expect(part(page, "results", key)).to_be_visible()
+
+
+def choose_model(page: Page, name: str) -> None:
+    page.locator("#model").select_option(label=name)
+    answered(page)
 
 
 def shoot(page: Page, name: str) -> None:

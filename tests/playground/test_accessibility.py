@@ -1,4 +1,4 @@
-"""The playground for everyone: axe-core's rules, the keyboard alone, phones, dark rooms, and less motion."""
+"""The playground for everyone: axe-core's rules, the keyboard alone, phones, dark schemes, and less motion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.playground.conftest import answered, part, shoot
+from tests.playground.conftest import answered, choose_model, part, shoot
 
 SERIOUS = {"serious", "critical"}
 
@@ -17,9 +17,8 @@ def faults(page):
     return {one["id"]: [node["html"] for node in one["nodes"]] for one in found if one["impact"] in SERIOUS}
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_no_serious_fault(visit, dark, width):
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)], ids=["desktop-light", "phone-dark"])
+def test_axe_finds_no_serious_fault(visit, width, dark):
     with visit(dark=dark, width=width) as page:
         assert faults(page) == {}
         shoot(page, f"{'phone' if width == 360 else 'desktop'}-{'dark' if dark else 'light'}")
@@ -35,18 +34,19 @@ def test_axe_finds_no_serious_fault_in_a_comparison(visit, dark):
         shoot(page, f"compared-{'dark' if dark else 'light'}")
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_no_serious_fault_beside_early_exits(visit, early_address, width):
-    with visit(early_address, width=width) as page:
+def test_axe_finds_no_serious_fault_beside_early_exits_on_a_phone(visit):
+    with visit(width=360) as page:
+        choose_model(page, "early")
         page.get_by_text("Early exits").click()
         answered(page)
         assert faults(page) == {}
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
-        shoot(page, f"exits-{width}")
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        shoot(page, "exits-phone")
 
 
-def test_the_mode_for_early_exits_is_reached_with_the_arrow_keys(visit, early_address):
-    with visit(early_address) as page:
+def test_the_mode_for_early_exits_is_reached_with_the_arrow_keys(visit):
+    with visit() as page:
+        choose_model(page, "early")
         modes = part(page, "modes").locator("input")
         modes.first.focus()
         modes.first.press("ArrowLeft")
@@ -110,20 +110,16 @@ def test_nothing_is_wider_than_the_screen(visit):
                 assert page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
-def test_dark_rooms_get_a_dark_page(visit):
+def test_a_dark_scheme_and_less_motion_are_respected(visit):
     def brightness(page):
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(int(part) for part in colour[4:-1].split(","))
 
-    with visit() as light, visit(dark=True) as dark:
-        assert brightness(dark) < 150
-        assert brightness(light) > 600
-
-
-def test_less_motion_is_respected(visit):
-    def moves(page):
+    def transition(page):
         return page.locator(".filled").first.evaluate("(one) => getComputedStyle(one).transitionDuration")
 
-    with visit() as usual, visit(reduced_motion="reduce") as calm:
-        assert moves(usual) != "0s"
-        assert moves(calm) == "0s"
+    with visit() as usual, visit(dark=True, reduced_motion="reduce") as other:
+        assert brightness(other) < 150
+        assert brightness(usual) > 600
+        assert transition(usual) != "0s"
+        assert transition(other) == "0s"

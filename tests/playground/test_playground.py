@@ -19,18 +19,22 @@ from playwright.sync_api import expect
 
 import lccl
 from benchmarks.server import served
-from lccl.operating_points import QualityRequest
+from lccl.request import QualityRequest, resolve
 from tests.conftest import SHIPPED_MODELS
-from tests.playground.conftest import answered, part, setting, shoot
+from tests.playground.conftest import SHIPPED, answered, choose_model, part, setting, shoot
 
 COVER = [76, 20, 140]
 
 
-def png(width=40, height=30, seed=0):
+def encoded(image):
     out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()
+
+
+def png(width=40, height=30, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels))
 
 
 def file(content, name="photo.png", kind="image/png"):
@@ -47,10 +51,10 @@ def slide(page, key_name, key="A"):
     answered(page, key)
 
 
-def test_the_page_answers_about_a_image_of_its_own(visit, address):
+def test_the_page_answers_about_an_image_of_its_own(visit, address):
     with visit() as page:
         expect(part(page, "classes").locator("li").first).to_contain_text("ship")
-        points = httpx.get(f"{address}/v1/models").json()["models"][0]["operating_points"]
+        points = httpx.get(f"{address}/v1/models/{SHIPPED}").json()["operating_points"]
         expect(page.locator(".curve .point")).to_have_count(len(points))
         expect(page.locator(".curve .mark")).to_have_count(1)
         expect(part(page, "layers").locator("label")).to_have_count(19)
@@ -70,7 +74,7 @@ def test_each_drawn_example_is_known(visit):
 def test_the_slider_answers_to_the_keyboard(visit):
     with visit() as page:
         slide(page, "End")
-        least_offered, most_offered = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.sparsity_range
+        least_offered, most_offered = lccl.load(SHIPPED_MODELS / SHIPPED).table.sparsity_range
         expect(part(page, "value")).to_have_text(f"{math.floor(200 * most_offered) / 2:.1f} %")
         most = skipped(page)
         slide(page, "Home")
@@ -126,7 +130,8 @@ def test_a_slow_answer_does_not_overtake_the_last(visit):
 
 
 def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
-    budgeted = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.resolve(QualityRequest(max_accuracy_drop=2)).name
+    table = lccl.load(SHIPPED_MODELS / SHIPPED).table
+    budgeted = resolve(table, QualityRequest(max_accuracy_drop=2)).wanted.name
     with visit() as page:
         with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
             page.get_by_text("Accuracy budget").click()
@@ -140,8 +145,9 @@ def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
         expect(part(page, "used")).to_contain_text("Ran with exact")
 
 
-def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, smooth_images):
-    with visit(early_address) as page:
+def test_early_exits_are_offered_where_the_model_has_some(visit, smooth_images):
+    with visit() as page:
+        choose_model(page, "early")
         expect(part(page, "figures")).to_contain_text("Answered by")
         page.locator("#file").set_input_files(file(smooth_images[0]))
         with page.expect_request(lambda request: "exit_confidence=0.9" in request.url):
@@ -160,22 +166,14 @@ def test_early_exits_are_offered_where_the_model_has_some(visit, early_address, 
         expect(part(page, "figures")).to_contain_text("the end")
         assert skipped(page) < left
         shoot(page, "exits")
-        page.locator("#model").select_option(label="small")
-        answered(page)
+        choose_model(page, "small")
         expect(page.get_by_text("Early exits")).to_be_hidden()
         expect(part(page, "modes").locator("input:checked")).to_have_value("sparsity")
         expect(part(page, "figures")).not_to_contain_text("Answered by")
-
-
-def test_a_model_without_early_exits_offers_none(visit, early_address):
-    with visit(early_address) as page:
-        page.locator("#model").select_option(label="small")
-        answered(page)
-        expect(page.get_by_text("Early exits")).to_be_hidden()
         expect(part(page, "figures").locator("div")).to_have_count(4)
 
 
-def test_a_image_can_be_chosen_dropped_and_pasted(visit):
+def test_an_image_can_be_chosen_dropped_and_pasted(visit):
     with visit() as page:
         page.locator("#file").set_input_files(file(png(), "chosen.png"))
         expect(page.locator("#chosen")).to_have_text("chosen.png · 40 × 30")
@@ -200,7 +198,7 @@ def test_a_image_can_be_chosen_dropped_and_pasted(visit):
 def test_a_large_image_is_made_smaller_before_it_is_sent(visit):
     with visit() as page:
         with page.expect_request("**/skip-map?*") as asked:
-            page.locator("#file").set_input_files(file(png(1500, 1000)))
+            page.locator("#file").set_input_files(file(encoded(Image.new("RGB", (1500, 1000), "teal"))))
         expect(page.locator("#chosen")).to_have_text("photo.png · 1500 × 1000, sent as 1280 × 853")
         assert asked.value.header_value("content-type") == "image/jpeg"
         answered(page)
@@ -235,7 +233,7 @@ def test_the_cover_lies_where_the_masks_say(visit, address):
         answered(page)
         expect(part(page, "stage")).to_have_attribute("aria-label", re.compile("blocks.1.conv2: .* % skipped"))
         answer = httpx.post(
-            f"{address}/v1/models/resnet20-cifar10/skip-map",
+            f"{address}/v1/models/{SHIPPED}/skip-map",
             content=content, headers={"Content-Type": "image/png"},
             params={"sparsity": part(page, "slider").input_value(), "layer": "blocks.1.conv2"},
         ).json()  # fmt: skip
@@ -286,7 +284,7 @@ def test_two_settings_are_compared(visit):
 
 def test_a_point_of_the_curve_can_be_taken(visit):
     with visit() as page:
-        points = lccl.load(SHIPPED_MODELS / "resnet20-cifar10").table.points
+        points = lccl.load(SHIPPED_MODELS / SHIPPED).table.points
         number = [point.name for point in points].index("p45")
         page.locator(".curve .point").nth(number).locator(".target").click()
         answered(page)

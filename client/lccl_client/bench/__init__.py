@@ -1,1 +1,1 @@
-"""What ``lccl-client bench`` adds to the load generator: wishes, images, rates, tables."""
+"""What ``lccl-client bench`` adds to the load generator: quality requests, images, rates, tables."""

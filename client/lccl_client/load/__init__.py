@@ -2,7 +2,7 @@
 
     report = run(Plan("http://127.0.0.1:8000", (Stream(…),), Open(rate_per_s=200), duration_s=10))
 
-It knows nothing of the LCCL server. ``python -m lccl_client.load`` is the command ``lccl-client bench``.
+It does not depend on the LCCL server's protocol. ``python -m lccl_client.load`` is the command ``lccl-client bench``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -66,30 +67,21 @@ class Connections:
             TimeoutError: no answer in time.
 
         """
-        deadline = time.monotonic() + self._timeout_s
-        if self.idle:
+        async with asyncio.timeout(self._timeout_s):
+            if self.idle:
+                with suppress(_StaleConnectionError):  # not the server's failure: it had closed an idle connection
+                    return await self.idle.pop().ask(head, content)
+            create = asyncio.get_running_loop().create_connection
             try:
-                return await self.idle.pop().ask(head, content, deadline)
-            except _StaleConnectionError:
-                pass  # not the server's failure: it had closed a connection that was idle
-        return await (await self._connect(deadline)).ask(head, content, deadline)
+                _, connection = await create(lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl)
+            except OSError as error:
+                raise BrokenConnectionError(str(error)) from error
+            return await connection.ask(head, content)
 
     def close(self) -> None:
         for connection in self.idle:
-            connection.close()
+            connection.transport.close()
         self.idle.clear()
-
-    async def _connect(self, deadline: float) -> _Connection:
-        making = asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self.idle), self._host, self._port, ssl=self._ssl
-        )
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return (await making)[1]
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise BrokenConnectionError(str(error)) from error
 
 
 class _Connection(asyncio.Protocol):
@@ -103,20 +95,17 @@ class _Connection(asyncio.Protocol):
         self._received = self._used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
+        self.transport = cast(asyncio.WriteTransport, transport)
 
-    async def ask(self, head: bytes, content: bytes, deadline: float) -> Reply:
+    async def ask(self, head: bytes, content: bytes) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self._reply, self._received = reply, False
-        expiry = self._loop.call_later(deadline - time.monotonic(), self._expire, reply)
-        self._transport.writelines((head, b"%d\r\n\r\n" % len(content), content))
+        self.transport.writelines((head, b"%d\r\n\r\n" % len(content), content))
         try:
             return await reply
         finally:
-            expiry.cancel()
-
-    def close(self) -> None:
-        self._transport.close()
+            if self._reply is reply:  # given up
+                self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._received = True
@@ -125,24 +114,22 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(BrokenConnectionError(f"not an HTTP answer: {error}"))
 
-    def on_message_begin(self) -> None:
-        self._parts = []
-
     def on_body(self, part: bytes) -> None:
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
         status, reply = self._parser.get_status_code(), self._reply
+        content, self._parts = b"".join(self._parts), []
         if status < 200 or reply is None:
             return
         # From here on another request may use the connection, even before the one that waited goes on.
         self._reply, self._used = None, True
         if not reply.done():
-            reply.set_result(Reply(status, b"".join(self._parts), time.monotonic()))
+            reply.set_result(Reply(status, content, time.monotonic()))
         if self._parser.should_keep_alive():
             self._idle.append(self)
         else:
-            self._transport.close()
+            self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self in self._idle:
@@ -150,12 +137,8 @@ class _Connection(asyncio.Protocol):
         kind = _StaleConnectionError if self._used and not self._received else BrokenConnectionError
         self._fail(kind(str(error) if error else "the server closed the connection"))
 
-    def _expire(self, reply: asyncio.Future[Reply]) -> None:
-        if not reply.done():
-            self._fail(TimeoutError())
-
     def _fail(self, error: Exception) -> None:
         reply, self._reply = self._reply, None
         if reply is not None and not reply.done():
             reply.set_exception(error)
-        self._transport.abort()
+        self.transport.abort()

@@ -1,4 +1,4 @@
-"""What a run of load sends and how fast: plain data, made before the run so that sending costs little."""
+"""What a run sends and how fast: plain data, prepared before the run so that sending costs little."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Requests at their own times, whatever the server does: the load of many clients that do not know each other.
+    """Requests at their own times, whatever the server does: the load of many independent clients.
 
     Attributes:
         rate_per_s: mean number of requests a second.
@@ -71,7 +71,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Always so many requests under way: what a server can do at most, not how it feels to its clients."""
+    """A constant number of requests under way: measures capacity, not the latency of independent clients."""
 
     in_flight: int
 

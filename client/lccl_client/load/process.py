@@ -10,13 +10,13 @@ import resource
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 
 from lccl_client.load.plan import Plan
 from lccl_client.load.report import Report, summarise
 from lccl_client.load.sender import Progress, send
 
-UVLOOP, ASYNCIO = "uvloop", "asyncio"
 FILES = 1 << 16
 
 
@@ -28,17 +28,17 @@ def run(plan: Plan, progress: Callable[[Progress], None] | None = None) -> Repor
         progress: called twice a second.
 
     """
-    event_loop = UVLOOP if find_spec(UVLOOP) else ASYNCIO
+    factory = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     gc.collect()
     gc.freeze()  # a full collection over all that the caller has imported would stop the sending for up to 0.1 s
     try:
-        with asyncio.Runner(loop_factory=_factory(event_loop)) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             started, cpu = time.monotonic(), time.process_time()
             records = runner.run(send(plan, progress))
-            spent, passed = time.process_time() - cpu, time.monotonic() - started
+            cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - started
     finally:
         gc.unfreeze()
-    return summarise(plan, records, spent, passed, event_loop)
+    return summarise(plan, records, cpu_s, wall_s, "uvloop" if factory else "asyncio")
 
 
 def run_apart(plan: Plan, processors: Collection[int] | None = None) -> Report:
@@ -63,11 +63,3 @@ def _prepare(processors: Collection[int] | None) -> None:
     allow_connections()
     if processors is not None:
         os.sched_setaffinity(0, processors)
-
-
-def _factory(event_loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if event_loop == ASYNCIO:
-        return None
-    import uvloop  # noqa: PLC0415 - not to be had on every platform
-
-    return uvloop.new_event_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
@@ -24,15 +25,8 @@ def arrivals(rate_per_s: float, seconds: float, kind: Arrivals, seed: int) -> ND
 def picks(streams: Sequence[Stream], seed: int) -> Iterator[tuple[int, int]]:
     """Endless (stream, body) numbers: streams drawn by weight, each one's bodies in turn, in a drawn order."""
     generator = random.Random(seed)
-    orders = [generator.sample(range(len(stream.bodies)), len(stream.bodies)) for stream in streams]
-    sent = [0] * len(streams)
+    bodies = [itertools.cycle(generator.sample(range(len(one.bodies)), len(one.bodies))) for one in streams]
     weights = [stream.weight for stream in streams]
-
-    def endless() -> Iterator[tuple[int, int]]:
-        while True:
-            for stream in generator.choices(range(len(streams)), weights, k=256):
-                order = orders[stream]
-                yield stream, order[sent[stream] % len(order)]
-                sent[stream] += 1
-
-    return endless()
+    while True:
+        for stream in generator.choices(range(len(streams)), weights, k=256):
+            yield stream, next(bodies[stream])

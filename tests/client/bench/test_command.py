@@ -81,7 +81,7 @@ def test_it_is_a_process_too(guarded):
     [
         ((), "say how much load"),
         (("--rate", "fast"), "is no rate"),
-        (("--rate", "1", "--mix", "sparsty=1"), "no field of a wish"),
+        (("--rate", "1", "--mix", "sparsty=1"), "no field of a quality request"),
         (("--rate", "1", "--draw", "big"), "not a size"),
         (("--rate", "1", "--version", "1"), "needs the name of its model"),
         (("--rate", "1", "--model", "nobody"), "404"),

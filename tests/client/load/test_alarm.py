@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from lccl_client.load.alarm import _LoopTimer, alarm
+from lccl_client.load.alarm import Alarm, alarm
 
 
-@pytest.mark.parametrize("make", [alarm, _LoopTimer])
+@pytest.mark.parametrize("make", [alarm, Alarm])
 def test_an_alarm_rings_when_it_is_due(make):
     async def late(delays):
         clock, found = make(), []

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lccl_client.load import Body, Closed, Open, Plan, Stream
-from lccl_client.load.records import CONNECTION, NOT_SENT, TIMEOUT, Records
-from lccl_client.load.report import UNREADABLE, summarise
+from lccl_client.load.report import CONNECTION, NOT_SENT, TIMEOUT, UNREADABLE, Records, summarise
 
 STREAMS = tuple(Stream(name, "POST", "/", {}, (Body(b"0", "cat"), Body(b"1", "dog"))) for name in ("a", "b"))
 PLAN = Plan("http://x", STREAMS, Open(3.0), duration_s=2.0, warmup_s=1.0, slo_ms=50.0)

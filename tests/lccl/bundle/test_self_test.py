@@ -1,4 +1,4 @@
-"""The canary: drawn the same everywhere, right on every engine, and a sign of any damage to the weights."""
+"""The self-test: drawn the same everywhere, right on every engine, and a sign of any damage to the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lccl.errors import BundleError
 
 @pytest.fixture
 def recorded(bundle):
-    return replace(bundle, self_test=self_test.record(bundle))
+    engine = compile_network(bundle, "cpu", engine="reference")
+    return replace(bundle, self_test=self_test.record(bundle, engine))
 
 
 def test_the_images_are_the_same_everywhere():
@@ -55,5 +56,5 @@ def test_a_bundle_keeps_it(recorded, tmp_path):
 )  # fmt: skip
 def test_an_unreadable_record_is_refused(bundle, tmp_path, broken):
     save(replace(bundle, self_test=broken), tmp_path)
-    with pytest.raises(BundleError, match="lccl canary"):
+    with pytest.raises(BundleError, match="lccl self-test"):
         load(tmp_path)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lccl.networks import FORMS, PLACEMENTS, Architecture, build
-from lccl.networks.lowering import lower
+from lccl.networks.lowering import lower, network_shape
+from lccl.networks.sidenet import SideNetSpec
 from lccl.plan import steps
 from lccl.plan.geometry import shape_of
 from tests.lccl.networks import called, layers_of
@@ -24,31 +25,15 @@ SPLIT = [
 GATES = ["shared", "pointwise", "grouped:4", "grouped:4:1x1"]
 
 
-def read_by(step):
-    found = [] if isinstance(step, steps.Normalise) else [step.input]
-    if isinstance(step, steps.Convolve):
-        found += [step.gate.input] if step.gate else []
-        found += [step.residual.buffer] if step.residual else []
-    return found
-
-
-def written_by(step):
-    if isinstance(step, steps.Classify):
-        return []
-    found = [step.raw]
-    if isinstance(step, steps.Convolve) and step.activated:
-        found.append(step.activated.buffer)
-    return [name for name in found if name is not None]
-
-
 @pytest.mark.parametrize("architecture", [*EVERY, *(one.plain_twin for one in EVERY), *PLACED, *SPLIT], ids=called)
 def test_every_buffer_is_written_once_and_then_read(architecture, square):
     plan = lower(build(architecture), square(32))
     written, read = [], set()
     for step in plan.steps:
-        assert set(read_by(step)) <= set(written), step
-        read |= set(read_by(step))
-        written += written_by(step)
+        sources = {each.buffer for each in step.reads}
+        assert sources <= set(written), step
+        read |= sources
+        written += step.writes
     assert len(set(written)) == len(written)
     assert sorted(written) == sorted(buffer.name for buffer in plan.buffers) == sorted(read)
     assert isinstance(plan.steps[0], steps.Normalise)
@@ -82,8 +67,8 @@ def test_a_gate_without_normalisation_has_scale_1_and_shift_0(form, square):
     network = build(Architecture("resnet20", form, "grouped:4", gate_norm=False)).double()
     for step in lower(network, square(32)).gated:
         assert step.gate.affine.scale.dtype == step.gate.affine.shift.dtype == np.float64
-        assert np.array_equal(step.gate.affine.scale, np.ones((1, 4)))
-        assert np.array_equal(step.gate.affine.shift, np.zeros((1, 4)))
+        assert np.array_equal(step.gate.affine.scale, np.ones(4))
+        assert np.array_equal(step.gate.affine.shift, np.zeros(4))
 
 
 @pytest.mark.parametrize(
@@ -120,10 +105,20 @@ def test_normalisation_is_kept_apart_from_the_weights(random_network, square):
     step = lower(network, square(32)).gated[3]
     module = network.skip_convs["blocks.1.conv2"]
     x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
-    scale, shift = (torch.from_numpy(array)[:, :, None, None] for array in (step.affine.scale, step.affine.shift))
+    scale, shift = (torch.from_numpy(array)[:, None, None] for array in (step.affine.scale, step.affine.shift))
     assert np.array_equal(step.weight, module.conv.weight.numpy())
-    assert step.affine.scale.shape == step.affine.shift.shape == (1, 16)
+    assert step.affine.scale.shape == step.affine.shift.shape == (16,)
     torch.testing.assert_close(x * scale + shift, module.norm(x))
+
+
+@pytest.mark.parametrize(
+    "architecture", [Architecture("resnet20", "pre", "pointwise"), Architecture("resnet18", split="1/2")], ids=called
+)
+def test_the_shape_is_that_of_the_plan_and_needs_no_weights(architecture, square):
+    specs, network = [SideNetSpec(1, 2, 7), SideNetSpec(4, 3, 20)], build(architecture)
+    network.add_sidenets(specs)
+    size = network.image_size
+    assert network_shape(architecture, size, specs) == shape_of(lower(network, square(size)))
 
 
 def test_a_plan_does_not_change_with_its_network(random_network, square):
@@ -139,7 +134,7 @@ def test_a_plan_does_not_change_with_its_network(random_network, square):
 def test_fill_in_the_post_activation_form(gate, random_network, square):
     first, second = lower(random_network(Architecture("resnet20", "post", gate)), square(32)).gated[:2]
     assert first.raw == "blocks.0.conv1"
-    assert np.array_equal(first.fill("raw"), np.zeros((1, 16)))
+    assert np.array_equal(first.fill("raw"), np.zeros(16))
     assert second.fill("raw") is None
     assert second.fill("activated") is None
 
@@ -149,7 +144,7 @@ def test_fill_in_the_pre_activation_form(gate, random_network, square):
     network = random_network(Architecture("resnet20", "pre", gate))
     first, second = lower(network, square(32)).gated[:2]
     norm = network.blocks[0].norm2
-    zero = norm(torch.zeros(1, 16, 1, 1))[:, :, 0, 0]
+    zero = norm(torch.zeros(1, 16, 1, 1))[0, :, 0, 0]
     assert first.activated.buffer == "blocks.0.conv1.a"
     np.testing.assert_allclose(first.fill("activated"), torch.relu(zero).numpy(), rtol=1e-5, atol=1e-6)
     assert (first.fill("activated") > 0).any()
@@ -161,7 +156,7 @@ def left_by_skipping(step, output, state):
     like = state.values[step.raw if output == "raw" else step.activated.buffer]
     fill = step.fill(output)
     if fill is not None:
-        return torch.from_numpy(fill)[:, :, None, None].expand_as(like)
+        return torch.from_numpy(fill)[:, None, None].expand_as(like)
     source = state.values[step.residual.buffer][:, :, :: step.residual.stride, :: step.residual.stride]
     left = torch.zeros_like(like)
     left[:, : source.shape[1]] = source
@@ -169,9 +164,7 @@ def left_by_skipping(step, output, state):
         return left
     affine = step.activated.affine
     if affine is not None:
-        left = (
-            left * torch.from_numpy(affine.scale)[:, :, None, None] + torch.from_numpy(affine.shift)[:, :, None, None]
-        )
+        left = left * torch.from_numpy(affine.scale)[:, None, None] + torch.from_numpy(affine.shift)[:, None, None]
     return torch.relu(left)
 
 
@@ -249,7 +242,7 @@ def test_a_split_convolution_is_lowered_whole(form, random_network, square):
         (step.split.affine, module.window_norm),
         (step.split.rest_affine, module.rest_norm),
     ):
-        scale, shift = (torch.from_numpy(array)[:, :, None, None] for array in (affine.scale, affine.shift))
+        scale, shift = (torch.from_numpy(array)[:, None, None] for array in (affine.scale, affine.shift))
         torch.testing.assert_close(x * scale + shift, norm(x))
 
 

@@ -13,6 +13,7 @@ from lccl.networks.sidenet import SideNetSpec
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions
 from tests.conftest import random_network
+from tests.lccl.settings import uniform
 
 SPECS = [SideNetSpec(1, 2, 12), SideNetSpec(4, 3, 8), SideNetSpec(7, 1, 8)]
 KINDS = [Architecture("resnet20"), Architecture("resnet20", "pre"), Architecture("resnet20", gate="none")]
@@ -79,18 +80,17 @@ def run(engine, images, thresholds, confidences):
     count = len(images)
     options = RunOptions(
         np.broadcast_to(np.float32(thresholds), (count, len(engine.plan.layers))),
-        np.zeros(count, np.int64),
         np.broadcast_to(np.float32(confidences), (count, engine.plan.exits)),
     )
     return engine.run(images, options)
 
 
 def confidences_of(engine, images):
-    """How sure each image is at each exit, [N, E]: all are sent out there."""
+    """How confident each exit is of each image, [N, E]: all are sent out there."""
     exits, found = engine.plan.exits, []
     for number in range(exits):
         out = run(engine, images, 0, [0.0 if number == other else 1.0 for other in range(exits)])
-        assert (out.exit == number).all()
+        assert (out.exit_index == number).all()
         found.append(torch.softmax(torch.from_numpy(out.logits), 1).amax(1).numpy())
     return np.stack(found, 1)
 
@@ -103,22 +103,22 @@ def test_every_image_leaves_where_it_would_alone(architecture, count, draw_image
     images, random = draw_images(count), np.random.default_rng(count)
     layers = len(engine.plan.layers)
     levels = random.uniform(-0.2, 0.6, (count, layers)).astype(np.float32)
-    sure = confidences_of(engine, images)
-    levels_of_exits = random.uniform(sure.min(0) - 0.05, sure.max(0) + 0.05, (count, 3)).astype(np.float32)
+    confidence = confidences_of(engine, images)
+    levels_of_exits = random.uniform(confidence.min(0) - 0.05, confidence.max(0) + 0.05, (count, 3)).astype(np.float32)
     out = run(engine, images, levels, levels_of_exits)
     for image in range(count):
         logits, exit_index, macs = naive(network, engine, images[image], levels[image], levels_of_exits[image])
-        assert out.exit[image] == exit_index
+        assert out.exit_index[image] == exit_index
         assert out.logits[image] == pytest.approx(logits, rel=1e-9, abs=1e-9)
-        assert engine.shape.gated(out.kept, out.exit)[image] == macs
+        assert engine.shape.gated(out.kept, out.exit_index)[image] == macs
 
 
 def test_the_images_of_a_batch_take_different_ways(draw_images, square):
     """What the comparison above rests on."""
     engine = compile_network(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(16)
-    sure = confidences_of(engine, images)
-    assert set(run(engine, images, 0, np.quantile(sure, 0.6, axis=0)).exit) == {0, 1, 2, 3}
+    confidence = confidences_of(engine, images)
+    assert set(run(engine, images, 0, np.quantile(confidence, 0.6, axis=0)).exit_index) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -131,46 +131,46 @@ def test_exits_at_the_ends_of_the_range(confidences, expected, draw_images, squa
     engine = compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(4)
     out = run(engine, images, 0.1, confidences)
-    assert out.exit.tolist() == expected
+    assert out.exit_index.tolist() == expected
     before = [sum(layer.name < f"blocks.{place}.conv3" for layer in engine.shape.layers) for place in (1, 4, 7)]
     for image, exit_index in enumerate(expected):
         reached = [*before, 18][exit_index]
         assert (out.kept[image, :reached] > 0).all()
         assert not out.kept[image, reached:].any()
-    dense = engine.shape.gated(engine.shape.reached(out.exit) * engine.shape.cells, out.exit)
+    dense = engine.shape.gated(engine.shape.reached(out.exit_index) * engine.shape.cells, out.exit_index)
     assert out.executed_macs.tolist() == dense.tolist()
 
 
-def test_an_image_as_sure_as_the_threshold_stays(draw_images, square):
+def test_an_image_as_confident_as_the_threshold_stays(draw_images, square):
     engine = compile_network(with_sidenets(KINDS[0]), engine="reference", precision="fp64", preprocessing=square(32))
     images = draw_images(1)
-    sure = np.float32(confidences_of(engine, images)[0, 0])
-    higher, lower = np.nextafter(sure, np.float32(2)), np.nextafter(sure, np.float32(-1))
-    assert run(engine, images, 0, [higher, 1, 1]).exit.tolist() == [3]
-    assert run(engine, images, 0, [lower, 1, 1]).exit.tolist() == [0]
+    confidence = np.float32(confidences_of(engine, images)[0, 0])
+    higher, lower = np.nextafter(confidence, np.float32(2)), np.nextafter(confidence, np.float32(-1))
+    assert run(engine, images, 0, [higher, 1, 1]).exit_index.tolist() == [3]
+    assert run(engine, images, 0, [lower, 1, 1]).exit_index.tolist() == [0]
 
 
 def test_masks_of_layers_behind_an_exit_are_empty(draw_images, square):
     engine = compile_network(with_sidenets(KINDS[0]), engine="reference", preprocessing=square(32))
-    options = RunOptions.uniform(2, [0.1] * 18, want_masks=True, exit_confidence=[1, 0, 1])
+    options = uniform(2, [0.1] * 18, want_masks=True, exit_confidence=[1, 0, 1])
     out = engine.run(draw_images(2), options)
     assert [bool(mask.any()) for mask in out.masks] == [True] * 10 + [False] * 8
     assert [mask.shape[0] for mask in out.masks] == [2] * 18
 
 
-def test_without_exit_confidences_nobody_leaves_and_only_the_temperature_is_new(draw_images, square):
+def test_without_exit_confidences_no_image_leaves_and_only_the_temperature_is_new(draw_images, square):
     plain, images = random_network(KINDS[0]).double(), draw_images(3)
     engines = [
         compile_network(network, engine="reference", precision="fp64", preprocessing=square(32))
         for network in (plain, with_sidenets(KINDS[0]))
     ]
-    options = RunOptions.uniform(3, [0.2] * 18)
+    options = uniform(3, [0.2] * 18)
     alone, beside = (engine.run(images, options) for engine in engines)
-    assert beside.exit.tolist() == [3, 3, 3]
+    assert beside.exit_index.tolist() == [3, 3, 3]
     assert beside.logits == pytest.approx(alone.logits / 1.3)
     assert np.array_equal(beside.kept, alone.kept)
     sides = 16 * 4 * 12 + 12 * 10 + 32 * 9 * 8 + 8 * 10 + 64 * 8 + 8 * 10
-    assert engines[1].shape.gated(beside.kept, beside.exit) == pytest.approx(
+    assert engines[1].shape.gated(beside.kept, beside.exit_index) == pytest.approx(
         engines[0].shape.gated(alone.kept) + sides, abs=0
     )
     assert engines[1].shape.dense == engines[0].shape.dense
@@ -212,11 +212,11 @@ def test_sidenets_that_do_not_fit_are_refused(specs, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"after": 1, "grid": 1}, "exactly the fields"),
-        ({"after": 1, "grid": 1, "hidden": 8, "more": 1}, "exactly the fields"),
-        ([1, 1, 8], "exactly the fields"),
-        ({"after": 1.0, "grid": 1, "hidden": 8}, "whole numbers"),
-        ({"after": True, "grid": 1, "hidden": 8}, "whole numbers"),
+        ({"after": 1, "grid": 1}, "'hidden'"),
+        ({"after": 1, "grid": 1, "hidden": 8, "more": 1}, "unexpected more"),
+        ([1, 1, 8], "no object"),
+        ({"after": 1.0, "grid": 1, "hidden": 8}, "after is 1.0, which is no int"),
+        ({"after": True, "grid": 1, "hidden": 8}, "after is True, which is no int"),
     ],
 )
 def test_descriptions_that_are_none_are_refused(value, message):
@@ -224,7 +224,7 @@ def test_descriptions_that_are_none_are_refused(value, message):
         SideNetSpec.from_json(value)
 
 
-def test_a_shape_knows_what_lies_before_each_exit(square):
+def test_a_shape_has_what_lies_before_each_exit(square):
     shape = shape_of(lower(with_sidenets(KINDS[0]), square(32)))
     assert [early.layers for early in shape.exits] == [4, 10, 16]
     stem = 9 * 3 * 16 * 1024
@@ -250,5 +250,5 @@ def test_an_image_that_leaves_is_not_charged_for_means_behind_its_exit(draw_imag
     behind = sum(layer.gate_macs for layer in shape.layers[10:]) + shape.means - shape.exits[1].means
     behind += network.classifier.weight.numel() + shape.exits[2].macs
     cells = ((end.kept - early.kept) @ shape.cell_macs).tolist()
-    saved = shape.gated(end.kept, end.exit) - shape.gated(early.kept, early.exit)
+    saved = shape.gated(end.kept, end.exit_index) - shape.gated(early.kept, early.exit_index)
     assert saved.tolist() == [behind + one for one in cells]

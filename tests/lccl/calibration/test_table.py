@@ -1,15 +1,13 @@
-"""Measurements cover every image once, and operating points state them with paired intervals."""
+"""Operating points state measurements with paired intervals."""
 
 import numpy as np
 import pytest
 
 from lccl.calibration.intervals import Z_TWO_SIDED, largest_loss, paired_difference, wilson
-from lccl.compiler import compile_network
-from lccl.data import Split
-from lccl.errors import DataError
-from lccl.measurement import Measurement, measure, operating_point
+from lccl.calibration.table import operating_point
+from lccl.measurement import Measurement
 from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
-from lccl.plan.run import RunOptions
+from lccl.plan.run import Setting
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(2, 10, 1, 1, 1), 1, 1),), 7)
 
@@ -17,35 +15,7 @@ SHAPE = NetworkShape((GatedConvolution("only", Convolution(2, 10, 1, 1, 1), 1, 1
 def measurement(right, kept):
     count = len(right)
     nothing = np.zeros(count, np.int64)
-    return Measurement((0.5,), 0, (), np.array(right, dtype=bool), np.array(kept)[:, None], nothing, nothing)
-
-
-def test_every_image_is_measured_once_with_its_own_label(bundle, draw_images):
-    engine = compile_network(bundle)
-    images = draw_images(engine.batch_limit + 3)
-    thresholds = [0.3] * 18
-    heard = []
-    single = [measure(engine, Split(images[i : i + 1], np.array([2])), thresholds) for i in range(len(images))]
-    together = measure(engine, Split(images, np.full(len(images), 2)), thresholds, progress=heard.append)
-    assert together.right.tolist() == [bool(one.right[0]) for one in single]
-    assert np.array_equal(together.kept, np.concatenate([one.kept for one in single]))
-    assert together.accuracy == together.right.mean()
-    assert heard == [engine.batch_limit, 3]
-    assert together.thresholds == tuple(thresholds)
-
-
-def test_labels_decide_what_is_right(bundle, draw_images):
-    engine, images = compile_network(bundle), draw_images(10)
-    predicted = engine.run(images, RunOptions.uniform(10, [0.0] * 18)).logits.argmax(1)
-    odd = np.arange(10) % 2 == 1
-    found = measure(engine, Split(images, np.where(odd, predicted, (predicted + 1) % 10)), [0.0] * 18)
-    assert found.right.tolist() == odd.tolist()
-    assert found.accuracy == 0.5
-
-
-def test_nothing_cannot_be_measured(bundle, draw_images):
-    with pytest.raises(DataError, match="no images to measure on"):
-        measure(compile_network(bundle), Split(draw_images(0), np.zeros(0, np.int64)), [0.0] * 18)
+    return Measurement(Setting((0.5,)), np.array(right, dtype=bool), np.array(kept)[:, None], nothing, nothing)
 
 
 EXACT = measurement([1] * 80 + [0] * 20, [9] * 100)
@@ -54,7 +24,7 @@ FOUND = measurement([0] * 6 + [1] * 74 + [1] * 2 + [0] * 18, [4] * 50 + [2] * 50
 
 def test_a_point_states_its_measurement():
     point = operating_point("p70", FOUND, EXACT, SHAPE)
-    assert (point.name, point.thresholds, point.norm_set) == ("p70", (0.5,), 0)
+    assert (point.name, point.setting) == ("p70", Setting((0.5,)))
     assert point.skip_ratio == pytest.approx(0.7)
     assert point.gated_macs == pytest.approx(7 + 2 + 3 * 2)
     assert point.accuracy == pytest.approx(0.76)

@@ -6,17 +6,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lccl.calibration.search import ThresholdPath
-from lccl.calibration.table import calibrate, calibrate_along
+from lccl.calibration.choice import calibrate, calibrate_along
+from lccl.calibration.search import ThresholdCurve
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError
 from lccl.networks import Architecture
 from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
-from lccl.plan.run import RunOutput
+from lccl.plan.run import RunOutput, Setting
 
 CHOOSE, MEASURE, IMAGES = 0, 1, 1000
-BOTH_ALIKE = ThresholdPath(np.linspace(0, 10, 21)[:, None].repeat(2, axis=1), np.zeros(21))
+BOTH_ALIKE = ThresholdCurve(tuple(Setting((value, value)) for value in np.linspace(0, 10, 21).tolist()), np.zeros(21))
 
 
 class CurveEngine:
@@ -79,7 +79,7 @@ def ratios(table):
 
 def test_the_table_starts_with_exact_and_goes_on_in_even_steps(run):
     table = run().table
-    assert table.exact.thresholds == (0.0, 0.0)
+    assert table.exact.setting.thresholds == (0.0, 0.0)
     assert table.exact.skip_ratio == pytest.approx(0.12, abs=1e-5)
     assert ratios(table)[1:] == pytest.approx(np.arange(0.15, 0.96, 0.05), abs=0.01 / 3 + 1e-5)
     assert [point.name for point in table.points[:4]] == ["exact", "p15", "p20", "p25"]
@@ -116,7 +116,7 @@ def test_points_lie_closer_where_the_curve_bends(run):
     table = run(bent).table
     between = [ratio for ratio in ratios(table) if 0.304 < ratio < 0.346]
     assert between
-    thresholds = {point.skip_ratio: point.thresholds[0] for point in table.points}
+    thresholds = {point.skip_ratio: point.setting.thresholds[0] for point in table.points}
     for low, high in pairwise(sorted(thresholds)):
         if high - low > 0.03:
             assert abs(bent((thresholds[low] + thresholds[high]) / 2) - (low + high) / 2) <= 0.01
@@ -167,7 +167,7 @@ def test_an_edge_close_to_a_point_gets_none_of_its_own(run):
 
 
 def test_thresholds_rise_where_the_ratio_falls_for_a_while(run):
-    """A layer that is shut may open others: from 0.29 back to 0.23, and on from there."""
+    """A layer that is closed may open others: from 0.29 back to 0.23, and on from there."""
 
     def dipping(threshold):
         return float(np.interp(threshold, [0, 2, 4, 10], [0.12, 0.29, 0.23, 0.9]))
@@ -189,7 +189,7 @@ def test_losses_and_skip_ratios_are_from_the_measuring_part(run):
     exact = np.ceil(IMAGES * (0.6 - 0.1 * smooth(0))) / IMAGES
     assert table.exact.accuracy == pytest.approx((0.9 + exact) / 2)
     for point in table.points:
-        threshold = float(np.float32(point.thresholds[0]))
+        threshold = float(np.float32(point.setting.thresholds[0]))
         loss = exact - np.ceil(IMAGES * (0.6 - 0.1 * smooth(threshold))) / IMAGES
         assert point.skip_ratio == pytest.approx(smooth(threshold), abs=1e-6)
         assert point.drop == pytest.approx(100 * loss)
@@ -207,7 +207,7 @@ def test_no_point_is_dropped_for_what_the_measuring_part_shows(run):
 def test_the_measuring_part_is_run_once_per_point(run):
     engine = CurveEngine(smooth, always(0.9))
     table = run(engine=engine).table
-    assert engine.measured == pytest.approx([point.thresholds[0] for point in table.points])
+    assert engine.measured == pytest.approx([point.setting.thresholds[0] for point in table.points])
 
 
 def test_each_layers_skip_ratio_is_noted(run):
@@ -239,7 +239,7 @@ def test_a_real_network_gets_a_table(random_bundle, draw_images):
     told = []
     done = calibrate(bundle, compile_network(bundle), HeldOut(parts[0], *parts, digest="noise"), told.append)
     assert len(done.table.points) > 3
-    assert len(done.table.exact.thresholds) == 18
+    assert len(done.table.exact.setting.thresholds) == 18
     assert done.table.images == 8
     assert done.calibration["layers"] == list(bundle.network.skip_convs)
     assert told[-1].startswith("measuring ")

@@ -1,11 +1,14 @@
-"""``max_accuracy_drop`` keeps its word on unseen images: calibration's statement, simulated many times over."""
+"""A request's ``max_accuracy_drop`` holds on unseen images: calibration's statement, simulated many times."""
 
 import numpy as np
 import pytest
 
-from lccl.measurement import Measurement, operating_point
-from lccl.operating_points import EXACT, OperatingPointTable, QualityRequest
+from lccl.calibration.table import operating_point
+from lccl.measurement import Measurement
+from lccl.operating_points import EXACT, OperatingPointTable
 from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape
+from lccl.plan.run import Setting
+from lccl.request import QualityRequest, resolve
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(1, 1, 1, 1, 100), 1, 1),), 0)
 IMAGES, CALIBRATIONS = 2000, 600
@@ -26,12 +29,12 @@ def measured(rng, drops, changes):
     exact = rng.random(IMAGES) < 0.9
     chance = rng.random(IMAGES)
     nothing = np.zeros(IMAGES, np.int64)
-    found = [Measurement((0.0,), 0, (), exact, np.full((IMAGES, 1), 90), nothing, nothing)]
+    found = [Measurement(Setting((0.0,)), exact, np.full((IMAGES, 1), 90), nothing, nothing)]
     for number, (drop, change) in enumerate(zip(drops, changes, strict=True), 1):
         lost, won = (max(change, abs(drop)) + drop) / 200, (max(change, abs(drop)) - drop) / 200
         right = np.where(exact, chance >= lost / 0.9, chance < won / 0.1)
         kept = np.full((IMAGES, 1), 90 - 5 * number)
-        found.append(Measurement((float(number),), 0, (), right, kept, nothing, nothing))
+        found.append(Measurement(Setting((float(number),)), right, kept, nothing, nothing))
     names = [EXACT, *(f"p{number}" for number in range(1, len(found)))]
     points = (operating_point(name, one, found[0], SHAPE) for name, one in zip(names, found, strict=True))
     return OperatingPointTable(tuple(points), IMAGES)
@@ -47,7 +50,7 @@ def test_a_floor_is_broken_no_more_often_than_stated(curve):
     for _ in range(CALIBRATIONS):
         table = measured(rng, drops, changes)
         for floor in FLOORS:
-            chosen = table.resolve(QualityRequest(max_accuracy_drop=floor)).name
+            chosen = resolve(table, QualityRequest(max_accuracy_drop=floor)).wanted.name
             broken[floor] += true[chosen] > floor
     allowed = CALIBRATIONS * NOMINAL + 3 * np.sqrt(CALIBRATIONS * NOMINAL * (1 - NOMINAL))
     assert all(count <= allowed for count in broken.values()), broken
@@ -56,7 +59,8 @@ def test_a_floor_is_broken_no_more_often_than_stated(curve):
 def test_a_floor_is_used_where_there_is_room():
     """A promise is easily kept by never skipping: a point far inside the floor is chosen nearly always."""
     rng = np.random.default_rng(8)
-    chosen = [measured(rng, [0.1, 0.2], [1, 1]).resolve(QualityRequest(max_accuracy_drop=2)).name for _ in range(100)]
+    floor = QualityRequest(max_accuracy_drop=2)
+    chosen = [resolve(measured(rng, [0.1, 0.2], [1, 1]), floor).wanted.name for _ in range(100)]
     assert chosen.count("p2") >= 95
 
 

@@ -5,7 +5,25 @@ from dataclasses import replace
 import pytest
 
 from lccl.bundle.model_card import write_card
+from lccl.bundle.training_record import (
+    AccuracyRecord,
+    DataRecord,
+    EarlierRecord,
+    MachineRecord,
+    TrainingRecord,
+    TwinRecord,
+)
 from lccl.networks import Architecture
+
+
+def run_of(epochs, **parts):
+    return TrainingRecord(
+        recipe={"batch": 128, "precision": "fp32", "seed": 0},
+        data=DataRecord(40000, 5000, 5000, "ab", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        machine=MachineRecord("3.11", "2.11", "x86_64", 1),
+        epochs=({},) * epochs,
+        **parts,
+    )
 
 
 def card(bundle, tmp_path):
@@ -27,9 +45,9 @@ def test_every_point_has_a_row_with_its_figures(bundle, tmp_path):
 
 
 def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
-    twin = {"accuracy": 0.915, "accuracy_interval": [0.907, 0.922], "test": {"accuracy": 0.91, "images": 8000}}
-    known = card(replace(bundle, training={"plain_twin": twin | {"epochs": 3}, "epochs": [{}] * 3}), tmp_path)
-    shorter = card(replace(bundle, training={"plain_twin": twin | {"epochs": 2}, "epochs": [{}] * 3}), tmp_path)
+    twin = TwinRecord("1", 0.915, (0.907, 0.922), AccuracyRecord(8000, 0.91), epochs=3)
+    known = card(replace(bundle, training=run_of(3, plain_twin=twin)), tmp_path)
+    shorter = card(replace(bundle, training=run_of(3, plain_twin=replace(twin, epochs=2))), tmp_path)
     assert "91.50 % (90.70 – 92.20)" in known
     assert "91.00 % of 8,000 test images" in known
     assert "The plain twin, trained with the same budget, has" in known
@@ -38,9 +56,9 @@ def test_the_twin_is_named_when_it_is_known(bundle, tmp_path):
 
 
 def test_epochs_of_all_earlier_runs_are_counted(bundle, tmp_path):
-    first, second = {"epochs": [{}] * 20}, {"epochs": [{}] * 8}
-    second["earlier"] = {"digest": "1", "training": first}
-    third = {"epochs": [{}] * 16, "earlier": {"digest": "2", "training": second}}
+    first = run_of(20)
+    second = run_of(8, earlier=EarlierRecord("1", first))
+    third = run_of(16, earlier=EarlierRecord("2", second))
     assert "28 epochs, and 16 more as recorded, over" in card(replace(bundle, training=third), tmp_path)
     assert "20 epochs, and 8 more as recorded, over" in card(replace(bundle, training=second), tmp_path)
     assert "\n20 epochs over" in card(replace(bundle, training=first), tmp_path)

@@ -1,4 +1,4 @@
-// The ways to say how much work to spend, and what a slider's position means in each.
+// The targets and floors that can be asked for, and what a slider's position means in each.
 
 import { milliseconds, percent, points } from "./numbers.js";
 
@@ -34,7 +34,7 @@ export const MODES = [
   {
     field: "max_accuracy_drop",
     title: "Accuracy budget",
-    asked: "Accuracy that may be lost against exact",
+    asked: "Accuracy that may be lost, against exact",
     range(model) {
       const bounds = model.operating_points.map((point) => point.accuracy_drop_bound);
       return { min: 0, max: Math.max(1, Math.ceil(Math.max(...bounds))), step: 0.1, start: 2 };
@@ -53,7 +53,7 @@ export const MODES = [
   {
     field: "exit_confidence",
     title: "Early exits",
-    asked: "How sure an early exit must be to answer",
+    asked: "Confidence that an early exit needs to answer",
     offered: (model) => model.exit_confidence_range !== null,
     range(model) {
       const [min, max] = model.exit_confidence_range;
@@ -63,6 +63,3 @@ export const MODES = [
     text: (value, model) => (value >= model.exit_confidence_range[1] ? "exact" : percent(value, 0)),
   },
 ];
-
-/** @param {Mode} mode @param {Model} model */
-export const offers = (mode, model) => mode.offered?.(model) ?? true;

@@ -9,6 +9,7 @@ import torch
 
 from lccl.bundle.format import Bundle
 from lccl.bundle.model_card import write_card
+from lccl.bundle.training_record import AccuracyRecord, TeacherRecord, TrainingRecord
 from lccl.data import Dataset, Split, hold_out
 from lccl.errors import ArchitectureError, DataError, InputError, LcclError
 from lccl.networks import Architecture
@@ -116,13 +117,13 @@ def test_statistics_that_are_none_are_refused(seer, statistics):
 # the yardstick
 
 
-def test_the_plain_network_is_measured_as_the_yardstick(sighted, dataset):
+def test_the_plain_network_is_measured_for_comparison(sighted, dataset):
     attachment = prepared(sighted, dataset)
     twin = attachment.plain_twin
-    assert twin["accuracy"] == 1
-    assert twin["accuracy_interval"][0] < 1 == twin["accuracy_interval"][1]
-    assert twin["test"] == {"images": 9, "accuracy": 1.0}
-    assert (twin["attached_to"], twin["digest"], twin["recipe"]) == ("weights.safetensors", "abc", None)
+    assert twin.accuracy == 1
+    assert twin.accuracy_interval[0] < 1 == twin.accuracy_interval[1]
+    assert twin.test == AccuracyRecord(9, 1.0)
+    assert (twin.attached_to, twin.digest, twin.recipe) == ("weights.safetensors", "abc", None)
     assert not attachment.doubtful
 
 
@@ -130,14 +131,14 @@ def test_its_preprocessing_counts(sighted, dataset):
     """Normalised so that two of the colours are hardly seen, all is taken for the third."""
     attachment = prepared(sighted, dataset, ((0.0,) * 3, (99.0, 99.0, 0.1)))
     third = float((attachment.dataset.test.labels == 2).mean())
-    assert attachment.plain_twin["test"]["accuracy"] == third < 1
+    assert attachment.plain_twin.test.accuracy == third < 1
 
 
 def test_labels_in_another_order_renumber_the_data(sighted, dataset):
     """The network's outputs are the folders' order; told otherwise, it names every colour wrongly."""
-    assert prepared(sighted, dataset, labels=COLOURS).plain_twin["accuracy"] == 1
+    assert prepared(sighted, dataset, labels=COLOURS).plain_twin.accuracy == 1
     wrong = prepared(sighted, dataset, labels=("red", "blue", "green"))
-    assert wrong.plain_twin["accuracy"] == wrong.plain_twin["test"]["accuracy"] == 0
+    assert wrong.plain_twin.accuracy == wrong.plain_twin.test.accuracy == 0
     assert wrong.doubtful
     assert wrong.dataset.classes == ("red", "blue", "green")
 
@@ -151,17 +152,20 @@ def test_a_bundles_labels_set_the_order(seer, dataset, bundle):
 def test_what_hardly_beats_guessing_is_doubtful(sighted, dataset, classes, accuracy, doubtful):
     attachment = prepared(sighted, dataset)
     other = replace(attachment.dataset, classes=("x",) * classes)
-    assert replace(attachment, dataset=other, plain_twin={"accuracy": accuracy}).doubtful is doubtful
+    assert (
+        replace(attachment, dataset=other, plain_twin=replace(attachment.plain_twin, accuracy=accuracy)).doubtful
+        is doubtful
+    )
 
 
 def test_images_are_unknown_only_to_a_bundle_that_held_out_the_same(seer, dataset, bundle):
     def may_know(digest):
         held = replace(bundle, labels=COLOURS, splits={"digest": digest})
-        return prepared(seer(bundle=held), dataset).plain_twin["may_know_the_images"]
+        return prepared(seer(bundle=held), dataset).plain_twin.may_know_the_images
 
     assert not may_know(hold_out(dataset.train).digest)
     assert may_know("another")
-    assert prepared(seer(), dataset).plain_twin["may_know_the_images"]
+    assert prepared(seer(), dataset).plain_twin.may_know_the_images
 
 
 def test_classes_that_are_not_the_networks_are_refused(seer, dataset):
@@ -209,15 +213,15 @@ def run_once(sighted, dataset, tmp_path_factory):
     return folder, run(sighted, dataset, folder)
 
 
-def test_the_bundle_is_gated_and_notes_the_yardstick(run_once, sighted, dataset):
+def test_the_bundle_is_gated_and_records_the_plain_network(run_once, sighted, dataset):
     _, bundle = run_once
     assert isinstance(bundle, Bundle)
     assert (bundle.architecture.gate, bundle.labels) == ("shared", COLOURS)
     assert (bundle.preprocessing.mean, bundle.preprocessing.std) == BARE
-    assert bundle.training["plain_twin"] == prepared(sighted, dataset).plain_twin
-    assert bundle.training["teacher"] == {"digest": "abc", "accuracy": 1.0}
-    assert bundle.training["test"]["images"] == 9
-    assert len(bundle.training["epochs"]) == 2
+    assert bundle.training.plain_twin == prepared(sighted, dataset).plain_twin
+    assert bundle.training.teacher == TeacherRecord("abc", 1.0)
+    assert bundle.training.test.images == 9
+    assert len(bundle.training.epochs) == 2
     assert [point.name for point in bundle.table.points] == ["exact"]
 
 
@@ -270,8 +274,8 @@ def test_the_card_says_what_it_was_attached_to(run_once, tmp_path):
 
 
 def test_the_card_raises_no_doubt_about_images_that_were_held_out(run_once, tmp_path):
-    twin = run_once[1].training["plain_twin"] | {"may_know_the_images": False}
-    write_card(replace(run_once[1], training={"plain_twin": twin}), tmp_path)
+    twin = replace(run_once[1].training.plain_twin, may_know_the_images=False)
+    write_card(replace(run_once[1], training=TrainingRecord(plain_twin=twin)), tmp_path)
     assert "It may have been trained on them" not in (tmp_path / "README.md").read_text()
 
 

@@ -17,10 +17,11 @@ from safetensors.torch import save as tensor_bytes
 
 import lccl
 from lccl.bundle import format as bundles
+from lccl.bundle.training_record import AccuracyRecord, TrainingRecord
 from lccl.compiler import compile_network
 from lccl.errors import BundleError
 from lccl.networks import Architecture
-from lccl.plan.run import RunOptions
+from tests.lccl.settings import uniform
 
 DESCRIPTION, WEIGHTS = "bundle.json", "model.safetensors"
 
@@ -79,7 +80,7 @@ def test_a_bundle_comes_back_as_it_was_saved(architecture, random_bundle, tmp_pa
     saved = replace(
         random_bundle(architecture),
         splits={"choose": 1, "measure": 2, "digest": "ab"},
-        training={"record": {"epochs": [{"loss": 0.5}]}},
+        training=TrainingRecord(epochs=({"loss": 0.5},), test=AccuracyRecord(9, 0.5), more={"record": {"seed": 1}}),
         calibration={"layers": ["a", "ü"]},
         version="3",
     )
@@ -100,9 +101,17 @@ def test_a_bundle_older_than_placements_bare_gates_and_splits_loads(bundle, fold
     assert torch.equal(loaded.network.classifier.weight, bundle.network.classifier.weight)
 
 
+def test_the_self_test_of_a_bundle_before_version_0_2_is_read(folder):
+    recorded = {"seed": 3, "logits": {"exact": [[0.5] * 10]}}
+    edit(folder, canary=recorded)
+    description = read(folder)
+    write(folder, {name: value for name, value in description.items() if name != "self_test"})
+    assert bundles.load(folder).self_test == recorded
+
+
 def test_a_loaded_network_is_ready_to_run(bundle, folder, draw_images):
     loaded = bundles.load(folder)
-    options = RunOptions.uniform(2, [0.2] * 18)
+    options = uniform(2, [0.2] * 18)
     logits = [compile_network(one).run(draw_images(2), options).logits for one in (bundle, loaded)]
     assert np.array_equal(*logits)
     assert not loaded.network.training
@@ -113,7 +122,10 @@ def test_the_same_bundle_has_the_same_digest(bundle, tmp_path):
     assert bundles.save(bundle, tmp_path / "a") == bundles.save(bundle, tmp_path / "b")
 
 
-@pytest.mark.parametrize("change", [{"version": "2"}, {"labels": tuple("abcdefghij")}, {"training": {"seed": 1}}])
+@pytest.mark.parametrize(
+    "change",
+    [{"version": "2"}, {"labels": tuple("abcdefghij")}, {"training": TrainingRecord(more={"seed": 1})}],
+)
 def test_the_digest_covers_the_description(bundle, tmp_path, change):
     assert bundles.save(bundle, tmp_path / "a") != bundles.save(replace(bundle, **change), tmp_path / "b")
 
@@ -234,11 +246,14 @@ def test_a_description_without_one_of_its_parts_is_refused(folder, name):
         ({"labels": None}, "list of texts"),
         ({"labels": ["\ud800"] + ["cat"] * 9}, "labels or a version that are no text"),
         ({"version": "\udfff"}, "labels or a version that are no text"),
-        ({"version": 1}, "text as version"),
-        ({"canary": {"seed": 1, "logits": {"exact": [[10**400] * 10]}}}, "unreadable canary"),
-        ({"splits": []}, "objects as splits"),
-        ({"training": None}, "objects as splits"),
-        ({"calibration": "x"}, "objects as splits"),
+        ({"version": 1}, "version is a text"),
+        ({"self_test": {"seed": 1, "logits": {"exact": [[10**400] * 10]}}}, "unreadable self-test"),
+        ({"splits": []}, "splits and calibration are objects"),
+        ({"calibration": "x"}, "splits and calibration are objects"),
+        ({"training": None}, "None is no object"),
+        ({"training": {"test": {"images": "9", "accuracy": 0.5}}}, "images is '9', which is no int"),
+        ({"training": {"sidenets": {"exits": 5}}}, "exits is 5, which is no tuple"),
+        ({"training": {"teacher": {"digest": ""}}}, "accuracy"),
         ({"files": {}}, "exactly model.safetensors"),
         ({"files": [WEIGHTS]}, "exactly model.safetensors"),
         ({"files": {WEIGHTS: "", "../../etc/passwd": ""}}, "exactly model.safetensors"),
@@ -286,11 +301,19 @@ def test_a_wrong_number_of_thresholds_is_refused(folder, make_table):
     refused(folder, "gives 17 thresholds for 18 gated convolutions")
 
 
-def test_a_normalisation_set_that_the_weights_lack_is_refused(folder):
+def test_the_normalisation_set_of_a_bundle_before_version_0_2_is_read(bundle, folder):
+    table = read(folder)["operating_points"]
+    for point in table["points"]:
+        point["norm_set"] = 0
+    edit(folder, operating_points=table)
+    assert bundles.load(folder).table == bundle.table
+
+
+def test_another_normalisation_set_is_refused(folder):
     table = read(folder)["operating_points"]
     table["points"][2]["norm_set"] = 1
     edit(folder, operating_points=table)
-    refused(folder, "second normalisation set")
+    refused(folder, "one normalisation for all thresholds")
 
 
 # the weights

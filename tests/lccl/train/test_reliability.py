@@ -47,7 +47,7 @@ def test_the_ends_of_the_range_fall_into_bins():
     assert [(one.images, one.confidence, one.accuracy) for one in bins] == [(1, 0, 0), (2, 1, 0.5)]
 
 
-def test_risk_is_that_of_the_surest_answers():
+def test_risk_is_that_of_the_most_confident_answers():
     confidence = np.linspace(0.99, 0.1, 10)
     right = np.array([True] * 5 + [False, True, False, False, False])
     curve = dict(risk_coverage(confidence, right))

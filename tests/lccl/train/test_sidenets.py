@@ -9,17 +9,18 @@ import torch
 from lccl.bundle import self_test
 from lccl.bundle.format import load, save
 from lccl.bundle.model_card import write_card
-from lccl.calibration.search import ThresholdPath
-from lccl.calibration.table import EXIT_CONFIDENCES, calibrate, calibrate_along
+from lccl.calibration.choice import calibrate, calibrate_along
+from lccl.calibration.search import ThresholdCurve
+from lccl.calibration.table import EXIT_CONFIDENCES
 from lccl.compiler import compile_network
 from lccl.errors import ArchitectureError, BundleError, DataError, EngineError, LcclError
 from lccl.measurement import measure
 from lccl.networks import Architecture, build
 from lccl.networks.sidenet import SideNetSpec
-from lccl.operating_points import QualityRequest
-from lccl.plan.run import RunOptions
+from lccl.plan.run import Setting
 from lccl.train.reliability import expected_calibration_error, softmax
-from lccl.train.sidenets import SideNetRecipe, _first_look, _still_true, fit_sidenets, usual_places
+from lccl.train.sidenets import SideNetRecipe, _first_look, _still_true, fit_sidenets, usual_blocks
+from tests.lccl.settings import uniform
 
 SHARED, PLAIN = Architecture("resnet20", classes=3), Architecture("resnet20", gate="none", classes=3)
 LEAVES, STAYS = 0.0, 1.0
@@ -47,27 +48,23 @@ def test_the_network_itself_stays_as_it_was(fitted, random_bundle):
 
 
 def test_what_is_stated_of_an_exit_is_what_unseen_images_show(fitted, toy_data):
-    engine, held, record = engine_for(fitted), toy_data().measure, fitted.training["sidenets"]
-    nothing = [0.0] * len(engine.plan.layers)
-    for number, stated in enumerate([*record["exits"], record["end"]]):
-        confidences = [LEAVES if number == other else STAYS for other in range(2)]
-        found = measure(engine, held, nothing, exit_confidence=confidences)
+    engine, held, record = engine_for(fitted), toy_data().measure, fitted.training.sidenets
+    nothing = (0.0,) * len(engine.plan.layers)
+    for number, stated in enumerate(record.answers):
+        confidences = tuple(LEAVES if number == other else STAYS for other in range(2))
+        found = measure(engine, held, Setting(nothing, confidences))
         assert (found.exit_index == number).all()
-        assert found.accuracy == stated["accuracy"]
-        logits = engine.run(held.images, _controls(len(held), nothing, confidences)).logits
+        assert found.accuracy == stated.accuracy
+        logits = engine.run(held.images, uniform(len(held), nothing, confidences)).logits
         confidence = softmax(logits).max(1)
         error = expected_calibration_error(confidence, found.right)
-        assert error == pytest.approx(stated["calibration_error"], abs=0.02)
-        assert stated["risk_coverage"][-1][1] == pytest.approx(1 - stated["accuracy"])
-
-
-def _controls(count, thresholds, confidences):
-    return RunOptions.uniform(count, thresholds, exit_confidence=confidences)
+        assert error == pytest.approx(stated.calibration_error, abs=0.02)
+        assert stated.risk_coverage[-1][1] == pytest.approx(1 - stated.accuracy)
 
 
 def test_clear_images_are_learned(gated):
     """Three classes told by colour: more than guessing after a few steps."""
-    assert all(one["accuracy"] > 0.6 for one in gated.training["sidenets"]["exits"])
+    assert all(one.accuracy > 0.6 for one in gated.training.sidenets.exits)
 
 
 def test_fitting_twice_gives_the_same(leaving_bundle):
@@ -75,16 +72,18 @@ def test_fitting_twice_gives_the_same(leaving_bundle):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_nobody_leaves_early_before_calibration(fitted):
+def test_no_image_leaves_early_before_calibration(fitted):
     for point in fitted.table.points:
-        assert point.exit_confidence == (1.0, 1.0)
+        assert point.setting.exit_confidence == (1.0, 1.0)
 
 
 def test_exits_set_by_hand_are_measured(fitted, toy_data):
     engine = engine_for(fitted)
-    assert [point.exit_confidence for point in fitted.table.exit_points] == [(one, one) for one in EXIT_CONFIDENCES]
+    assert [point.setting.exit_confidence for point in fitted.table.exit_points] == [
+        (one, one) for one in EXIT_CONFIDENCES
+    ]
     for point in fitted.table.exit_points:
-        found = measure(engine, toy_data().measure, point.thresholds, exit_confidence=point.exit_confidence)
+        found = measure(engine, toy_data().measure, point.setting)
         assert point.gated_macs == found.gated_macs(engine.shape)
         assert point.skip_ratio == found.skip_ratio(engine.shape)
 
@@ -94,14 +93,14 @@ def test_a_bundle_keeps_its_sidenets(fitted, tmp_path, draw_images):
     loaded = load(tmp_path)
     assert loaded.network.sidenets.specs == fitted.network.sidenets.specs
     assert loaded.table == fitted.table
-    options = _controls(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
+    options = uniform(4, [0.0] * len(fitted.network.skip_convs), [0.4, 0.4])
     before, after = (engine_for(one).run(draw_images(4), options) for one in (fitted, loaded))
     assert np.array_equal(before.logits, after.logits)
-    assert np.array_equal(before.exit, after.exit)
+    assert np.array_equal(before.exit_index, after.exit_index)
 
 
-def test_the_canary_sends_its_images_out_by_every_exit(gated):
-    recorded = replace(gated, self_test=self_test.record(gated))
+def test_the_self_test_sends_its_images_out_by_every_exit(gated):
+    recorded = replace(gated, self_test=self_test.record(gated, engine_for(gated)))
     assert {"exact", "exit 0", "exit 1"} <= set(recorded.self_test["logits"])
     self_test.check(engine_for(recorded), recorded)
     damaged = replace(recorded, network=build_like(recorded))
@@ -120,11 +119,11 @@ def build_like(bundle):
 def test_the_card_tells_what_every_exit_is_worth(gated, tmp_path):
     write_card(gated, tmp_path)
     text = (tmp_path / "README.md").read_text()
-    for number, one in enumerate(gated.training["sidenets"]["exits"]):
-        head = f"| exit {number}, after block {one['after']} |"
+    for number, one in enumerate(gated.training.sidenets.exits):
+        head = f"| exit {number}, after block {one.after} |"
         row = next(line for line in text.splitlines() if line.startswith(head))
-        assert f"| {100 * one['accuracy']:.2f} |" in row
-        assert row.endswith(f"| {100 * one['risk_coverage'][-1][1]:.1f} |")
+        assert f"| {100 * one.accuracy:.2f} |" in row
+        assert row.endswith(f"| {100 * one.risk_coverage[-1][1]:.1f} |")
     assert "| the network's end |" in text
     assert "| 0.95 |" in text
 
@@ -132,30 +131,36 @@ def test_the_card_tells_what_every_exit_is_worth(gated, tmp_path):
 # calibration
 
 
-def test_points_on_a_path_hold_thresholds_and_exits(gated, toy_data):
+def curve_of(rows):
+    return ThresholdCurve(tuple(Setting(tuple(row[:18]), tuple(row[18:])) for row in rows), np.zeros(len(rows)))
+
+
+def test_points_on_a_curve_hold_thresholds_and_exits(gated, toy_data):
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
     engine = compile_network(gated)
     data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
-    done = calibrate_along(ThresholdPath(np.array(rows), np.zeros(3)), gated, engine, data)
+    done = calibrate_along(curve_of(rows), gated, engine, data)
     points, shares = done.table.points, done.calibration["images_by_exit"]
-    assert points[0].exit_confidence == (1.0, 1.0)
+    assert points[0].setting.exit_confidence == (1.0, 1.0)
     assert len(points) > 1
     assert shares["exact"] == [0, 0, 1]
     assert all(sum(shares[point.name]) == pytest.approx(1, abs=1e-3) for point in points)
-    last = done.table.resolve(QualityRequest(operating_point=points[-1].name))
-    assert min(last.exit_confidence) < 1
-    assert last.thresholds[-1] > 0
-    found = measure(engine, data.measure, last.thresholds, exit_confidence=last.exit_confidence)
-    assert found.skip_ratio(engine.shape) == last.sparsity
+    last = points[-1]
+    assert min(last.setting.exit_confidence) < 1
+    assert last.setting.thresholds[-1] > 0
+    found = measure(engine, data.measure, last.setting)
+    assert found.skip_ratio(engine.shape) == last.skip_ratio
     assert found.gated_macs(engine.shape) == last.gated_macs
-    assert [point.exit_confidence for point in done.table.exit_points] == [(one, one) for one in EXIT_CONFIDENCES]
+    assert [point.setting.exit_confidence for point in done.table.exit_points] == [
+        (one, one) for one in EXIT_CONFIDENCES
+    ]
 
 
 def as_answered_by(engine, data, confidences):
     """The held-out images with what the network answers as their labels: no way to it can lose much."""
 
     def relabelled(split):
-        options = _controls(len(split), [0.0] * len(engine.plan.layers), confidences)
+        options = uniform(len(split), [0.0] * len(engine.plan.layers), confidences)
         return replace(split, labels=engine.run(split.images, options).logits.argmax(1))
 
     return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
@@ -164,11 +169,11 @@ def as_answered_by(engine, data, confidences):
 def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
     searched = []
 
-    def find(engine, notches, *_):
-        searched.extend(notches)
-        return ThresholdPath(np.array([[0.0] * 18 + [1.0, 1.0]]), np.zeros(1))
+    def find(engine, candidates, *_):
+        searched.extend(candidates)
+        return curve_of([[0.0] * 18 + [1.0, 1.0]])
 
-    monkeypatch.setattr("lccl.calibration.table.find_path", find)
+    monkeypatch.setattr("lccl.calibration.choice.search_thresholds", find)
     calibrate(gated, compile_network(gated), toy_data(), weighed=6)
     assert len(searched) == 18 + 2
     assert all((np.diff(layer) > 0).all() for layer in searched[:18])
@@ -180,11 +185,11 @@ def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
     engine = compile_network(gated)
     data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 18 + [0.3, 0.0]]
-    calibrated = calibrate_along(ThresholdPath(np.array(rows), np.zeros(2)), gated, engine, data)
+    calibrated = calibrate_along(curve_of(rows), gated, engine, data)
     assert len(calibrated.table.points) > 1
     again = fit(calibrated, toy_data())
     assert [point.name for point in again.table.points] == ["exact"]
-    assert again.table.exact.exit_confidence == (1.0,)
+    assert again.table.exact.setting.exit_confidence == (1.0,)
     assert again.calibration == {}
 
 
@@ -192,7 +197,7 @@ def test_points_are_charged_for_the_sidenets_beside_them(gated, toy_data):
     """The random bundle's own figures were made up; those stated now are measured."""
     engine = compile_network(gated)
     for point in gated.table.points:
-        found = measure(engine, toy_data().measure, point.thresholds)
+        found = measure(engine, toy_data().measure, point.setting)
         assert point.gated_macs == pytest.approx(found.gated_macs(engine.shape), rel=1e-3)
 
 
@@ -210,7 +215,7 @@ def test_a_run_of_ten_steps_is_no_exception(random_bundle, toy_data):
     fitted = fit_sidenets(
         bundle, [SideNetSpec(2, 2, 8)], data, SideNetRecipe(epochs=10, batch=256), lambda *_: None, "reference"
     )
-    assert len(fitted.training["sidenets"]["exits"]) == 1
+    assert len(fitted.training.sidenets.exits) == 1
 
 
 def test_what_a_sidenet_reads_is_centred_on_images_of_all_classes(random_bundle, toy_data, monkeypatch):
@@ -252,19 +257,11 @@ def test_an_engine_that_is_not_there_is_refused_before_training(random_bundle, t
         fit_sidenets(bundle, [SideNetSpec(2, 2, 8)], toy_data(), SideNetRecipe(), report, "fast")
 
 
-def test_no_places_are_refused(random_bundle, toy_data):
-    with pytest.raises(LcclError, match="say after which blocks"):
+def test_no_blocks_are_refused(random_bundle, toy_data):
+    with pytest.raises(LcclError, match="say after which ones"):
         fit_sidenets(
             replace(random_bundle(SHARED), splits={"digest": "toy"}), [], toy_data(), SideNetRecipe(), lambda *_: None
         )
-
-
-def test_an_exit_point_of_a_normalisation_set_that_is_not_there_is_refused(gated, tmp_path):
-    table = gated.table
-    strange = replace(table.exit_points[0], norm_set=1)
-    save(replace(gated, table=replace(table, exit_points=(strange, *table.exit_points[1:]))), tmp_path)
-    with pytest.raises(BundleError, match="second normalisation set"):
-        load(tmp_path)
 
 
 def test_a_block_that_is_not_there_is_refused(random_bundle, toy_data):
@@ -282,8 +279,8 @@ def test_settings_that_cannot_train_are_refused(settings):
     ("name", "places"),
     [("resnet20", [2, 5, 6, 7]), ("resnet18", [1, 3, 5, 6]), ("resnet164", [17, 35, 41, 47]), ("wrn-16-4", [1, 3, 4])],
 )
-def test_usual_places_are_the_ends_of_stages_and_thirds_of_the_last(name, places):
-    assert usual_places(build(Architecture(name, split="1/2"))) == places
+def test_usual_blocks_are_the_ends_of_stages_and_thirds_of_the_last(name, places):
+    assert usual_blocks(build(Architecture(name, split="1/2"))) == places
     network = build(Architecture(name))
-    assert usual_places(network) == places
+    assert usual_blocks(network) == places
     network.add_sidenets([SideNetSpec(place, 1, 4) for place in places])

@@ -101,8 +101,8 @@ def test_training_writes_a_bundle_with_exact_alone_and_its_record(trained):
     )
     assert [point.name for point in bundle.table.points] == ["exact"]
     assert (bundle.splits["choose"], bundle.splits["measure"]) == (7, 7)
-    assert bundle.training["data"]["train"] == 3 * PER_CLASS - 14
-    assert bundle.training["test"]["images"] == 9
+    assert bundle.training.data.train == 3 * PER_CLASS - 14
+    assert bundle.training.test.images == 9
     assert (trained / "runs" / "model" / "checkpoint.safetensors").is_file()
 
 
@@ -111,10 +111,10 @@ def test_training_further_begins_from_a_bundle_and_learns_from_a_teacher(trained
     taught = ["--start", model, "--teacher", twin, "--distill", "1", "--lr", 1e-9]
     succeeded(lccl("train", data, "--out", out, "--runs", tmp_path, *taught, *EPOCH))
     first, further = bundles.load(model), bundles.load(out)
-    assert further.training["earlier"]["digest"] == first.digest
-    assert further.training["earlier"]["training"]["recipe"] == first.training["recipe"]
-    assert further.training["teacher"]["digest"] == bundles.load(twin).digest
-    assert further.training["recipe"]["distill"] == 1
+    assert further.training.earlier.digest == first.digest
+    assert further.training.earlier.training == first.training
+    assert further.training.teacher.digest == bundles.load(twin).digest
+    assert further.training.recipe["distill"] == 1
     weights = [bundle.network.state_dict()["blocks.0.conv1.conv.weight"] for bundle in (first, further)]
     assert np.allclose(*weights, atol=1e-5)
 
@@ -127,7 +127,7 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path, random_b
     failed(lccl("train", others, *start), "was trained on other images")
     foreign = replace(bundles.load(model), labels=("a", "b", "c"))
     bundles.save(foreign, tmp_path / "foreign")
-    failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "tells other classes apart: a, b, c")
+    failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "foreign"), "has other classes: a, b, c")
     large = random_bundle(Architecture("resnet18", gate="none", classes=3))
     bundles.save(replace(large, labels=bundles.load(model).labels), tmp_path / "large")
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "large"), "another size: 224 pixels a side")
@@ -150,7 +150,7 @@ def test_training_takes_the_networks_own_form_and_the_gates_asked_for(options, e
 def test_gates_can_be_regularised(data, tmp_path):
     weigh = ["--no-gate-norm", "--gate-l1", "0.1"]
     succeeded(lccl("train", data, "--out", tmp_path / "model", "--runs", tmp_path, *EPOCH, *weigh))
-    assert bundles.load(tmp_path / "model").training["recipe"]["gate_l1"] == 0.1
+    assert bundles.load(tmp_path / "model").training.recipe["gate_l1"] == 0.1
 
 
 def test_training_again_goes_on_from_the_finished_run(trained, data, tmp_path):
@@ -198,13 +198,22 @@ def test_evaluation_at_given_sparsities(calibrated, data, tmp_path):
     assert rows[0]["skip_reached"] < rows[1]["skip_reached"]
 
 
+def test_a_self_test_is_recorded_under_its_old_name_with_a_warning(calibrated, model):
+    recorded = bundles.load(model)
+    bundles.save(replace(recorded, self_test={}), model)
+    assert "lccl canary is now lccl self-test" in " ".join(succeeded(lccl("canary", model)).split())
+    assert bundles.load(model).self_test == recorded.self_test
+    assert succeeded(lccl("self-test", model)) == ""
+    assert "canary" not in succeeded(lccl("--help"))
+
+
 def test_the_plain_twin_is_entered_for_comparison(calibrated, model, trained, tmp_path):
     folder = Path(shutil.copytree(calibrated, tmp_path / "compared"))
     succeeded(lccl("compare", folder, trained / "twin"))
     twin = bundles.load(trained / "twin")
-    noted = bundles.load(folder).training["plain_twin"]
-    assert noted["digest"] == twin.digest
-    assert noted["accuracy"] == twin.table.exact.accuracy
+    noted = bundles.load(folder).training.plain_twin
+    assert noted.digest == twin.digest
+    assert noted.accuracy == twin.table.exact.accuracy
     assert "The plain twin has" in (folder / "README.md").read_text()  # it was trained, this network was not
     succeeded(lccl("compare", model, trained / "twin"))
     assert "The plain twin, trained with the same budget, has" in (model / "README.md").read_text()
@@ -225,15 +234,15 @@ def attached(trained, data, place):
     return place / "attached", succeeded(lccl("attach", place / "plain.safetensors", data, *options))
 
 
-def test_attaching_notes_the_plain_network_as_its_yardstick(attached, trained):
+def test_attaching_notes_the_plain_network_for_comparison(attached, trained):
     folder, output = attached
     bundle, twin = bundles.load(folder), bundles.load(trained / "twin")
-    noted = bundle.training["plain_twin"]
+    noted = bundle.training.plain_twin
     assert bundle.labels == ("green", "red", "blue")
-    assert noted["accuracy"] == twin.table.exact.accuracy
-    assert noted["test"] == twin.training["test"]
-    assert noted["attached_to"] == "plain.safetensors"
-    assert f"accuracy {noted['accuracy']:.4f} on held-out images" in " ".join(output.split())
+    assert noted.accuracy == twin.table.exact.accuracy
+    assert noted.test == twin.training.test
+    assert noted.attached_to == "plain.safetensors"
+    assert f"accuracy {noted.accuracy:.4f} on held-out images" in " ".join(output.split())
     assert "seed" in bundle.self_test
 
 
@@ -244,7 +253,7 @@ def test_what_was_attached_is_calibrated_and_evaluated_by_its_own_labels(attache
     assert bundle.table.exact.accuracy == bundles.load(attached[0]).table.exact.accuracy
     assert "The plain network it was attached to (plain.safetensors)" in (folder / "README.md").read_text()
     succeeded(lccl("evaluate", folder, data, "--out", out))
-    assert json.loads(out.read_text())["rows"][0]["accuracy_reached"] == bundle.training["test"]["accuracy"]
+    assert json.loads(out.read_text())["rows"][0]["accuracy_reached"] == bundle.training.test.accuracy
 
 
 def test_what_was_attached_is_trained_further_as_it_began(attached, data, tmp_path):
@@ -268,7 +277,7 @@ def test_a_bundle_is_attached_with_its_own_preprocessing(trained, data, tmp_path
     assert "hardly better than guessing" in " ".join(output.split())
     made = bundles.load(tmp_path / "out")
     assert made.preprocessing == twin.preprocessing
-    assert made.training["plain_twin"]["may_know_the_images"] is False
+    assert made.training.plain_twin.may_know_the_images is False
 
 
 def test_a_mean_and_a_deviation_are_taken(trained, data, tmp_path):
@@ -308,7 +317,10 @@ def test_a_pickle_is_not_attached(data, tmp_path):
 
 def test_help_names_every_command():
     output = succeeded(lccl("--help"))
-    assert all(command in output for command in ("train", "attach", "calibrate", "compare", "evaluate"))
+    assert all(
+        command in output
+        for command in ("train", "attach", "calibrate", "compare", "evaluate", "self-test", "bench", "tune")
+    )
 
 
 # early exits
@@ -357,12 +369,6 @@ def test_evaluation_at_given_exit_confidences(leaving, data, tmp_path):
     low, never = json.loads(out.read_text())["rows"]
     assert low["gated_macs"] <= never["gated_macs"]
     assert never["point"] == "exact"
-
-
-def test_a_record_of_sidenets_that_is_not_readable_is_refused(leaving, tmp_path):
-    damaged = bundles.load(leaving)
-    bundles.save(replace(damaged, training=dict(damaged.training) | {"sidenets": {"exits": 5}}), tmp_path / "damaged")
-    failed(lccl("sidenet", "diagram", tmp_path / "damaged", "--out", tmp_path / "no.svg"), "not readable")
 
 
 def test_training_further_leaves_sidenets_behind(leaving, data, tmp_path):

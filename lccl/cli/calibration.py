@@ -1,0 +1,127 @@
+"""``lccl calibrate`` and ``lccl evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lccl.cli.terminal import (
+    BundleFolder,
+    Data,
+    Threads,
+    console,
+    counting,
+    load_data,
+    new_table,
+    one_sentence_errors,
+    print_points,
+    save_with_self_test,
+    use_threads,
+)
+from lccl.errors import LcclError
+
+if TYPE_CHECKING:
+    from lccl.data import Dataset, Split
+    from lccl.measurement import Measurement
+    from lccl.operating_points import OperatingPoint
+    from lccl.plan.geometry import NetworkShape
+
+EngineName = Annotated[str, typer.Option(help="auto, cpu or reference.")]
+
+
+def calibrate(
+    bundle: BundleFolder,
+    data: Data,
+    engine: EngineName = "auto",
+    search: Annotated[int, typer.Option(min=1, help="Images on which the costs of skipping are found.")] = 1000,
+    threads: Threads = 0,
+) -> None:
+    """Choose and measure a bundle's operating points, and write its model card."""
+    from lccl.bundle.format import load
+    from lccl.bundle.model_card import write_card
+    from lccl.calibration.choice import calibrate as choose_points
+    from lccl.compiler import compile_network
+    from lccl.data import hold_out
+
+    with one_sentence_errors():
+        use_threads(threads)
+        loaded = load(bundle)
+        dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
+        with console.status("calibrating") as status:
+            runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
+            calibrated = choose_points(loaded, runner, hold_out(dataset.train), status.update, search)
+        save_with_self_test(calibrated, bundle)
+        write_card(calibrated, bundle)
+        print_points(calibrated)
+
+
+def evaluate(
+    bundle: BundleFolder,
+    data: Data,
+    part: Annotated[str, typer.Option(help="test, or the held-out measure.")] = "test",
+    sparsity: Annotated[list[float] | None, typer.Option(help="Wanted skip ratio; may be given again.")] = None,
+    exit_confidence: Annotated[
+        list[float] | None, typer.Option(help="How confident every early exit must be; may be given again.")
+    ] = None,
+    engine: EngineName = "auto",
+    threads: Threads = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Compare what a bundle states with what it reaches, at every operating point or as the options ask."""
+    from lccl.bundle.format import load
+    from lccl.compiler import compile_network
+    from lccl.measurement import measure
+    from lccl.request import QualityRequest, resolve
+
+    with one_sentence_errors():
+        use_threads(threads)
+        loaded = load(bundle)
+        split = _part(load_data(data, loaded.preprocessing).in_order_of(loaded.labels), part)
+        runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
+        requests = [QualityRequest(sparsity=value) for value in sparsity or []]
+        requests += [QualityRequest(exit_confidence=value) for value in exit_confidence or []]
+        requests = requests or [QualityRequest(operating_point=point.name) for point in loaded.table.points]
+        points = [resolve(loaded.table, request).wanted for request in requests]
+        with counting("images", len(points) * len(split)) as advance:
+            rows = [_row(point, measure(runner, split, point.setting, advance), runner.shape) for point in points]
+        _print_rows(rows)
+        if out is not None:
+            figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": runner.shape.dense}
+            out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _part(dataset: Dataset, part: str) -> Split:
+    from lccl.data import hold_out
+
+    if part not in ("test", "measure"):
+        raise LcclError(f"unknown part {part!r}: use test or measure")
+    split = dataset.test if part == "test" else hold_out(dataset.train).measure
+    if not len(split):
+        raise LcclError("the data has no test images: use --part measure")
+    return split
+
+
+def _row(point: OperatingPoint, reached: Measurement, shape: NetworkShape) -> dict[str, Any]:
+    from lccl.calibration.intervals import wilson
+
+    return {
+        "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": reached.skip_ratio(shape),
+        "accuracy_stated": point.accuracy, "accuracy_reached": reached.accuracy,
+        "accuracy_interval": wilson(int(reached.right.sum()), len(reached.right)),
+        "gated_macs": reached.gated_macs(shape), "images": len(reached.right),
+    }  # fmt: skip
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
+    for row in rows:
+        low, high = row["accuracy_interval"]
+        table.add_row(
+            row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
+            f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}", f"{low:.4f} – {high:.4f}",
+            f"{row['gated_macs'] / 1e6:.2f} M",
+        )  # fmt: skip
+    console.print(table)

@@ -1,0 +1,184 @@
+"""``lccl train`` and ``lccl attach``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lccl.cli.terminal import (
+    Data,
+    NewBundle,
+    Threads,
+    console,
+    load_data,
+    one_sentence_errors,
+    save_with_self_test,
+    training_progress,
+    use_threads,
+)
+from lccl.errors import LcclError
+
+if TYPE_CHECKING:
+    from lccl.bundle.format import Bundle
+    from lccl.preprocessing import Statistics
+
+NAMES = (
+    "CIFAR: resnet20, 32, 44, 56, 110, 164, wrn-16-4, 22-8, 28-2, 28-10, 40-1, 40-2, 40-4, 52-1. "
+    "ImageNet: resnet18, 34, 50."
+)
+Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+TrainingPrecision = Annotated[str, typer.Option(help="fp32, or bf16 autocast.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")]
+CompileNetwork = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
+Network = Annotated[str, typer.Option(help=NAMES)]
+Form = Annotated[str, typer.Option(help="Block form: post or pre activation; auto is the network's own.")]
+Gate = Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.")]
+Placement = Annotated[
+    str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
+]
+GateNorm = Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")]
+Split = Annotated[
+    str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
+]
+GateL1 = Annotated[
+    float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
+]
+Start = Annotated[Path | None, typer.Option(help="A bundle of the same network to train further.")]
+Teacher = Annotated[Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")]
+Distill = Annotated[
+    float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
+]
+Weights = Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")]
+KnownNetwork = Annotated[str | None, typer.Option(help="What it must be; without it the weights' shapes tell.")]
+NewGate = Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1].")]
+Labels = Annotated[
+    Path | None, typer.Option(help="Class names in the order of the network's outputs; else the folders', sorted.")
+]
+Mean = Annotated[str | None, typer.Option(help="R,G,B of its normalisation, for values in 0..1.")]
+Std = Annotated[str | None, typer.Option(help="R,G,B; without both ImageNet's, or a small network's data's.")]
+Centred = Annotated[
+    bool, typer.Option("--centred-shortcuts", help="Its type-A shortcuts put zero channels on both sides.")
+]
+
+
+def train(
+    data: Data,
+    out: NewBundle,
+    runs: Runs = Path("runs"),
+    network: Network = "resnet20",
+    form: Form = "auto",
+    gate: Gate = "shared",
+    placement: Placement = "aft-aft",
+    gate_norm: GateNorm = True,
+    split: Split = "none",
+    gate_l1: GateL1 = 0.0,
+    epochs: int = 20,
+    batch: int = 128,
+    lr: LearningRate = 0.1,
+    seed: int = 0,
+    precision: TrainingPrecision = "fp32",
+    start: Start = None,
+    teacher: Teacher = None,
+    distill: Distill = None,
+    device: Device = "cpu",
+    compile_network: CompileNetwork = False,
+    threads: Threads = 0,
+) -> None:
+    """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
+    from lccl.compiler import choose_device
+    from lccl.networks import Architecture
+    from lccl.train.further import Origin, train_bundle
+    from lccl.train.recipe import Recipe, continued
+
+    with one_sentence_errors():
+        use_threads(threads)
+        if gate == "none" and gate_l1:
+            raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
+        if distill is not None and teacher is None:
+            raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
+        recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
+        recipe = recipe if distill is None else replace(recipe, distill=distill)
+        recipe = recipe if start is None else continued(recipe)
+        target = choose_device(device)
+        chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
+        origin = Origin.load(chosen, start, teacher)
+        dataset = load_data(data, origin.preprocessing)
+        with training_progress() as report:
+            trained = train_bundle(
+                chosen, dataset, recipe, runs / out.name, origin,
+                device=target, compile_network=compile_network, report=report,
+            )  # fmt: skip
+        _save_trained(trained, out)
+
+
+def attach(
+    weights: Weights,
+    data: Data,
+    out: NewBundle,
+    runs: Runs = Path("runs"),
+    network: KnownNetwork = None,
+    gate: NewGate = "shared",
+    labels: Labels = None,
+    mean: Mean = None,
+    std: Std = None,
+    centred: Centred = False,
+    epochs: int = 5,
+    batch: int = 128,
+    lr: LearningRate = 0.05,
+    seed: int = 0,
+    precision: TrainingPrecision = "fp32",
+    device: Device = "cpu",
+    compile_network: CompileNetwork = False,
+    threads: Threads = 0,
+) -> None:
+    """Turn a trained plain ResNet into an LCCL network; continues where an earlier run stopped."""
+    from lccl.compiler import choose_device
+    from lccl.train import attach as attaching
+    from lccl.train.export import network_input
+    from lccl.train.plain_weights import read_plain
+    from lccl.train.recipe import Recipe, attached
+
+    with one_sentence_errors():
+        use_threads(threads)
+        recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
+        target = choose_device(device)
+        plain = read_plain(weights, network, centred=centred)
+        architecture = attaching.gated(plain, gate)
+        preprocessing = attaching.input_of(plain, _statistics(mean, std))
+        order = attaching.read_labels(labels) if labels else None
+        dataset = load_data(data, preprocessing or network_input(plain.network.image_size))
+        attachment = attaching.prepare(plain, dataset, preprocessing, order)
+        twin = attachment.plain_twin
+        tested = f", {twin.test.accuracy:.4f} on test images" if twin.test else ""
+        console.print(f"{weights}: accuracy {twin.accuracy:.4f} on held-out images{tested}, plain {architecture.name}")
+        if attachment.doubtful:
+            console.print(
+                "[yellow]warning[/yellow] that is hardly better than guessing: "
+                "--mean and --std, the order of --labels or the images' size are probably not its own"
+            )
+        with training_progress() as report:
+            trained = attaching.attach(
+                attachment, architecture, recipe, runs / out.name,
+                device=target, compile_network=compile_network, report=report,
+            )  # fmt: skip
+        _save_trained(trained, out)
+
+
+def _save_trained(bundle: Bundle, out: Path) -> None:
+    save_with_self_test(bundle, out)
+    console.print(f"{out}: accuracy {bundle.table.exact.accuracy:.4f} on held-out images, exact")
+
+
+def _statistics(mean: str | None, std: str | None) -> Statistics | None:
+    """Both as triples of numbers, or None where neither is given."""
+    if mean is None and std is None:
+        return None
+    try:
+        (red, green, blue), (*deviations,) = (map(float, (text or "").split(",")) for text in (mean, std))
+        return (red, green, blue), (deviations[0], deviations[1], deviations[2])
+    except (ValueError, IndexError) as error:
+        raise LcclError("give --mean and --std together, each as three numbers R,G,B") from error

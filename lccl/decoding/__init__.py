@@ -1,0 +1,1 @@
+"""Encoded images → pixels: one definition for training, calibration and serving."""

@@ -1,0 +1,245 @@
+"""Files of images taken apart: what changes pixels is kept, all other metadata is cut out before a decoder sees it.
+
+So no decoder parses EXIF, XMP, colour profiles or text, and none of them can fail, inflate, or turn an image. Only the
+orientation is read, by one rule for all formats: EXIF's tag 0x0112, nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lccl.errors import DamagedImageError, NotAnImageError, UnsupportedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+ORIENTATION, IFD_ENTRIES = 0x0112, 1000
+EXIF = b"Exif\0\0"
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An encoded image without its metadata.
+
+    Attributes:
+        kind: Pillow's name of the format, one of ``FORMATS``.
+        content: the file, or what is left of it.
+        orientation: EXIF's, 1 (upright) to 8.
+        transparent: of a PNG in grey or RGB, the one colour that is transparent, as samples of ``depth`` bits.
+        depth: bits per sample of a PNG.
+        components: colour components of a JPEG; 0 elsewhere.
+
+    """
+
+    kind: str
+    content: bytes
+    orientation: int = 1
+    transparent: tuple[int, ...] = ()
+    depth: int = 8
+    components: int = 0
+
+
+def read_container(content: bytes) -> Container:
+    """Tell an image's format and cut its metadata out.
+
+    Raises:
+        NotAnImageError: none of ``FORMATS``.
+        UnsupportedImageError: a form of them that nothing here decodes.
+        DamagedImageError: cut short, or a wrong checksum in what makes the pixels.
+
+    """
+    if content.startswith(b"\xff\xd8\xff"):
+        return _jpeg(content)
+    if content.startswith(PNG_SIGNATURE):
+        return _png(content)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return _webp(content)
+    if content[:6] in (b"GIF87a", b"GIF89a"):
+        return Container("GIF", content)
+    if content.startswith(b"BM"):
+        return Container("BMP", content)
+    if content[4:8] == b"ftyp":
+        brands = [content[8:12], *(content[at : at + 4] for at in range(16, min(64, len(content)), 4))]
+        if any(brand in AVIF_BRANDS for brand in brands):
+            return Container("AVIF", content)
+        if any(brand in HEIC_BRANDS for brand in brands):
+            raise UnsupportedImageError("HEIC is not read here: send the image as JPEG, PNG, WebP or AVIF")
+    raise NotAnImageError(f"not an image that is read here ({', '.join(FORMATS)})")
+
+
+def claimed_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height that an image's header claims, to judge what decoding it will take; None where it is not found.
+
+    What it says is not checked: a decoder will.
+    """
+    if content.startswith(PNG_SIGNATURE) and len(content) >= 24:
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    if content[:6] in (b"GIF87a", b"GIF89a") and len(content) >= 10:
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    if content.startswith(b"BM") and len(content) >= 26:
+        width, height = struct.unpack_from("<ii", content, 18)
+        return abs(width), abs(height)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and len(content) >= 30:
+        return _webp_size(content)
+    return _jpeg_size(content) if content.startswith(b"\xff\xd8\xff") else None
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    try:
+        for marker, segment, _ in _jpeg_segments(content):
+            if _is_frame(marker) and len(segment) >= 6:
+                return int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+    except DamagedImageError:
+        return None
+    return None
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    kind = content[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", content, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation in EXIF data, 1 to 8; 1 where there is none, or the data is not readable."""
+    exif = exif.removeprefix(EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * min(count, IFD_ENTRIES), 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, at)
+            if tag == ORIENTATION and values == 1 and kind in (3, 4):
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+def _jpeg(content: bytes) -> Container:
+    """Application segments go, but JFIF's and Adobe's, which say what the components are."""
+    kept, orientation, frame, at = [content[:2]], None, None, 2
+    for marker, segment, end in _jpeg_segments(content):
+        if marker == 0xE1 and segment.startswith(EXIF) and orientation is None:
+            orientation = exif_orientation(segment)
+        if _is_frame(marker) and len(segment) >= 6:
+            frame = marker, segment[0], segment[5]
+        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
+            kept.append(content[at:end])
+        at = end
+        if marker == 0xDA:
+            break
+    if frame is None:
+        raise DamagedImageError("the JPEG ends before its pixels")
+    marker, precision, components = frame
+    if precision != 8:
+        raise UnsupportedImageError(f"a JPEG of {precision} bits per sample is not read here: send one of 8, or a PNG")
+    pixels = content[at:]
+    # Without an end marker a decoder cannot tell whether more was to come. Where one scan holds everything, it can.
+    if b"\xff\xd9" not in pixels[-64:] and marker in (0xC0, 0xC1) and components < 4 and segment[0] == components:
+        pixels += b"\xff\xd9"
+    return Container("JPEG", b"".join([*kept, pixels]), orientation or 1, components=components)
+
+
+def _is_frame(marker: int) -> bool:
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Markers up to the first scan, with their segments and where these end."""
+    at = 2
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            raise DamagedImageError("the JPEG has bytes where a marker belongs")
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in (0x01, *range(0xD0, 0xD9)):
+            at += 2
+            continue
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if end < at + 4 or end > len(content):
+            break
+        yield marker, content[at + 4 : end], end
+        at = end
+    raise DamagedImageError("the JPEG ends before its pixels")
+
+
+def _png(content: bytes) -> Container:
+    """Chunks that make the pixels stay, and their checksums are verified; a transparent colour is taken out."""
+    kept, header, transparent, orientation = [PNG_SIGNATURE], b"", (), 1
+    for kind, data, chunk in _png_chunks(content):
+        if kind == b"eXIf":
+            orientation = exif_orientation(data)
+        elif kind == b"IHDR" and len(data) == 13 and not header:
+            header = data
+            kept.append(chunk)
+        elif kind == b"tRNS" and header and header[9] in (0, 2):
+            transparent = struct.unpack(f">{len(data) // 2}H", data[: len(data) // 2 * 2])
+        elif kind in PNG_KEPT:
+            kept.append(chunk)
+        elif kind[:1].isupper():
+            raise UnsupportedImageError(f"a PNG with the chunk {kind.decode('latin-1')} is not read here")
+    if not header:
+        raise DamagedImageError("the PNG has no header")
+    depth, colours = header[8], 1 if header[9] == 0 else 3
+    if transparent:
+        if len(transparent) != colours:
+            raise DamagedImageError("the PNG's transparent colour does not fit its colour type")
+        transparent = tuple(sample & ((1 << depth) - 1) for sample in transparent)
+    return Container("PNG", b"".join(kept), orientation, transparent, depth)
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    at, ended = len(PNG_SIGNATURE), False
+    while at + 12 <= len(content) and not ended:
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        kind, data = content[at + 4 : at + 8], content[at + 8 : end - 4]
+        if end > len(content):
+            break
+        if kind in PNG_KEPT and zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(content[end - 4 : end], "big"):
+            raise DamagedImageError(f"the PNG's chunk {kind.decode()} has a wrong checksum")
+        yield kind, data, content[at:end]
+        at, ended = end, kind == b"IEND"
+    if not ended:
+        if at < len(content):
+            raise DamagedImageError("the PNG ends early")
+        yield b"IEND", b"", struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
+def _webp(content: bytes) -> Container:
+    kept, orientation, at = [], 1, 12
+    size = min(len(content), 8 + int.from_bytes(content[4:8], "little"))
+    while at + 8 <= size:
+        kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        end = at + 8 + length + length % 2
+        if at + 8 + length > len(content):
+            raise DamagedImageError("the WebP ends early")
+        data = content[at + 8 : at + 8 + length]
+        if kind == b"EXIF":
+            orientation = exif_orientation(data)
+        elif kind == b"VP8X" and length == 10:
+            kept.append(content[at : at + 8] + bytes([data[0] & ~0x2C]) + data[1:])  # no profile, EXIF or XMP
+        elif kind not in (b"ICCP", b"XMP "):
+            kept.append(content[at:end] + b"\0" * (end - min(end, len(content))))
+        at = end
+    if len(content) < 8 + int.from_bytes(content[4:8], "little"):
+        raise DamagedImageError("the WebP ends early")
+    body = b"WEBP" + b"".join(kept)
+    return Container("WEBP", b"RIFF" + struct.pack("<I", len(body)) + body, orientation)

@@ -1,0 +1,160 @@
+"""Encoded images → upright 8-bit RGB over white: the only place that decides orientation, transparency and colour.
+
+JPEGs in their usual colours are decoded by simplejpeg where it is installed, all else by Pillow; both use the same
+library for JPEGs and give the same pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lccl.decoding.containers import Container, exif_orientation, read_container
+from lccl.errors import DamagedImageError, ImageError, ImageTooLargeError, UnsupportedImageError
+
+if find_spec("simplejpeg") is not None:
+    import simplejpeg
+else:  # pragma: no cover: only service installations have it
+    simplejpeg = None
+
+WHITE = 255
+Pixels = NDArray[np.uint8]
+
+
+def decode_rgb(content: bytes, max_pixels: int) -> Pixels:
+    """Decode one image, of an animation the first frame: uint8 [height, width, 3].
+
+    The size is read from the header and checked before any pixel is decoded, so that a small file that claims to be
+    huge costs nothing.
+
+    Raises:
+        NotAnImageError: no JPEG, PNG, WebP, GIF, BMP or AVIF.
+        UnsupportedImageError: a form of them that is not decoded here.
+        ImageTooLargeError: more than ``max_pixels`` pixels, or more memory than there is.
+        DamagedImageError: empty, truncated, corrupt or lying about itself.
+
+    """
+    if not content:
+        raise DamagedImageError("the image is empty: send its bytes")
+    container = read_container(content)
+    try:
+        pixels = _fast_jpeg(container, max_pixels)
+        if pixels is None:
+            pixels, orientation = _with_pillow(container, max_pixels)
+        else:
+            orientation = container.orientation
+    except MemoryError as error:
+        raise ImageTooLargeError("the image needs more memory than there is") from error
+    return upright(pixels, orientation)
+
+
+def image_to_rgb(image: Image.Image) -> Pixels:
+    """The same for an image that Pillow has opened: uint8 [height, width, 3]."""
+    return upright(_to_rgb(image), exif_orientation(image.info.get("exif") or b""))
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn pixels [H, W, 3] upright, by EXIF's orientation 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _fast_jpeg(container: Container, max_pixels: int) -> Pixels | None:
+    """The pixels of a JPEG in its usual colours; None for all that needs Pillow."""
+    if simplejpeg is None or container.kind != "JPEG" or container.components not in (1, 3):
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(container.content)
+        _check_size(width, height, max_pixels)
+        pixels: Pixels = simplejpeg.decode_jpeg(container.content, strict=True)
+    except ValueError as error:
+        if "premature end" in str(error).lower():
+            raise DamagedImageError("the image cannot be decoded: the JPEG ends early") from error
+        return None  # Pillow decodes what can be decoded all the same, or finds the words for what is wrong
+    return pixels
+
+
+def _with_pillow(container: Container, max_pixels: int) -> tuple[Pixels, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # our own limit follows; other warnings are about metadata
+        try:
+            with Image.open(io.BytesIO(container.content), formats=(container.kind,)) as image:
+                _check_size(*image.size, max_pixels)
+                image.load()
+                orientation = container.orientation
+                if container.kind == "AVIF":
+                    orientation = exif_orientation(image.info.get("exif") or b"")
+                return _to_rgb(image, container), orientation
+        except Image.DecompressionBombError as error:
+            raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels:,} are taken") from error
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever their format runs into
+            if container.kind == "BMP" and "nsupported" in str(error):
+                raise UnsupportedImageError(f"this form of BMP is not read here ({_brief(error)})") from error
+            if isinstance(error, UnidentifiedImageError):
+                raise DamagedImageError(f"the {container.kind} has an unreadable header") from error
+            raise DamagedImageError(f"the image cannot be decoded: {_brief(error)}") from error
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width} × {height} pixels; at most {max_pixels:,} are taken")
+    if not width or not height:
+        raise DamagedImageError("the image has no pixels")
+
+
+def _to_rgb(image: Image.Image, container: Container | None = None) -> Pixels:
+    """8-bit RGB: transparency over white, 16 bits by their upper 8."""
+    if container is not None and container.transparent:
+        return _with_transparent_colour(image, container)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return _three(_upper_bits(np.asarray(image)))
+    if image.mode == "F":
+        return _three(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if container is not None and container.kind == "BMP" and not np.asarray(image)[..., 3].any():
+            return np.asarray(image)[..., :3]  # Windows programs write masks of alpha and leave them 0
+        white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _with_transparent_colour(image: Image.Image, container: Container) -> Pixels:
+    """A PNG in grey or RGB of which one colour is transparent; of 16-bit RGB the decoder leaves the upper 8 bits."""
+    depth, samples = container.depth, np.array(container.transparent)
+    if image.mode == "RGB":
+        pixels = np.array(image)
+        hidden = (pixels == (samples >> 8 if depth == 16 else samples)).all(axis=2)
+    elif depth == 16:
+        values = np.asarray(image)
+        pixels, hidden = _three(_upper_bits(values)).copy(), values == samples[0]
+    else:
+        grey = np.asarray(image.convert("L"))
+        pixels, hidden = _three(grey).copy(), grey == samples[0] * 255 // ((1 << depth) - 1)
+    pixels[hidden] = WHITE
+    return pixels
+
+
+def _upper_bits(values: NDArray[np.generic]) -> Pixels:
+    return (values.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+
+
+def _three(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).splitlines()
+    return text[0][:120] if text and text[0] else type(error).__name__
