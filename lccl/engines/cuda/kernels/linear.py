@@ -1,4 +1,4 @@
-"""Where images end: the classifier and early exits, in float32."""
+"""The classifier and early exits, in float32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def classify(
     x, weight, bias, active, logits, batch,
     FEATURES: tl.constexpr, CLASSES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One program: ``BM`` images × ``BN`` classes; images that have left keep the logits they left with."""
+    """One program: ``BM`` images × ``BN`` classes; images that have left keep the logits of their exit."""
     image = tl.program_id(0) * BM + tl.arange(0, BM)
     there = image < batch
     there = there & (tl.load(active + image, mask=there, other=0) != 0)
@@ -41,12 +41,12 @@ def classify(
 
 
 @triton.jit(do_not_specialize=["batch", "number", "exits"])
-def leave(
-    x, hidden_weight, hidden_bias, hidden, weight, bias, confidence, active, left, logits, batch, number, exits,
+def early_exit(
+    x, hidden_weight, hidden_bias, hidden, weight, bias, confidence, active, exit_index, logits, batch, number, exits,
     FEATURES: tl.constexpr, HIDDEN: tl.constexpr, CLASSES: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One program: an early exit for ``BM`` images; those surer than their threshold leave. BN holds all classes."""
+    """One program: an early exit for ``BM`` images; those above their confidence leave. BN holds all classes."""
     image = tl.program_id(0) * BM + tl.arange(0, BM)
     there = image < batch
     there = there & (tl.load(active + image, mask=there, other=0) != 0)
@@ -59,11 +59,11 @@ def leave(
     tl.debug_barrier()  # the next loads are of what other threads of this program stored
     column = tl.arange(0, BN)
     is_class = column < CLASSES
-    found = linear(hidden, weight, image, there, column, HIDDEN, CLASSES, BM, BN, BK)
-    found += tl.load(bias + column, mask=is_class, other=0.0)[None, :]
-    found = tl.where(is_class[None, :], found, float("-inf"))
-    surest = 1.0 / tl.sum(tl.exp(found - tl.max(found, axis=1)[:, None]), axis=1)
-    goes = there & (surest > tl.load(confidence + image * exits + number, mask=there, other=1.0))
-    tl.store(logits + image[:, None] * CLASSES + column[None, :], found, mask=goes[:, None] & is_class[None, :])
-    tl.store(left + image, number, mask=goes)
+    answer = linear(hidden, weight, image, there, column, HIDDEN, CLASSES, BM, BN, BK)
+    answer += tl.load(bias + column, mask=is_class, other=0.0)[None, :]
+    answer = tl.where(is_class[None, :], answer, float("-inf"))
+    confident = 1.0 / tl.sum(tl.exp(answer - tl.max(answer, axis=1)[:, None]), axis=1)
+    goes = there & (confident > tl.load(confidence + image * exits + number, mask=there, other=1.0))
+    tl.store(logits + image[:, None] * CLASSES + column[None, :], answer, mask=goes[:, None] & is_class[None, :])
+    tl.store(exit_index + image, number, mask=goes)
     tl.store(active + image, 0, mask=goes)
