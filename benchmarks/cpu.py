@@ -18,8 +18,8 @@ from rich.console import Console
 from benchmarks import goals, results
 from benchmarks.models import command_line
 from lccl.bench.images import Images, choose, noise_images, read_images
-from lccl.bench.run import Options, run
 from lccl.bench.report import showing, tables
+from lccl.bench.run import Options, run
 from lccl.bench.workload import Model, find_model, images_needed, make_workload
 from lccl.data import Dataset
 

@@ -30,9 +30,7 @@ from lccl.calibration.search import ThresholdCurve
 from lccl.data import HeldOut, Split
 from lccl.engines.base import Engine
 from lccl.measurement import measure
-from lccl.networks import ResNet
 from lccl.plan.run import Setting
-from lccl.train.loop import layer_macs
 from lccl.train.recipe import Recipe, continued
 from lccl.train.thresholds import ThresholdSampler
 
@@ -43,9 +41,8 @@ FURTHER_LR = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contender:
-    """A network, what runs it, and the curve from exact to sparse that calibration finds for it."""
+    """A network's engine, and the curve from exact to sparse that calibration finds for it."""
 
-    network: ResNet
     engine: Engine
     curve: ThresholdCurve
 
@@ -61,13 +58,13 @@ def contender(
     """Train a network by a recipe, or go on from its checkpoint, and find calibration's curve for it."""
     network, _ = trained(name, plain, data, recipe, options, start)
     engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads)
-    return Contender(network, engine, calibrated_curve(network, engine, plain, data))
+    return Contender(engine, calibrated_curve(network, engine, plain, data))
 
 
-def trained_with(network: ResNet, folder: Path, ratio: float) -> Setting:
+def trained_with(macs: list[int], folder: Path, ratio: float) -> Setting:
     """The setting that a run would draw for a skip ratio after its last step, from its checkpoint."""
     state = load_file(folder / "checkpoint.safetensors")
-    sampler = ThresholdSampler(layer_macs(network), torch.device("cpu"))
+    sampler = ThresholdSampler(macs, torch.device("cpu"))
     own = {name.removeprefix("sampler."): value for name, value in state.items() if name.startswith("sampler.")}
     sampler.restore(own, seen=1)
     return Setting(tuple(sampler.shared_out(torch.tensor([ratio]), "path")[0].tolist()))
@@ -91,7 +88,8 @@ def main() -> None:
     for ratio in options.ratios:
         name, recipe_alone = f"alone-{ratio:g}", replace(recipe, skip_bottom=ratio, skip_top=ratio)
         alone = contender(name, plain, start, data, recipe_alone, options)
-        learned = trained_with(alone.network, run_folder(name, recipe_alone, len(data.train)), ratio)
+        macs = [layer.convolution.macs for layer in alone.engine.shape.layers]
+        learned = trained_with(macs, run_folder(name, recipe_alone, len(data.train)), ratio)
         theirs = better_at(ratio, alone, [alone.calibrated(ratio), learned], data.choose)
         rows.append(_row(ratio, dataset.test, (every, every.calibrated(ratio)), (alone, theirs)))
     found = {

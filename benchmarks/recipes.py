@@ -83,8 +83,8 @@ def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def budget_flags(options: argparse.Namespace) -> str:
     """The options that set a run's budget, for the command beside its result."""
-    flags = " ".join(f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision"))
-    return flags + " --compile" * options.compile_network
+    flags = [f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision")]
+    return " ".join([*flags, *["--compile"] * options.compile_network])
 
 
 def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
@@ -125,7 +125,7 @@ def trained(
         start=(start or plain).network, teacher=plain.network if recipe.distill else None,
         statistics=(plain.preprocessing.mean, plain.preprocessing.std),
     )  # fmt: skip
-    return network, sum(epoch["seconds"] for epoch in record["epochs"])
+    return network, sum(epoch["seconds"] for epoch in record.epochs)
 
 
 def run_name(name: str, recipe: Recipe, images: int) -> str:

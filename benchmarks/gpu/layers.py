@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from lccl.engines.cuda.convolutions import Convolution
-from lccl.engines.cuda.program import Program
 
 from benchmarks.gpu.kernels import Layer, OwnLayer
 from lccl.bench.gpu import filled_batch
 from lccl.bench.gpu_baselines import PRECISIONS
+from lccl.engines.cuda.convolutions import Convolution
+from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Tiles
 from lccl.plan.run import RunOptions, Setting
 from lccl.plan.steps import Affine, Array, AveragePool, Buffer, Classify, Convolve, Gate, Normalise, Plan

@@ -14,13 +14,14 @@ import numpy as np
 from benchmarks.paper.result import Budget, pack
 from benchmarks.paper.rows import DATA, RECIPE, Run, with_twins
 from lccl import provenance
+from lccl.bundle.training_record import TrainingRecord
 from lccl.compiler import choose_device, compile_network
 from lccl.data import HeldOut, Split, load_dataset
 from lccl.errors import DataError, LcclError
 from lccl.measurement import Measurement, exact_setting, measure
-from lccl.networks import Architecture, ResNet, build
-from lccl.networks.lowering import lower
-from lccl.plan.geometry import NetworkShape, shape_of
+from lccl.networks import Architecture, ResNet
+from lccl.networks.lowering import network_shape
+from lccl.plan.geometry import NetworkShape
 from lccl.train.export import network_input
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe
@@ -148,6 +149,7 @@ def train_row(run: Run, seed: int, images: Images, options: Options, folder: Pat
         architecture, images.train, recipe, folder,
         device=choose_device(options.device), compile_network=options.compile_network, report=report,
     )  # fmt: skip
+    assert record.machine is not None
     found, shape = on_test_images(network, record, images.test, options.device)
     return {
         "run": run.name,
@@ -161,23 +163,22 @@ def train_row(run: Run, seed: int, images: Images, options: Options, folder: Pat
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
         "dense_macs": plain_macs(run),
         "gated_macs": round(found.gated_macs(shape), 1),
-        "trained": record["machine"] | {"seconds": round(sum(epoch["seconds"] for epoch in record["epochs"]))},
-        "last_epoch": record["epochs"][-1],
+        "trained": record.machine.to_json() | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
+        "last_epoch": dict(record.epochs[-1]),
     }
 
 
 def plain_macs(run: Run) -> int:
     """MACs of the network that a run is compared with."""
-    network = build(Architecture(**run.twin.network, classes=DATA[run.data].classes))
-    return shape_of(lower(network, network_input(network.image_size))).dense
+    return network_shape(Architecture(**run.twin.network, classes=DATA[run.data].classes), DATA[run.data].size).dense
 
 
 def on_test_images(
-    network: ResNet, record: dict[str, Any], images: Split, device: str
+    network: ResNet, record: TrainingRecord, images: Split, device: str
 ) -> tuple[Measurement, NetworkShape]:
     """Run the test images at threshold 0, with the normalisation that the network was trained with."""
-    mean, std = (tuple(record["data"][name]) for name in ("mean", "std"))
-    preprocessing = replace(network_input(network.image_size), mean=mean, std=std)
+    assert record.data is not None
+    preprocessing = replace(network_input(network.image_size), mean=record.data.mean, std=record.data.std)
     engine = compile_network(network.cpu(), device, "fp32", preprocessing=preprocessing)
     return measure(engine, images, exact_setting(engine)), engine.shape
 

@@ -31,7 +31,6 @@ def fresh_bundle(workload: Workload) -> Bundle:
         preprocessing=workload.preprocessing,
         table=OperatingPointTable(points, len(workload.images.images)),
         splits={},
-        training={},
     )
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from lccl.bench import cpu, gpu_baselines
 from lccl.bench import gpu as gpus
 from lccl.bench.baselines import BASELINES
+from lccl.bench.figures import contestant_row, figures
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
 from lccl.bench.layers import Measured
-from lccl.bench.figures import contestant_row, figures
 from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
 from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
