@@ -23,6 +23,7 @@ from lccl.networks import Architecture, ResNet, build
 from lccl.networks.gates import Gate
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import Interval, OperatingPoint, OperatingPointTable
+from lccl.plan.run import Setting
 from lccl.preprocessing import Preprocessing
 
 torch.set_num_threads(1)
@@ -62,8 +63,7 @@ def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int
     accuracy, drop = 0.9 - 0.02 * loss**2, 2.0 * loss**2
     return OperatingPoint(
         name=name,
-        thresholds=(threshold,) * layers,
-        norm_set=0,
+        setting=Setting((threshold,) * layers, tuple(sure)),
         skip_ratio=ratio,
         gated_macs=4e7 * (1 - ratio),
         accuracy=accuracy,
@@ -71,7 +71,6 @@ def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int
         drop=drop,
         drop_interval=Interval(drop - 0.5, drop + 0.5),
         drop_bound=drop + 0.4,
-        exit_confidence=tuple(sure),
     )
 
 

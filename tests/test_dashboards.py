@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 
 from deploy.grafana.__main__ import BUILDERS, FOLDER, text_of
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {path.stem: path.read_text() for path in FOLDER.glob("*.json")}
