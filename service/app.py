@@ -20,6 +20,8 @@ from starlette.datastructures import State
 from starlette.routing import BaseRoute
 from starlette.types import Lifespan
 
+from lccl.compiler import compile_network
+
 from .api import openapi, playground
 from .api import operations as operators
 from .api.body import BodyMemory
@@ -39,7 +41,7 @@ from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
 from .inference.pipeline import Pipeline
-from .inference.registry import EngineChoice, Registry, ServedModel
+from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, Work, WorkBatcher
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
@@ -84,7 +86,7 @@ def create_app(settings: Settings) -> Starlette:
     operations = [
         *classify.operations(exchange, rejected, most),
         *infer.operations(exchange, pipeline, most),
-        *skip_map.operations(exchange, pipeline, rejected, most),
+        *skip_map.operations(exchange, pipeline, most),
         *operators.operations(health, metrics.registry),
         *v1_models.operations(registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
@@ -135,11 +137,11 @@ def _load_models(
         if _info(model) not in map(_info, registry):  # read anew, it may be the same
             metrics.model_info.remove(*_info(model))
 
-    choice = EngineChoice(
-        settings.engine, settings.device, settings.precision,
-        settings.compute_threads, settings.compute_streams, settings.instruction_set,
+    compile_bundle = partial(
+        compile_network, device=settings.device, precision=settings.precision, engine=settings.engine,
+        threads=settings.compute_threads, streams=settings.compute_streams, instruction_set=settings.instruction_set,
     )  # fmt: skip
-    registry = Registry(settings.models, choice, settings.default_model, begin, end)
+    registry = Registry(settings.models, compile_bundle, settings.default_model, begin, end)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):

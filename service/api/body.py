@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -24,64 +26,57 @@ def refuse_compressed(request: Request) -> None:
         raise NotAnImageError("compressed bodies are not taken: send the request as it is")
 
 
+@dataclass(slots=True)
+class Lease:
+    """One request's share of the memory for bodies, in bytes."""
+
+    size: int = 0
+
+
 class BodyMemory:
     """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
 
     def __init__(self, per_body: int, together: int) -> None:
         self._per_body, self._together, self._held = per_body, together, 0
 
-    def lease(self) -> Lease:
-        """A lease, entered as a context, gives its bytes back at the end."""
-        return Lease(self)
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """A lease whose bytes are given back at the end."""
+        lease = Lease()
+        try:
+            yield lease
+        finally:
+            self._held -= lease.size
 
-    def check(self, lease: Lease, size: int) -> None:
-        """See whether a lease may have ``size`` more bytes.
+    def grow(self, lease: Lease, size: int) -> None:
+        """Count more bytes for a lease.
 
         Raises:
             TooLargeError: more than one body may have.
             OverloadedError: more than all bodies together may have.
 
         """
+        self._check(lease, size)
+        self._held += size
+        lease.size += size
+
+    def _check(self, lease: Lease, size: int) -> None:
         if lease.size + size > self._per_body:
             raise TooLargeError(f"the body has more than {self._per_body:,} bytes")
         if self._held + size > self._together:
             raise OverloadedError("too many uploads are in progress: try again later", retry_after_s=1.0)
 
-    def grow(self, lease: Lease, size: int) -> None:
-        """Count ``size`` more bytes for a lease; raises as :meth:`check`."""
-        self.check(lease, size)
-        self._held += size
-        lease.size += size
-
-    def release(self, lease: Lease) -> None:
-        """Take all bytes of a lease back."""
-        self._held -= lease.size
-        lease.size = 0
-
-
-class Lease:
-    """One request's share of the memory for bodies."""
-
-    def __init__(self, memory: BodyMemory) -> None:
-        self._memory, self.size = memory, 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._memory.release(self)
-
-    async def read(self, request: Request) -> bytes:
+    async def read(self, lease: Lease, request: Request) -> bytes:
         """Read the whole body; one that declares itself too large is refused unread."""
         declared = header(request.scope, b"content-length")
         if declared.isascii() and declared.isdigit():
-            self._memory.check(self, int(declared))
+            self._check(lease, int(declared))
         chunks, more = [], True
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError("the client closed the connection during its upload")
             chunk, more = message.get("body", b""), message.get("more_body", False)
-            self._memory.grow(self, len(chunk))
+            self.grow(lease, len(chunk))
             chunks.append(chunk)
         return b"".join(chunks)

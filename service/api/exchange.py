@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,39 +21,11 @@ from .body import BodyMemory
 Details = TypeVar("Details")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked(Generic[Details]):
-    """A request that was read.
-
-    Attributes:
-        images: encoded ones, or images that fit the network.
-        details: what its protocol needs to write the answer.
-
-    """
-
-    images: Sequence[bytes | Image]
-    quality: QualityRequest
-    details: Details
-
-
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[Details]):
-    """A request with its results, to be written as its protocol has it.
-
-    Attributes:
-        encoding_at: monotone seconds when the writing began.
-
-    """
-
-    request: Request
-    model: ServedModel
-    details: Details
-    classified: Classified
-    encoding_at: float
-
-
+# What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
+# write the answer.
+Asked = tuple[Sequence[bytes | Image], QualityRequest, Details]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
-Write = Callable[[Answered[Details]], Awaitable[Response]]
+Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
 
 
 class Exchange:
@@ -95,19 +66,19 @@ class Exchange:
         try:
             async with asyncio.timeout(self._limit_s):
                 with self._bodies.lease() as lease:
-                    asked = await read(request, await lease.read(request), model)
+                    images, quality, details = await read(request, await self._bodies.read(lease, request), model)
                     options = ClassifyOptions(
-                        asked.quality, state["caller"].name, state["arrived"], loop_delay_s, state.get("departure"),
+                        quality, state["caller"].name, state["arrived"], loop_delay_s, state.get("departure"),
                         want_masks,
                     )  # fmt: skip
-                    classified = await self._pipeline.classify(model, asked.images, options)
+                    classified = await self._pipeline.classify(model, images, options)
         except TimeoutError as error:
             told = f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
             raise OutOfTimeError(told) from error
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
-        response = await write(Answered(request, model, asked.details, classified, encoding_at))
+        response = await write(request, model, details, classified)
         self._metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
         self._metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding_at)
         return response

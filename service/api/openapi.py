@@ -55,7 +55,7 @@ def _describe(operation: Operation, answer: Schema | None, error: Schema) -> Sch
     content: Schema = {kind: {} for kind in operation.media_types}
     if answer is not None:
         content["application/json"] = {"schema": answer}
-    responses: Schema = {"200": {"description": "Successful Response"} | ({"content": content} if content else {})}
+    responses: Schema = {"200": {"description": operation.told} | ({"content": content} if content else {})}
     for status in operation.errors:
         shape = {"content": {media_type(operation.path): {"schema": error}}}
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **shape}

@@ -32,6 +32,7 @@ class Operation:
         query: the fields that it takes in its query.
         body: schemas of the bodies that it takes, by media type.
         media_types: of its answers beside JSON.
+        told: what its answer is.
 
     """
 
@@ -46,6 +47,7 @@ class Operation:
     query: type[BaseModel] | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
+    told: str = "Successful Response"
 
 
 class Endpoint:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated
 
 from limits import RateLimitItem, parse_many
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
 from pydantic import AfterValidator
 
 from ..errors import RateLimitedError
@@ -44,60 +41,19 @@ def _checked(text: str) -> str:
 RateText = Annotated[str, AfterValidator(_checked)]
 
 
-class Counters(Storage):
-    """Windows in memory for ``limits``: at most ``capacity`` of them, where the longest untouched gives way.
+class RateLimits:
+    """Counts requests by caller, in windows that begin with a caller's first request.
 
-    Of the storage that comes with the library a moving window is never freed, and fixed windows are looked through
-    every 10 ms by a thread of their own, all of them.
+    Args:
+        default: the rate of callers without one of their own; empty is no limit.
+        capacity: callers that are remembered; the one that was quiet longest gives way.
+        clock: monotone seconds.
+
     """
 
-    STORAGE_SCHEME = None
-    base_exceptions = ()
-
-    def __init__(self, capacity: int = CALLERS, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._capacity, self._clock = capacity, clock
+    def __init__(self, default: str = "", capacity: int = CALLERS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._default, self._capacity, self._clock = parse_rate(default), capacity, clock
         self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count in the window of ``key``; a new one of ``expiry`` seconds begins where the last has ended."""
-        with self._lock:
-            now = self._clock()
-            count, end = self._windows.pop(key, (0, now))
-            if end <= now:
-                count, end = 0, now + expiry
-            self._windows[key] = count + amount, end
-            if len(self._windows) > self._capacity:
-                self._windows.popitem(last=False)
-            return count + amount
-
-    def get(self, key: str) -> int:
-        count, end = self._windows.get(key, (0, 0.0))
-        return count if end > self._clock() else 0
-
-    def get_expiry(self, key: str) -> float:
-        """When the window of ``key`` ends, on the storage's clock."""
-        return self._windows.get(key, (0, self._clock()))[1]
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int:
-        count = len(self._windows)
-        self._windows.clear()
-        return count
-
-    def clear(self, key: str) -> None:
-        self._windows.pop(key, None)
-
-
-class RateLimits:
-    """Counts requests by caller."""
-
-    def __init__(self, default: str = "", clock: Callable[[], float] = time.monotonic) -> None:
-        self._default, self._clock = parse_rate(default), clock
-        self._limiter = FixedWindowRateLimiter(Counters(clock=clock))
 
     def count(self, caller: str, own: RateLimitItem | None = None) -> None:
         """Count a request of a caller under its own rate, or else the default one.
@@ -107,8 +63,15 @@ class RateLimits:
 
         """
         rate = own or self._default
-        if rate is None or self._limiter.hit(rate, caller):
+        if rate is None:
             return
-        wait_s = self._limiter.get_window_stats(rate, caller).reset_time - self._clock()
-        told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {wait_s:.1f} s"
-        raise RateLimitedError(told, wait_s)
+        now = self._clock()
+        count, end = self._windows.pop(caller, (0, now))
+        if end <= now:
+            count, end = 0, now + rate.get_expiry()
+        self._windows[caller] = count + 1, end
+        if len(self._windows) > self._capacity:
+            self._windows.popitem(last=False)
+        if count >= rate.amount:
+            told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {end - now:.1f} s"
+            raise RateLimitedError(told, end - now)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,6 @@ Value = TypeVar("Value")
 NOT_FINITE = "the model has no finite answer for this image: it is too unlike its training data"
 
 
-class Departure(Protocol):
-    """Whether the client that waits for an answer has left, as its connection knows it."""
-
-    @property
-    def happened(self) -> bool: ...
-
-    def watch(self, tell: Callable[[], None] | None) -> None:
-        """Call back when the client leaves, at once if it has; None takes that back."""
-
-
 @dataclass(frozen=True, slots=True)
 class ClassifyOptions:
     """How a request wants its images classified.
@@ -44,7 +34,7 @@ class ClassifyOptions:
         client: whom fairness counts it for.
         arrived: monotone seconds when its first byte was read; its deadline counts from there.
         loop_delay_s: seconds from then until something was done for it: how late the event loop was.
-        departure: of the client; None for one whose leaving nobody tells.
+        departure: done when the client has left; None where nobody tells.
         want_masks: whether the results are to carry masks.
 
     """
@@ -53,7 +43,7 @@ class ClassifyOptions:
     client: str
     arrived: float
     loop_delay_s: float
-    departure: Departure | None = None
+    departure: asyncio.Future[None] | None = None
     want_masks: bool = False
 
 
@@ -148,7 +138,7 @@ class Pipeline:
         return [one if isinstance(one, np.ndarray) else _value_or_error(one) for one in decoded]
 
 
-async def _wait(jobs: Sequence[WorkJob], departure: Departure | None) -> None:
+async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None) -> None:
     """Wait for the jobs' outcomes. Images that nobody waits for any more leave the queue.
 
     Raises:
@@ -156,24 +146,24 @@ async def _wait(jobs: Sequence[WorkJob], departure: Departure | None) -> None:
 
     """
 
-    def abandon() -> None:
+    def abandon(_: object) -> None:
         for job in jobs:
             job.future.cancel()
 
     if departure is not None:
-        departure.watch(abandon)
+        departure.add_done_callback(abandon)
     try:
         for job in jobs:
             with contextlib.suppress(Exception):  # it takes the image's place among the results
                 await job.future
     except asyncio.CancelledError:
-        if departure is not None and departure.happened:
+        if departure is not None and departure.done():
             raise ClientGoneError("the client closed the connection") from None
         raise
     finally:
         if departure is not None:
-            departure.watch(None)
-        abandon()
+            departure.remove_done_callback(abandon)
+        abandon(None)
 
 
 def _outcome(job: WorkJob) -> Result | Exception:

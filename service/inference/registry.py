@@ -69,18 +69,6 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """What models are compiled for; the fields are :func:`lccl.compile`'s."""
-
-    engine: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    streams: int = 1
-    instruction_set: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
 class IndexEntry:
     """One version in the folder of models, loaded or not, and why not."""
 
@@ -91,6 +79,7 @@ class IndexEntry:
 
 
 Listener = Callable[[ServedModel], None]
+Compile = Callable[["Bundle"], "Engine"]
 
 
 class Registry:
@@ -100,6 +89,7 @@ class Registry:
     in one step, once its successor has passed its self-test; batches of the old one that wait are still answered by it.
 
     Args:
+        compile_bundle: makes the engine that runs a bundle.
         default: the model found without a name; without it the first by name.
         on_load: told of each model just before it is served, from the loading thread.
         on_unload: told of each that no longer is.
@@ -107,9 +97,9 @@ class Registry:
     """
 
     def __init__(
-        self, folder: Path, choice: EngineChoice, default: str | None, on_load: Listener, on_unload: Listener
+        self, folder: Path, compile_bundle: Compile, default: str | None, on_load: Listener, on_unload: Listener
     ) -> None:
-        self._folder, self._choice, self._default = folder, choice, default
+        self._folder, self._compile, self._default = folder, compile_bundle, default
         self._on_load, self._on_unload = on_load, on_unload
         self._served: dict[str, dict[str, ServedModel]] = {}  # by name, then by version, ascending
         self._states: dict[Key, IndexEntry] = {}
@@ -241,21 +231,12 @@ class Registry:
     def _make(self, name: str, version: str, home: Path) -> ServedModel:
         from lccl.bundle.format import load
         from lccl.bundle.self_test import check
-        from lccl.compiler import compile_network
 
         for part in (name, version):
             if not NAME.fullmatch(part):
                 raise BundleError(f"{part!r} is no model name or version: use letters, digits, '.', '_' and '-'")
-        bundle, choice = load(home), self._choice
-        engine = compile_network(
-            bundle,
-            choice.device,
-            choice.precision,
-            choice.engine,
-            threads=choice.threads,
-            streams=choice.streams,
-            instruction_set=choice.instruction_set,
-        )
+        bundle = load(home)
+        engine = self._compile(bundle)
         self_test = check(engine, bundle)
         return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, self_test)
 

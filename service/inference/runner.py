@@ -71,7 +71,7 @@ class Result:
         started_at: when its batch began.
         finished_at: when its batch ended.
         probe: whether no client asked.
-        masks: per layer uint8 [G, H, W], 1 where kept; None unless asked for.
+        masks: per layer uint8 [G, H, W], 1 where kept; none unless asked for.
         exit_index: of the early exit that answered, from 0; None where the network ran to its end.
 
     """
@@ -90,7 +90,7 @@ class Result:
     started_at: float
     finished_at: float
     probe: bool
-    masks: tuple[NDArray[np.uint8], ...] | None = None
+    masks: tuple[NDArray[np.uint8], ...] = ()
     exit_index: int | None = None
 
     @property
@@ -233,8 +233,8 @@ class Runner:
         results = [
             Result(
                 point, job.item.resolution.is_downgrade(point), output.logits[row], probabilities[row], ranking[row],
-                finite[row], output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started, finished,
-                job.item.probe, None if output.masks is None else tuple(mask[row] for mask in output.masks), exits[row],
+                finite[row], output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started,
+                finished, job.item.probe, tuple(mask[row] for mask in output.masks or ()), exits[row],
             )
             for row, (job, point) in enumerate(chosen)
         ]  # fmt: skip

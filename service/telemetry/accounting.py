@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from lccl.operating_points import ROUNDING
 
 from ..inference.registry import ServedModel
 from ..inference.runner import Result
-from .histogram import Series
 from .metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 
 
@@ -47,7 +47,7 @@ class _Ledger:
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
         name, shape = model.name, model.engine.shape
-        self._metrics, self._name, self._labels = metrics, name, model.bundle.labels
+        labels = model.bundle.labels
         self._dense = shape.dense
         self._batch_size = metrics.batch_size.labels(name)
         self._macs = tuple(metrics.macs.labels(name, kind) for kind in ("dense", "gated", "executed"))
@@ -63,12 +63,17 @@ class _Ledger:
             )
             for layer in shape.layers
         ]
-        self._exits = _exits(metrics, name, len(shape.exits))
-        self._images: dict[str, Metric] = {}
-        self._classes: dict[int, Metric] = {}
-        self._points: dict[str, tuple[Series, list[Metric]]] = {}
-        self._ratios = [point.skip_ratio for point in model.bundle.table.points]
         self._spreads = _spreads(model)
+        self._exits = _exits(metrics, name, len(shape.exits))
+        self._images = cache(partial(metrics.images.labels, name))
+        self._class = cache(
+            lambda index: metrics.predictions.labels(name, labels[index] if index < MOST_CLASSES else OTHER)
+        )
+        self._downgraded = metrics.downgraded.labels(name)
+        kinds = ("reached", "expected") if self._spreads is None else ("reached", "expected", "spread")
+        self._durations = cache(partial(metrics.image_duration.labels, name))
+        self._sums = cache(lambda point: [metrics.point_skip_ratio.labels(name, point, kind) for kind in kinds])
+        self._ratios = [point.skip_ratio for point in model.bundle.table.points]
 
     def enter_costs(self, results: Sequence[Result]) -> None:
         count, dense, gated, executed = len(results), *self._macs
@@ -85,20 +90,13 @@ class _Ledger:
             whole.inc(cells * count)
             skipped.inc(cells * count - cells_kept)
         for point, images in Counter(_point(result) for result in results).items():
-            if point not in self._images:
-                self._images[point] = self._metrics.images.labels(self._name, point)
-            self._images[point].inc(images)
-        downgraded = sum(result.downgraded for result in results)
-        if downgraded:
-            self._metrics.downgraded.labels(self._name).inc(downgraded)
+            self._images(point).inc(images)
+        self._downgraded.inc(sum(result.downgraded for result in results))
 
     def enter_answers(self, results: Sequence[Result]) -> None:
         found = [int(result.ranking[0]) for result in results]
         for index, count in Counter(found).items():
-            if index not in self._classes:
-                label = self._labels[index] if index < MOST_CLASSES else OTHER
-                self._classes[index] = self._metrics.predictions.labels(self._name, label)
-            self._classes[index].inc(count)
+            self._class(index).inc(count)
         self._confidence.observe(*[result.confidence for result in results])
         if self._exits:
             for exit_index, count in Counter(result.exit_index for result in results).items():
@@ -110,17 +108,12 @@ class _Ledger:
             self._enter_point(point, members)
 
     def _enter_point(self, point: str, results: Sequence[Result]) -> None:
-        if point not in self._points:
-            kinds = ("reached", "expected", "spread") if self._spreads is not None else ("reached", "expected")
-            counters = [self._metrics.point_skip_ratio.labels(self._name, point, kind) for kind in kinds]
-            self._points[point] = self._metrics.image_duration.labels(self._name, point), counters
-        duration, counters = self._points[point]
-        duration.observe(*[result.finished_at - result.enqueued_at for result in results])
+        self._durations(point).observe(*[result.finished_at - result.enqueued_at for result in results])
         expected = [result.point.skip_ratio for result in results]
         sums = [sum(result.skip_ratio for result in results), sum(expected)]
         if self._spreads is not None:
             sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
-        for counter, amount in zip(counters, sums, strict=True):
+        for counter, amount in zip(self._sums(point), sums, strict=True):
             counter.inc(max(0.0, amount))
 
 

@@ -42,12 +42,24 @@ class Series:
 
 
 class BatchHistogram(Collector):
-    """Like :class:`prometheus_client.Histogram`, for values that come in batches; it keeps no exemplars."""
+    """Like :class:`prometheus_client.Histogram`, for values that come in batches; it keeps no exemplars.
+
+    Args:
+        former: an earlier name, under which the same values are told, too.
+
+    """
 
     def __init__(
-        self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...], registry: CollectorRegistry
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        bounds: tuple[float, ...],
+        registry: CollectorRegistry,
+        former: str = "",
     ) -> None:
-        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        self._texts = {name: text} | ({former: f"Deprecated: {name}."} if former else {})
+        self._labels, self._bounds = labels, bounds
         self._names = [str(floatToGoString(bound)) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
         self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
@@ -58,12 +70,13 @@ class BatchHistogram(Collector):
         return known if known is not None else self._series.setdefault(values, Series(self._bounds))
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        """The metric without its values, by which the registry finds names that are taken."""
-        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        """The metrics without their values, by which the registry finds names that are taken."""
+        for name, text in self._texts.items():
+            yield HistogramMetricFamily(name, text, labels=self._labels)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, series in sorted(self._series.copy().items()):
-            counts, total = series.read()
-            family.add_metric(values, list(zip(self._names, map(float, counts), strict=True)), total)
-        yield family
+        for family in self.describe():
+            for values, series in sorted(self._series.copy().items()):
+                counts, total = series.read()
+                family.add_metric(values, list(zip(self._names, map(float, counts), strict=True)), total)
+            yield family

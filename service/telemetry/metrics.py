@@ -49,8 +49,10 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets)
 
-        def batch_histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> BatchHistogram:
-            return BatchHistogram(f"{NAMESPACE}_{name}", text, labels, buckets, registry)
+        def batch_histogram(
+            name: str, text: str, buckets: tuple[float, ...], *labels: str, former: str = ""
+        ) -> BatchHistogram:
+            return BatchHistogram(f"{NAMESPACE}_{name}", text, labels, buckets, registry, former)
 
         self.request_duration = histogram(
             "request_duration_seconds", "Time from a request's first byte read to its answer.", SECONDS,
@@ -63,7 +65,7 @@ class Metrics:
         self.images = counter("images_total", "Images answered.", "model", "operating_point")
         self.image_duration = batch_histogram(
             "image_duration_seconds", "Time of a client's image from the queue to the end of its batch.", SECONDS,
-            "model", "operating_point",
+            "model", "operating_point", former=f"{NAMESPACE}_picture_duration_seconds",
         )  # fmt: skip
         self.predictions = counter("predictions_total", "Clients' images by their likeliest class.", "model", "class")
         self.confidence = batch_histogram(

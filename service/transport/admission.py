@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..errors import OverloadedError, problem
+from ..errors import OverloadedError, Problem, problem
 
-Header = tuple[bytes, bytes]
-CLOSE: Header = (b"connection", b"close")
 OVERLOADED = "overloaded"
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer in its protocol's form, ready to be written.
+    """An answer that no application writes.
 
     Attributes:
-        headers: without the server's own.
+        head: status and headers, without the server's own and the empty line.
 
     """
 
-    status: int
-    headers: Sequence[Header]
+    head: bytes
     body: bytes
+
+    @classmethod
+    def of(cls, answer: Problem, open_inference: bool = False) -> Refusal:
+        """The answer in its protocol's form, ready to be written."""
+        form = {"error": answer.detail} if open_inference else {}
+        body = json.dumps({**form, **answer.to_json()}).encode()
+        advice = "" if answer.retry_after is None else f"retry-after: {answer.retry_after}\r\n"
+        head = (
+            f"HTTP/1.1 {answer.status} {answer.title}\r\n"
+            f"content-type: application/{'json' if open_inference else 'problem+json'}\r\n"
+            f"content-length: {len(body)}\r\n{advice}x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+        )
+        return cls(head.encode(), body)
 
 
 class AdmissionControl:
@@ -69,23 +79,8 @@ class AdmissionControl:
 
 @lru_cache(maxsize=64)
 def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
-    text = "more requests arrive than can be answered: try again later"
-    answer = problem(OverloadedError(text, retry_after_s))
-    form = {"error": text} if open_inference else {}
-    content = json.dumps({**form, **answer.to_json()}).encode()
-    kind = "application/json" if open_inference else "application/problem+json"
-    headers = (*answer_headers(kind, content, answer.retry_after), (b"cache-control", b"no-store"))
-    return Refusal(answer.status, headers, content)
-
-
-def answer_headers(kind: str, body: bytes, retry_after: int | None) -> list[Header]:
-    """The headers of an answer that no application writes."""
-    headers = [
-        (b"content-type", kind.encode()),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    return headers if retry_after is None else [*headers, (b"retry-after", b"%d" % retry_after)]
+    error = OverloadedError("more requests arrive than can be answered: try again later", retry_after_s)
+    return Refusal.of(problem(error), open_inference)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:

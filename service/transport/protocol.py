@@ -7,12 +7,10 @@ requests it takes more from the socket for every one that it answers.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from importlib.metadata import version
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +26,7 @@ from ..errors import (
     TransportError,
     problem,
 )
-from .admission import CLOSE, AdmissionControl, Header, answer_headers
-from .departure import Departure
+from .admission import AdmissionControl, Refusal
 from .watch import Phase, Watch
 
 ADVICE = "install a version that pyproject.toml names"
@@ -112,13 +109,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._fault: ServiceError = MalformedRequestError("this is no HTTP request")
         self._running: RequestResponseCycle | None = None
         self._watch: Watch | None = None
-        self._departure: Departure
+        self._departure: asyncio.Future[None]  # done when the client has left
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._departure = Departure(self.flow.resume_reading)
+        self._departure = asyncio.get_running_loop().create_future()
         excess = len(self._server_state.connections) - self._limits.connections
         if excess > self._limits.spare:
             transport.abort()
@@ -137,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._limits.admission.leave(cycle)
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
-        self._departure.happen()
+        self._departure.set_result(None)
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -201,6 +198,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._upgrade:
             self._whole = True
             super().on_message_complete()
+            if not self.pipeline:
+                self.flow.resume_reading()  # or nobody would see the client leave
             if self._limits.admission is not None and not self.cycle.response_complete:
                 self._limits.admission.enter(self.cycle)
 
@@ -232,9 +231,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         admission = self._limits.admission
         if admission is not None and admission.refuses(cycle.scope):
-            asyncio.get_running_loop().call_soon(
-                self._turn_away, cycle, admission
-            )  # once the parser is done with what it is at
+            # once the parser is done with what it is at
+            asyncio.get_running_loop().call_soon(self._turn_away, cycle, admission)
         else:
             super()._start_asgi_task(cycle, app)
 
@@ -242,14 +240,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer a request that is not admitted, without the task and the messages of an application."""
         if cycle.disconnected:
             return
-        refusal = admission.refusal(cycle.scope["path"])
-        headers = refusal.headers if cycle.keep_alive else (*refusal.headers, CLOSE)
-        self.transport.write(self._encode(refusal.status, headers, refusal.body))
+        self._write(admission.refusal(cycle.scope["path"]), cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
-        cycle.on_response = _nothing  # a finished cycle must not keep its connection in memory
+        cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
         if self._limits.admission is not None:
@@ -272,9 +268,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
-            body = json.dumps(answer.to_json()).encode()
-            headers = [*answer_headers("application/problem+json", body, answer.retry_after), CLOSE]
-            self.transport.write(self._encode(answer.status, headers, body))
+            self._write(Refusal.of(answer), keep_alive=False)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -308,14 +302,10 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _encode(self, status: int, headers: Iterable[Header], body: bytes) -> bytes:
-        lines = [b"%s: %s\r\n" % header for header in (*self._server_state.default_headers, *headers)]
-        phrase = HTTPStatus(status).phrase.encode()
-        return b"".join([b"HTTP/1.1 %d %s\r\n" % (status, phrase), *lines, b"\r\n", body])
-
-
-def _nothing() -> None:
-    pass
+    def _write(self, refusal: Refusal, keep_alive: bool) -> None:
+        own = [b"%s: %s\r\n" % header for header in self._server_state.default_headers]
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join([refusal.head, *own, end, refusal.body]))
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

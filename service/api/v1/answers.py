@@ -106,7 +106,7 @@ class MaskedLayer(TypedDict):
 class SkipMapAnswer(Heading):
     """An image's classes and cost, and where the network computed for it."""
 
-    prediction: Prediction | FailedPrediction
+    prediction: Prediction
     image: SeenImage
     layers: list[MaskedLayer]
 

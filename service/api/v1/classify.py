@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import TooLargeError, problem
+from ...inference.pipeline import Classified
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
-from ..exchange import Answered, Asked, Exchange
+from ..exchange import Asked, Exchange
 from ..fields import AnyFields, Fields, fields_of
 from ..operation import Json, Operation
 from .answers import ClassifyAnswer, FailedPrediction, Heading, OperatingPointUsed, Prediction, Timing
@@ -24,7 +25,7 @@ ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[Operation]:
-    """Routes that classify with the default model, a model, or one version of it."""
+    """Routes that classify with the default model, a model, or a version of it; ``rejected`` counts images' errors."""
 
     async def classify(request: Request) -> Response:
         return await exchange.run(request, read, write)
@@ -32,11 +33,18 @@ def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[O
     async def read(request: Request, body: bytes, _: ServedModel) -> Asked[Fields]:
         return await read_images(request, body, Fields, max_images)
 
-    async def write(answered: Answered[Fields]) -> Response:
-        results, top_k = answered.classified.results, answered.details.top_k
-        predictions = [prediction(answered.model, result, top_k, rejected) for result in results]
-        answer: ClassifyAnswer = {**heading(answered), "predictions": predictions}
+    async def write(request: Request, model: ServedModel, fields: Fields, classified: Classified) -> Response:
+        predictions = [
+            failed(model, result) if isinstance(result, Exception) else prediction(model, result, fields.top_k)
+            for result in classified.results
+        ]
+        answer: ClassifyAnswer = {**heading(request, model, classified), "predictions": predictions}
         return Json(answer)
+
+    def failed(model: ServedModel, error: Exception) -> FailedPrediction:
+        answer = problem(error)
+        rejected.labels(model.name, answer.code).inc()
+        return {"error": answer.to_json()}
 
     default = Operation(
         "POST", "/v1/classify", "Classify images with the default model", "classify", classify, ClassifyAnswer, ERRORS,
@@ -56,11 +64,11 @@ async def read_images(
         one: refuse more than one image.
 
     """
-    content = await parse(request, body, max_images)
-    if one and len(content.images) > 1:
-        raise TooLargeError(f"{len(content.images)} images: a skip map is made of one at a time")
-    fields = fields_of(request, content.fields, kind)
-    return Asked(content.images, fields.quality(), fields)
+    images, given = await parse(request, body, max_images)
+    if one and len(images) > 1:
+        raise TooLargeError(f"{len(images)} images: a skip map is made of one at a time")
+    fields = fields_of(request, given, kind)
+    return images, fields.quality(), fields
 
 
 def image_bodies(kind: type[Fields]) -> dict[str, Any]:
@@ -77,10 +85,9 @@ def image_bodies(kind: type[Fields]) -> dict[str, Any]:
     }
 
 
-def heading(answered: Answered[Any]) -> Heading:
+def heading(request: Request, model: ServedModel, classified: Classified) -> Heading:
     """What classify and the skip map answer alike; for several images the longest time of each stage."""
-    state, model, classified = answered.request.scope["state"], answered.model, answered.classified
-    done = classified.done
+    state, done = request.scope["state"], classified.done
     timing: Timing = {
         "decode": round(1000 * classified.decode_s, 3),
         "queue": round(1000 * max(result.queue_s for result in done), 3),
@@ -112,14 +119,8 @@ def _operating_point(results: Sequence[Result]) -> OperatingPointUsed:
     }
 
 
-def prediction(
-    model: ServedModel, result: Result | Exception, top_k: int, rejected: Counter
-) -> Prediction | FailedPrediction:
-    """The likeliest classes and the work of one image, or its own error, which is counted."""
-    if isinstance(result, Exception):
-        answer = problem(result)
-        rejected.labels(model.name, answer.code).inc()
-        return {"error": answer.to_json()}
+def prediction(model: ServedModel, result: Result, top_k: int) -> Prediction:
+    """The likeliest classes and the work of one image."""
     best, labels = result.ranking[:top_k], model.bundle.labels
     likeliest = zip(best.tolist(), result.probabilities[best].tolist(), strict=True)
     return {

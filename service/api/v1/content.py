@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,12 +20,7 @@ MAX_FIELDS = 16
 MAX_FIELD_BYTES = 1 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a body holds: encoded images, and the fields given beside them."""
-
-    images: list[bytes]
-    fields: dict[str, Any]
+Content = tuple[list[bytes], dict[str, Any]]  # encoded images, and the fields given beside them
 
 
 class ClassifyBody(BaseModel):
@@ -53,21 +47,21 @@ async def parse(request: Request, body: bytes, max_images: int) -> Content:
     if not body:
         raise MalformedRequestError("the body is empty: send an image")
     if kind == "application/json":
-        content = _from_json(body)
+        images, fields = _from_json(body)
     elif kind == "multipart/form-data":
-        content = await _from_multipart(request, body, max_images)
+        images, fields = await _from_multipart(request, body, max_images)
     elif not kind or kind.startswith("image/") or kind == "application/octet-stream":
-        content = Content([body], {})
+        images, fields = [body], {}
     else:
         raise NotAnImageError(
             f"content type {kind[:64]!r} is not taken: send an image as image/… or application/octet-stream, "
             "multipart/form-data with files named 'file', or application/json with base64"
         )
-    if not content.images:
+    if not images:
         raise MalformedRequestError("the body holds no image: multipart needs files named 'file', JSON needs 'image'")
-    if len(content.images) > max_images:
-        raise TooLargeError(f"{len(content.images)} images in one request; at most {max_images} are taken")
-    return content
+    if len(images) > max_images:
+        raise TooLargeError(f"{len(images)} images in one request; at most {max_images} are taken")
+    return images, fields
 
 
 def _from_json(body: bytes) -> Content:
@@ -78,7 +72,7 @@ def _from_json(body: bytes) -> Content:
     if (parsed.image is None) == (parsed.images is None):
         raise MalformedRequestError("JSON needs either 'image', one base64 text, or 'images', a list of them")
     texts = parsed.images if parsed.images is not None else [parsed.image or ""]
-    return Content([_from_base64(text) for text in texts], parsed.model_extra or {})
+    return [_from_base64(text) for text in texts], parsed.model_extra or {}
 
 
 def _from_base64(text: str) -> bytes:
@@ -124,4 +118,4 @@ async def _from_multipart(request: Request, body: bytes, max_images: int) -> Con
                 fields[name] = value
     finally:
         await form.close()
-    return Content(images, fields)
+    return images, fields

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from PIL import Image, PngImagePlugin
-from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +16,7 @@ from lccl.skip_map import LayerMask, SkipMap
 
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
-from ..exchange import Answered, Asked, Exchange
+from ..exchange import Asked, Exchange
 from ..fields import SkipMapFields
 from ..operation import Json, Operation
 from .answers import MaskedLayer, SeenImage, SkipMapAnswer
@@ -27,7 +26,7 @@ PNG = "image/png"
 ZERO = ord("0")
 
 
-def operations(exchange: Exchange, pipeline: Pipeline, rejected: Counter, max_images: int) -> list[Operation]:
+def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
     """Routes that show where a model, or one version of it, computes."""
 
     async def skip_map(request: Request) -> Response:
@@ -36,26 +35,26 @@ def operations(exchange: Exchange, pipeline: Pipeline, rejected: Counter, max_im
     async def read(request: Request, body: bytes, _: ServedModel) -> Asked[SkipMapFields]:
         return await read_images(request, body, SkipMapFields, max_images, one=True)
 
-    async def write(answered: Answered[SkipMapFields]) -> Response:
-        model, classified, layer = answered.model, answered.classified, answered.details.layer
+    async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
         skips = _skip_map(model, classified)
         answer: SkipMapAnswer = {
-            **heading(answered),
-            "prediction": prediction(model, classified.results[0], answered.details.top_k, rejected),
+            **heading(request, model, classified),
+            "prediction": prediction(model, classified.done[0], fields.top_k),
             "image": _seen(model),
             "layers": [],
         }
-        if _wants_png(answered.request):
+        if _wants_png(request):
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
-            png = await pipeline.beside(partial(_draw, skips, classified, layer, told))
+            png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
             return Response(png, media_type=PNG)
-        shown = skips.layers if layer is None else (skips.layer(layer),)
+        shown = skips.layers if fields.layer is None else (skips.layer(fields.layer),)
         answer["layers"] = [_layer(one) for one in shown]
         return Json(answer)
 
     named = Operation(
         "POST", "/v1/models/{model}/skip-map", "Show where a model computes", "classify", skip_map, SkipMapAnswer,
         ERRORS, query=SkipMapFields, body=image_bodies(SkipMapFields), media_types=(PNG,),
+        told="Masks as JSON, or a PNG where Accept asks for image/png",
     )  # fmt: skip
     path = "/v1/models/{model}/versions/{version}/skip-map"
     return [named, replace(named, path=path, summary="Show where one version of a model computes")]
@@ -64,7 +63,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, rejected: Counter, max_im
 def _skip_map(model: ServedModel, classified: Classified) -> SkipMap:
     (result,) = classified.done
     shape, image = model.engine.shape, model.engine.plan.image
-    return SkipMap.of_masks(shape, (image.height, image.width), result.masks or (), result.kept)
+    return SkipMap.of_masks(shape, (image.height, image.width), result.masks, result.kept)
 
 
 def _wants_png(request: Request) -> bool:

@@ -16,12 +16,12 @@ from ...errors import InvalidFieldError
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
 from ..body import refuse_compressed
-from ..exchange import Answered, Asked, Exchange
+from ..exchange import Asked, Exchange
 from ..fields import Fields, fields_of
 from ..operation import Operation
-from .description import interface_of
 from .outputs import NO_EXIT, Answers, point_parameters, tensors
 from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
+from .tensors import Interface
 
 TAG = "open inference protocol"
 ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -41,12 +41,11 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
         reading = partial(read_request, body, size, interface_of(model), max_images)
         asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
-        return Asked(list(asked.images), _quality(request, asked), asked)
+        return list(asked.images), _quality(request, asked), asked
 
-    async def write(answered: Answered[InferRequest]) -> Response:
-        model, classified = answered.model, answered.classified
+    async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
         numbers = len(classified.results) * len(model.bundle.labels)
-        writing = partial(_answer, model, answered.details, classified)
+        writing = partial(_answer, model, asked, classified)
         content, size = await pipeline.beside(writing, if_worth_it=numbers > INLINE_NUMBERS)
         if size is None:
             return Response(content, media_type="application/json")
@@ -58,6 +57,12 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
     )  # fmt: skip
     path = "/v2/models/{model}/versions/{version}/infer"
     return [named, replace(named, path=path, summary="Run one version on tensors")]
+
+
+def interface_of(model: ServedModel) -> Interface:
+    """The tensors that a model takes and gives."""
+    size = model.bundle.preprocessing.size
+    return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 
 
 def _quality(request: Request, asked: InferRequest) -> QualityRequest:

@@ -71,7 +71,7 @@ def operations(registry: Registry, bodies: BodyMemory) -> list[Operation]:
 
 async def _read(request: Request, bodies: BodyMemory) -> _Asked:
     with bodies.lease() as lease:
-        body = await lease.read(request)
+        body = await bodies.read(lease, request)
         if len(body) > MAX_BYTES:
             raise TooLargeError(f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here")
         try:

@@ -7,19 +7,21 @@ import os
 import shutil
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lccl.bundle import self_test
 from lccl.bundle.format import save
+from lccl.compiler import compile_network
 from lccl.errors import BundleError
 from lccl.request import QualityRequest
 from service.errors import UnknownModelError
-from service.inference.registry import RESOLUTIONS, EngineChoice, Registry
+from service.inference.registry import RESOLUTIONS, Registry
 from tests.conftest import random_bundle
 
-CHOICE = EngineChoice(threads=1)
+COMPILE = partial(compile_network, threads=1)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def seen():
 @pytest.fixture
 def registry(folder, seen):
     registry = Registry(
-        folder, CHOICE, None,
+        folder, COMPILE, None,
         lambda model: seen.append(("load", model.name, model.version)),
         lambda model: seen.append(("unload", model.name, model.version)),
     )  # fmt: skip
@@ -154,7 +156,7 @@ def test_following_the_folder(registry, folder, seen):
 def test_a_bad_name_in_the_folder_is_refused(folder):
     shutil.move(folder / "flat", folder / "a b")
     with pytest.raises(BundleError, match="no model name"):
-        Registry(folder, CHOICE, None, print, print).load_all()
+        Registry(folder, COMPILE, None, print, print).load_all()
 
 
 def test_an_unloaded_model_gives_its_memory_back(registry):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from service import logs
+from service.telemetry import logs
 from service.telemetry.logs import BackgroundHandler
 from tests.service.engines import wait_for
 

@@ -121,10 +121,10 @@ def test_numbers_arrive_as_they_were_sent(name, count, binary, nested, data):
 
 
 @given(images=st.lists(st.binary(max_size=40), min_size=1, max_size=8), binary=st.booleans())
-def test_images_arrive_as_they_were_sent(draw_images, binary):
-    values = np.empty(len(draw_images), dtype=np.object_)
-    values[:] = draw_images
-    assert read(*triton_body("image", values, binary)).images == draw_images
+def test_images_arrive_as_they_were_sent(images, binary):
+    values = np.empty(len(images), dtype=np.object_)
+    values[:] = images
+    assert read(*triton_body("image", values, binary)).images == images
 
 
 @given(
