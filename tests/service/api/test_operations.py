@@ -118,7 +118,9 @@ def test_every_metric_has_help_and_the_prefix():
     Metrics(registry)
     own = [family for family in registry.collect() if not family.name.startswith("process_")]
     made = re.findall(r"self\.\w+ = (?:counter|gauge|histogram|batch_histogram)\(", inspect.getsource(Metrics))
-    assert len(own) == len(made)
+    former = [family for family in own if family.documentation.startswith("Deprecated: lccl_")]
+    assert [family.name for family in former] == ["lccl_picture_duration_seconds"]
+    assert len(own) == len(made) + len(former)
     for family in own:
         assert family.name.startswith("lccl_")
         assert family.documentation.endswith(".")
@@ -130,3 +132,28 @@ def test_every_route_documents_how_it_may_fail(client):
         for method, route in methods.items():
             if path.startswith(("/v1", "/v2/models", "/v2/repository")):
                 assert {"401", "404", "429"} <= set(route["responses"]), (method, path)
+
+
+def test_what_goes_with_the_next_release_is_marked(client):
+    used = client.get("/openapi.json").json()["components"]["schemas"]["OperatingPointUsed"]["properties"]
+    assert [name for name, schema in used.items() if schema.get("deprecated")] == ["norm_set"]
+
+
+def test_answers_are_what_is_documented(client, draw_image):
+    """The keys of an answer are those of its schema."""
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    answer = client.post("/v1/classify", content=draw_image(), headers=PNG).json()
+    shown = client.post("/v1/models/small/skip-map", content=draw_image(), headers=PNG).json()
+    model = client.get("/v1/models/small").json()
+    for value, name in [
+        (answer, "ClassifyAnswer"), (answer["predictions"][0], "Prediction"), (answer["timing_ms"], "Timing"),
+        (answer["operating_point"], "OperatingPointUsed"), (shown, "SkipMapAnswer"), (shown["layers"][0], "MaskedLayer"),
+        (model, "ModelMetadata"), (model["operating_points"][0], "OfferedPoint"),
+    ]:  # fmt: skip
+        assert set(value) == set(schemas[name]["properties"]), name
+
+
+def test_every_route_answers_its_own_method_alone(client):
+    for path in ("/health/live", "/v1/models", "/v2"):
+        refused = client.head(path)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")

@@ -49,3 +49,14 @@ def test_threads_lose_nothing(registry):
             pool.submit(lambda: histogram.labels("a").observe(*[0.5] * 25))
     assert registry.get_sample_value("seen_sum", {"model": "a"}) == 5000
     assert registry.get_sample_value("seen_bucket", {"model": "a", "le": "0.5"}) == 10_000
+
+
+def test_a_former_name_tells_the_same_values(registry):
+    histogram = BatchHistogram("seen", "Values seen.", ("model",), BOUNDS, registry, former="met")
+    histogram.labels("a").observe(0.2, 0.7)
+    for name in ("seen", "met"):
+        assert registry.get_sample_value(f"{name}_sum", {"model": "a"}) == pytest.approx(0.9)
+        assert registry.get_sample_value(f"{name}_bucket", {"model": "a", "le": "0.5"}) == 1
+    assert "# HELP met Deprecated: seen." in generate_latest(registry).decode()
+    with pytest.raises(ValueError, match="Duplicated"):
+        BatchHistogram("met", "Values met.", (), BOUNDS, registry)
