@@ -145,11 +145,12 @@ def test_answers_are_what_is_documented(client, draw_image):
     answer = client.post("/v1/classify", content=draw_image(), headers=PNG).json()
     shown = client.post("/v1/models/small/skip-map", content=draw_image(), headers=PNG).json()
     model = client.get("/v1/models/small").json()
-    for value, name in [
-        (answer, "ClassifyAnswer"), (answer["predictions"][0], "Prediction"), (answer["timing_ms"], "Timing"),
-        (answer["operating_point"], "OperatingPointUsed"), (shown, "SkipMapAnswer"), (shown["layers"][0], "MaskedLayer"),
-        (model, "ModelMetadata"), (model["operating_points"][0], "OfferedPoint"),
-    ]:  # fmt: skip
+    values = {
+        "ClassifyAnswer": answer, "Prediction": answer["predictions"][0], "Timing": answer["timing_ms"],
+        "OperatingPointUsed": answer["operating_point"], "SkipMapAnswer": shown, "MaskedLayer": shown["layers"][0],
+        "ModelMetadata": model, "OfferedPoint": model["operating_points"][0],
+    }  # fmt: skip
+    for name, value in values.items():
         assert set(value) == set(schemas[name]["properties"]), name
 
 
