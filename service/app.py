@@ -46,7 +46,7 @@ from .inference.runner import Runner, Work, WorkBatcher
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
 from .telemetry.accounting import Accounting
-from .telemetry.gpu import READINGS, gpus_in_use
+from .telemetry.gpu import KINDS, gpus_in_use, memory
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracing
 
@@ -158,8 +158,8 @@ def _announce(metrics: Metrics, registry: Registry, batcher: WorkBatcher, model:
         lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
     )
     for gpu in gpus_in_use():
-        for kind, reading in READINGS.items():
-            metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(reading, gpu))
+        for kind in KINDS:
+            metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(memory, gpu, kind))
     log.info(
         "serving %s version %s", model.name, model.version,
         extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},

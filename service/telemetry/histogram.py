@@ -54,13 +54,16 @@ class BatchHistogram(Collector):
         name: str,
         text: str,
         labels: tuple[str, ...],
-        bounds: tuple[float, ...],
+        *,
+        namespace: str,
+        buckets: tuple[float, ...],
         registry: CollectorRegistry,
         former: str = "",
     ) -> None:
-        self._texts = {name: text} | ({former: f"Deprecated: {name}."} if former else {})
-        self._labels, self._bounds = labels, bounds
-        self._names = [str(floatToGoString(bound)) for bound in (*bounds, math.inf)]  # type: ignore[no-untyped-call]
+        full = f"{namespace}_{name}"
+        self._texts = {full: text} | ({f"{namespace}_{former}": f"Deprecated: {full}."} if former else {})
+        self._labels, self._bounds = labels, buckets
+        self._names = [str(floatToGoString(bound)) for bound in (*buckets, math.inf)]  # type: ignore[no-untyped-call]
         self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -26,7 +26,7 @@ class Metrics:
 
     Attributes:
         exits: of models with early exits alone; numbers from 0, or ``end``.
-        gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.gpu.READINGS`.
+        gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.telemetry.gpu.KINDS`.
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
         stage_timer: the series of stages for a model and a stage.
@@ -40,63 +40,54 @@ class Metrics:
         self.registry = registry
         ProcessCollector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, namespace=NAMESPACE, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets)
-
-        def batch_histogram(
-            name: str, text: str, buckets: tuple[float, ...], *labels: str, former: str = ""
-        ) -> BatchHistogram:
-            return BatchHistogram(f"{NAMESPACE}_{name}", text, labels, buckets, registry, former)
-
+        counter = partial(Counter, namespace=NAMESPACE, registry=registry)
+        gauge = partial(Gauge, namespace=NAMESPACE, registry=registry)
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
+        batch_histogram = partial(BatchHistogram, namespace=NAMESPACE, registry=registry)
+        model, point = ("model",), ("model", "operating_point")
         self.request_duration = histogram(
-            "request_duration_seconds", "Time from a request's first byte read to its answer.", SECONDS,
-            "model", "route", "code",
+            "request_duration_seconds", "Time from a request's first byte read to its answer.",
+            (*model, "route", "code"), buckets=SECONDS,
         )  # fmt: skip
         self.stage_duration = batch_histogram(
             "stage_duration_seconds", "Time of an image in decode, queue and compute; of an answer in encode.",
-            STAGE_SECONDS, "model", "stage",
+            (*model, "stage"), buckets=STAGE_SECONDS,
         )  # fmt: skip
-        self.images = counter("images_total", "Images answered.", "model", "operating_point")
+        self.images = counter("images_total", "Images answered.", point)
         self.image_duration = batch_histogram(
-            "image_duration_seconds", "Time of a client's image from the queue to the end of its batch.", SECONDS,
-            "model", "operating_point", former=f"{NAMESPACE}_picture_duration_seconds",
+            "image_duration_seconds", "Time of a client's image from the queue to the end of its batch.", point,
+            buckets=SECONDS, former="picture_duration_seconds",
         )  # fmt: skip
-        self.predictions = counter("predictions_total", "Clients' images by their likeliest class.", "model", "class")
+        self.predictions = counter("predictions_total", "Clients' images by their likeliest class.", (*model, "class"))
         self.confidence = batch_histogram(
-            "confidence", "Probability of the likeliest class, per client's image.", SHARES, "model"
+            "confidence", "Probability of the likeliest class, per client's image.", model, buckets=SHARES
         )
-        self.exits = counter("exits_total", "Clients' images by the exit that answered.", "model", "exit")
-        self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per image.", RATIOS, "model")
+        self.exits = counter("exits_total", "Clients' images by the exit that answered.", (*model, "exit"))
+        self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per image.", model, buckets=RATIOS)
         self.requested_sparsity = batch_histogram(
-            "requested_sparsity", "Expected skip ratio of the setting an image was run with.", RATIOS, "model"
+            "requested_sparsity", "Expected skip ratio of the setting an image was run with.", model, buckets=RATIOS
         )
         self.point_skip_ratio = counter(
             "point_skip_ratio_total", "Sum over clients' images of skip ratios: reached, expected, and their spread.",
-            "model", "operating_point", "kind",
+            (*point, "kind"),
         )  # fmt: skip
-        self.macs = counter("macs_total", "Multiply-accumulates of the images answered.", "model", "kind")
-        self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", "model", "layer")
-        self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", "model", "layer")
-        self.batch_size = histogram("batch_size", "Images in a batch.", SIZES, "model")
-        self.queue_depth = gauge("queue_depth", "Images that wait.", "model")
-        self.predicted_wait = gauge("predicted_wait_seconds", "Wait of an image that would arrive now.")
+        self.macs = counter("macs_total", "Multiply-accumulates of the images answered.", (*model, "kind"))
+        self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", (*model, "layer"))
+        self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", (*model, "layer"))
+        self.batch_size = histogram("batch_size", "Images in a batch.", model, buckets=SIZES)
+        self.queue_depth = gauge("queue_depth", "Images that wait.", model)
+        self.predicted_wait = gauge("predicted_wait_seconds", "Seconds that an image would wait if it arrived now.")
         self.brownout_level = gauge(
             "brownout_level", "How far images that may be served sparser are: 0 not at all, 1 to their floor."
         )
         self.inflight_requests = gauge("inflight_requests", "Requests being answered.")
-        self.rejected = counter("rejected_total", "Images or requests answered with an error.", "model", "reason")
-        self.downgraded = counter("downgraded_total", "Images served sparser than asked for.", "model")
-        self.model_info = gauge("model_info", "1 for each model.", "model", "version", "engine", "precision", "digest")
+        self.rejected = counter("rejected_total", "Images or requests answered with an error.", (*model, "reason"))
+        self.downgraded = counter("downgraded_total", "Images served sparser than asked for.", model)
+        self.model_info = gauge("model_info", "1 for each model.", (*model, "version", "engine", "precision", "digest"))
         self.gpu_memory = gauge(
-            "gpu_memory_bytes", "Memory of a GPU that a model runs on: torch's allocator's, and the whole device's.",
-            "device", "kind",
+            "gpu_memory_bytes", "Bytes of a GPU that a model runs on: of torch's allocator, and of the whole device.",
+            ("device", "kind"),
         )  # fmt: skip
-        self.build_info = gauge("build_info", "1 for the running build.", "version", "python", "torch")
+        self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
         self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
         self.stage_timer = self.stage_duration.labels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,13 +50,18 @@ class AdmissionControl:
     """Counts requests that were read whole and are not answered yet, and refuses new work while there are too many.
 
     Args:
-        most: how many there may be now.
+        most: how many there may be now; without it any number.
         waiting_s: how long what waits will take; the advice to those refused.
         report: told the code of each refusal.
 
     """
 
-    def __init__(self, most: Callable[[], int], waiting_s: Callable[[], float], report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        most: Callable[[], int] = lambda: sys.maxsize,
+        waiting_s: Callable[[], float] = lambda: 0.0,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._most, self._waiting_s, self._report = most, waiting_s, report
         self._inside: set[object] = set()
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ class ConnectionLimits:
         head_bytes: largest head, the trailers of its body included.
         pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
         linger_s: seconds that a client has to read why it was refused.
-        admission: refuses work under overload; None lets everything in.
+        admission: refuses work under overload; the default never does.
 
     """
 
@@ -80,7 +80,7 @@ class ConnectionLimits:
     head_bytes: int = 32 << 10
     pipelined: int = 8
     linger_s: float = 1.0
-    admission: AdmissionControl | None = None
+    admission: AdmissionControl = field(default_factory=AdmissionControl)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -129,9 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.stop()
-        if self._limits.admission is not None:
-            for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
-                self._limits.admission.leave(cycle)
+        for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
+            self._limits.admission.leave(cycle)
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
         self._departure.set_result(None)
@@ -200,7 +199,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
             if not self.pipeline:
                 self.flow.resume_reading()  # or nobody would see the client leave
-            if self._limits.admission is not None and not self.cycle.response_complete:
+            if not self.cycle.response_complete:
                 self._limits.admission.enter(self.cycle)
 
     def _count(self, size: int) -> None:
@@ -229,18 +228,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        admission = self._limits.admission
-        if admission is not None and admission.refuses(cycle.scope):
+        if self._limits.admission.refuses(cycle.scope):
             # once the parser is done with what it is at
-            asyncio.get_running_loop().call_soon(self._turn_away, cycle, admission)
+            asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _turn_away(self, cycle: RequestResponseCycle, admission: AdmissionControl) -> None:
+    def _turn_away(self, cycle: RequestResponseCycle) -> None:
         """Answer a request that is not admitted, without the task and the messages of an application."""
         if cycle.disconnected:
             return
-        self._write(admission.refusal(cycle.scope["path"]), cycle.keep_alive)
+        self._write(self._limits.admission.refusal(cycle.scope["path"]), cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -248,8 +246,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
-        if self._limits.admission is not None:
-            self._limits.admission.leave(self._running)
+        self._limits.admission.leave(self._running)
         super().on_response_complete()
         self._wait()
 

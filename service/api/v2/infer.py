@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,14 +17,16 @@ from lccl.request import QualityRequest
 from ...errors import InvalidFieldError
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
+from ...inference.runner import Result
 from ..body import refuse_compressed
 from ..exchange import Asked, Exchange
 from ..fields import Fields, fields_of
 from ..operation import Operation
-from .outputs import NO_EXIT, Answers, point_parameters, tensors
+from .outputs import point_parameters, tensors
 from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
 from .tensors import Interface
 
+NO_EXIT = -1
 TAG = "open inference protocol"
 ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 # What is longer is read and written beside the event loop.
@@ -74,13 +78,6 @@ def _quality(request: Request, asked: InferRequest) -> QualityRequest:
 
 def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> tuple[bytes, int | None]:
     results = classified.done
-    answers = Answers(
-        logits=np.stack([result.logits for result in results]),
-        probabilities=np.stack([result.probabilities for result in results]),
-        exit_index=np.array([NO_EXIT if result.exit_index is None else result.exit_index for result in results]),
-        skip_ratio=np.array([result.skip_ratio for result in results]),
-        macs=np.array([(model.dense_macs, result.gated_macs, result.executed_macs) for result in results]),
-    )
     # Where brown-out came between the images, the sparsest point, which promises least.
     used = max(results, key=lambda result: result.point.skip_ratio)
     head: dict[str, Any] = {
@@ -90,4 +87,20 @@ def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> 
     }
     if asked.id is not None:
         head["id"] = asked.id
-    return write_answer(head, asked.outputs, tensors(answers, model.bundle.labels, asked.outputs))
+    return write_answer(head, asked.outputs, tensors(_values(model, results), model.bundle.labels, asked.outputs))
+
+
+def _values(model: ServedModel, results: Sequence[Result]) -> dict[str, NDArray[Any] | list[bytes]]:
+    """The values of every output that there is."""
+    best = [int(result.ranking[0]) for result in results]
+    exits = [NO_EXIT if result.exit_index is None else result.exit_index for result in results]
+    macs = [(model.dense_macs, result.gated_macs, result.executed_macs) for result in results]
+    return {
+        "logits": np.array([result.logits for result in results], np.float32),
+        "probabilities": np.array([result.probabilities for result in results], np.float32),
+        "index": np.array(best, np.int64),
+        "label": [model.bundle.labels[index].encode() for index in best],
+        "exit": np.array(exits, np.int64),
+        "skip_ratio": np.array([result.skip_ratio for result in results], np.float32),
+        "macs": np.array(macs, np.int64),
+    }

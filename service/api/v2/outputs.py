@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from lccl.operating_points import OperatingPoint
 from .tensors import BYTES, Parameters, Tensor
 
 CLASSIFIED = ("logits", "probabilities")
-NO_EXIT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +31,16 @@ class RequestedOutput:
     classes: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What the model said to N images.
+def tensors(
+    values: Mapping[str, NDArray[Any] | list[bytes]], labels: Sequence[str], outputs: Sequence[RequestedOutput]
+) -> list[Tensor]:
+    """The requested outputs as tensors, in the order they were asked for.
 
-    Attributes:
-        logits: [N, classes].
-        probabilities: [N, classes].
-        exit_index: [N], the early exit that answered; :data:`NO_EXIT` where the network ran to its end.
-        skip_ratio: [N].
-        macs: [N, 3]: dense, gated, executed.
+    Args:
+        values: of each output: numbers of its datatype [N, …], or N texts.
 
     """
-
-    logits: NDArray[np.floating]
-    probabilities: NDArray[np.floating]
-    exit_index: NDArray[np.int64]
-    skip_ratio: NDArray[np.floating]
-    macs: NDArray[np.int64]
-
-
-def tensors(answers: Answers, labels: Sequence[str], outputs: Sequence[RequestedOutput]) -> list[Tensor]:
-    """The requested outputs as tensors, in the order they were asked for."""
-    order = np.argsort(-answers.logits, axis=1, kind="stable")
-    best = order[:, 0]
-    values: dict[str, NDArray[Any] | list[bytes]] = {
-        "logits": answers.logits.astype(np.float32),
-        "probabilities": answers.probabilities.astype(np.float32),
-        "index": best.astype(np.int64),
-        "label": [labels[index].encode() for index in best],
-        "exit": answers.exit_index.astype(np.int64),
-        "skip_ratio": answers.skip_ratio.astype(np.float32),
-        "macs": answers.macs.astype(np.int64),
-    }
+    order = np.argsort(-np.asarray(values["logits"]), axis=1, kind="stable")
     return [
         _classification(output.name, values[output.name], order[:, : output.classes], labels)
         if output.classes
