@@ -17,7 +17,6 @@ import torch
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.applications import Starlette
 from starlette.datastructures import State
-from starlette.routing import BaseRoute
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
@@ -92,17 +91,17 @@ def create_app(settings: Settings) -> Starlette:
         *v2_models.operations(exchange, registry, health, most),
         *repository.operations(registry, bodies),
     ]
-    routes: list[BaseRoute] = [route(operation, access) for operation in operations]
-    pages = openapi.page() if settings.docs else b""
-    if pages:
-        routes += [*openapi.routes(operations, version("lccl"), pages), *playground.routes()]
+    page = openapi.page() if settings.docs else b""
+    if page:
+        operations += [*openapi.pages(operations, version("lccl"), page), *playground.operations()]
+    routes = [*(route(operation, access) for operation in operations), *([openapi.assets()] if page else [])]
     app = Starlette(
         routes=routes, lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing)
     )
     app.state = State(
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
-    policies = {openapi.PAGE: content_security_policy(pages)} if pages else {}
+    policies = {openapi.PAGE: content_security_policy(page)} if page else {}
     app.middleware_stack = RequestObserver(Problems(app.router, rejected), metrics, policies, tracing)
     return app
 

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry.metrics import Metrics
-from ..telemetry.tracing import Tracing, stages_of, trace_id
+from ..telemetry.tracing import Tracing
 from .body import header
 
 log = logging.getLogger("service.access")
@@ -101,7 +101,10 @@ class RequestObserver:
     def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
         route, model = getattr(scope.get("endpoint"), "path", "unmatched"), state.get("model", "")
-        trace = {} if self._tracing is None else self._trace(self._tracing, scope, route, status, started, ended)
+        trace = {}
+        if self._tracing is not None:
+            name, classified = f"{scope['method']} {route}", state.get("classified")
+            trace["trace_id"] = self._tracing.end(state["span"], name, status, classified, started, ended)
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):
@@ -115,12 +118,3 @@ class RequestObserver:
                 "caller": caller.name if caller else "", "duration_ms": round(1000 * (ended - started), 3), **trace,
             },
         )  # fmt: skip
-
-    def _trace(
-        self, tracing: Tracing, scope: Scope, route: str, status: int, started: float, ended: float
-    ) -> dict[str, str]:
-        """End the request's span; what it is found by."""
-        span, classified = scope["state"]["span"], scope["state"].get("classified")
-        stages = [] if classified is None else stages_of(classified, started, ended)
-        tracing.end(span, f"{scope['method']} {route}", status, stages, ended)
-        return {"trace_id": trace_id(span)}

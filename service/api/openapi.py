@@ -14,7 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from ..errors import ProblemBody
@@ -86,10 +86,9 @@ def page() -> bytes:
     return bytes(html.body)
 
 
-def routes(operations: Sequence[Operation], version: str, html: bytes) -> list[BaseRoute]:
-    """The document, the page and its files."""
-    assets = Path(fastapi_offline.__file__).parent / "static"
-    described = document(operations, version)
+def pages(operations: Sequence[Operation], version: str, html: bytes) -> list[Operation]:
+    """The document and the page, open to everybody."""
+    described = document([operation for operation in operations if operation.documented], version)
 
     async def show_document(_: Request) -> Response:
         return Json(described)
@@ -98,7 +97,11 @@ def routes(operations: Sequence[Operation], version: str, html: bytes) -> list[B
         return HTMLResponse(html)
 
     return [
-        Route(DOCUMENT, show_document),
-        Route(PAGE, show_page),
-        Mount(ASSETS, StaticFiles(directory=assets)),
+        Operation("GET", DOCUMENT, "The OpenAPI document", "pages", show_document, level="open", documented=False),
+        Operation("GET", PAGE, "The page that shows it", "pages", show_page, level="open", documented=False),
     ]
+
+
+def assets() -> Mount:
+    """The files of the page."""
+    return Mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))

@@ -33,6 +33,7 @@ class Operation:
         body: schemas of the bodies that it takes, by media type.
         media_types: of its answers beside JSON.
         told: what its answer is.
+        documented: whether it is a part of the interface, and not a page or a page's file.
 
     """
 
@@ -48,6 +49,7 @@ class Operation:
     body: Mapping[str, Any] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
     told: str = "Successful Response"
+    documented: bool = True
 
 
 class Endpoint:

@@ -7,11 +7,12 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from .operation import Operation
 
-def routes() -> list[Route]:
+
+def operations() -> list[Operation]:
     """The page and its files, which are no part of the documented interface."""
     folder = Path(__file__).parents[1] / "playground"
     files, names = StaticFiles(directory=folder), frozenset(file.name for file in folder.iterdir())
@@ -25,4 +26,7 @@ def routes() -> list[Route]:
         response.headers["Cache-Control"] = "no-cache"
         return response
 
-    return [Route("/", file), Route("/playground/{name}", file)]
+    return [
+        Operation("GET", path, "The playground", "pages", file, level="open", documented=False)
+        for path in ("/", "/playground/{name}")
+    ]

@@ -18,8 +18,8 @@ def gpus_in_use() -> list[int]:
 def memory(gpu: int, kind: str) -> float:
     """Bytes of one of :data:`KINDS`; NaN of a device that failed, for the other metrics are needed most then."""
     try:
-        free, total = torch.cuda.mem_get_info(gpu)
+        free, total = map(float, torch.cuda.mem_get_info(gpu))
     except RuntimeError:
-        free, total = math.nan, math.nan
+        free = total = math.nan
     allocated, reserved = torch.cuda.memory_allocated(gpu), torch.cuda.memory_reserved(gpu)
     return dict(zip(KINDS, (allocated, reserved, total - free, total), strict=True))[kind]

@@ -6,8 +6,7 @@ Where spans go, what they are called by and how many are kept is told by the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import TracingError
@@ -19,14 +18,8 @@ if TYPE_CHECKING:
     from ..inference.pipeline import Classified
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of a request's time, in monotone seconds."""
-
-    name: str
-    start: float
-    end: float
-    attributes: Mapping[str, str | int | float | bool]
+Attributes = Mapping[str, str | int | float | bool]
+Stage = tuple[str, float, float, Attributes]  # name, and monotone seconds of start and end
 
 
 class Tracing:
@@ -63,20 +56,28 @@ class Tracing:
         context = TraceContextTextMapPropagator().extract(headers)
         return self._tracer.start_span("request", context, SpanKind.SERVER, start_time=self._ns(started))
 
-    def end(self, span: Span, name: str, status: int, stages: Sequence[Stage], ended: float) -> None:
-        """Name the span, give it its stages, and send it off."""
+    def end(
+        self, span: Span, name: str, status: int, classified: Classified | None, started: float, ended: float
+    ) -> str:
+        """Name the span, give it its stages, and send it off.
+
+        Returns:
+            The trace's id as in headers, logs and exemplars: 32 hexadecimal digits.
+
+        """
         from opentelemetry.trace import StatusCode, set_span_in_context
 
         inside = set_span_in_context(span)
-        for stage in stages:
-            child = self._tracer.start_span(stage.name, inside, start_time=self._ns(stage.start))
-            child.set_attributes(stage.attributes)
-            child.end(self._ns(stage.end))
+        for stage, start, end, attributes in _stages(classified, started, ended) if classified else ():
+            child = self._tracer.start_span(stage, inside, start_time=self._ns(start))
+            child.set_attributes(attributes)
+            child.end(self._ns(end))
         span.update_name(name)
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
             span.set_status(StatusCode.ERROR)
         span.end(self._ns(ended))
+        return f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
         """Send what is still held back."""
@@ -86,19 +87,14 @@ class Tracing:
         return self._epoch_ns + int(monotone_s * 1e9)
 
 
-def trace_id(span: Span) -> str:
-    """As in headers, logs and exemplars: 32 hexadecimal digits."""
-    return f"{span.get_span_context().trace_id:032x}"
-
-
-def stages_of(classified: Classified, started: float, ended: float) -> list[Stage]:
+def _stages(classified: Classified, started: float, ended: float) -> list[Stage]:
     """A request's time in stages that follow each other; of several images, from the first to the last."""
     results = classified.done
     queued = min(result.enqueued_at for result in results)
     began = max(result.started_at for result in results)
     finished = max(result.finished_at for result in results)
     point = results[0].point
-    work: dict[str, str | int | float | bool] = {
+    work: Attributes = {
         "lccl.images": len(results),
         "lccl.operating_point": point.name or "interpolated",
         "lccl.sparsity": point.skip_ratio,
@@ -107,9 +103,9 @@ def stages_of(classified: Classified, started: float, ended: float) -> list[Stag
         "lccl.macs.executed": sum(result.executed_macs for result in results),
     }
     return [
-        Stage("read", started, queued - classified.decode_s, {}),
-        Stage("decode", queued - classified.decode_s, queued, {}),
-        Stage("queue", queued, began, {}),
-        Stage("compute", began, finished, work),
-        Stage("encode", finished, ended, {}),
+        ("read", started, queued - classified.decode_s, {}),
+        ("decode", queued - classified.decode_s, queued, {}),
+        ("queue", queued, began, {}),
+        ("compute", began, finished, work),
+        ("encode", finished, ended, {}),
     ]
