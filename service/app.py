@@ -152,7 +152,7 @@ def _load_models(
 
 def _announce(metrics: Metrics, registry: Registry, batcher: WorkBatcher, model: ServedModel) -> None:
     metrics.model_info.labels(*_info(model)).set(1)
-    name = model.name  # and not the model, which the metric would keep in memory for ever
+    name = model.name  # not the model, which the metric would keep in memory
     metrics.queue_depth.labels(name).set_function(
         lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
     )

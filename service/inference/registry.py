@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +43,7 @@ class ServedModel:
         key: different for every load, also of the same name and version.
         self_test: logits at exact that the engine gave to the self-test's images, [images, classes].
         dense_macs: the plain twin's, per image.
+        resolve: :func:`lccl.request.resolve` with the model's table; what was asked before is remembered.
 
     """
 
@@ -52,20 +54,11 @@ class ServedModel:
     engine: Engine
     self_test: NDArray[np.floating]
     dense_macs: int = field(init=False)
-    _resolutions: dict[QualityRequest, Resolution] = field(default_factory=dict)
+    resolve: Callable[[QualityRequest], Resolution] = field(init=False)
 
     def __post_init__(self) -> None:
         self.dense_macs = self.engine.shape.dense
-
-    def resolve(self, quality: QualityRequest) -> Resolution:
-        """See :meth:`lccl.request.resolve`; what was asked before is remembered."""
-        known = self._resolutions.get(quality)
-        if known is None:
-            known = resolve(self.bundle.table, quality)
-            if len(self._resolutions) >= RESOLUTIONS:
-                self._resolutions.clear()
-            self._resolutions[quality] = known
-        return known
+        self.resolve = lru_cache(RESOLUTIONS)(partial(resolve, self.bundle.table))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +94,14 @@ class Registry:
     ) -> None:
         self._folder, self._compile, self._default = folder, compile_bundle, default
         self._on_load, self._on_unload = on_load, on_unload
-        self._served: dict[str, dict[str, ServedModel]] = {}  # by name, then by version, ascending
+        self._served: dict[Key, ServedModel] = {}  # ascending
         self._states: dict[Key, IndexEntry] = {}
         self._stamps: dict[Key, int] = {}
         self._serial = itertools.count(1)
         self._changing = threading.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        served = self._served
-        return iter([model for name in sorted(served) for model in served[name].values()])
+        return iter(self._served.values())
 
     def __len__(self) -> int:
         return len(self._served)
@@ -127,8 +119,8 @@ class Registry:
             raise BundleError(f"no bundles in {self._folder}: each is a folder with bundle.json and model.safetensors")
         for key in homes:
             self._load(key, homes[key])
-        if self._default is not None and self._default not in self._served:
-            raise BundleError(f"the default model {self._default!r} is not among {', '.join(self._served)}")
+        if self._default is not None and not self.versions(self._default):
+            raise BundleError(f"the default model {self._default!r} is not among {self._names()}")
 
     def find(self, name: str | None, version: str | None = None) -> ServedModel:
         """The model of that name, for None the default one; of several versions the one asked for, or the highest.
@@ -137,18 +129,15 @@ class Registry:
             UnknownModelError: it is not loaded.
 
         """
-        served = self._served
-        wanted = name if name is not None else self._default or min(served, default="")
-        versions = served.get(wanted)
+        wanted = name if name is not None else self._default or next((model.name for model in self), "")
+        versions = self.versions(wanted)
         if not versions:
-            known = ", ".join(sorted(served)) or "none"
-            raise UnknownModelError(f"no model {wanted[:64]!r} is served here; there is {known}")
-        if version is None:
-            return next(reversed(versions.values()))
-        if version not in versions:
-            known = ", ".join(versions)
-            raise UnknownModelError(f"{wanted} has no version {version[:64]!r}; there is {known}")
-        return versions[version]
+            raise UnknownModelError(f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}")
+        for model in reversed(versions):
+            if version in {None, model.version}:
+                return model
+        known = ", ".join(model.version for model in versions)
+        raise UnknownModelError(f"{wanted} has no version {str(version)[:64]!r}; there is {known}")
 
     def versions(self, name: str) -> list[ServedModel]:
         """All loaded versions of a model, ascending."""
@@ -157,7 +146,10 @@ class Registry:
     def index(self) -> list[IndexEntry]:
         """Everything in the folder and everything loaded, with its state."""
         entries = {key: IndexEntry(*key, "UNAVAILABLE", "not loaded") for key in self._homes()} | self._states
-        return [entries[key] for key in sorted(entries, key=lambda one: (one[0], _order(one[1])))]
+        return [entries[key] for key in sorted(entries, key=_order)]
+
+    def _names(self) -> str:
+        return ", ".join(dict.fromkeys(model.name for model in self))
 
     def load(self, name: str, version: str | None = None) -> list[ServedModel]:
         """Load a version from the folder, or all of a model's; what is loaded already is read anew and swapped.
@@ -209,7 +201,7 @@ class Registry:
     def _load(self, key: Key, home: Path) -> ServedModel:
         name, version = key
         with self._changing:
-            old = self._served.get(name, {}).get(version)
+            old = self._served.get(key)
             self._stamps[key] = _stamp(home)
             if old is None:
                 self._states[key] = IndexEntry(name, version, "LOADING")
@@ -221,8 +213,8 @@ class Registry:
                 state: State = "UNAVAILABLE" if old is None else "READY"
                 self._states[key] = IndexEntry(name, version, state, reason)
                 raise
-            versions = self._served.get(name, {}) | {version: model}
-            self._served = self._served | {name: {one: versions[one] for one in sorted(versions, key=_order)}}
+            served = self._served | {key: model}
+            self._served = {one: served[one] for one in sorted(served, key=_order)}
             self._states[key] = IndexEntry(name, version, "READY")
             if old is not None:
                 self._on_unload(old)
@@ -241,9 +233,7 @@ class Registry:
         return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, self_test)
 
     def _drop(self, model: ServedModel) -> None:
-        left = {version: one for version, one in self._served[model.name].items() if one is not model}
-        others = {name: versions for name, versions in self._served.items() if name != model.name}
-        self._served = others | ({model.name: left} if left else {})
+        self._served = {key: one for key, one in self._served.items() if one is not model}
         self._states[model.name, model.version] = IndexEntry(model.name, model.version, "UNAVAILABLE", "unloaded")
         self._on_unload(model)
 
@@ -275,12 +265,11 @@ def _stamp(home: Path) -> int:
         return 0
 
 
-def _order(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Whole numbers in a version compare as numbers: 2 before 10, 1.2 before 1.10."""
-    return tuple(
-        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part)
-        for part in re.split(r"[._-]", version)
-    )
+def _order(key: Key) -> tuple[str, list[tuple[int, int, str]]]:
+    """By name, then by version, in which whole numbers compare as numbers: 2 before 10, 1.2 before 1.10."""
+    name, version = key
+    parts = re.split(r"[._-]", version)
+    return name, [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
 def _called(name: str, version: str | None) -> str:

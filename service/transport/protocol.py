@@ -1,7 +1,7 @@
 """HTTP/1.1 on a connection: uvicorn's httptools protocol, with bounds on what a connection may cost.
 
-Left to itself it waits for ever for a head, a head and the trailers of a body may have any size, and of pipelined
-requests it takes more from the socket for every one that it answers.
+uvicorn's own protocol waits for a head without limit, accepts heads and trailers of any size, and reads more pipelined
+requests from the socket with every one that it answers.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return HeadTooLargeError(f"the request's head has more than {self._limits.head_bytes:,} bytes")
 
     def _stay_with_http_1(self, rest: bytes) -> None:
-        """Parse a head again without its wish for another protocol, for whose bytes the parser would take the body."""
+        """Parse a head again without its Upgrade header: the parser would take the body for bytes of that protocol."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":

@@ -63,7 +63,7 @@ class InferRequest:
 
     Attributes:
         images: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
-        quality: fields of the wish by name, their values unchecked.
+        quality: the fields of a :class:`lccl.request.QualityRequest` by name, their values unchecked.
 
     """
 
@@ -227,7 +227,7 @@ def _flag(parameters: Parameters, name: str, default: bool) -> bool:
 
 
 def _known(owner: str, part: _Part, names: Sequence[str]) -> Parameters:
-    """A part's parameters; one that there is not could be a misspelt wish, so it is no trifle."""
+    """A part's parameters; an unknown one is an error, because it may be a misspelt field of the quality."""
     for name in part.parameters or {}:
         if name not in names:
             raise InvalidFieldError(f"{owner} has an unknown parameter {name[:MAX_NAME]!r}: use {', '.join(names)}")

@@ -173,4 +173,4 @@ def test_resolutions_are_remembered_within_bounds(registry):
     assert model.resolve(QualityRequest(sparsity=0.3)) is model.resolve(QualityRequest(sparsity=0.3))
     for number in range(2 * RESOLUTIONS):
         model.resolve(QualityRequest(sparsity=0.2 + number * 1e-5))
-    assert len(model._resolutions) <= RESOLUTIONS
+    assert model.resolve.cache_info().currsize <= RESOLUTIONS
