@@ -1,8 +1,7 @@
-"""API keys: their file, their making, who a key says is asking, and the routes that ask."""
+"""API keys: their file, their making, and who a key says is asking."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import subprocess
 import sys
@@ -14,35 +13,9 @@ from service.auth import keys
 from service.auth.keys import Caller, KeyRing, read_keys
 from service.auth.rate_limits import parse_rate
 from service.errors import KeyFileError, UnauthorisedError
+from tests.service.auth.conftest import digest
 
 PNG = {"Content-Type": "image/png"}
-
-
-def digest(key):
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a key file that only its owner may write to."""
-
-    def _write(text, mode=0o600):
-        path = tmp_path / "keys.toml"
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    return _write
-
-
-@pytest.fixture
-def three(write):
-    """A file with the keys ``one``, ``two`` and ``boss``, whose texts are their names."""
-    return write(
-        f'[keys.one]\nsha256 = "{digest("one")}"\n'
-        f'[keys.two]\nsha256 = "{digest("two")}"\nrate = "2/minute"\n'
-        f'[keys.boss]\nsha256 = "{digest("boss")}"\nadmin = true\n'
-    )
 
 
 def test_a_key_file_is_read(three):
@@ -52,7 +25,6 @@ def test_a_key_file_is_read(three):
     assert found[bytes.fromhex(digest("boss"))] == Caller("boss", admin=True)
 
 
-ADMINS = "/v2/repository/models/nobody/load"
 GOOD = f'sha256 = "{"a" * 64}"'
 
 
@@ -212,38 +184,6 @@ def test_the_server_does_not_start_with_a_bad_key_file(write, models_folder):
     assert done.returncode == 1
     assert f"lccl-serve: {path}: keys: " in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_only_administrators_reach_their_routes(serve, three):
-    with serve(api_keys=three) as client:
-        assert client.post(ADMINS).status_code == 401
-        refused = client.post(ADMINS, headers={"X-API-Key": "one"})
-        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-        assert client.post(ADMINS, headers={"X-API-Key": "boss"}).status_code == 404
-
-
-@pytest.mark.parametrize("settings", [{}, {"api_key": "one"}])
-def test_without_an_administrator_the_routes_are_off_and_say_how_to_switch_them_on(serve, settings):
-    with serve(**settings) as client:
-        refused = client.post(ADMINS, headers={"X-API-Key": "one"})
-        assert refused.status_code == 403
-        assert "admin = true" in refused.json()["detail"]
-        assert "LCCL_API_KEYS" in refused.json()["detail"]
-
-
-def test_every_route_but_the_operators_asks_for_a_key(serve, three):
-    with serve(api_keys=three) as client:
-        routes = client.get("/openapi.json").json()["paths"]
-        asked = []
-        for path, methods in routes.items():
-            for method in methods:
-                answer = client.request(method, path.replace("{", "").replace("}", ""))
-                if answer.status_code == 401:
-                    assert answer.headers["WWW-Authenticate"] == "Bearer"
-                    asked.append(path)
-        open_to_all = set(routes) - set(asked)
-        assert open_to_all == {path for path in routes if path == "/metrics" or "/health/" in path}
-        assert "/v1/classify" in asked
 
 
 def test_the_log_names_the_caller_and_never_the_key(serve, three, draw_image, caplog):
