@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ import torch
 from benchmarks.gpu.kernels import Layer, OwnLayer
 from lccl.bench.gpu import filled_batch
 from lccl.bench.gpu_baselines import PRECISIONS
-from lccl.engines.cuda.convolutions import Convolution
 from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Tiles
 from lccl.plan.run import RunOptions, Setting
@@ -29,16 +29,17 @@ def layers_on(device: torch.device, precision: str, tiles: Tiles) -> Callable[[L
         filled = filled_batch(plan, images, RunOptions.of([Setting((0.0,))] * batch), device)
         keep = random.random((batch, 1, layer.height, layer.width)) >= skip
         forced = (torch.from_numpy(keep.astype(np.uint8)).to(device),)
-        program.launch(filled, forced)  # so that the lists, gates and maps that the timed kernels read are there
-        convolution = next(each for each in program.steps if isinstance(each, Convolution) and each.gate is not None)
+        filled = replace(filled, forced=forced)
+        program.launch(filled)  # so that the lists, gates and maps that the timed kernels read are there
+        convolution = next(each for each in program.convolutions.values() if each.gate is not None)
         assert convolution.gate is not None
-        listing = convolution.gate.launch(filled, forced)
+        listing = convolution.gate.launch(filled)
 
         def gate() -> None:
             filled.listed.zero_()  # the list would grow past its end
             listing()
 
-        return OwnLayer(float(keep.mean()), convolution.launch(filled, convolution.tile), gate)
+        return OwnLayer(float(keep.mean()), convolution.launch(filled), gate)
 
     return own
 

@@ -18,7 +18,6 @@ from lccl.bench.clock import Clock, DeviceClock, Launch, Seconds, WallClock
 from lccl.bench.turns import AbsentError, Contestant, Runner, Samples, Turn, check_logits, take_turns
 from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs
 from lccl.errors import EngineError, LcclError
-from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
 
@@ -182,7 +181,7 @@ def filled_batch(plan: Plan, images: Pixels, options: RunOptions, device: torch.
     from lccl.engines.cuda.batch import Batch
     from lccl.engines.cuda.replay import Staging
 
-    staging = Staging(Batch.of(plan, shape_of(plan), len(images), device, torch.uint8))
+    staging = Staging(Batch.of(plan, len(images), device, torch.uint8))
     staging.fill(plan, images, options)
     staging.send()
     if device.type == "cuda":  # the memory that is copied from may be gone after this

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lccl.engines.cuda.layout import ALIGNED
 from lccl.engines.cuda.packing import filled
-from lccl.plan.geometry import NetworkShape
+from lccl.plan.geometry import shape_of
 from lccl.plan.steps import Plan
 
 
@@ -27,6 +27,7 @@ class Batch:
         exit_index: int32 [B], the exit that answered, E at the end.
         listed: int32 [L, G], rows in the list of each layer and group; G fits the layer with the most groups.
         masks: per layer uint8 [B, G, H, W], 1 where kept.
+        forced: masks that are used instead of the threshold test; for tests only.
 
     """
 
@@ -39,14 +40,15 @@ class Batch:
     exit_index: Tensor
     listed: Tensor
     masks: tuple[Tensor, ...]
+    forced: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.valid)
 
     @classmethod
-    def of(cls, plan: Plan, shape: NetworkShape, size: int, device: torch.device, images: torch.dtype) -> Batch:
+    def of(cls, plan: Plan, size: int, device: torch.device, images: torch.dtype) -> Batch:
         """Room for ``size`` images, all of them invalid."""
-        image, layers = plan.image, shape.layers
+        image, layers = plan.image, shape_of(plan).layers
 
         def room(*sides: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(sides, dtype=dtype, device=device)

@@ -41,21 +41,17 @@ def proven(name: str, folder: Path | None = None) -> bool:
         return False
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        device, counts = record["device"], [record[kind] for kind in ("passed", "failed", "errors")]
+        device, *counts = (record[key] for key in ("device", "passed", "failed", "errors"))
+        if any(type(count) is not int for count in counts):
+            raise ValueError(f"counts are whole numbers, not {counts}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _broken(file) from error
-    if not isinstance(device, str) or any(type(count) is not int for count in counts):
-        raise _broken(file)
+        raise EngineError(
+            f"{file} is no record of the cuda engine's tests: write it with benchmarks/on_gpu.sh, or delete it"
+        ) from error
     passed, failed, errors = counts
-    return device == name and passed > 0 and failed == errors == 0
+    return bool(device == name and passed > 0 and failed == errors == 0)
 
 
 def slug(name: str) -> str:
     """The name of a GPU model's file: ``NVIDIA H200`` is ``nvidia-h200``."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _broken(file: Path) -> EngineError:
-    return EngineError(
-        f"{file} is no record of the cuda engine's tests: write it with benchmarks/on_gpu.sh, or delete it"
-    )

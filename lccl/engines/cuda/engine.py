@@ -5,10 +5,10 @@ The way of a batch:
 1. ``engine``   cuts it at ``batch_limit`` and takes the graph of the next power of two, captured at its first use.
 2. ``replay``   stages it in pinned memory; the graph copies it to its ``batch`` on the device, runs the kernels, copies
                 what they wrote back.
-3. ``program``  is those kernels: a step of the plan each, on maps and scratch memory that ``workspace`` holds.
+3. ``program``  is those kernels (``convolutions``, ``small_steps``), on maps and scratch that ``workspace`` holds.
 4. ``kernels``  the gate's writes the mask, the list of kept positions and what skipped cells hold; the convolution's
                 reads the list's length on the device and computes those positions alone.
-5. ``executed`` counts what the tiles came to, from the lengths that came back.
+5. ``executed`` counts what the tiles came to, from the lists' lengths that came back.
 
 At load: ``layout`` says how maps lie, ``packing`` lays out weights, ``tiles`` chooses sizes; ``tune`` finds them.
 """
@@ -27,7 +27,6 @@ from lccl.engines.cuda.devices import experimental
 from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.replay import Replay, Staging
 from lccl.engines.cuda.tiles import Tiles, tiles_for
-from lccl.engines.cuda.workspace import TooManyImagesError
 from lccl.errors import EngineError, InputError
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions, RunOutput
@@ -101,17 +100,17 @@ class CudaEngine:
             replay = self._replay(count, torch.uint8 if images.dtype == np.uint8 else torch.float32)
             replay.staging.fill(self.plan, images, options)
             replay(forced)
-            results, masks = replay.staging.read(count), None
+            (logits, kept, exit_index, listed), masks = replay.staging.read(count), None
             if options.want_masks:
                 masks = tuple(mask[:count].cpu().numpy().copy() for mask in replay.staging.batch.masks)
-        executed = self.program.executed_macs(results.kept, results.exit_index, results.listed)
-        return RunOutput(results.logits, results.kept, executed, results.exit_index, masks)
+        executed = self.program.counting.executed_macs(kept, exit_index, listed)
+        return RunOutput(logits, kept, executed, exit_index, masks)
 
     def _replay(self, count: int, kind: torch.dtype) -> Replay:
         """The graph for a batch of ``count``: that of the next power of two, made at its first use."""
         size = min(1 << (count - 1).bit_length(), self.batch_limit)
         if (size, kind) not in self._replays:
-            staging = Staging(Batch.of(self.plan, self.shape, size, self.device, kind))
+            staging = Staging(Batch.of(self.plan, size, self.device, kind))
             self._replays[size, kind] = Replay(self.program, staging, self._stream)
         return self._replays[size, kind]
 
@@ -119,7 +118,7 @@ class CudaEngine:
         while True:
             try:
                 return Program(self.plan, limit, self.device, dtype, self.tiles), limit
-            except (torch.OutOfMemoryError, TooManyImagesError) as error:
+            except (torch.OutOfMemoryError, EngineError) as error:
                 if limit == 1:
                     raise EngineError(f"the cuda engine cannot run this on {self.device}: {error}") from error
                 limit //= 2
@@ -127,13 +126,11 @@ class CudaEngine:
     def _forced(self, options: RunOptions) -> tuple[Tensor, ...] | None:
         if options.forced_masks is None:
             return None
-        masks = []
         for layer, mask in zip(self.shape.layers, options.forced_masks, strict=True):
             expected = (len(options), layer.gate_groups, layer.convolution.height, layer.convolution.width)
             if mask.shape != expected:
                 raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
-            masks.append(torch.from_numpy(np.array(mask, np.uint8)).to(self.device))
-        return tuple(masks)
+        return tuple(torch.from_numpy(np.array(mask, np.uint8)).to(self.device) for mask in options.forced_masks)
 
 
 def _model(device: torch.device) -> str:
@@ -149,14 +146,11 @@ def _part(options: RunOptions, start: int, count: int) -> RunOptions:
 
 
 def _joined(outputs: list[RunOutput]) -> RunOutput:
-    masks = None
-    if outputs[0].masks is not None:
-        by_layer = zip(*(output.masks for output in outputs if output.masks is not None), strict=True)
-        masks = tuple(np.concatenate(layer) for layer in by_layer)
+    by_layer = zip(*(output.masks or () for output in outputs), strict=True)
     return RunOutput(
         np.concatenate([output.logits for output in outputs]),
         np.concatenate([output.kept for output in outputs]),
         np.concatenate([output.executed_macs for output in outputs]),
         np.concatenate([output.exit_index for output in outputs]),
-        masks,
+        None if outputs[0].masks is None else tuple(np.concatenate(layer) for layer in by_layer),
     )

@@ -9,8 +9,6 @@ from torch import Tensor
 from lccl.plan.steps import Array
 
 BLOCK = 16  # channels: the narrowest block of a matrix product
-TAP_COLUMNS = 16  # of a shared gate's product: as many taps as one may have to be formed from them
-TAP_CELLS = 128  # that such a product takes at once
 
 
 def block_of(stored: int, kernel: int) -> int:
@@ -43,14 +41,6 @@ def pack_gate(weight: Array, stored: int, group_block: int, device: torch.device
     high = runs.to(dtype)
     low = (runs - high.to(runs.dtype)).to(dtype)
     return torch.stack([high, low], dim=2).flatten(1).contiguous().to(device)
-
-
-def pack_taps(weight: Array, stored: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A shared gate's [1, C, k, k] → [stored, 2 · TAP_COLUMNS]: its taps as ``dtype`` takes them, then the rest."""
-    taps = torch.from_numpy(np.ascontiguousarray(weight[0].reshape(weight.shape[1], -1), np.float32))
-    taps = torch.nn.functional.pad(taps, (0, TAP_COLUMNS - taps.shape[1], 0, stored - len(taps)))
-    high = taps.to(dtype)
-    return torch.cat([high, (taps - high.float()).to(dtype)], dim=1).contiguous().to(device)
 
 
 def _runs(weight: Array, stored: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from lccl.engines.cuda import small_steps
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.convolutions import Convolution
-from lccl.engines.cuda.executed import shared_out
-from lccl.engines.cuda.launch import Launch
+from lccl.engines.cuda.executed import Counting, Product
+from lccl.engines.cuda.launch import Kernel, Launch
 from lccl.engines.cuda.tiles import Tiles
 from lccl.engines.cuda.workspace import Workspace
 from lccl.plan import steps
 from lccl.plan.steps import Plan
-
-
-class Kernels(Protocol):
-    """One step of a plan, its weights on the device."""
-
-    def launches(self, batch: Batch, forced: tuple[Tensor, ...] | None) -> Iterator[Launch]:
-        """Its kernels, in order; ``forced`` masks, for tests, are used instead of the threshold test."""
-        ...
-
-    def macs(self, active: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """What a launch runs for each image beside listed rows, int64 [N]; ``active`` [N] are those that come here."""
-        ...
 
 
 class Program:
@@ -38,7 +22,9 @@ class Program:
 
     Attributes:
         workspace: their memory.
+        convolutions: the plan's convolutions.
         steps: the kernels of each of the plan's steps.
+        counting: of the MACs that a launch runs.
 
     """
 
@@ -46,76 +32,43 @@ class Program:
         """Pack weights and take memory.
 
         Raises:
-            TooManyImagesError: a map of so many images is more than kernels can address.
+            EngineError: a map of so many images is more than kernels can address.
 
         """
-        self.plan = plan
-        self.workspace = Workspace(plan, limit, device, dtype)
-        self.steps = tuple(_kernels(step, self.workspace, tiles) for step in plan.steps)
-        gated = [step for step in self.steps if isinstance(step, Convolution) and step.gate is not None]
-        self._tile_rows = np.array([step.tile.rows for step in gated], np.int64)
-        self._macs_of_row = np.array([step.macs_of_row for step in gated], np.int64)
-        self._macs_to_the_end: dict[int, NDArray[np.int64]] = {}
+        self.plan, self.workspace = plan, Workspace(plan, limit, device, dtype)
+        self.convolutions = {
+            number: Convolution(step, self.workspace, tiles)
+            for number, step in enumerate(plan.steps)
+            if isinstance(step, steps.Convolve)
+        }
+        self.steps = tuple(self._kernels(number, step) for number, step in enumerate(plan.steps))
+        stages: list[list[Product]] = [[]]
+        for step, kernels in zip(plan.steps, self.steps, strict=True):
+            stages[-1] += [kernel.product for kernel in kernels if kernel.product is not None]
+            if isinstance(step, steps.Exit):
+                stages.append([])
+        self.counting = Counting(stages)
 
-    def launch(self, batch: Batch, forced: tuple[Tensor, ...] | None = None) -> None:
-        """Put all kernels on the current stream, from ``batch``'s inputs to its outputs.
-
-        Args:
-            batch: of at most ``limit`` images.
-            forced: masks like ``batch.masks``, used instead of the threshold test; for tests only.
-
-        """
-        for launch in self.launches(batch, forced):
+    def launch(self, batch: Batch) -> None:
+        """Put all kernels on the current stream, from the inputs of a batch of at most ``limit`` to its outputs."""
+        for launch in self.launches(batch):
             launch()
 
-    def launches(self, batch: Batch, forced: tuple[Tensor, ...] | None = None) -> Iterator[Launch]:
+    def launches(self, batch: Batch) -> Iterator[Launch]:
         """The kernels of a launch, in order."""
-        for step in self.steps:
-            yield from step.launches(batch, forced)
+        return (kernel.launch(batch) for kernels in self.steps for kernel in kernels)
 
-    def executed_macs(
-        self, kept: NDArray[np.int64], exit_index: NDArray[np.int64], listed: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """What a launch ran for each of its valid images, int64 [N], tiles' padding included.
-
-        Args:
-            kept: int64 [N, L], kept cells.
-            exit_index: int64 [N].
-            listed: int64 [L, G], rows in the lists.
-
-        """
-        count = len(exit_index)
-        if (exit_index < self.plan.exits).any():
-            return self._macs_beside_lists(exit_index) + self.listed_macs(kept, listed)
-        if count not in self._macs_to_the_end:
-            self._macs_to_the_end[count] = self._macs_beside_lists(exit_index)
-        return self._macs_to_the_end[count] + self.listed_macs(kept, listed)
-
-    def listed_macs(self, kept: NDArray[np.int64], listed: NDArray[np.int64]) -> NDArray[np.int64]:
-        """MACs of listed rows alone, int64 [N]."""
-        tiles = -(-listed[: len(self._tile_rows)].T // self._tile_rows)
-        return shared_out(tiles.sum(axis=0) * self._tile_rows, kept) @ self._macs_of_row
-
-    def _macs_beside_lists(self, exit_index: NDArray[np.int64]) -> NDArray[np.int64]:
-        spent, active = np.zeros(len(exit_index), np.int64), np.ones(len(exit_index), dtype=bool)
-        for step, kernels in zip(self.plan.steps, self.steps, strict=True):
-            spent += kernels.macs(active)
-            if isinstance(step, steps.Exit):
-                active &= exit_index != step.exit
-        return spent
-
-
-def _kernels(step: steps.Step, workspace: Workspace, tiles: Tiles) -> Kernels:
-    match step:
-        case steps.Normalise():
-            return small_steps.normalisation(step, workspace)
-        case steps.Convolve():
-            return Convolution(step, workspace, tiles)
-        case steps.MaxPool():
-            return small_steps.max_pooling(step, workspace)
-        case steps.AveragePool():
-            return small_steps.average_pooling(step, workspace)
-        case steps.Exit():
-            return small_steps.exit_classifier(step, workspace)
-        case steps.Classify():
-            return small_steps.classifier(step, workspace)
+    def _kernels(self, number: int, step: steps.Step) -> tuple[Kernel, ...]:
+        match step:
+            case steps.Convolve():
+                return self.convolutions[number].kernels
+            case steps.Normalise():
+                return (small_steps.normalisation(step, self.workspace),)
+            case steps.MaxPool():
+                return (small_steps.max_pooling(step, self.workspace),)
+            case steps.AveragePool():
+                return (small_steps.average_pooling(step, self.workspace),)
+            case steps.Exit():
+                return (small_steps.exit_classifier(step, self.workspace),)
+            case steps.Classify():
+                return (small_steps.classifier(step, self.workspace),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,16 +22,6 @@ OUTPUTS = ("logits", "kept", "exit_index", "listed")
 _one_at_a_time = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What came back: logits float32 [N, classes], kept int64 [N, L], exit_index int64 [N], listed int64 [L, G]."""
-
-    logits: NDArray[np.float32]
-    kept: NDArray[np.int64]
-    exit_index: NDArray[np.int64]
-    listed: NDArray[np.int64]
-
-
 class Staging:
     """The host's side of a :class:`Batch`: memory that the device copies from and to by itself."""
 
@@ -45,13 +35,8 @@ class Staging:
     def fill(self, plan: Plan, images: Images, options: RunOptions) -> None:
         """Put a batch in; the places behind it become invalid."""
         count = len(images)
-        rows: dict[str, NDArray[np.generic]] = {
-            "images": images,
-            "thresholds": options.thresholds,
-            "exit_confidence": exit_confidence(plan, options),
-            "valid": np.ones(count, np.int32),
-        }
-        for name, values in rows.items():
+        rows = (images, options.thresholds, exit_confidence(plan, options), 1)
+        for name, values in zip(INPUTS, rows, strict=True):
             self._host[name].numpy()[:count] = values
         self._host["valid"].numpy()[count:] = 0
 
@@ -65,10 +50,10 @@ class Staging:
         for name in OUTPUTS:
             self._host[name].copy_(getattr(self.batch, name), non_blocking=True)
 
-    def read(self, count: int) -> Results:
-        """The outputs of the first ``count`` images, once the stream has come to its end."""
+    def read(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """``logits``, ``kept`` and ``exit_index`` of ``count`` images, ``listed``, once the stream is at its end."""
         logits, kept, exit_index, listed = (self._host[name].numpy() for name in OUTPUTS)
-        return Results(
+        return (
             logits[:count].copy(),
             kept[:count].astype(np.int64),
             exit_index[:count].astype(np.int64),
@@ -110,5 +95,5 @@ class Replay:
 
     def _launch(self, forced: tuple[Tensor, ...] | None = None) -> None:
         self.staging.send()
-        self._program.launch(self.staging.batch, forced)
+        self._program.launch(replace(self.staging.batch, forced=forced))
         self.staging.fetch()

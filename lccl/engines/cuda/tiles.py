@@ -42,13 +42,8 @@ class Tile:
             ValueError: a size is off.
 
         """
-        fits = (
-            self.rows in (64, 128, 256),
-            self.channels in (16, 32, 64, 128, 256),
-            self.warps in (4, 8),
-            self.stages in range(1, 8),
-        )
-        if not all(fits):
+        is_size = self.rows in (64, 128, 256) and self.channels in (16, 32, 64, 128, 256)
+        if not (is_size and self.warps in (4, 8) and self.stages in range(1, 8)):
             raise ValueError(f"no kernel is built for {self}")
 
 

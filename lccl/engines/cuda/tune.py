@@ -12,7 +12,6 @@ from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.convolutions import Convolution
 from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles
-from lccl.plan.geometry import shape_of
 from lccl.plan.steps import Plan
 
 TUNED_AT = 0.5  # kept share that tiles are compared at
@@ -59,31 +58,28 @@ def tune(
 
     """
     program = Program(plan, images, device, dtype, Tiles("tuning", {}))
-    batch = Batch.of(plan, shape_of(plan), images, device, torch.uint8)
+    batch = Batch.of(plan, images, device, torch.uint8)
     batch.valid.fill_(1)
     fastest: dict[Shape, Tile] = {}
-    for convolution in program.steps:
-        if not isinstance(convolution, Convolution) or convolution.shape in known or convolution.shape in fastest:
-            continue
-        put_random_values(program, batch, convolution)
-        tile = fastest_tile(convolution, batch, timer)
-        fastest[convolution.shape] = tile
-        report(convolution.shape, tile)
+    for convolution in program.convolutions.values():
+        if convolution.shape not in known and convolution.shape not in fastest:
+            put_random_values(program, batch, convolution)
+            fastest[convolution.shape] = fastest_tile(convolution, batch, timer)
+            report(convolution.shape, fastest[convolution.shape])
     return fastest
 
 
 def put_random_values(program: Program, batch: Batch, convolution: Convolution) -> None:
     """Random values in a convolution's input, and random positions in its lists."""
-    for launch in program.steps[0].launches(batch, None):
-        launch()  # counts start at 0, and every image is there
+    program.steps[0][0].launch(batch)()  # counts start at 0, and every image is there
     values, there = program.workspace.as_laid(convolution.step.input, len(batch))
     values.normal_()  # zeros take less power, and so less time
     if there is not None:
         there.bernoulli_(TUNED_AT)
     if convolution.gate is not None:
         generator = torch.Generator().manual_seed(0)
-        masks = [torch.rand(mask.shape, generator=generator) < TUNED_AT for mask in batch.masks]
-        convolution.gate.launch(batch, tuple(mask.to(batch.valid.device, torch.uint8) for mask in masks))()
+        masks = [(torch.rand(mask.shape, generator=generator) < TUNED_AT).to(mask) for mask in batch.masks]
+        convolution.gate.launch(replace(batch, forced=tuple(masks)))()
 
 
 def fastest_tile(convolution: Convolution, batch: Batch, timer: Timer) -> Tile:

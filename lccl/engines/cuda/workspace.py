@@ -9,16 +9,11 @@ import torch
 from torch import Tensor
 
 from lccl.engines.cuda.layout import lay_out
-from lccl.engines.cuda.taps import room_for_taps
 from lccl.errors import EngineError
+from lccl.plan.geometry import shape_of
 from lccl.plan.steps import Affine, Array, AveragePool, Exit, Plan
 
-GATES_AT_ONCE = 8  # programs of the gate's kernel per multiprocessor
 ADDRESSABLE = 2**31  # kernels count values in 32 bits
-
-
-class TooManyImagesError(EngineError):
-    """A batch is larger than kernels can address."""
 
 
 class Workspace:
@@ -29,7 +24,6 @@ class Workspace:
         processors: multiprocessors of the device.
         masks: by buffer whose skipped cells are unwritten, uint8 for each position with borders, 1 where written.
         gates: float32, one layer's gates by row and group; ``listed`` int32, its rows by group and place.
-        products: float32, the room of each of a gate's programs for products of taps.
         active: int32 [limit], 1 for images that are there and have not left.
         features: by buffer of pooled features, float32 [limit, grid², channels]; ``hidden`` those inside an exit.
 
@@ -39,18 +33,15 @@ class Workspace:
         """Take the memory.
 
         Raises:
-            TooManyImagesError: a map of so many images is more than kernels can address.
+            EngineError: a map of so many images is more than kernels can address.
 
         """
         self.plan, self.limit, self.device, self.dtype = plan, limit, device, dtype
         self.places = lay_out(plan)
         largest = max(place.elements for place in self.places.values())
         if limit * largest >= ADDRESSABLE:
-            raise TooManyImagesError(
-                f"{limit} images are too many at once: at most {ADDRESSABLE // largest} of this network"
-            )
+            raise EngineError(f"{limit} images are too many at once: at most {ADDRESSABLE // largest} of this network")
         self.processors = _processors(device)
-        self.gate_programs = self.processors * GATES_AT_ONCE
         self._take_maps()
         self._take_scratch()
 
@@ -90,15 +81,10 @@ class Workspace:
         }
 
     def _take_scratch(self) -> None:
-        rows, taps = 1, 1
-        for step in self.plan.gated:
-            assert step.gate is not None
-            groups, _, kernel, _ = step.gate.weight.shape
-            output = self.places[step.writes[0]].map
-            rows = max(rows, output.height * output.width * groups)
-            taps = max(taps, room_for_taps(step, step.gate, self.places, self.limit) * kernel**2)
-        self.gates, self.listed = self._room(rows, torch.float32), self._room(rows, torch.int32)
-        self.products = torch.zeros(self.gate_programs * taps, dtype=torch.float32, device=self.device)
+        layers = shape_of(self.plan).layers
+        rows = [each.convolution.height * each.convolution.width * each.gate_groups for each in layers]
+        self.gates = self._room(max(rows, default=1), torch.float32)
+        self.listed = self._room(max(rows, default=1), torch.int32)
         self.active = self._room(1, torch.int32)
         pools = [step for step in self.plan.steps if isinstance(step, AveragePool)]
         self.features = {

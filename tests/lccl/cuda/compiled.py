@@ -26,7 +26,6 @@ from lccl.engines.cuda.tiles import Tiles
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.networks.sidenet import SideNetSpec
-from lccl.plan.geometry import shape_of
 from lccl.preprocessing import Preprocessing
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}
@@ -48,7 +47,7 @@ def launches(precision: str) -> Iterator[Launch]:
             network.add_sidenets([SideNetSpec(1, 2, 128)])
         plan = lower(network, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
         program = Program(plan, 1, device, PRECISIONS[precision], Tiles("defaults", {}))
-        batch = Batch.of(plan, shape_of(plan), 1, device, torch.uint8)
+        batch = Batch.of(plan, 1, device, torch.uint8)
         for launch in program.launches(batch):
             varied = "WINDOWS" in launch.arguments
             key = (launch.kernel.__name__, str(constants_of(launch)) if varied else None)
@@ -93,7 +92,6 @@ def main(capability: int, precision: str) -> None:
         row = {
             "kernel": launch.kernel.__name__,
             "groups": constants.get("GROUPS"),
-            "from taps": bool(constants.get("CELLS")),
             "stored": constants["WINDOWS"].stored if "WINDOWS" in constants else None,
             "wgmma": "wgmma.mma_async" in ptx,
             "mma": "mma.sync" in ptx,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.executed import Counting
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOutput
 
@@ -20,7 +23,7 @@ class Stepper:
     def run_step(self, number, values, options):
         """From float32 [N, C, H, W] values to those written, border and all; NaN lies where they go before."""
         images, device = len(options), self.program.workspace.device
-        batch = Batch.of(self.plan, self.shape, images, device, torch.uint8)
+        batch = Batch.of(self.plan, images, device, torch.uint8)
         batch.valid.fill_(1)
         batch.thresholds.copy_(torch.from_numpy(options.thresholds))
         outputs = self.plan.steps[number].writes
@@ -29,20 +32,19 @@ class Stepper:
             self._put(name, np.nan, images)
         for name, value in values.items():
             self._put(name, torch.from_numpy(np.ascontiguousarray(value)).permute(0, 2, 3, 1).to(device), images)
-        forced = None
         if options.forced_masks is not None:
-            forced = tuple(torch.from_numpy(mask).to(device) for mask in options.forced_masks)
-        self._launch(number, batch, forced)
+            batch = replace(batch, forced=tuple(torch.from_numpy(mask).to(device) for mask in options.forced_masks))
+        self._launch(number, batch)
         kept, listed = (counts.cpu().numpy().astype(np.int64) for counts in (batch.kept, batch.listed))
-        beside_lists = self.program.steps[number].macs(np.ones(images, dtype=bool))
-        executed = beside_lists + self.program.listed_macs(kept, listed)
+        counting = Counting([[kernel.product for kernel in self.program.steps[number]]])
+        executed = counting.executed_macs(kept, np.zeros(images, np.int64), listed)
         masks = tuple(mask.cpu().numpy() for mask in batch.masks)
         written = {name: self._get(name, images) for name in outputs}
         return written, RunOutput(np.zeros((images, 0)), kept, executed, np.zeros(images, np.int64), masks)
 
-    def _launch(self, number, batch, forced=None):
-        for launch in self.program.steps[number].launches(batch, forced):
-            launch()
+    def _launch(self, number, batch):
+        for kernel in self.program.steps[number]:
+            kernel.launch(batch)()
 
     def _inside(self, name, images):
         """A map without its border, and which of its positions are there."""

@@ -9,7 +9,6 @@ import torch
 
 pytest.importorskip("triton", reason="the GPU engine needs Triton")
 
-from lccl.engines.cuda.convolutions import Convolution
 from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Shape, Tile, Tiles, default, tiles_for, write
 from lccl.engines.cuda.tune import STAGES, sizes, tune
@@ -70,7 +69,7 @@ def test_few_tiles_are_tried(device):
     """Compiling each takes half a second, and all of a network are to take less than two minutes."""
     plan = lower(build(Architecture("wrn-28-10")).eval(), Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3))
     program = Program(plan, 1, device, torch.float16, Tiles("tuning", {}))
-    shapes = {step.shape for step in program.steps if isinstance(step, Convolution)}
+    shapes = {convolution.shape for convolution in program.convolutions.values()}
     tried = {shape: len(list(sizes(shape.channels))) for shape in shapes}
     assert sum(tried.values()) + len(tried) * len(STAGES) < 200
     assert min(tried.values()) >= 3

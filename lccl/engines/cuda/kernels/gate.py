@@ -6,23 +6,20 @@ import triton
 import triton.language as tl
 
 from lccl.engines.cuda.kernels.rows import finish, normalise, offset, position, window
-from lccl.engines.cuda.kernels.taps import gate_from_taps
 
 
 @triton.jit(do_not_specialize=["rows", "layer", "layers"])
 def gate_and_compact(
     x, x_mask, weight, scale, shift, thresholds, active, forced,
-    gate, mask, spread, listed, count, kept, products,
+    gate, mask, spread, listed, count, kept,
     residual, raw, activated, activated_scale, activated_shift, rows, layer, layers,
     WINDOWS: tl.constexpr, OUTPUT: tl.constexpr, SPREAD: tl.constexpr, GROUPS: tl.constexpr,
-    GROUP_BLOCK: tl.constexpr, LISTS: tl.constexpr, FORCED: tl.constexpr, CELLS: tl.constexpr, BM: tl.constexpr,
-    BT: tl.constexpr,
+    GROUP_BLOCK: tl.constexpr, LISTS: tl.constexpr, FORCED: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """Programs take ``BM`` output positions and ``GROUP_BLOCK`` of the gate's maps at a time until there are none left.
 
-    With CELLS, the gate is a shared one that is formed from its taps, see ``gate_from_taps``; a program's room for them
-    is [K · K, CELLS] of ``products``. Else the weight, [runs, 2 · GROUP_BLOCK] per block of groups, holds what 16 bits
-    take of each value and what they leave, side by side, so that the matrix units give gates at float32's accuracy.
+    The weight, [runs, 2 · GROUP_BLOCK] per block of groups, holds what 16 bits take of each value and what they leave,
+    side by side, so that the matrix units give gates at float32's accuracy.
 
     ``gate`` [rows, GROUPS] becomes the gate's value, 0 where it is not kept. With LISTS, kept positions go to
     ``listed`` [GROUPS, rows] at a place that an atomic addition to ``count`` [GROUPS] reserves. Their order differs
@@ -32,25 +29,21 @@ def gate_and_compact(
     block = tl.program_id(1)
     SHARE: tl.constexpr = OUTPUT.channels // GROUPS
     PLANE: tl.constexpr = OUTPUT.height * OUTPUT.width
+    COLUMNS: tl.constexpr = (GROUPS + GROUP_BLOCK - 1) // GROUP_BLOCK * 2 * GROUP_BLOCK
+    pair = tl.arange(0, 2 * GROUP_BLOCK)
+    groups = block * GROUP_BLOCK + tl.arange(0, GROUP_BLOCK)
+    is_group = groups < GROUPS
     for tile in range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0)):
         row = tile * BM + tl.arange(0, BM)
         inside = row < rows
         image, y, at = position(row, OUTPUT.height, OUTPUT.width)
         there = inside & (tl.load(active + image, mask=inside, other=0) != 0)
-        groups = block * GROUP_BLOCK + tl.arange(0, GROUP_BLOCK)
-        is_group = groups < GROUPS
-        if CELLS > 0:
-            own = products + tl.program_id(0) * (WINDOWS.kernel * WINDOWS.kernel * CELLS)
-            maps = gate_from_taps(x, x_mask, weight, own, image, y, at, inside, there, WINDOWS, CELLS, BM)[:, None]
-        else:
-            pair = tl.arange(0, 2 * GROUP_BLOCK)
-            COLUMNS: tl.constexpr = (GROUPS + GROUP_BLOCK - 1) // GROUP_BLOCK * 2 * GROUP_BLOCK
-            work = tl.max(there.to(tl.int32), axis=0)
-            pairs = window(
-                x, x_mask, weight + block * 2 * GROUP_BLOCK, image, y, at, there, work, COLUMNS, pair, pair >= 0,
-                WINDOWS, BM, 2 * GROUP_BLOCK, True,
-            )  # fmt: skip
-            maps = tl.sum(tl.reshape(pairs, (BM, 2, GROUP_BLOCK)), axis=1)
+        work = tl.max(there.to(tl.int32), axis=0)
+        pairs = window(
+            x, x_mask, weight + block * 2 * GROUP_BLOCK, image, y, at, there, work, COLUMNS, pair, pair >= 0,
+            WINDOWS, BM, 2 * GROUP_BLOCK, True,
+        )  # fmt: skip
+        maps = tl.sum(tl.reshape(pairs, (BM, 2, GROUP_BLOCK)), axis=1)
         maps = tl.maximum(normalise(maps, scale, shift, groups, is_group), 0.0)
         cell = (image * GROUPS * PLANE + y * OUTPUT.width + at)[:, None] + (groups * PLANE)[None, :]
         keep = there[:, None] & is_group[None, :]

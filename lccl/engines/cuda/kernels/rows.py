@@ -46,7 +46,8 @@ def window(
     BK: tl.constexpr = WINDOWS.block
     RUN: tl.constexpr = K * STORED
     BLOCKS: tl.constexpr = (RUN + BK - 1) // BK
-    corner = first_cell(image, y, at, WINDOWS)
+    # The number of the map's cell, borders counted, under the first tap of each position's window.
+    corner = (image * WINDOWS.height + y * WINDOWS.stride + WINDOWS.shift) * PITCH + at * WINDOWS.stride + WINDOWS.shift
     k = tl.arange(0, BK)
     # The loop adds one number to each operand's addresses, and looks at no mask in memory: a load that others wait
     # for, or a change of layout, would hold up every step.
@@ -78,13 +79,6 @@ def window(
             weights = tl.load(at_weights, mask=tl.broadcast_to(is_column[None, :], (BK, BN)), other=0.0)
         sums = tl.dot(values, weights, sums)
     return sums
-
-
-@triton.jit
-def first_cell(image, y, at, WINDOWS: tl.constexpr):
-    """The number of the map's cell, borders counted, under the first tap of each position's window."""
-    row = image * WINDOWS.height + y * WINDOWS.stride + WINDOWS.shift
-    return row * WINDOWS.pitch + at * WINDOWS.stride + WINDOWS.shift
 
 
 @triton.jit
