@@ -49,16 +49,12 @@ def tune(
         path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
         provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
         tuned: dict[tiles.Shape, tiles.Tile] = {}
-
-        def note(shape: tiles.Shape, tile: tiles.Tile) -> None:
-            """Write all that is known by now: tuning takes minutes, and may be stopped."""
-            tuned[shape] = tile
-            tiles.write(path, name, tuned, provenance)
-            console.print(f"{shape}  {tile}", highlight=False)
-
         for network in networks or USUAL:
             with torch.inference_mode(), torch.cuda.device(place):
-                find(_lowered(network), batch, place, PRECISIONS[precision], report=note, known=tuned)
+                for shape, tile in find(_lowered(network), batch, place, PRECISIONS[precision], known=tuned):
+                    tuned[shape] = tile
+                    tiles.write(path, name, tuned, provenance)  # each time: tuning takes minutes, and may be stopped
+                    console.print(f"{shape}  {tile}", highlight=False)
         console.print(path)
 
 

@@ -42,10 +42,9 @@ def tune(
     device: torch.device,
     dtype: torch.dtype,
     timer: Timer = timed_on_gpu,
-    report: Callable[[Shape, Tile], None] = lambda *_: None,
     known: Container[Shape] = (),
-) -> dict[Shape, Tile]:
-    """The fastest tile for every distinct convolution of a plan at a batch of ``images``.
+) -> Iterator[tuple[Shape, Tile]]:
+    """The fastest tile for every distinct convolution of a plan at a batch of ``images``, each as it is found.
 
     Args:
         plan: with random or trained weights; they do not matter.
@@ -53,20 +52,17 @@ def tune(
         device: the GPU.
         dtype: float16 or bfloat16.
         timer: what takes the time of a launch.
-        report: is told of each tile that was found.
         known: shapes that are left out.
 
     """
     program = Program(plan, images, device, dtype, Tiles("tuning", {}))
     batch = Batch.of(plan, images, device, torch.uint8)
     batch.valid.fill_(1)
-    fastest: dict[Shape, Tile] = {}
-    for convolution in program.convolutions.values():
-        if convolution.shape not in known and convolution.shape not in fastest:
+    distinct = {convolution.shape: convolution for convolution in program.convolutions.values()}
+    for shape, convolution in distinct.items():
+        if shape not in known:
             put_random_values(program, batch, convolution)
-            fastest[convolution.shape] = fastest_tile(convolution, batch, timer)
-            report(convolution.shape, fastest[convolution.shape])
-    return fastest
+            yield shape, fastest_tile(convolution, batch, timer)
 
 
 def put_random_values(program: Program, batch: Batch, convolution: Convolution) -> None:
