@@ -31,7 +31,7 @@ from lccl.preprocessing import Preprocessing
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NETWORKS = (  # with the blocks that are left of them
-    (Architecture("resnet18"), 64, (0, 2)),
+    (Architecture("resnet18"), 64, (2,)),
     (Architecture("resnet20", "pre", "grouped:2:1x1"), 32, (0, 3)),  # too few channels for lists, then enough
     (Architecture("resnet20", "post", "pointwise"), 32, (0,)),
 )
@@ -44,7 +44,7 @@ def launches(precision: str) -> Iterator[Launch]:
         network = build(architecture).eval()
         network.blocks = torch.nn.ModuleList(network.blocks[block] for block in blocks)
         if architecture.name == "resnet18":
-            network.add_sidenets([SideNetSpec(1, 2, 128)])
+            network.add_sidenets([SideNetSpec(0, 2, 128)])
         plan = lower(network, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
         program = Program(plan, 1, device, PRECISIONS[precision], Tiles("defaults", {}))
         batch = Batch.of(plan, 1, device, torch.uint8)

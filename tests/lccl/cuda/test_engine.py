@@ -33,9 +33,9 @@ NETWORKS = [
     Architecture("resnet20").plain_twin,
 ]
 SIZES = {"resnet18": 32, "resnet50": 32}
-BLOCKS = {"resnet20": (0, 1, 3, 6), "resnet18": (0, 2, 4, 6), "resnet50": None}  # an interpreter is slow
+BLOCKS = {"resnet20": (0, 1, 3, 6), "resnet18": (0, 2), "resnet50": (0, 3)}  # an interpreter is slow
 IMAGES = 5
-SIDENETS = (SideNetSpec(0, 2, 7), SideNetSpec(1, 3, 20), SideNetSpec(3, 1, 33))
+SIDENETS = (SideNetSpec(0, 2, 7), SideNetSpec(1, 3, 20), SideNetSpec(2, 1, 33))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def test_bits_do_not_depend_on_the_batch(small, compile_network, rows):
     reference, pixels, thresholds = small(Architecture("resnet20", "post", "grouped:4:1x1"))
     engine = compile_network(reference.plan)
     whole = engine.run(pixels, rows(thresholds, want_masks=True))
-    halves = compile_network(reference.plan, batch_limit=2).run(pixels, rows(thresholds, want_masks=True))
+    halves = compile_network(reference.plan, batch_limit=3).run(pixels, rows(thresholds, want_masks=True))
     alone = engine.run(pixels[3:4], rows(thresholds[3:4], want_masks=True))
     for other, images in ((halves, np.s_[:]), (alone, np.s_[3:4])):
         assert np.array_equal(whole.logits[images], other.logits)
@@ -96,10 +96,10 @@ def ran(small, compile_network, rows):
     return engine, pixels, options, engine.run(pixels, options)
 
 
-def test_a_hundred_runs_have_the_same_bits(ran, device):
-    """On a GPU, where the order of a list differs from run to run; the interpreter repeats itself, so twice will do."""
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="lists differ from run to run on a GPU alone")
+def test_a_hundred_runs_have_the_same_bits(ran):
     engine, pixels, options, first = ran
-    for _ in range(100 if device.type == "cuda" else 1):
+    for _ in range(100):
         again = engine.run(pixels, options)
         assert np.array_equal(first.logits, again.logits)
         assert np.array_equal(first.kept, again.kept)
@@ -139,8 +139,8 @@ def test_normalised_images_are_taken_as_they_are(ran, square):
 @pytest.fixture(scope="module")
 def sided(gated_network, make_reference, draw_images):
     """A network with exits, images, and thresholds."""
-    pixels, thresholds = draw_images(4, 8, seed=1), mixed(4, 8, seed=1)
-    network = gated_network(Architecture("resnet20"), pixels, thresholds, BLOCKS["resnet20"])
+    pixels, thresholds = draw_images(4, 8, seed=1), mixed(4, 6, seed=1)
+    network = gated_network(Architecture("resnet20"), pixels, thresholds, (0, 3, 6))
     add_sidenets(network, SIDENETS)
     return make_reference(network, size=8), pixels, thresholds
 

@@ -21,7 +21,7 @@ def called(architecture: Architecture) -> str:
 
 
 def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -> ResNet:
-    """The network, or some of its blocks.
+    """The network, or some of its blocks, with a classifier that fits the last one.
 
     Of bottlenecks it is always one or two a stage, for through many layers rounding errors multiply.
     """
@@ -29,6 +29,8 @@ def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -
     blocks = KEPT.get(architecture.name) if blocks is None else blocks
     if blocks is not None:
         network.blocks = torch.nn.ModuleList(network.blocks[number] for number in blocks)
+        if network.block_channels[-1] != network.classifier.in_features:
+            network.classifier = torch.nn.Linear(network.block_channels[-1], network.classifier.out_features)
     return network
 
 
