@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -11,6 +14,15 @@ from tests.lccl.cuda.stepper import Stepper
 NO_TRITON = "Triton is not installed: builds of torch for CUDA bring it along, and pip has it for Linux"
 
 pytest.register_assert_rewrite("tests.lccl.comparison")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_overflow_checks():
+    """The interpreter spends half its time on checks for overflow that it looks at in debugging alone."""
+    if not torch.cuda.is_available() and find_spec("triton"):
+        from triton.runtime.interpreter import interpreter_builder
+
+        interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
 
 @pytest.fixture(scope="session")
