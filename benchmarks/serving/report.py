@@ -90,7 +90,7 @@ def tables(made: Mapping[str, Any]) -> list[Table]:
 def _contestants(made: Mapping[str, Any]) -> Table:
     rate = made["tail_rate_per_s"]
     table = _table(
-        f"{made['network']}, {made['images']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
+        f"{made['network']}, {made['source']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
         "contestant", "answers a second", "least – most", "server's CPU ms", "generator's core", "alone ms",
         "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms", "others' cores",
     )  # fmt: skip

@@ -48,7 +48,7 @@ class StagesShown:
 
 def _end_to_end(made: Mapping[str, Any]) -> Table:
     table = _table(
-        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['images']}",
+        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['source']}",
         "contestant", "median ms", "p20", "p80", "speed / best baseline",
     )  # fmt: skip
     for row in made["contestants"]:
