@@ -61,6 +61,7 @@ def test_all_stages_run_by_themselves_and_leave_few_files(on_gpu, tmp_path):
     assert status == 0, said
     assert list(stages_of(tmp_path)) == ["tests", "tune", "kernels", "networks", "sanitizer"]
     assert "tests/lccl/cuda -q -ra --junitxml" in asked[0]
+    assert " -n " not in asked[0]
     assert [line.split()[2] for line in asked[2:4]] == ["kernels", "networks"]
     assert all(f"--tiles {tmp_path}/out/tiles.json" in line for line in asked[2:4])
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -69,7 +70,6 @@ def test_all_stages_run_by_themselves_and_leave_few_files(on_gpu, tmp_path):
 
 
 def test_tests_run_in_several_processes_where_pytest_can(on_gpu):
-    assert " -n " not in on_gpu("tests")[2][0]
     assert " -n 3 tests/lccl/cuda -q -ra --junitxml" in on_gpu("tests", XDIST="1", JOBS="3")[2][0]
 
 
@@ -93,13 +93,13 @@ def test_a_stage_that_no_time_is_left_for_is_not_begun(on_gpu, tmp_path):
 
 
 def test_a_training_gets_its_row_its_epochs_and_its_data(on_gpu, tmp_path):
-    status, said, asked = on_gpu("train:resnet20-shared@4", DATA="images.tar", TRAIN="--seed 1")
+    stages = "train:resnet20-shared@4", "train:resnet20-pointwise"
+    status, said, asked = on_gpu(*stages, DATA="images.tar", TRAIN="--seed 1")
     assert status == 0, said
     rest = f"--data {Path.cwd()}/images.tar --device cuda --results {tmp_path}/out/train --seed 1"
-    assert asked == [f"-m benchmarks.paper resnet20-shared --epochs 4 {rest}"]
-    assert on_gpu("train:resnet20-shared", DATA="images.tar", TRAIN="--seed 1")[2] == [
-        f"-m benchmarks.paper resnet20-shared {rest}"
-    ]
+    assert asked == [
+        f"-m benchmarks.paper resnet20-shared --epochs 4 {rest}", f"-m benchmarks.paper resnet20-pointwise {rest}"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
