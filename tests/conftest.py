@@ -59,13 +59,11 @@ def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
     return network.eval().requires_grad_(False)
 
 
-def make_point(
-    name: str, loss: int, ratio: float, threshold: float, layers: int, confidences: list[float]
-) -> OperatingPoint:
+def make_point(name: str, loss: int, ratio: float, threshold: float, layers: int, sure: list[float]) -> OperatingPoint:
     accuracy, drop = 0.9 - 0.02 * loss**2, 2.0 * loss**2
     return OperatingPoint(
         name=name,
-        setting=Setting((threshold,) * layers, tuple(confidences)),
+        setting=Setting((threshold,) * layers, tuple(sure)),
         skip_ratio=ratio,
         gated_macs=4e7 * (1 - ratio),
         accuracy=accuracy,
@@ -86,8 +84,8 @@ def make_table(layers: int, ratios: tuple[float, ...] = (0.1, 0.25, 0.4, 0.6), e
         for number, ratio in enumerate(ratios)
     ]  # fmt: skip
     exit_points = [
-        make_point(f"exit {confidence}", number, ratio, 0.0, layers, [confidence] * exits)
-        for number, (confidence, ratio) in enumerate(((0.9, 0.2), (0.7, 0.3), (0.5, 0.5)), 1)
+        make_point(f"exit {sure}", number, ratio, 0.0, layers, [sure] * exits)
+        for number, (sure, ratio) in enumerate(((0.9, 0.2), (0.7, 0.3), (0.5, 0.5)), 1)
     ]
     return OperatingPointTable(tuple(points), 5000, tuple(exit_points) if exits else ())
 
@@ -112,7 +110,7 @@ def random_bundle(architecture: Architecture | None = None) -> Bundle:
 
 
 def early_bundle() -> Bundle:
-    """A random ResNet-20 with two early exits, by whose random SideNets images leave with different confidences."""
+    """A random ResNet-20 with two early exits, by whose random SideNets images leave more or less surely."""
     bundle = random_bundle()
     torch.manual_seed(1)
     bundle.network.add_sidenets([SideNetSpec(2, 1, 16), SideNetSpec(5, 2, 16)])

@@ -75,10 +75,7 @@ class ReferenceEngine:
     @torch.inference_mode()
     def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        state = self.begin(images, options)
-        for step in self.plan.steps:
-            self.step(step, state)
-        return self._output(state)
+        return self.trace(images, options)[0]
 
     @torch.inference_mode()
     def trace(self, images: Images, options: RunOptions) -> tuple[RunOutput, State]:

@@ -165,7 +165,7 @@ def _outputs(step: Convolve, workspace: Workspace, *, filled_alone: bool = False
         if name is not None and (workspace.places[name].skipped == "filled" or not filled_alone):
             maps[kind], memory[kind] = workspace.places[name].map, workspace.map(name)
     residual = step.residual if any(maps.values()) else None
-    affine = None if step.activated is None else step.activated.affine
+    affine = None if step.activated is None or maps["activated"] is None else step.activated.affine
     whole = workspace.places[step.writes[0]].map
     output = Output(
         channels=whole.channels,

@@ -205,6 +205,14 @@ def test_deeply_nested_json_is_refused(folder):
         refused(folder, "not readable JSON|was edited")
 
 
+def test_a_record_of_too_many_earlier_runs_is_refused(folder):
+    record = {}
+    for _ in range(300):
+        record = {"earlier": {"digest": "", "training": record}}
+    edit(folder, training=record)
+    refused(folder, "not usable")
+
+
 def test_an_edited_description_is_refused(folder):
     file = folder / DESCRIPTION
     file.write_text(file.read_text().replace('"accuracy": 0.9,', '"accuracy": 0.99,', 1))

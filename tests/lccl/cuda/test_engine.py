@@ -41,16 +41,16 @@ SIDENETS = (SideNetSpec(0, 2, 7), SideNetSpec(1, 3, 20), SideNetSpec(3, 1, 33))
 @pytest.fixture(scope="session")
 def small(gated_network, make_reference, draw_images):
     """``small(Architecture(...))``: its reference engine in float64, made once, images and thresholds."""
-    made = {}
+    references = {}
 
     def make(architecture):
-        if called(architecture) not in made:
+        if called(architecture) not in references:
             size = SIZES.get(architecture.name, 8)
             blocks = BLOCKS[architecture.name]
             pixels, thresholds = draw_images(IMAGES, size), mixed(IMAGES, layers_of(architecture, blocks))
             network = gated_network(architecture, pixels, thresholds, blocks)
-            made[called(architecture)] = make_reference(network, size=size), pixels, thresholds
-        return made[called(architecture)]
+            references[called(architecture)] = make_reference(network, size=size), pixels, thresholds
+        return references[called(architecture)]
 
     return make
 
