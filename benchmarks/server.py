@@ -1,4 +1,4 @@
-"""A real ``lccl-serve`` that may be killed, stopped, restarted on its port, and looked into from outside."""
+"""A real ``lccl-serve`` that can be killed, stopped, restarted on its port, and looked into from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -162,3 +163,10 @@ class Server:
                 trace = entry.get("exc_info", "").strip().splitlines()
                 found.append(f"{entry.get('message', '')[:200]} {trace[-1][:200] if trace else ''}".strip())
         return found[:5]
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[str]:
+    """Run ``lccl-serve`` with these flags; yields its base URL."""
+    with Server(f"served-{os.getpid()}", *flags) as server:
+        yield server.base
