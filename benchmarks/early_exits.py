@@ -47,7 +47,7 @@ def main() -> None:
     bundle, dataset = load_model(options)
     engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
     points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
-    found = {
+    figures = {
         "model": options.model.name,
         "digest": bundle.digest,
         "images": len(dataset.test),
@@ -56,8 +56,8 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.print_tables(found)
-    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", found))
+    results.print_tables(figures)
+    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +68,8 @@ class _Position:
     right: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, engine: Engine, found: Measurement) -> _Position:
-        return cls(found.gated_macs(engine.shape) / engine.shape.dense, found.right)
+    def of(cls, engine: Engine, measured: Measurement) -> _Position:
+        return cls(measured.gated_macs(engine.shape) / engine.shape.dense, measured.right)
 
 
 def _no_loss(bundle: Bundle, points: list[_Position]) -> list[dict[str, Any]]:
@@ -101,8 +101,8 @@ def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: li
     rows = []
     for work in WORK:
         row: dict[str, Any] = {"work": work}
-        for name, found in positions.items():
-            row[name] = _accuracy_at(found, work)
+        for name, curve in positions.items():
+            row[name] = _accuracy_at(curve, work)
         for name in alone:
             row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
         rows.append(row)

@@ -8,8 +8,8 @@ import time
 from benchmarks.faults.cases import small_cases
 from benchmarks.faults.load import BUSY, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
@@ -43,23 +43,13 @@ async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[s
     while (held := server.open_files()) < count and time.monotonic() < deadline:
         await asyncio.sleep(0.1)  # connected, but not yet accepted
 
-    async def ask(connection: Connection) -> None:
-        counts.sent += 1
-        try:
-            await connection.send(asked)
-            status, content = await asyncio.wait_for(connection.answer(), 30)
-        except TimeoutError:
-            return
-        except ENDED:
-            counts.failed += 1
-            return
-        counts.answered[str(status)] += 1
-        counts.wrong += status == 200 and not rest.right(str(body.label), content)
+    async def ask_on(connections: list[Connection]) -> None:
+        await asyncio.gather(*(ask(each, asked, counts, rest, str(body.label)) for each in connections))
 
     for _ in range(5):
-        await asyncio.gather(*map(ask, crowd[::10]))
+        await ask_on(crowd[::10])
     began = time.monotonic()
-    await asyncio.gather(*map(ask, crowd))
+    await ask_on(crowd)
     figures = {"held": held, "together_s": round(time.monotonic() - began, 2)}
     figures["bytes_per_connection"] = round((server.memory_bytes() - before) / count)
     for connection in crowd:

@@ -10,8 +10,8 @@ from benchmarks.faults.cases import CLASSIFY, FORM, Case, form, small_cases
 from benchmarks.faults.images import images
 from benchmarks.faults.load import BUSY, load, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
@@ -77,15 +77,8 @@ async def _stop(server: Server, forms: Rest) -> tuple[Counts, float]:
     server.process.terminate()
     await asyncio.sleep(0.3)
     await upload.send(asked[-500:])
-    for connection in [*crowd, upload]:
-        counts.sent += 1
-        try:
-            status, content = await asyncio.wait_for(connection.answer(), 40)
-        except ENDED:
-            counts.failed += 1
-        else:
-            counts.answered[str(status)] += 1
-            counts.wrong += status == 200 and not forms.right(str(stream.bodies[0].label), content)
+    for connection in [*crowd, upload]:  # which have sent their requests already
+        await ask(connection, b"", counts, forms, str(stream.bodies[0].label))
     await asyncio.wait_for(idle.ended(), 40)
     await asyncio.to_thread(server.process.wait, 60)
     return counts, time.monotonic() - began

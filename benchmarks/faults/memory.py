@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks.faults.cases import CLASSIFY, JPEG, Case, bad_cases, good_cases, shuffled
 from benchmarks.faults.images import SEED, images
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
@@ -78,17 +78,14 @@ async def _send(
     image, numbers = images(1, 32)[0], itertools.count()
     addresses = (f"127.0.0.{one}" for one in itertools.cycle(range(1, 255)))
 
-    async def ask(connection: Connection, number: int) -> None:
+    async def ask_next(connection: Connection, number: int) -> bool:
         case, index = next(order)
         label = f"{case.name} {index}"
         if number % 3 == 0:
             quality = chance.choice(QUALITIES).format(chance.uniform(0.1, 0.6))
             case, index, label = Case("ever new", CLASSIFY + quality, (image,), JPEG), 0, ""
         headers = {"X-Request-ID": f"{chance.getrandbits(128):032x}", **case.headers}
-        await connection.send(request(case.path, case.bodies[index], headers, case.method))
-        status, content = await asyncio.wait_for(connection.answer(), 30)
-        counts.answered[str(status)] += 1
-        counts.wrong += bool(label) and status == 200 and not rest.right(label, content)
+        return await ask(connection, request(case.path, case.bodies[index], headers, case.method), counts, rest, label)
 
     async def client() -> None:
         while counts.sent < count:
@@ -96,15 +93,10 @@ async def _send(
             for _ in range(KEPT_FOR):
                 if counts.sent >= count:
                     break
-                counts.sent += 1
-                if counts.sent % every == 0:
-                    samples.append((counts.sent, server.memory_bytes()))
-                try:
-                    await ask(connection, next(numbers))
-                except TimeoutError:
-                    break
-                except ENDED:
-                    counts.failed += 1
+                number = next(numbers)
+                if number and number % every == 0:
+                    samples.append((number, server.memory_bytes()))
+                if not await ask_next(connection, number):
                     break
             connection.close()
 
