@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _rest_garbage_collector() -> None:
-    """Take what is loaded by now, torch above all, out of every later collection: each would look at all of it."""
+    """Exclude what is loaded by now, above all torch, from later collections, each of which would scan all of it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)

@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """What one image got.
+    """The result of one image.
 
     Attributes:
         point: what it was run at.
@@ -159,7 +159,7 @@ class Runner:
             thread.join(max(0.0, end - time.monotonic()))
 
     def moves(self, within_s: float) -> bool:
-        """Whether every thread lives and has come round its loop lately."""
+        """Whether every thread lives and has passed through its loop within so many seconds."""
         alive = bool(self._threads) and all(thread.is_alive() for thread in self._threads)
         return alive and self._clock() - min(self._moved_at) < within_s
 

@@ -137,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing: the time between two requests is watched here."""
+        """Does nothing: :class:`Watch` bounds the time between two requests."""
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -251,7 +251,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer what no application will see, take nothing more, and close.
+        """Answer a request that no application will see, read nothing more, and close.
 
         Requests that came before it on the connection get their answers first, and it gets none.
         """
@@ -274,7 +274,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The time
 
     def _wait(self) -> None:
-        """See what the connection waits for now."""
+        """Tell the watch what the connection waits for now."""
         if self._watch is None:
             return
         if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
