@@ -32,6 +32,7 @@ from .watch import Phase, Watch
 ADVICE = "install a version that pyproject.toml names"
 
 try:
+    from uvicorn import Server
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 except ImportError as error:
     raise TransportError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.server import ServerState
 
-# What this file uses of uvicorn beyond what it documents; checked at start.
+# What this folder uses of uvicorn beyond what it documents; checked at start.
 USED = {
+    Server: {"lifespan", "server_state", "servers", "shutdown", "startup"},
     HttpToolsProtocol: {
         "_start_asgi_task", "cycle", "flow", "headers", "on_response_complete", "parser", "pipeline", "scope",
         "timeout_keep_alive_handler", "url",
@@ -312,7 +314,7 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
 
 
 def check_uvicorn() -> None:
-    """See whether the installed uvicorn has what this protocol is built on.
+    """See whether the installed uvicorn has what this folder is built on.
 
     Raises:
         TransportError: it has not.

@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _make_protocol(self) -> asyncio.Protocol:
-        make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        make = cast(Callable[..., asyncio.Protocol], self.config.http)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
