@@ -27,6 +27,7 @@ from .scheduler import Schedule, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +186,7 @@ class Runner:
                 plan = self._schedule(key, jobs, sharing)
                 self._running += 1
             try:
-                self._settle([(job, _too_late()) for job in plan.late])
+                self._settle([(job, DeadlineError(TOO_LATE)) for job in plan.late])
                 for chosen in _alike(plan.run):
                     self._run(key, chosen, sharing)
             finally:
@@ -277,10 +278,6 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
         probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
     return probabilities
-
-
-def _too_late() -> DeadlineError:
-    return DeadlineError("the answer would come after its deadline: allow more time, or a larger max_accuracy_drop")
 
 
 def _failure(error: Exception) -> EngineFailedError:
