@@ -9,47 +9,41 @@ made of a plain one. Every figure is paired, image by image.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 import lccl
 from benchmarks import results
+from benchmarks.models import at, load_model, model_command_line, paired, varying
 from benchmarks.stated_and_reached import z_score
 from lccl.bundle.format import Bundle
-from lccl.calibration.intervals import paired_difference
-from lccl.data import Split, hold_out, load_dataset
+from lccl.data import Split, hold_out
 from lccl.engines.base import Engine
-from lccl.measurement import Measurement, measure, measure_setting
-from lccl.operating_points import QualityRequest
+from lccl.measurement import Measurement, measure
+from lccl.plan.geometry import NetworkShape
+from lccl.plan.run import Setting
 
 LOST_AT_MOST = {0.3: 0.3, 0.4: 0.5, 0.5: 1.0, 0.6: 1.8, 0.7: 4.0}
 AGAINST_REMOVAL = (0.3, 0.45, 0.6)
 ATTACHED_BEHIND_AT_MOST = {0.4: 0.5}
 FLOORS = (0.5, 1.0, 2.0, 5.0)
-VARIES = 0.02
 WEIGHED = 1000
+CLOSED = float(np.finfo(np.float32).max)
 
 
 def main() -> None:
     """Measure, print, write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser = model_command_line(__doc__)
     parser.add_argument("--twin", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
     parser.add_argument("--attached", type=Path)
     options = parser.parse_args()
-    bundle, twin = lccl.load(options.model), lccl.load(options.twin)
-    dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
+    (bundle, dataset), twin = load_model(options), lccl.load(options.twin)
     served = serve(bundle, dataset.test)
-    right_of_twin = measure(lccl.compile(twin), dataset.test, []).right
+    right_of_twin = measure(lccl.compile(twin), dataset.test, Setting(())).right
     found = {
         "model": options.model.name,
         "digest": bundle.digest,
@@ -65,7 +59,7 @@ def main() -> None:
         attached = serve(lccl.load(options.attached), dataset.test)
         found["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
         command += " --attached ATTACHED"
-    print_tables(found)
+    results.print_tables(found)
     print(results.write("any_sparsity", command, found))
 
 
@@ -80,11 +74,11 @@ class Served:
 
 def serve(bundle: Bundle, test: Split) -> Served:
     """Measure a calibrated network at every skip ratio that is asked of it here."""
-    engine, table = lccl.compile(bundle), bundle.table
-    highest = table.sparsity_range[1]
+    engine, highest = lccl.compile(bundle), bundle.table.sparsity_range[1]
     reached = sorted(ratio for ratio in {*LOST_AT_MOST, *AGAINST_REMOVAL} if ratio <= highest)
-    found = {ratio: measure_setting(engine, test, table.resolve(QualityRequest(sparsity=ratio))) for ratio in reached}
-    return Served(engine, highest, found)
+    return Served(
+        engine, highest, {ratio: measure(engine, test, at(bundle, sparsity=ratio).setting) for ratio in reached}
+    )
 
 
 def _lost(served: Served, right_of_twin: NDArray[np.bool_], ratio: float) -> dict[str, Any]:
@@ -121,10 +115,10 @@ def _attached(served: Served, attached: Served, ratio: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Removed:
-    """A network without some of its blocks' branches: thresholds that shut them, and its MACs without their gates."""
+    """A network without some of its blocks' branches: a setting that closes them, and its MACs without their gates."""
 
     blocks: tuple[int, ...]
-    thresholds: NDArray[np.float64]
+    setting: Setting
     macs: int
 
 
@@ -142,7 +136,7 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
             continue
         macs = ours.gated_macs(engine.shape)
         rival = min((one for one in rivals if one.macs >= macs), key=lambda one: one.macs)
-        theirs = measure(engine, test, rival.thresholds.tolist())
+        theirs = measure(engine, test, rival.setting)
         ahead, interval = paired(ours.right, theirs.right)
         rows.append(
             {
@@ -157,28 +151,29 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
 
 def _removals(engine: Engine, choose: Split) -> list[_Removed]:
     shape = engine.shape
-    members = [list(block) for block in shape.blocks]
-    thresholds, macs = np.zeros(len(shape.layers)), shape.dense
     gone: tuple[int, ...] = ()
-    found = [_Removed((), thresholds, macs)]
-    while len(gone) < len(members):
-        tried = {}
-        for block in set(range(len(members))) - set(gone):
-            row = thresholds.copy()
-            row[members[block]] = np.finfo(np.float32).max
-            tried[block] = (measure(engine, choose, row.tolist()).accuracy, row)
-        best = max(tried, key=lambda block: tried[block][0])
-        thresholds, gone = tried[best][1], (*gone, best)
-        macs -= sum(shape.layers[layer].convolution.macs for layer in members[best])
-        found.append(_Removed(gone, thresholds, macs))
-    return found
+    removals = [_Removed((), _without(shape, ()), shape.dense)]
+    while len(gone) < len(shape.blocks):
+        left = set(range(len(shape.blocks))) - set(gone)
+        tried = [measure(engine, choose, _without(shape, (*gone, block))) for block in left]
+        best = max(zip(tried, left, strict=True), key=lambda pair: pair[0].accuracy)[1]
+        gone = (*gone, best)
+        saved = sum(shape.layers[layer].convolution.macs for layer in shape.blocks[best])
+        removals.append(_Removed(gone, _without(shape, gone), removals[-1].macs - saved))
+    return removals
+
+
+def _without(shape: NetworkShape, blocks: tuple[int, ...]) -> Setting:
+    """Exact but for these blocks, whose layers skip everything."""
+    closed = {layer for block in blocks for layer in shape.blocks[block]}
+    return Setting(tuple(CLOSED if layer in closed else 0.0 for layer in range(len(shape.layers))))
 
 
 def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]:
     """Each operating point's stated skip ratio and accuracy beside those reached, and the difference over its error."""
     rows = []
     for point in bundle.table.points:
-        found = measure_setting(engine, test, point)
+        found = measure(engine, test, point.setting)
         interval = point.accuracy_interval
         rows.append(
             {
@@ -193,47 +188,12 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
 
 def _floor(bundle: Bundle, engine: Engine, test: Split, floor: float) -> dict[str, Any]:
     """What a floor alone is served with, and what that loses on the test images; broken where surely more."""
-    setting = bundle.table.resolve(QualityRequest(max_accuracy_drop=floor))
-    exact = measure_setting(engine, test, bundle.table.exact)
-    lost, interval = paired(exact.right, measure_setting(engine, test, setting).right)
+    point = at(bundle, max_accuracy_drop=floor)
+    exact = measure(engine, test, bundle.table.exact.setting)
+    lost, interval = paired(exact.right, measure(engine, test, point.setting).right)
     kept = interval[0] <= floor
-    return {"floor": floor, "point": setting.name, "skip_ratio": setting.sparsity, "lost": lost, "interval": interval,
+    return {"floor": floor, "point": point.name, "skip_ratio": point.skip_ratio, "lost": lost, "interval": interval,
             "met": kept}  # fmt: skip
-
-
-def varying(engine: Engine, found: Measurement) -> int:
-    """How many layers' skip ratios differ between images by more than 0.02, as a standard deviation."""
-    return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
-
-
-def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, list[float]]:
-    """Percentage points by which the first is right more often, with the 95 % interval."""
-    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
-    low, high = paired_difference(lost, won, len(first))
-    return 100 * (lost - won) / len(first), [100 * low, 100 * high]
-
-
-def print_tables(found: Mapping[str, Any]) -> None:
-    """Print those of a result's values that are lists of rows as tables, each under its name."""
-    console = Console()
-    for name, rows in found.items():
-        if not isinstance(rows, list):
-            continue
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        table = Table(box=None, header_style="bold", title=name)
-        for column in columns:
-            table.add_column(column.replace("_", " "), justify="right")
-        for row in rows:
-            table.add_row(*(_text(row.get(column, "")) for column in columns))
-        console.print(table)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(_text(one) for one in value)
-    return str(value)
 
 
 if __name__ == "__main__":

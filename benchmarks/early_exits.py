@@ -2,16 +2,14 @@
 
     python -m benchmarks.early_exits DATA [--model FOLDER] [--threads 0]
 
-DATA is a data set with test images, as for ``lccl evaluate``. Gates alone and exits alone follow paths that are found
+DATA is a data set with test images, as for ``lccl evaluate``. Gates alone and exits alone follow curves that are found
 on the choosing part, as calibration finds that of both. Work is told in MACs of the plain network.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,41 +17,36 @@ from numpy.typing import NDArray
 
 import lccl
 from benchmarks import results
-from benchmarks.any_sparsity import paired, print_tables
+from benchmarks.models import load_model, model_command_line, paired
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import (
     LARGEST_COST,
-    ThresholdPath,
-    exit_notches,
-    find_path,
+    ThresholdCurve,
+    exit_candidates,
+    gate_candidates,
     gate_values,
-    notches_in,
-    row_parts,
+    search_thresholds,
 )
-from lccl.data import Split, hold_out, load_dataset
+from lccl.data import Split, hold_out
 from lccl.engines.base import Engine
-from lccl.measurement import Measurement, measure, measure_setting, outputs_over
-from lccl.operating_points import NEVER, OperatingPoint
-from lccl.plan.run import RunOptions
+from lccl.measurement import Measurement, exact_setting, measure, outputs_over
+from lccl.plan.run import NEVER, RunOptions
 from lccl.train.reliability import expected_calibration_error, softmax
 
 WORK = (0.3, 0.4, 0.5, 0.6, 0.7)
-WEIGHED, PLACES = 1000, 30
+WEIGHED, POSITIONS = 1000, 30
 NO_LOSS_AT_MOST, HALF_TIME_AT_MOST, CALIBRATION_ERROR_AT_MOST = 0.65, 0.6, 0.02
 BATCH, ROUNDS = 32, 31
 
 
 def main() -> None:
     """Measure, print, write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
+    parser = model_command_line(__doc__)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    bundle = lccl.load(options.model)
-    dataset = load_dataset(options.data, bundle.preprocessing).in_order_of(bundle.labels)
+    bundle, dataset = load_model(options)
     engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
-    points = [_Place.at(engine, measure_setting(engine, dataset.test, point)) for point in bundle.table.points]
+    points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
     found = {
         "model": options.model.name,
         "digest": bundle.digest,
@@ -63,23 +56,23 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    print_tables(found)
+    results.print_tables(found)
     print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", found))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
-    """A setting on the test images: MACs of the plain network's, and what it got right."""
+class _Position:
+    """A setting on the test images: its MACs of the plain network's, and what it got right."""
 
     work: float
     right: NDArray[np.bool_]
 
     @classmethod
-    def at(cls, engine: Engine, found: Measurement) -> _Place:
+    def of(cls, engine: Engine, found: Measurement) -> _Position:
         return cls(found.gated_macs(engine.shape) / engine.shape.dense, found.right)
 
 
-def _no_loss(bundle: Bundle, points: list[_Place]) -> list[dict[str, Any]]:
+def _no_loss(bundle: Bundle, points: list[_Position]) -> list[dict[str, Any]]:
     """The sparsest point that states no sure loss: MACs of exact's, and what it loses on images that chose nothing.
 
     Chosen by the table alone, where the interval of the paired loss against exact touches 0.
@@ -94,49 +87,46 @@ def _no_loss(bundle: Bundle, points: list[_Place]) -> list[dict[str, Any]]:
     }]  # fmt: skip
 
 
-def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: list[_Place]) -> list[dict[str, Any]]:
-    """Accuracy at equal MACs, linear between places: gates and exits together, gates alone, exits alone."""
+def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: list[_Position]) -> list[dict[str, Any]]:
+    """Accuracy at equal MACs, linear between positions: gates and exits together, gates alone, exits alone."""
     weighed = choose.first(WEIGHED)
-    gates = notches_in(gate_values(bundle.network, bundle.preprocessing, choose))
-    exits = exit_notches(engine, weighed)
+    gates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, choose))
+    exits = exit_candidates(engine, weighed)
     nothing = [np.empty(0)]
     alone = {
-        "gates": find_path(engine, [*gates, *nothing * len(exits)], weighed, LARGEST_COST),
-        "exits": find_path(engine, [*nothing * len(gates), *exits], weighed, LARGEST_COST),
+        "gates": search_thresholds(engine, [*gates, *nothing * len(exits)], weighed, LARGEST_COST),
+        "exits": search_thresholds(engine, [*nothing * len(gates), *exits], weighed, LARGEST_COST),
     }
-    places = {"both": both} | {name: _along(engine, path, test) for name, path in alone.items()}
+    positions = {"both": both} | {name: _along(engine, curve, test) for name, curve in alone.items()}
     rows = []
     for work in WORK:
         row: dict[str, Any] = {"work": work}
-        for name, found in places.items():
+        for name, found in positions.items():
             row[name] = _accuracy_at(found, work)
         for name in alone:
-            row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, places[name], work)
+            row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
         rows.append(row)
     return rows
 
 
-def _along(engine: Engine, path: ThresholdPath, test: Split) -> list[_Place]:
-    found = []
-    for place in np.linspace(0, path.length, PLACES):
-        thresholds, confidences = row_parts(engine, path.at(place))
-        found.append(_Place.at(engine, measure(engine, test, thresholds, exit_confidence=confidences)))
-    return found
+def _along(engine: Engine, curve: ThresholdCurve, test: Split) -> list[_Position]:
+    settings = [curve.at(position) for position in np.linspace(0, curve.length, POSITIONS)]
+    return [_Position.of(engine, measure(engine, test, setting)) for setting in settings]
 
 
-def _around(places: list[_Place], work: float) -> tuple[_Place, _Place, float] | None:
+def _around(positions: list[_Position], work: float) -> tuple[_Position, _Position, float] | None:
     """The neighbours in work, and how far it lies from the first towards the second; None out of reach."""
-    above = min((one for one in places if one.work >= work), key=lambda one: one.work, default=None)
-    below = max((one for one in places if one.work <= work), key=lambda one: one.work, default=None)
+    above = min((one for one in positions if one.work >= work), key=lambda one: one.work, default=None)
+    below = max((one for one in positions if one.work <= work), key=lambda one: one.work, default=None)
     if above is None or below is None:
         return None
     span = above.work - below.work
     return below, above, (work - below.work) / span if span else 0.0
 
 
-def _rights_at(places: list[_Place], work: float) -> NDArray[np.float64] | None:
+def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
     """Each image's chance of being right at that work, between the neighbours' answers."""
-    around = _around(places, work)
+    around = _around(positions, work)
     if around is None:
         return None
     below, above, share = around
@@ -144,12 +134,12 @@ def _rights_at(places: list[_Place], work: float) -> NDArray[np.float64] | None:
     return rights
 
 
-def _accuracy_at(places: list[_Place], work: float) -> float | None:
-    rights = _rights_at(places, work)
+def _accuracy_at(positions: list[_Position], work: float) -> float | None:
+    rights = _rights_at(positions, work)
     return None if rights is None else float(rights.mean())
 
 
-def _ahead(ours: list[_Place], theirs: list[_Place], work: float) -> tuple[float | None, list[float]]:
+def _ahead(ours: list[_Position], theirs: list[_Position], work: float) -> tuple[float | None, list[float]]:
     """Percentage points ahead at equal work, with a 95 % interval from the images' differences."""
     mine, other = _rights_at(ours, work), _rights_at(theirs, work)
     if mine is None or other is None:
@@ -161,11 +151,11 @@ def _ahead(ours: list[_Place], theirs: list[_Place], work: float) -> tuple[float
 
 def _exits(engine: Engine, test: Split) -> list[dict[str, Any]]:
     """Each exit if all images took it, with exact gates; the network's end last."""
-    exits, nothing = len(engine.shape.exits), [0.0] * len(engine.shape.layers)
+    exits = len(engine.shape.exits)
     rows = []
     for number in range(exits + 1):
-        confidences = [NEVER * (number != other) for other in range(exits)]
-        parts = list(outputs_over(engine, test, nothing, 0, confidences))
+        confidences = tuple(NEVER * (number != other) for other in range(exits))
+        parts = list(outputs_over(engine, test, replace(exact_setting(engine), exit_confidence=confidences)))
         logits, labels = (np.concatenate(column) for column in ([o.logits for o, _ in parts], [y for _, y in parts]))
         right, sure = logits.argmax(1) == labels, softmax(logits).max(1)
         error = expected_calibration_error(sure, right)
@@ -187,7 +177,7 @@ def _latency(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]
         seconds = {}
         for number in random.permutation(2):
             point = (exact, half)[number]
-            seconds[number], macs = _time(engine, batches, _controls(point))
+            seconds[number], macs = _time(engine, batches, RunOptions.of([point.setting] * BATCH))
             spent.append((number, macs))
         ratios.append(seconds[1] / seconds[0])
     macs_of = [np.mean([macs for one, macs in spent if one == number]) for number in (0, 1)]
@@ -199,10 +189,6 @@ def _latency(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]
     }]  # fmt: skip
 
 
-def _controls(point: OperatingPoint) -> RunOptions:
-    return RunOptions.uniform(BATCH, point.thresholds, point.norm_set, exit_confidence=point.exit_confidence)
-
-
 def _time(engine: Engine, batches: list[NDArray[np.uint8]], options: RunOptions) -> tuple[float, float]:
     """Seconds for all batches, and mean gated MACs of an image."""
     macs = 0.0
@@ -210,7 +196,7 @@ def _time(engine: Engine, batches: list[NDArray[np.uint8]], options: RunOptions)
     outputs = [engine.run(batch, options) for batch in batches]
     seconds = time.perf_counter() - began
     for output in outputs:
-        macs += float(engine.shape.gated(output.kept, output.exit).mean()) / len(outputs)
+        macs += float(engine.shape.gated(output.kept, output.exit_index).mean()) / len(outputs)
     return seconds, macs
 
 

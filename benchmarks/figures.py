@@ -7,65 +7,70 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks import training_tables
+from benchmarks import cpu, goals, results, training_tables
+from benchmarks.training_tables import head
 
-HOME = Path(__file__).parents[1]
-DOCS = HOME / "docs"
-MODEL = HOME / "models" / "resnet20-cifar10"
+DOCS = results.HOME / "docs"
+MODEL = results.HOME / "models" / "resnet20-cifar10"
 DENSE_MACS = 40_551_040
-REACHED = Path(__file__).parent / "results" / "stated_and_reached.json"
-CPU = Path(__file__).parent / "results" / "cpu"
-SERVING = Path(__file__).parent / "results" / "serving"
-OVERLOAD = Path(__file__).parent / "results" / "overload-resnet20.json"
-TRADE_OFF = Path(__file__).parent / "results" / "trade_off.json"
-FAULTS = Path(__file__).parent / "results" / "faults.json"
-TABLES = HOME / "README.md", DOCS / "cpu-engine.md", DOCS / "serving.md", DOCS / "training.md", DOCS / "sidenet.md"
+PAGES = (
+    results.HOME / "README.md",
+    *(DOCS / f"{name}.md" for name in ("cpu-engine", "serving", "training", "sidenet")),
+)
+
+Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``TABLES``."""
+    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``PAGES``."""
     draw_example(DOCS / "example.png")
     draw_curve(DOCS / "curve.svg")
-    if OVERLOAD.is_file():
-        draw_overload(DOCS / "overload.svg", json.loads(OVERLOAD.read_text(encoding="utf-8")))
-    for file in TABLES:
+    overload = results.read("overload-resnet20")
+    if overload is not None:
+        draw_overload(DOCS / "overload.svg", overload)
+    for file in PAGES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def fill_tables(page: str) -> str:
-    """A page with its tables written afresh from the bundle and the result files."""
-    bundle = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
-    tables = {"table": points_table(bundle)}
-    if REACHED.is_file():
-        tables["reached"] = reached_table(json.loads(REACHED.read_text(encoding="utf-8")))
-    measured = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(CPU.glob("*.json"))]
+    """A page with its tables written again from the bundle and the result files."""
+    tables: dict[str, Iterable[str]] = {"table": points_table(_bundle()), **training_tables.tables()}
+    for name, result, table in (
+        ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
+        ("faults", "faults", faults_table),
+    ):  # fmt: skip
+        figures = results.read(result)
+        if figures is not None:
+            tables[name] = table(figures)
+    measured = cpu.measured()
     if measured:
-        tables["cpu"] = cpu_table(measured)
-        tables["goals"] = goals_table()
-    served = [json.loads((SERVING / f"{name}.json").read_text(encoding="utf-8")) for name in _served()]
+        tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}
+    served = [figures for name in ("resnet20", "resnet18") if (figures := results.read(f"serving/{name}")) is not None]
     if served:
         tables["serving"] = serving_table(served)
-    if TRADE_OFF.is_file():
-        tables["gain"] = gain_table(json.loads(TRADE_OFF.read_text(encoding="utf-8")))
-    if FAULTS.is_file():
-        tables["faults"] = faults_table(json.loads(FAULTS.read_text(encoding="utf-8")))
-    for name, rows in (tables | training_tables.tables()).items():
+    for name, rows in tables.items():
         pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end of {name} -->)"
         content = "\n".join(rows)
-        page = re.sub(pattern, lambda found, text=content: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.S)
+        page = re.sub(pattern, lambda match, text=content: f"{match[1]}\n{text}\n\n{match[2]}", page, flags=re.S)
     return page
 
 
-def points_table(bundle: dict[str, Any]) -> Iterator[str]:
+def _bundle() -> Figures:
+    description: Figures = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
+    return description
+
+
+def points_table(bundle: Figures) -> Iterator[str]:
     """Operating points as Markdown rows."""
-    yield "| point | skip ratio | MACs, gated / plain twin | accuracy % (95 %) | lost against exact, points | at most |"
-    yield "|---|---|---|---|---|---|"
+    yield from head(
+        "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
+    )
     for point in bundle["operating_points"]["points"]:
         interval = point["accuracy_interval"]
         yield (
@@ -79,11 +84,11 @@ def points_table(bundle: dict[str, Any]) -> Iterator[str]:
         yield f"| plain twin | – | 1 | {100 * twin['accuracy']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | – | – |"
 
 
-def gain_table(result: dict[str, Any]) -> Iterator[str]:
+def gain_table(result: Figures) -> Iterator[str]:
     """What is gained at which accuracy, as Markdown rows."""
-    columns = "you ask for", "point", "accuracy %", "lost, points", "plain twin's MACs left", "speed, times `exact`'s"
-    yield f"| {' | '.join(columns)} |"
-    yield "|---|---|---|---|---|---|"
+    yield from head(
+        "you ask for", "point", "accuracy %", "lost, points", "plain twin's MACs left", "speed, times `exact`'s"
+    )
     for row in result["rows"]:
         asked = "nothing" if row["asked"] == "exact" else f"`max_accuracy_drop={row['asked']}`"
         yield (
@@ -92,10 +97,9 @@ def gain_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def reached_table(result: dict[str, Any]) -> Iterator[str]:
+def reached_table(result: Figures) -> Iterator[str]:
     """What was asked, stated and reached over HTTP as Markdown rows."""
-    yield "| asked | skip ratio reached | accuracy stated % | accuracy reached % (95 %) | z |"
-    yield "|---|---|---|---|---|"
+    yield from head("asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z")
     for row in result["rows"]:
         low, high = row["accuracy_interval"]
         asked = f"sparsity={row['asked']:g}" if row["asked"] else "exact"
@@ -105,11 +109,12 @@ def reached_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def cpu_table(results: list[dict[str, Any]]) -> Iterator[str]:
+def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:
     """What skipping gains on a CPU as Markdown rows: a row per result and skip ratio."""
-    yield "| network | batch, threads | best dense, ms | skip ratio | ms | speed-up (MACs allow) | realised |"
-    yield "|---|---|---|---|---|---|---|"
-    for result in results:
+    yield from head(
+        "network", "batch, threads", "best dense, ms", "skip ratio", "ms", "speed-up (MACs allow)", "realised"
+    )
+    for _, result in sorted(measured.items()):
         medians = {row["name"]: row["median_ms"] for row in result["contestants"] if "median_ms" in row}
         if result["best_baseline"] is None:
             continue  # a comparison of thread counts
@@ -125,25 +130,20 @@ def cpu_table(results: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
-def goals_table() -> Iterator[str]:
+def goals_table(measured: dict[str, Figures]) -> Iterator[str]:
     """What the measurements on a CPU aim at and reach, as Markdown rows."""
-    from benchmarks.cpu import reached
-
-    yield "| measurement | figure | aim | reached |"
-    yield "|---|---|---|---|"
-    for goal, figure in reached():
-        yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {figure:.3f} |"
+    yield from head("measurement", "figure", "aim", "reached")
+    for goal in goals.on_cpu(measured):
+        if goal.figure is not None:
+            yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
 
 
-def _served() -> list[str]:
-    return [name for name in ("resnet20", "resnet18") if (SERVING / f"{name}.json").is_file()]
-
-
-def serving_table(results: list[dict[str, Any]]) -> Iterator[str]:
+def serving_table(served: list[Figures]) -> Iterator[str]:
     """How this service and its peers compare, the best peer first, as Markdown rows."""
-    yield "| network | server | answers a second | against the best peer | p99 ms at 70 % | outside the engine, ms |"
-    yield "|---|---|---|---|---|---|"
-    for result in results:
+    yield from head(
+        "network", "server", "answers a second", "against the best peer", "p99 ms at 70 %", "outside the engine, ms"
+    )
+    for result in served:
         rows = sorted(result["contestants"], key=lambda row: (row["kind"] == "own", -row["saturated_per_s"]))
         for row in rows:
             if row["kind"] == "native":
@@ -162,10 +162,9 @@ def _outside(row: dict[str, Any]) -> str:
     return _milliseconds(row["outside_engine_ms"]) + ("" if served is None else f" ({served:.1f})")
 
 
-def faults_table(result: dict[str, Any]) -> Iterator[str]:
+def faults_table(result: Figures) -> Iterator[str]:
     """What was tried, and how many requests were sent and answered, as Markdown rows."""
-    yield "| tried | seconds | sent | answered | connection failed | left by the client | wrong | lost |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield from head("tried", "seconds", "sent", "answered", "connection failed", "left by the client", "wrong", "lost")
     for row in (row for row in result.values() if isinstance(row, dict) and "abandoned" in row):
         answered = ", ".join(f"{count:,} × {status}" for status, count in row["answered"].items())
         yield (
@@ -201,13 +200,8 @@ def draw_example(file: Path) -> None:
 
 def draw_curve(file: Path) -> None:
     """Accuracy over work: the model's table, what was reached over HTTP on test images, and the plain twin."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "lccl"
-    import matplotlib.pyplot as plt
-
-    bundle = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
+    plt = _plots()
+    bundle = _bundle()
     points = bundle["operating_points"]["points"]
     ratios = [point["skip_ratio"] for point in points]
     accuracies = [100 * point["accuracy"] for point in points]
@@ -221,8 +215,9 @@ def draw_curve(file: Path) -> None:
     twin = bundle["training"].get("plain_twin")
     if twin:
         axes.axhline(100 * twin["accuracy"], color="#777777", linestyle="--", linewidth=1, label="plain twin")
-    if REACHED.is_file():
-        rows = json.loads(REACHED.read_text(encoding="utf-8"))["rows"]
+    reached = results.read("stated_and_reached")
+    if reached is not None:
+        rows = reached["rows"]
         axes.scatter(
             [row["skip_reached"] for row in rows], [100 * row["accuracy_reached"] for row in rows],
             marker="x", color="#c4501b", zorder=3, label="reached over HTTP, test images",
@@ -230,21 +225,12 @@ def draw_curve(file: Path) -> None:
     axes.set_xlabel("skip ratio: share of gated convolutions' cells not needed")
     axes.set_ylabel("accuracy %")
     axes.set_title("resnet20-cifar10: one set of weights, every trade-off", loc="left", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    _save(figure, file)
 
 
 def draw_overload(file: Path, result: dict[str, Any]) -> None:
     """Goodput and p99 over offered load, with and without brown-out."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "lccl"
-    import matplotlib.pyplot as plt
-
+    plt = _plots()
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
     for name, colour in (("with", "#1f5fa8"), ("without", "#c4501b")):
         rows = [row for row in result["rows"] if row["brownout"] == name]
@@ -257,9 +243,25 @@ def draw_overload(file: Path, result: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.set_xlabel("offered load, times capacity")
         axes.set_ylim(bottom=0)
+    _save(figure, file)
+
+
+def _plots() -> Any:
+    """Pyplot that writes the same SVG every time."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "lccl"
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, file: Path) -> None:
+    for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower left" if len(figure.axes) == 1 else "best")
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 

@@ -22,7 +22,6 @@
 #   JOBS      processes that run the tests, with pytest-xdist (just over half the cores)
 #   TOTAL_S   seconds for all stages together        TESTS_S TUNE_S KERNELS_S NETWORKS_S TRAIN_S SANITIZER_S for one
 #   TESTS     what pytest is to run                  SANITIZED the same under compute-sanitizer
-#   PROGRAM   how the engine runs networks: layers or image, where auto would take the other
 #   CASES     networks to measure: resnet18-b256 …   LAYERS_OF networks whose layers `kernels` measures
 set -u
 
@@ -95,9 +94,15 @@ run() { # NAME LIMIT: what the stage does
     networks)
       # It ends by itself before its time is up: compiling a baseline cannot be interrupted.
       timeout -k 10 "$limit" "$PYTHON" -m benchmarks.gpu networks --out "$OUT" "${words[@]}" \
-        --seconds $((limit * 3 / 4)) ${CASES:+--case $CASES} ${PROGRAM:+--program $PROGRAM}
+        --seconds $((limit * 3 / 4)) ${CASES:+--case $CASES}
       ;;
-    train:*) timeout -k 10 "$limit" "$PYTHON" -m benchmarks.gpu.train "$OUT" "${1#train:}" "$DATA" ${TRAIN:-} ;;
+    train:*)
+      local row=${1#train:}
+      words=(${row%@*})
+      [ "$row" = "${row%@*}" ] || words+=(--epochs "${row#*@}")
+      timeout -k 10 "$limit" "$PYTHON" -m benchmarks.paper "${words[@]}" --data "$DATA" --device cuda \
+        --results "$OUT/train" ${TRAIN:-}
+      ;;
   esac
 }
 

@@ -23,15 +23,14 @@ from safetensors.torch import load_file
 
 import lccl
 from benchmarks import results
-from benchmarks.any_sparsity import paired, print_tables
-from benchmarks.recipes import budget_flags, budgeted, calibrated_path, part_of, run_folder, shared_recipe, trained
+from benchmarks.models import command_line, data_of, paired
+from benchmarks.recipes import budget_flags, budgeted, calibrated_curve, part_of, run_folder, shared_recipe, trained
 from lccl.bundle.format import Bundle
-from lccl.calibration.search import ThresholdPath
-from lccl.data import HeldOut, Split, load_dataset
+from lccl.calibration.search import ThresholdCurve
+from lccl.data import HeldOut, Split
 from lccl.engines.base import Engine
 from lccl.measurement import measure
-from lccl.networks import ResNet
-from lccl.train.loop import layer_macs
+from lccl.plan.run import Setting
 from lccl.train.recipe import Recipe, continued
 from lccl.train.thresholds import ThresholdSampler
 
@@ -42,50 +41,45 @@ FURTHER_LR = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contender:
-    """A network, what runs it, and calibration's way from exact to sparse for it."""
+    """A network's engine, and the curve from exact to sparse that calibration finds for it."""
 
-    network: ResNet
     engine: Engine
-    path: ThresholdPath
+    curve: ThresholdCurve
 
-    def calibrated(self, ratio: float) -> list[float]:
-        """Thresholds [L] where calibration's way reaches a skip ratio; its end if it does not."""
-        rising = np.maximum.accumulate(self.path.skip_ratios)
-        place = float(np.interp(ratio, rising, np.arange(len(rising))))
-        return [float(threshold) for threshold in self.path.at(place)]
+    def calibrated(self, ratio: float) -> Setting:
+        """The setting where the curve reaches a skip ratio; its end if it does not."""
+        rising = np.maximum.accumulate(self.curve.skip_ratios)
+        return self.curve.at(float(np.interp(ratio, rising, np.arange(len(rising)))))
 
 
 def contender(
     name: str, plain: Bundle, start: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace
 ) -> Contender:
-    """Train a network by a recipe, or go on from its checkpoint, and find calibration's way for it."""
+    """Train a network by a recipe, or go on from its checkpoint, and find calibration's curve for it."""
     network, _ = trained(name, plain, data, recipe, options, start)
     engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads)
-    return Contender(network, engine, calibrated_path(network, engine, plain, data))
+    return Contender(engine, calibrated_curve(network, engine, plain, data))
 
 
-def trained_with(network: ResNet, folder: Path, ratio: float) -> list[float]:
-    """Thresholds [L] that a run would draw for a skip ratio after its last step, from its checkpoint."""
+def trained_with(macs: list[int], folder: Path, ratio: float) -> Setting:
+    """The setting that a run would draw for a skip ratio after its last step, from its checkpoint."""
     state = load_file(folder / "checkpoint.safetensors")
-    sampler = ThresholdSampler(layer_macs(network), torch.device("cpu"))
+    sampler = ThresholdSampler(macs, torch.device("cpu"))
     own = {name.removeprefix("sampler."): value for name, value in state.items() if name.startswith("sampler.")}
     sampler.restore(own, seen=1)
-    thresholds: list[float] = sampler.shared_out(torch.tensor([ratio]), "path")[0].tolist()
-    return thresholds
+    return Setting(tuple(sampler.shared_out(torch.tensor([ratio]), "path")[0].tolist()))
 
 
 def main() -> None:
     """Train what has no checkpoint yet, measure, print, write the result file."""
-    parser = budgeted(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = budgeted(command_line(__doc__))
     parser.add_argument("--start", type=Path, help="a bundle of a network with gates to go on from")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(SKIP_RATIOS))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
     start = lccl.load(options.start) if options.start else plain
-    dataset = load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels)
+    dataset = data_of(plain, options.data)
     data, recipe = part_of(dataset, options), shared_recipe(options)
     if options.start:
         recipe = continued(replace(recipe, lr=FURTHER_LR))
@@ -94,7 +88,8 @@ def main() -> None:
     for ratio in options.ratios:
         name, recipe_alone = f"alone-{ratio:g}", replace(recipe, skip_bottom=ratio, skip_top=ratio)
         alone = contender(name, plain, start, data, recipe_alone, options)
-        learned = trained_with(alone.network, run_folder(name, recipe_alone, len(data.train)), ratio)
+        macs = [layer.convolution.macs for layer in alone.engine.shape.layers]
+        learned = trained_with(macs, run_folder(name, recipe_alone, len(data.train)), ratio)
         theirs = better_at(ratio, alone, [alone.calibrated(ratio), learned], data.choose)
         rows.append(_row(ratio, dataset.test, (every, every.calibrated(ratio)), (alone, theirs)))
     found = {
@@ -102,27 +97,27 @@ def main() -> None:
         "budget": {name: getattr(options, name) for name in ("images", "epochs", "seed", "precision")},
         "rows": rows,
     }
-    print_tables(found)
+    results.print_tables(found)
     begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
     ratios = "" if options.ratios == list(SKIP_RATIOS) else f" --ratios {' '.join(map(str, options.ratios))}"
     command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}{ratios}"
     print(results.write("one_ratio", command, found))
 
 
-def better_at(ratio: float, one: Contender, rows: list[list[float]], choose: Split) -> list[float]:
-    """Of several sets of thresholds the most accurate one that skips as much as is asked for, within 0.02.
+def better_at(ratio: float, one: Contender, settings: list[Setting], choose: Split) -> Setting:
+    """Of several settings the most accurate one that skips as much as is asked for, within 0.02.
 
     The first where none does.
     """
-    tried = [(measure(one.engine, choose, row), row) for row in rows]
-    near = [(found, row) for found, row in tried if abs(found.skip_ratio(one.engine.shape) - ratio) <= WITHIN]
-    return max(near or tried[:1], key=lambda pair: pair[0].accuracy)[1]
+    tried = [measure(one.engine, choose, setting) for setting in settings]
+    near = [found for found in tried if abs(found.skip_ratio(one.engine.shape) - ratio) <= WITHIN]
+    return max(near or tried[:1], key=lambda found: found.accuracy).setting
 
 
 def _row(
-    ratio: float, test: Split, ours: tuple[Contender, list[float]], theirs: tuple[Contender, list[float]]
+    ratio: float, test: Split, ours: tuple[Contender, Setting], theirs: tuple[Contender, Setting]
 ) -> dict[str, Any]:
-    every, alone = (measure(one.engine, test, thresholds) for one, thresholds in (ours, theirs))
+    every, alone = (measure(one.engine, test, setting) for one, setting in (ours, theirs))
     ahead, interval = paired(every.right, alone.right)
     return {
         "skip_ratio": ratio, "reached": every.skip_ratio(ours[0].engine.shape), "accuracy": every.accuracy,

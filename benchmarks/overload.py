@@ -13,18 +13,16 @@ one of the cores that the server uses too.
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import results
+from benchmarks.models import command_line
 from benchmarks.serving.measure import awake
 from benchmarks.serving.servers import Ask, Server, ask_service, start_service
-from benchmarks.serving.workload import DATA, Served, serve_all
+from benchmarks.serving.workload import Served, serve_all
 from lccl_client.load import Body, Closed, Open, Plan, Report, Stream, run_apart
 
 QUALITIES = {
@@ -38,12 +36,12 @@ IN_FLIGHT = 64
 
 def main() -> None:
     """Measure both servers in turn at every load, print a table, write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--network", choices=sorted(QUALITIES), default="resnet20")
     options = parser.parse_args()
-    (served,) = serve_all([options.network], DATA if DATA.exists() else None)
+    (served,) = serve_all([options.network], results.usual_data())
     ask, deadline_ms = ask_service(QUALITIES[options.network], served), DEADLINES_MS[options.network]
     servers = {name: _start(served, name, deadline_ms) for name in ("with", "without")}
     try:
@@ -54,7 +52,7 @@ def main() -> None:
     finally:
         for server in servers.values():
             server.close()
-    _print(figures)
+    results.print_rows(figures["rows"], f"capacity {figures['capacity_per_s']}/s")
     command = (
         f"python -m benchmarks.overload --network {options.network} --seconds {options.seconds:g} "
         f"--rounds {options.rounds}"
@@ -121,13 +119,6 @@ def _figures(report: Report) -> dict[str, float]:
         "generator_share": report.generator.cpu_share,
         **mean,
     }
-
-
-def _print(figures: dict[str, Any]) -> None:
-    table = Table(*figures["rows"][0], box=None, header_style="bold", title=f"capacity {figures['capacity_per_s']}/s")
-    for row in figures["rows"]:
-        table.add_row(*(value if isinstance(value, str) else f"{value:g}" for value in row.values()))
-    Console(width=200).print(table)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,16 @@ import torch
 
 import lccl
 from benchmarks import results
-from benchmarks.any_sparsity import varying
+from benchmarks.models import command_line, data_of, varying
 from lccl.bundle.format import Bundle
-from lccl.calibration.search import LARGEST_COST, ThresholdPath, find_path, gate_values, notches_in, row_parts
-from lccl.data import Dataset, HeldOut, Split, hold_out, load_dataset
+from lccl.calibration.search import LARGEST_COST, ThresholdCurve, gate_candidates, gate_values, search_thresholds
+from lccl.data import Dataset, HeldOut, Split, hold_out
 from lccl.engines.base import Engine
-from lccl.measurement import measure
+from lccl.measurement import exact_setting, measure
 from lccl.networks import ResNet
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe, attached
 
-FOLDER = Path(__file__).parent / "results" / "recipes"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "path": ("as shipped: thresholds along the way that calibration takes, a teacher", {}),
     "common": ("one common threshold for all layers", {"allocation": "common"}),
@@ -42,15 +41,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "few-exact": ("5 % of the images exact instead of 30 %", {"exact_share": 0.05}),
 }
 SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
-PLACES = 25
+POSITIONS = 25
 WEIGHED = 500
 
 
 def main() -> None:
     """Train and measure the variants named, or all."""
-    parser = budgeted(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = budgeted(command_line(__doc__))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(VARIANTS)}; all of them without any")
     options = parser.parse_intermixed_args()
     unknown = set(options.names) - set(VARIANTS)
@@ -58,21 +55,17 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
-    data = part_of(load_dataset(options.data, plain.preprocessing).in_order_of(plain.labels), options)
+    data = part_of(data_of(plain, options.data), options)
     for name in options.names or VARIANTS:
         description, changes = VARIANTS[name]
         recipe = dataclasses.replace(shared_recipe(options), **changes)
-        file = FOLDER / f"{run_name(name, recipe, options.images)}.json"
-        if file.is_file():
+        file = f"recipes/{run_name(name, recipe, options.images)}"
+        if results.read(file) is not None:
             continue
         figures = _run(name, plain, data, recipe, options)
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} {budget_flags(options)}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
-        print(
-            results.write(
-                f"recipes/{file.stem}", command, {"variant": name, "description": description, **budget, **figures}
-            )
-        )
+        print(results.write(file, command, {"variant": name, "description": description, **budget, **figures}))
 
 
 def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -90,8 +83,8 @@ def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def budget_flags(options: argparse.Namespace) -> str:
     """The options that set a run's budget, for the command beside its result."""
-    flags = " ".join(f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision"))
-    return flags + " --compile" * options.compile_network
+    flags = [f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision")]
+    return " ".join([*flags, *["--compile"] * options.compile_network])
 
 
 def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
@@ -146,23 +139,24 @@ def run_folder(name: str, recipe: Recipe, images: int) -> Path:
     return Path("runs") / "recipes" / run_name(name, recipe, images)
 
 
-def calibrated_path(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> ThresholdPath:
+def calibrated_curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> ThresholdCurve:
     """The way from exact to sparse that calibration finds for a network, on fewer images."""
-    notches = notches_in(gate_values(network, plain.preprocessing, data.choose))
-    return find_path(engine, notches, data.choose.first(WEIGHED), LARGEST_COST)
+    candidates = gate_candidates(gate_values(network, plain.preprocessing, data.choose))
+    return search_thresholds(engine, candidates, data.choose.first(WEIGHED), LARGEST_COST)
 
 
 def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
     """What calibration's way through a network comes to on the measuring part."""
-    found = along(calibrated_path(network, engine, plain, data), engine, data.measure)
-    plain_accuracy = measure(lccl.compile(plain), data.measure, []).accuracy
+    found = along(calibrated_curve(network, engine, plain, data), engine, data.measure)
+    twin = lccl.compile(plain)
+    plain_accuracy = measure(twin, data.measure, exact_setting(twin)).accuracy
     return {"plain_accuracy": plain_accuracy, **found}
 
 
-def along(path: ThresholdPath, engine: Engine, split: Split) -> dict[str, Any]:
-    """Accuracy at exact and at each skip ratio, linear between places on a way, and how many layers vary at 0.45."""
-    rows = [row_parts(engine, path.at(place)) for place in np.linspace(0, path.length, PLACES)]
-    found = [measure(engine, split, thresholds, exit_confidence=exits) for thresholds, exits in rows]
+def along(curve: ThresholdCurve, engine: Engine, split: Split) -> dict[str, Any]:
+    """Accuracy at exact and at each skip ratio, linear in between, and how many layers vary at 0.45."""
+    settings = [curve.at(position) for position in np.linspace(0, curve.length, POSITIONS)]
+    found = [measure(engine, split, setting) for setting in settings]
     ratios = np.maximum.accumulate([one.skip_ratio(engine.shape) for one in found]).tolist()
     accuracies = [one.accuracy for one in found]
     at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}

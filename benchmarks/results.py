@@ -1,15 +1,66 @@
-"""Result files: figures with the commit, machine and versions they were taken on."""
+"""Result files: figures with the commit, machine and versions they were taken on; and rows of them as tables."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lccl.bench import provenance
+from rich.console import Console
+from rich.table import Table
 
+from lccl import provenance
+
+HOME = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "results"
+DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
 
-def write(name: str, command: str, figures: dict[str, Any]) -> Path:
+def write(name: str, command: str, figures: Mapping[str, Any]) -> Path:
     """Write ``results/<name>.json`` and return its path."""
-    return provenance.write(FOLDER / f"{name}.json", command, figures)
+    return provenance.write(FOLDER / f"{name}.json", command, dict(figures))
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """The content of ``results/<name>.json``; None where there is no such file."""
+    file = FOLDER / f"{name}.json"
+    content: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return content
+
+
+def usual_data() -> Path | None:
+    """The data set that images are taken from when none is named; None where it is not there."""
+    return DATA if DATA.exists() else None
+
+
+def print_tables(figures: Mapping[str, Any]) -> None:
+    """Print those of a result's values that are lists of rows as tables, each under its name."""
+    for name, rows in figures.items():
+        if isinstance(rows, list):
+            print_rows(rows, name)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print rows as a table; its columns are their keys."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = new_table(title, *(column.replace("_", " ") for column in columns))
+    for row in rows:
+        table.add_row(*(_text(row.get(column, "")) for column in columns))
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
+    return str(value)

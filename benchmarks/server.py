@@ -1,41 +1,164 @@
-"""A real ``lccl-serve`` in a process of its own, for benchmarks that go over HTTP."""
+"""A real ``lccl-serve`` that may be killed, stopped, restarted on its port, and looked into from outside."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
 import httpx
 
+HOME = Path(__file__).parents[1]
+BUILD = HOME / "build" / "faults"
+MODELS = HOME / "models"
+SERVICE = ("-m", "service")
+START_S, STOP_S = 120.0, 60.0
+SOON_S = 15.0
 
-@contextmanager
-def served(*flags: str) -> Iterator[str]:
-    """Serve the shipped models on a free port; yields the base URL once ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    base = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "service", "--port", str(port), "--log-level", "warning", *flags]
-    with subprocess.Popen(command) as process:
+
+class Server:
+    """A server on a port of its own, running inside ``with``.
+
+    Args:
+        name: of its log, ``build/faults/<name>.log``.
+        flags: of ``lccl-serve``.
+        program: what Python runs.
+        environment: added to this process's.
+        stdout: where the log goes instead.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *flags: str,
+        program: tuple[str, ...] = SERVICE,
+        environment: Mapping[str, str] | None = None,
+        stdout: IO[bytes] | int | None = None,
+    ) -> None:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.base, self.log = f"http://127.0.0.1:{self.port}", BUILD / f"{name}.log"
+        self.log.write_bytes(b"")
+        self._command = [sys.executable, *program, "--port", str(self.port), *flags]
+        if "--models" not in flags:
+            self._command += ["--models", str(MODELS)]
+        if "--log-level" not in flags:
+            self._command += ["--log-level", "warning"]
+        self._environment, self._stdout = os.environ | dict(environment or {}), stdout
+
+    def __enter__(self) -> Self:
+        self.start()
         try:
-            _wait(base, process)
-            yield base
-        finally:
-            process.terminate()
-            process.wait(60)
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
-def _wait(base: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise RuntimeError("the server did not start")
-        try:
-            if httpx.get(f"{base}/health/ready").status_code == 200:
+    def start(self) -> None:
+        """Start the process; see :meth:`wait_ready`."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, env=self._environment, cwd=HOME, stderr=log, stdin=subprocess.DEVNULL,
+                stdout=log if self._stdout is None else self._stdout,
+            )  # fmt: skip
+
+    def wait_ready(self) -> None:
+        """Return once the server is ready.
+
+        Raises:
+            RuntimeError: the process ended, or took too long.
+
+        """
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}: see {self.log}")
+            if self.status("/health/ready") == 200:
                 return
+            time.sleep(0.05)
+        raise RuntimeError("the server did not become ready")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def status(self, path: str) -> int:
+        """The status of a GET; 0 without an answer."""
+        try:
+            return httpx.get(self.base + path, timeout=SOON_S).status_code
         except httpx.TransportError:
+            return 0
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = httpx.get(f"{self.base}/metrics", timeout=SOON_S).text
+        values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, values))
+
+    def memory_bytes(self) -> int:
+        """Resident memory."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", text, re.MULTILINE)
+        assert found is not None
+        return 1024 * int(found[1])
+
+    def open_files(self) -> int:
+        """Open files, connections included."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def settled(self, files: int) -> list[str]:
+        """What is still held after all requests have ended; waits for it to be let go.
+
+        Args:
+            files: that were open before.
+
+        """
+        deadline = time.monotonic() + SOON_S
+        while True:
+            left = []
+            if (requests := self.metric("lccl_inflight_requests")) > 1:
+                left.append(f"{requests - 1:.0f} requests are still counted as under way")
+            if waiting := self.metric("lccl_queue_depth"):
+                left.append(f"{waiting:.0f} images still wait")
+            if (still := self.open_files()) > files + 2:
+                left.append(f"{still} files are open, {files} were before")
+            if not left or time.monotonic() > deadline:
+                return left
             time.sleep(0.1)
-    raise RuntimeError("the server did not become ready within a minute")
+
+    def errors(self) -> list[str]:
+        """What the log says of errors, traces included; the first few."""
+        found = []
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                found.append(f"not JSON: {line[:200]}")
+                continue
+            if entry.get("level") in {"ERROR", "CRITICAL"}:
+                trace = entry.get("exc_info", "").strip().splitlines()
+                found.append(f"{entry.get('message', '')[:200]} {trace[-1][:200] if trace else ''}".strip())
+        return found[:5]

@@ -8,89 +8,71 @@ The whole engine, batches of 32 on all threads, in interleaved rounds: exact, th
 
 from __future__ import annotations
 
-import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 import lccl
 from benchmarks import results
-from benchmarks.serving.workload import DATA
-from lccl.bench.images import Images, dataset_images, noise_images
-from lccl.bundle.format import Bundle, load
+from benchmarks.models import at, command_line
+from lccl.bench.clock import Seconds, WallClock
+from lccl.bench.images import dataset_images, noise_images
+from lccl.bench.turns import Samples, take_turns
 from lccl.engines.base import Engine
-from lccl.operating_points import QualityRequest, Setting, controls_for
+from lccl.operating_points import OperatingPoint
+from lccl.plan.run import RunOptions
 
-MODEL = Path(__file__).parents[1] / "models" / "resnet20-cifar10"
+MODEL = results.HOME / "models" / "resnet20-cifar10"
 DROPS = (0.5, 1.0, 2.0, 5.0)
 BATCH, IMAGES, REPEATS = 32, 512, 2
 
 
 def main() -> None:
     """Measure, print a table, write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=DATA if DATA.exists() else None)
+    parser = command_line(__doc__)
+    parser.add_argument("--images", type=Path, default=results.usual_data())
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args()
-    bundle = load(MODEL)
-    images = _images(bundle, options.images)
+    bundle = lccl.load(MODEL)
+    if options.images is None:
+        images = noise_images(IMAGES, bundle.preprocessing.size)
+    else:
+        images = dataset_images(options.images, bundle.preprocessing, IMAGES)
     engine = lccl.compile(bundle)
-    settings = {"exact": bundle.table.resolve(QualityRequest())}
-    settings |= {f"{drop:g}": bundle.table.resolve(QualityRequest(max_accuracy_drop=drop)) for drop in DROPS}
-    seconds = measure(engine, images.images, settings, options.rounds)
-    rows = [_row(name, setting, seconds[name], seconds["exact"]) for name, setting in settings.items()]
-    _print(rows)
+    points = {"exact": at(bundle), **{f"{drop:g}": at(bundle, max_accuracy_drop=drop) for drop in DROPS}}
+    samples = measure(engine, images.images, points, options.rounds)
+    rows = [_row(name, point, samples) for name, point in points.items()]
+    results.print_rows(rows, "trade-off")
     figures = {"model": MODEL.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
     command = f"python -m benchmarks.trade_off --rounds {options.rounds}"
     print(results.write("trade_off", command, {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
 
 
-def measure(
-    engine: Engine, images: NDArray[np.uint8], settings: dict[str, Setting], rounds: int
-) -> dict[str, NDArray[np.float64]]:
-    """Seconds per image in each round, by setting; the order within a round changes."""
-    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    random = np.random.default_rng(0)
-    seconds = {name: np.zeros(rounds) for name in settings}
-    for number in range(rounds):
-        for name in random.permutation(list(settings)):
-            options = controls_for([settings[name]] * BATCH)
-            began = time.perf_counter()
-            for batch in batches * REPEATS:
-                engine.run(batch, options)
-            seconds[name][number] = (time.perf_counter() - began) / (REPEATS * len(images))
-    return seconds
+def measure(engine: Engine, images: NDArray[np.uint8], points: dict[str, OperatingPoint], rounds: int) -> Samples:
+    """Seconds per batch in each round, by point."""
+    batches = np.split(images, len(images) // BATCH)
+
+    def turn(options: RunOptions, repeats: int) -> Seconds:
+        return WallClock().seconds([partial(engine.run, batch, options) for batch in batches], repeats)
+
+    turns = {name: partial(turn, RunOptions.of([point.setting] * BATCH)) for name, point in points.items()}
+    return take_turns(turns, rounds, REPEATS)
 
 
-def _images(bundle: Bundle, path: Path | None) -> Images:
-    if path is None:
-        return noise_images(IMAGES, bundle.preprocessing.size)
-    return dataset_images(path, bundle.preprocessing, IMAGES)
-
-
-def _row(name: str, setting: Setting, seconds: NDArray[np.float64], exact: NDArray[np.float64]) -> dict[str, Any]:
+def _row(name: str, point: OperatingPoint, samples: Samples) -> dict[str, Any]:
     return {
         "asked": name,
-        "point": setting.name,
-        "sparsity": setting.sparsity,
-        "gated_macs": setting.gated_macs,
-        "accuracy": setting.expected_accuracy,
-        "drop": setting.expected_accuracy_drop,
-        "ms_per_image": round(1000 * float(np.median(seconds)), 5),
-        "speed_up": round(float(np.median(exact / seconds)), 4),
+        "point": point.name,
+        "sparsity": point.skip_ratio,
+        "gated_macs": point.gated_macs,
+        "accuracy": point.accuracy,
+        "drop": point.drop,
+        "ms_per_image": round(1000 * samples.median(name) / BATCH, 5),
+        "speed_up": round(samples.ratio("exact", name), 4),
     }
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:g}" for value in row.values()))
-    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

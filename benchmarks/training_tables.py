@@ -4,41 +4,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-ANY_SPARSITY, ONE_RATIO = RESULTS / "any_sparsity.json", RESULTS / "one_ratio.json"
-RECIPES, EXITS = RESULTS / "recipes", RESULTS / "early_exits.json"
-PATHS = RESULTS / "threshold_paths.json"
+from benchmarks import results
+
+Figures = dict[str, Any]
+Table = Callable[[Figures], Iterator[str]]
 
 
 def tables() -> dict[str, Iterator[str]]:
     """The tables whose results are there, by the name of their place in the page."""
-    found: dict[str, Iterator[str]] = {}
-    if ANY_SPARSITY.is_file():
-        result = json.loads(ANY_SPARSITY.read_text(encoding="utf-8"))
-        found |= {"lost": lost_table(result), "removal": removal_table(result), "floors": floors_table(result)}
-        if "attached" in result:
-            found["attached"] = attached_table(result)
-    if ONE_RATIO.is_file():
-        found["one_ratio"] = one_ratio_table(json.loads(ONE_RATIO.read_text(encoding="utf-8")))
-    recipes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RECIPES.glob("*.json"))]
-    if recipes:
-        found["recipes"] = recipes_table(recipes)
-    if PATHS.is_file():
-        found["paths"] = paths_table(json.loads(PATHS.read_text(encoding="utf-8")))
-    if EXITS.is_file():
-        result = json.loads(EXITS.read_text(encoding="utf-8"))
-        found |= {"fronts": fronts_table(result), "exits": exits_table(result), "saved": saved_table(result)}
-    return found
+    recipes = [results.read(f"recipes/{file.stem}") for file in sorted((results.FOLDER / "recipes").glob("*.json"))]
+    made = {
+        name: table(figures)
+        for file in FILES
+        if (figures := results.read(file))
+        for name, table in FILES[file].items()
+        if name != "attached" or "attached" in figures
+    }
+    return made | ({"recipes": recipes_table([each for each in recipes if each])} if recipes else {})
 
 
-def lost_table(result: dict[str, Any]) -> Iterator[str]:
+def lost_table(result: Figures) -> Iterator[str]:
     """Points lost against the plain twin at each skip ratio, and what was aimed at."""
-    yield from _head("skip ratio", "accuracy %", "lost against the plain twin, points (95 %)", "aim", "")
+    yield from head("skip ratio", "accuracy %", "lost against the plain twin, points (95 %)", "aim", "")
     for row in result["lost"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | beyond the last point, {row['out_of_reach']:.2f} | – | missed |"
@@ -49,9 +39,9 @@ def lost_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def removal_table(result: dict[str, Any]) -> Iterator[str]:
+def removal_table(result: Figures) -> Iterator[str]:
     """Skipping beside whole branches removed at no fewer MACs."""
-    yield from _head(
+    yield from head(
         "skip ratio", "M MACs", "accuracy %", "branches removed: M MACs, accuracy %", "ahead, points (95 %)", "vary"
     )
     for row in result["removal"]:
@@ -62,18 +52,18 @@ def removal_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def floors_table(result: dict[str, Any]) -> Iterator[str]:
+def floors_table(result: Figures) -> Iterator[str]:
     """What each ``max_accuracy_drop`` is served with, and what that loses on images nobody has seen."""
-    yield from _head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test images, points (95 %)", "")
+    yield from head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test images, points (95 %)", "")
     for row in result["floors"]:
         kept = "kept" if row["met"] else "broken"
         lost = _paired(row["lost"], row["interval"])
         yield f"| {row['floor']:g} | {row['point']} | {row['skip_ratio']:.2f} | {lost} | {kept} |"
 
 
-def attached_table(result: dict[str, Any]) -> Iterator[str]:
+def attached_table(result: Figures) -> Iterator[str]:
     """A network that began as a plain one, beside the one trained with gates."""
-    yield from _head("skip ratio", "trained with gates %", "attached %", "behind, points (95 %)", "aim", "")
+    yield from head("skip ratio", "trained with gates %", "attached %", "behind, points (95 %)", "aim", "")
     for row in result["attached"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | – | beyond the last point, {row['out_of_reach']:.2f} | | |"
@@ -85,9 +75,9 @@ def attached_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
+def one_ratio_table(result: Figures) -> Iterator[str]:
     """One network for every ratio beside networks for one alone, at equal budgets."""
-    yield from _head("skip ratio", "trained for every ratio %", "for this one alone %", "ahead, points (95 %)", "")
+    yield from head("skip ratio", "trained for every ratio %", "for this one alone %", "ahead, points (95 %)", "")
     for row in result["rows"]:
         verdict = "not below" if row["met"] else "below"
         yield (
@@ -96,25 +86,25 @@ def one_ratio_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def recipes_table(results: list[dict[str, Any]]) -> Iterator[str]:
+def recipes_table(runs: list[Figures]) -> Iterator[str]:
     """What was tried, at equal budgets: accuracy on held-out images along calibration's way."""
-    ratios = _reached_by_any(results)
-    yield from _head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
-    for result in sorted(results, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
+    ratios = _reached_by_any(runs)
+    yield from head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
+    for result in sorted(runs, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
         yield f"| {result['description']} | {result['seed']} | {_along(result, ratios)} |"
 
 
-def paths_table(result: dict[str, Any]) -> Iterator[str]:
+def paths_table(result: Figures) -> Iterator[str]:
     """The same weights under other thresholds: accuracy on held-out images along each way."""
     ratios = _reached_by_any(result["ways"])
-    yield from _head("thresholds", "exact", *ratios, "layers that vary at 0.45")
+    yield from head("thresholds", "exact", *ratios, "layers that vary at 0.45")
     for way in result["ways"]:
         yield f"| {way['way']} | {_along(way, ratios)} |"
 
 
-def fronts_table(result: dict[str, Any]) -> Iterator[str]:
+def fronts_table(result: Figures) -> Iterator[str]:
     """Accuracy at equal work of gates and exits together, and of either alone."""
-    yield from _head(
+    yield from head(
         "MACs / plain", "both, %", "gates alone, %", "ahead, points (95 %)", "exits alone, %", "ahead, points (95 %)"
     )
     for row in result["curves"]:
@@ -125,22 +115,22 @@ def fronts_table(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def exits_table(result: dict[str, Any]) -> Iterator[str]:
+def exits_table(result: Figures) -> Iterator[str]:
     """What each exit is worth on the test images if all of them took it."""
-    yield from _head("exit", "accuracy %", "expected calibration error %", "aim", "")
+    yield from head("exit", "accuracy %", "expected calibration error %", "aim", "")
     for row in result["exits"]:
         name = "the network's end" if row["exit"] == "end" else row["exit"]
         error, goal = 100 * row["calibration_error"], 100 * row["goal"]
         yield f"| {name} | {100 * row['accuracy']:.1f} | {error:.1f} | ≤ {goal:g} | {_reached(row)} |"
 
 
-def saved_table(result: dict[str, Any]) -> Iterator[str]:
+def saved_table(result: Figures) -> Iterator[str]:
     """Work at no loss against exact, and time at half of exact's work."""
     (free,), (half,) = result["no_loss"], result["latency"]
     low, middle, high = half["quartiles"]
     lost = f"{free['point']}; on the test images {_paired(free['lost'], free['interval'])} points"
     batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
-    yield from _head("", "measured", "aim", "")
+    yield from head("", "measured", "aim", "")
     yield (
         f"| exact's MACs at the sparsest point that may lose nothing by the table ({lost}) | {free['work']:.2f} | "
         f"≤ {free['goal']:g} at no loss | {_reached(free)} |"
@@ -151,17 +141,18 @@ def saved_table(result: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _reached_by_any(rows: list[dict[str, Any]]) -> list[str]:
+def _reached_by_any(rows: list[Figures]) -> list[str]:
     return max((list(row["accuracy_at"]) for row in rows), key=len)
 
 
-def _along(row: dict[str, Any], ratios: list[str]) -> str:
+def _along(row: Figures, ratios: list[str]) -> str:
     at = (_percent(row["accuracy_at"].get(ratio)) for ratio in ratios)
     varying = f"{row['layers_that_vary_at_0.45']} of {row['layers']}"
     return " | ".join((_percent(row["exact_accuracy"]), *at, varying))
 
 
-def _head(*columns: str) -> Iterator[str]:
+def head(*columns: str) -> Iterator[str]:
+    """The first two lines of a Markdown table."""
     yield "|" + "".join(f" {name} |" if name else " |" for name in columns)
     yield "|" + "---|" * len(columns)
 
@@ -170,7 +161,7 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _reached(row: dict[str, Any]) -> str:
+def _reached(row: Figures) -> str:
     return "reached" if row["met"] else "missed"
 
 
@@ -178,7 +169,15 @@ def _paired(value: float, interval: list[float]) -> str:
     return f"{value:+.2f} ({interval[0]:+.2f} – {interval[1]:+.2f})"
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(row: Figures) -> str:
     if row["lost"] <= row["goal"]:
         return "reached"
     return "not excluded" if row["met"] else "missed"
+
+
+FILES: Mapping[str, Mapping[str, Table]] = {
+    "any_sparsity": {"lost": lost_table, "removal": removal_table, "floors": floors_table, "attached": attached_table},
+    "one_ratio": {"one_ratio": one_ratio_table},
+    "threshold_paths": {"paths": paths_table},
+    "early_exits": {"fronts": fronts_table, "exits": exits_table, "saved": saved_table},
+}

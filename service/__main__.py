@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from lccl.errors import LcclError
-from service.logs import configure
-from service.settings import Settings
+
+from .settings import Settings
+from .telemetry.logs import configure
 
 YOUNG_OBJECTS = 10_000  # made before the collector looks at them; a request makes some hundred, and frees them
 
@@ -27,10 +28,10 @@ def main() -> None:
             print(f"lccl-serve: {name}: {complaint['msg']}", file=sys.stderr)
         raise SystemExit(2) from None
     configure(settings.log_level)
-    from service.app import create_app
-    from service.transport.server import Server, server_config
-
     try:
+        from .app import create_app
+        from .transport.server import Server, server_config
+
         app = create_app(settings)
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from lccl.errors import BundleError, InputError, LcclError, QualityError
 
@@ -95,6 +96,10 @@ class DeadlineError(ServiceError):
     """The request's deadline cannot be met, however sparse; found before any compute was spent."""
 
 
+class TransportError(LcclError):
+    """The installed uvicorn does not fit; ends the start."""
+
+
 class ClientGoneError(ServiceError):
     """The client closed the connection before its answer; nobody reads this one."""
 
@@ -129,9 +134,19 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
 )
 
 
+class ProblemBody(TypedDict):
+    """An error as the client reads it (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as the client sees it (RFC 9457, application/problem+json).
+    """An error as it is answered.
 
     Attributes:
         code: a short word for programs; also the ``reason`` of the rejection metric.
@@ -145,7 +160,7 @@ class Problem:
     detail: str
     retry_after: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ProblemBody:
         return {
             "type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail,
         }  # fmt: skip

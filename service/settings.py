@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.rates import RateText
+from .auth.rate_limits import RateText
+
+log = logging.getLogger(__name__)
 
 
 def _networks(text: str) -> str:
@@ -49,7 +52,8 @@ class Settings(BaseSettings):
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
     brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
     queue_target_ms: float = Field(50.0, gt=0, le=3_600_000, description="predicted wait that is thought too long")
-    self_test_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's canaries")
+    self_test_interval_s: float = Field(10.0, gt=0, le=3600, description="seconds between a model's self-tests")
+    canary_interval_s: float | None = Field(None, gt=0, le=3600, description="deprecated: self_test_interval_s")
     watch_models_s: float = Field(0.0, ge=0, le=3600, description="seconds between looks at the folder; 0 never looks")
     queue_limit: int = Field(256, ge=1, le=100_000, description="images of a model that may wait")
     max_body_bytes: int = Field(16 << 20, ge=1 << 10, le=1 << 30, description="largest request body")
@@ -63,6 +67,17 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(30.0, gt=0, le=3600, description="seconds that accepted requests get after SIGTERM")
     tracing: bool = Field(False, description="export OpenTelemetry spans, to where the OTEL_ variables say")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        former = given.get("canary_interval_s")
+        return given if former is None else {"self_test_interval_s": former, **given}
+
+    def warn_of_deprecated(self) -> None:
+        """Log which settings that were given will go with the next release."""
+        if self.canary_interval_s is not None:
+            log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,7 +23,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.check_stack import query, questions
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from tests.conftest import SHIPPED_MODELS
 
 ROOT = Path(__file__).parents[1]

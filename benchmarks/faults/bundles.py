@@ -15,7 +15,7 @@ from benchmarks.faults.load import loading
 from benchmarks.faults.outcome import Counts, Outcome
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import MODELS, Server
+from benchmarks.server import MODELS, Server
 
 LOAD_S = 60.0
 

@@ -15,7 +15,7 @@ from benchmarks.faults.outcome import Counts, Outcome
 from benchmarks.faults.raw import ENDED, Connection, pieces, request
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import Server
+from benchmarks.server import Server
 
 LEAVERS_AT_ONCE = 50
 HEAD_S, BODY_S, IDLE_S = 2, 3, 3

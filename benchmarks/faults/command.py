@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +13,8 @@ from benchmarks import faults, results
 from benchmarks.faults import bundles, clients, crowd, device, ends, host, memory, mixed
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.scale import Scale
-from lccl.bench import provenance
+from benchmarks.models import command_line
+from lccl import provenance
 from lccl_client.load import allow_connections
 
 FAMILIES = (mixed, clients, crowd, ends, device, bundles, host, memory)
@@ -28,7 +26,7 @@ QUICK_MINUTES = 0.25
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=faults.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(faults.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TRIALS)}; without any, all")
     parser.add_argument("--minutes", type=float, default=None, help="of mixed load; 10, quick a quarter")
     parser.add_argument("--quick", action="store_true", help="small numbers, for a look; nothing is written")
@@ -44,16 +42,10 @@ def main() -> None:
     if not options.quick:
         command = " ".join(["python -m benchmarks.faults", *sys.argv[1:]])
         made = {"command": command, "commit": provenance.commit()}
-        known = _known() | {name: outcome.to_json() | made for name, outcome in found.items()}
+        known = (results.read("faults") or {}) | {name: outcome.to_json() | made for name, outcome in found.items()}
         console.print(results.write("faults", command, {name: known[name] for name in TRIALS if name in known}))
     if not all(outcome.passed for outcome in found.values()):
         raise SystemExit(1)
-
-
-def _known() -> dict[str, Any]:
-    """The trials of earlier runs: those that are run again take their places."""
-    file = results.FOLDER / "faults.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _try(name: str, scale: Scale, console: Console) -> Outcome:

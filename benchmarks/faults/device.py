@@ -15,7 +15,7 @@ from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, RAISES, STALLS
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import Server
+from benchmarks.server import Server
 
 PROGRAM = ("-m", "benchmarks.faults.program")
 LITTLE = 24 << 20

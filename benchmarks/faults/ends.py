@@ -14,7 +14,7 @@ from benchmarks.faults.outcome import Counts, Outcome
 from benchmarks.faults.raw import ENDED, Connection, request
 from benchmarks.faults.rest import Rest, at_rest
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import Server
+from benchmarks.server import Server
 
 ACCEPTED = 30
 EVERY_S = 12.0

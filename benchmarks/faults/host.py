@@ -22,7 +22,7 @@ from benchmarks.faults.load import load, loading
 from benchmarks.faults.outcome import Counts, Outcome
 from benchmarks.faults.rest import at_rest
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import BUILD, Server
+from benchmarks.server import BUILD, Server
 
 DAY_S = 86_400
 JUMPS_S = (DAY_S, -DAY_S, 3600, -3600, 20 * 365 * DAY_S, 0)

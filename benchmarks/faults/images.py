@@ -16,17 +16,17 @@ SEED = 7
 
 def images(count: int, size: int, kind: str = "JPEG") -> tuple[bytes, ...]:
     """Encoded images of noise, ``size`` pixels square."""
-    return tuple(_encode(Image.fromarray(pixels), kind) for pixels in noise_images(count, size, SEED).images)
+    return tuple(encode(Image.fromarray(pixels), kind) for pixels in noise_images(count, size, SEED).images)
 
 
 def blank(shade: int, kind: str = "PNG") -> bytes:
     """An image of one shade."""
-    return _encode(Image.fromarray(np.full((32, 32, 3), shade, np.uint8)), kind)
+    return encode(Image.fromarray(np.full((32, 32, 3), shade, np.uint8)), kind)
 
 
 def large(side: int) -> bytes:
     """An image that is small as a file and large in memory."""
-    return _encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG")
+    return encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG")
 
 
 def huge() -> bytes:
@@ -61,7 +61,8 @@ def _damage(chance: random.Random, content: bytes, other: bytes) -> bytes:
     return bytes(damaged)
 
 
-def _encode(image: Image.Image, kind: str) -> bytes:
+def encode(image: Image.Image, kind: str, **options: int) -> bytes:
+    """An image as a file of that kind."""
     content = io.BytesIO()
-    image.save(content, kind)
+    image.save(content, kind, **options)
     return content.getvalue()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.faults.outcome import FAILED, NOT_SENT, TIMEOUT, Counts, Outcome
 from benchmarks.faults.rest import Rest
-from benchmarks.faults.server import Server
+from benchmarks.server import Server
 from lccl_client.load import Open, Plan, Report, allow_connections, run
 
 LOST_AFTER_S = 60.0  # the service answers 504 10 s after it has read a head; this is late, and what comes never is lost

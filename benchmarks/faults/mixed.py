@@ -12,7 +12,7 @@ from benchmarks.faults.load import load
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.rest import at_rest, weighted
 from benchmarks.faults.scale import Scale
-from benchmarks.faults.server import BUILD, HOME, Server
+from benchmarks.server import BUILD, HOME, Server
 
 SCHEMATHESIS = HOME / "build" / "schemathesis" / "bin" / "st"
 CHECKS = (

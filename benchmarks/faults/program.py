@@ -12,7 +12,7 @@ from pydantic_settings import CliApp
 
 from lccl.plan.run import RunOptions, RunOutput
 from service.app import create_app
-from service.logs import configure
+from service.telemetry.logs import configure
 from service.settings import Settings
 from service.transport.server import Server, server_config
 
@@ -49,7 +49,7 @@ def main() -> None:
     settings = CliApp.run(Settings)
     configure(settings.log_level)
     app = create_app(settings)
-    for model in app.state.parts.registry:
+    for model in app.state.registry:
         model.engine = Faulty(model.engine)
     with contextlib.suppress(KeyboardInterrupt):
         Server(server_config(app, settings)).run()

@@ -12,18 +12,22 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from benchmarks.gpu import environment, kernels, networks, ours
-from benchmarks.gpu.kernels import Effort
+from benchmarks.gpu import environment, kernels, networks
+from benchmarks.gpu.layers import layers_on
 from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
-from benchmarks.gpu.timing import DeviceClock
+from benchmarks.models import command_line
+from lccl.bench.gpu import Gpu, find_tiles
+from lccl.bench.report import showing
 from lccl.errors import LcclError
 
 
@@ -32,52 +36,44 @@ def main(words: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     parser = _parser()
     asked = parser.parse_args(words)
-    command = f"python -m benchmarks.gpu {shlex.join(words)}"
     try:
         device = environment.device_of(asked.device)
         if device.type != "cuda":
             parser.error("give a GPU: cuda or cuda:i")
         torch.cuda.set_device(device)
-        made = environment.describe(device)
-        keep = _keeper(asked.out / f"{asked.what}.json", {"command": command, **made, **_asked_of_own(asked)})
-        {"kernels": _kernels, "networks": _networks}[asked.what](asked, device, keep)
+        _measure(asked, device, f"python -m benchmarks.gpu {shlex.join(words)}")
     except LcclError as error:
         parser.exit(1, f"error: {error}\n")
 
 
-def _kernels(asked: argparse.Namespace, device: torch.device, keep: Callable[[dict[str, Any]], None]) -> None:
-    own = ours.layers_on(device, asked.precision, ours.find_tiles(asked.tiles, device))
-    layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
-    effort = Effort(rounds=asked.rounds)
-    made = kernels.measure(layers, asked.batch, own, DeviceClock(device), device, effort, keep)
-    kernels.show(made, Console())
-
-
-def _networks(asked: argparse.Namespace, device: torch.device, keep: Callable[[dict[str, Any]], None]) -> None:
-    make = ours.networks_on(device, asked.precision, ours.find_tiles(asked.tiles, device), asked.program)
+def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> None:
+    head = {"command": command, **environment.describe(device), "precision": asked.precision}
+    console, gpu = Console(), Gpu.on(device, asked.precision, find_tiles(asked.tiles, device))
+    keep = partial(_keep, asked.out / f"{asked.what}.json", head)
+    if asked.what == "kernels":
+        layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
+        own = layers_on(device, asked.precision, find_tiles(asked.tiles, device))
+        kernels.show(
+            kernels.measure(layers, kernels.Bench(asked.batch, own, gpu.clock, device, asked.rounds), keep), console
+        )
+        return
     cases = [case for case in CASES if not asked.case or case.name.replace(" ", "-") in asked.case]
-    until = time.monotonic() + asked.seconds
-    made = networks.measure_all(cases, make, DeviceClock(device), device, asked.rounds, until, keep)
-    networks.show(made, Console())
+    with showing(console) as stages:
+        limited = replace(gpu, until=time.monotonic() + asked.seconds)
+        made = networks.measure_all(cases, limited, asked.rounds, stages, keep)
+    networks.show(made, console)
 
 
-def _asked_of_own(asked: argparse.Namespace) -> dict[str, str]:
-    return {"precision": asked.precision, "program": asked.program}
-
-
-def _keeper(file: Path, head: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    return lambda made: write(file, {**head, **made})
+def _keep(file: Path, head: dict[str, Any], made: dict[str, Any]) -> None:
+    write(file, {**head, **made})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_line(__doc__)
     parser.add_argument("what", choices=("kernels", "networks"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
     parser.add_argument("--device", default="cuda", help="cuda or cuda:i")
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels")
-    programs = ("auto", "layers", "image")
-    parser.add_argument("--program", choices=programs, default="auto", help="networks: how the own engine runs them")
     parser.add_argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
     parser.add_argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.summary import write
-from lccl.bench import provenance
+from lccl import provenance
 from lccl.errors import EngineError, LcclError
 
 ASKED = (

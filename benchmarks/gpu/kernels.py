@@ -1,21 +1,25 @@
 """Kernels alone, layer by layer: the convolution with all rows listed and with random ones, and the gate that lists.
 
-In the order in which a failure saves most of the device's time: rates with all rows, then with random ones, then what
-listing the rows takes under a graph, the floor below which no skipping network gets.
+In this order a failure saves most of the device's time: rates with all rows, then with random ones, then what listing
+the rows takes under a graph, the floor below which no skipping network gets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
-from benchmarks.gpu import baselines
-from benchmarks.gpu.timing import Clock, Launch, Samples, take_turns
+from benchmarks.results import new_table
+from lccl.bench.clock import Clock, Launch, Seconds
+from lccl.bench.gpu_baselines import PRECISIONS
+from lccl.bench.turns import Samples, take_turns
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.plan.geometry import convolution_of
@@ -63,138 +67,136 @@ class OwnLayer:
     Attributes:
         kept: share of positions that are listed.
         convolution: computes the listed rows.
-        dense: computes all rows without a list.
         gate: computes the gate, tests it and lists the rows.
 
     """
 
     kept: float
     convolution: Launch
-    dense: Launch
     gate: Launch
 
 
-MakeLayer = Callable[[Layer, int, float], OwnLayer]
-
-
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """How long to measure: ``rounds`` of ``runs`` launches for each contestant."""
+class Bench:
+    """What layers are measured with: ``rounds`` of ``runs`` launches for each contestant, at one batch size.
 
+    ``own(layer, batch, skip)`` makes own kernels that list random rows, all but the share ``skip``.
+    """
+
+    batch: int
+    own: Callable[[Layer, int, float], OwnLayer]
+    clock: Clock
+    device: torch.device
     rounds: int = 9
     runs: int = 5
+
+    def take_turns(self, launches: dict[str, Launch]) -> Samples:
+        """Measure launches in turns."""
+
+        def turn(launch: Launch, repeats: int) -> Seconds:
+            return self.clock.seconds([launch], repeats)
+
+        turns = {name: partial(turn, launch) for name, launch in launches.items()}
+        return take_turns(turns, self.rounds, self.runs)
 
 
 def layers_of(network: str) -> list[Layer]:
     """The gated convolutions of a network, each shape once, in the order of the plan."""
     made = build(Architecture(network))
     plan = lower(made, network_input(made.image_size))
-    found = {}
+    layers = []
     for step in plan.gated:
         shape = convolution_of(plan, step)
-        layer = Layer(
-            network,
-            shape.in_channels,
-            shape.out_channels,
-            shape.kernel,
-            step.stride,
-            shape.height,
-            shape.width,
-            shape.macs,
-        )
-        found[layer] = layer
-    return list(found)
+        sides = (shape.in_channels, shape.out_channels, shape.kernel, step.stride, shape.height, shape.width)
+        layers.append(Layer(network, *sides, shape.macs))
+    return list(dict.fromkeys(layers))
 
 
-def measure(
-    layers: Sequence[Layer],
-    batch: int,
-    own: MakeLayer,
-    clock: Clock,
-    device: torch.device,
-    effort: Effort,
-    keep: Callable[[Figures], None],
-) -> Figures:
+def measure(layers: Sequence[Layer], bench: Bench, keep: Callable[[Figures], None]) -> Figures:
     """Measure all three parts; ``keep`` is given what there is after each layer, so that a kill loses one layer."""
-    made: Figures = {"batch": batch, "all_rows": [], "random_rows": [], "gate": []}
-    parts = (("all_rows", all_rows), ("random_rows", random_rows), ("gate", gate_under_a_graph))
-    for part, measure_one in parts:
+    made: Figures = {"batch": bench.batch, "all_rows": [], "random_rows": [], "gate": []}
+    for part, measure_one in (("all_rows", all_rows), ("random_rows", random_rows), ("gate", gate_under_a_graph)):
         for layer in layers:
-            made[part].append(
-                {"layer": layer.name, **asdict(layer), **measure_one(layer, batch, own, clock, device, effort)}
-            )
+            made[part].append({"layer": layer.name, **asdict(layer), **measure_one(layer, bench)})
             keep(made)
     return made
 
 
-def all_rows(layer: Layer, batch: int, own: MakeLayer, clock: Clock, device: torch.device, effort: Effort) -> Figures:
-    """Own convolution with every row listed, and without a list, against cuDNN's, in turns."""
-    cudnn = baselines.convolutions(layer.images(batch), layer.weight, layer.stride, device)
-    made = own(layer, batch, 0.0)
-    baseline = {f"cudnn {name}": launch for name, launch in cudnn.items()}
-    contestants = {"own": made.convolution, "own, no list": made.dense, **baseline}
-    samples = take_turns(contestants, clock, effort.rounds, effort.runs)
-    best = samples.fastest(list(baseline))
+def all_rows(layer: Layer, bench: Bench) -> Figures:
+    """Own convolution with every row listed, against cuDNN's, in turns."""
+    cudnn = convolutions(layer, bench.batch, bench.device)
+    launches = {"own": bench.own(layer, bench.batch, 0.0).convolution, **cudnn}
+    samples = bench.take_turns(launches)
+    best = min(cudnn, key=samples.median)
     return {
-        "contestants": {name: _rates(samples, name, layer.macs * batch) for name in contestants},
+        "contestants": {name: _rates(samples, name, layer.macs * bench.batch) for name in launches},
         "best_baseline": best,
         "rate_against_cudnn": round(1 / samples.ratio("own", best), 4),
-        "rate_without_list": round(1 / samples.ratio("own, no list", best), 4),
     }
 
 
-def random_rows(
-    layer: Layer, batch: int, own: MakeLayer, clock: Clock, device: torch.device, effort: Effort
-) -> Figures:
+def random_rows(layer: Layer, bench: Bench) -> Figures:
     """Own convolution with random rows listed against itself with all of them, in turns.
 
     ``rate_kept`` is the rate per kept cell as a share of the rate with all rows: 1 realises all that is skipped.
     """
-    made = {skip: own(layer, batch, skip) for skip in (0.0, *SKIP)}
-    contestants = {_label(skip): each.convolution for skip, each in made.items()}
-    samples = take_turns(contestants, clock, effort.rounds, effort.runs)
+    own = {f"{skip:g}": bench.own(layer, bench.batch, skip) for skip in (0.0, *SKIP)}
+    samples = bench.take_turns({name: each.convolution for name, each in own.items()})
+    macs = layer.macs * bench.batch
     return {
-        "contestants": {
-            _label(skip): _rates(samples, _label(skip), layer.macs * batch * each.kept) for skip, each in made.items()
-        },
-        "rate_kept": {
-            _label(skip): round(made[skip].kept / samples.ratio(_label(skip), _label(0.0)), 4) for skip in SKIP
-        },
+        "contestants": {name: _rates(samples, name, macs * each.kept) for name, each in own.items()},
+        "rate_kept": {f"{skip:g}": round(own[f"{skip:g}"].kept / samples.ratio(f"{skip:g}", "0"), 4) for skip in SKIP},
     }
 
 
-def gate_under_a_graph(
-    layer: Layer, batch: int, own: MakeLayer, clock: Clock, device: torch.device, effort: Effort
-) -> Figures:
+def gate_under_a_graph(layer: Layer, bench: Bench) -> Figures:
     """One gate with its lists, count set to 0 before, of a graph that holds many: a graph's own start is no part of it.
 
     ``one`` is a graph of one alone.
     """
-    gate = own(layer, batch, 0.5).gate
+    gate = bench.own(layer, bench.batch, 0.5).gate
 
     def many() -> None:
         for _ in range(IN_ONE_GRAPH):
             gate()
 
-    contestants = {"many": clock.graph(many), "one": clock.graph(gate)}
-    samples = take_turns(contestants, clock, effort.rounds, effort.runs)
-    return (
-        {"in_one_graph": IN_ONE_GRAPH}
-        | {name: samples.figures(name) for name in contestants}
-        | {"each_us": round(samples.median("many") / IN_ONE_GRAPH * 1e6, 3)}
-    )
+    samples = bench.take_turns({"many": bench.clock.graph(many), "one": bench.clock.graph(gate)})
+    each_us = round(samples.median("many") / IN_ONE_GRAPH * 1e6, 3)
+    return {
+        "in_one_graph": IN_ONE_GRAPH,
+        "each_us": each_us,
+        **{name: samples.figures(name) for name in samples.seconds},
+    }
+
+
+def convolutions(layer: Layer, batch: int, device: torch.device) -> dict[str, Launch]:
+    """CuDNN's convolution alone, by precision, on random values in channels-last order."""
+    torch.backends.cudnn.benchmark = True
+    return {f"cudnn {name}": _convolution(layer, batch, dtype, device) for name, dtype in PRECISIONS.items()}
+
+
+def _convolution(layer: Layer, batch: int, dtype: torch.dtype, device: torch.device) -> Launch:
+    def draw(sides: tuple[int, ...]) -> Tensor:
+        return torch.randn(sides, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+    x, weight = draw(layer.images(batch)), draw(layer.weight)
+
+    def launch() -> Tensor:
+        with torch.inference_mode():
+            return F.conv2d(x, weight, stride=layer.stride, padding=layer.kernel // 2)
+
+    return launch
 
 
 def show(made: Figures, console: Console) -> None:
     """A line for each layer, with what was measured of it so far."""
-    table = Table(title=f"Kernels, batch {made['batch']}", title_justify="left", box=None, header_style="bold")
-    for column in ("layer", "own TFLOP/s", "/ cuDNN", *(f"rate at {skip}" for skip in SKIP), "gate µs"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
+    columns = ("layer", "own TFLOP/s", "/ cuDNN", *(f"rate at {skip}" for skip in SKIP), "gate µs")
+    table = new_table(f"Kernels, batch {made['batch']}", *columns)
     random = {row["layer"]: row["rate_kept"] for row in made["random_rows"]}
     gates = {row["layer"]: row["each_us"] for row in made["gate"]}
     for row in made["all_rows"]:
         name = row["layer"]
-        rates = [f"{random[name][_label(skip)]:.3f}" if name in random else "" for skip in SKIP]
+        rates = [f"{random[name][f'{skip:g}']:.3f}" if name in random else "" for skip in SKIP]
         gate = f"{gates[name]:.1f}" if name in gates else ""
         rate = row["contestants"]["own"]["tflops"]
         table.add_row(name, f"{rate:.1f}", f"{row['rate_against_cudnn']:.3f}", *rates, gate)
@@ -203,7 +205,3 @@ def show(made: Figures, console: Console) -> None:
 
 def _rates(samples: Samples, name: str, macs: float) -> Figures:
     return samples.figures(name) | {"tflops": round(2 * macs / samples.median(name) / 1e12, 3)}
-
-
-def _label(skip: float) -> str:
-    return f"{skip:g}"

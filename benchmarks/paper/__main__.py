@@ -17,23 +17,22 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
+from benchmarks.models import command_line
 from benchmarks.paper.rows import PRESETS, find
 from benchmarks.paper.table import page
 from benchmarks.paper.train import Options, train_rows
 from lccl.errors import LcclError
 
-HOME = Path(__file__).parents[2]
-PAGE = HOME / "docs" / "paper.md"
+PAGE = results.HOME / "docs" / "paper.md"
 RESULTS = results.FOLDER / "paper"
-RUNS = HOME / "runs" / "paper"
+RUNS = results.HOME / "runs" / "paper"
 
 
-def main(words: Sequence[str] | None = None, found: Path = RESULTS, runs: Path = RUNS, to: Path = PAGE) -> None:
+def main(words: Sequence[str] | None = None, runs: Path = RUNS, to: Path = PAGE) -> None:
     """Train, then write the page, as far as either was asked for.
 
     Args:
         words: the command line's, without the program.
-        found: folder of the result files.
         runs: folder of the checkpoints.
         to: the page.
 
@@ -44,15 +43,15 @@ def main(words: Sequence[str] | None = None, found: Path = RESULTS, runs: Path =
         parser.error("nothing to do: name rows, or give --rows or --table")
     try:
         if asked.names or asked.rows:
-            _train(parser, asked, found, runs)
+            _train(parser, asked, runs)
         if asked.table:
-            to.write_text(page(found), encoding="utf-8")
+            to.write_text(page(asked.results), encoding="utf-8")
             print(to)
     except LcclError as error:
         parser.exit(1, f"error: {error}\n")
 
 
-def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, found: Path, runs: Path) -> None:
+def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, runs: Path) -> None:
     preset = PRESETS[asked.rows or "cpu"]
     rows = [find(name) for name in (*asked.names, *(preset.runs if asked.rows else ()))]
     if asked.data is None:
@@ -67,15 +66,14 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, found: Pa
         device=asked.device,
         compile_network=asked.compile,
         again=asked.again,
-        results=found,
+        results=asked.results,
         runs=runs,
     )
     train_rows(rows, options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.paper", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command_line(__doc__)
     parser.add_argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py")
     parser.add_argument("--rows", choices=PRESETS, help="the rows for one kind of machine")
     parser.add_argument("--data", type=Path, help="a data set with test images, as for `lccl train`")
@@ -86,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="compile the network first")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
     parser.add_argument("--again", action="store_true", help="train rows that have a result, from the start")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--table", action="store_true", help="write docs/paper.md")
     return parser
 

@@ -149,6 +149,7 @@ def train_row(run: Run, seed: int, images: Images, options: Options, folder: Pat
         architecture, images.train, recipe, folder,
         device=choose_device(options.device), compile_network=options.compile_network, report=report,
     )  # fmt: skip
+    assert record.machine is not None
     found, shape = on_test_images(network, record, images.test, options.device)
     return {
         "run": run.name,
@@ -162,8 +163,8 @@ def train_row(run: Run, seed: int, images: Images, options: Options, folder: Pat
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
         "dense_macs": plain_macs(run),
         "gated_macs": round(found.gated_macs(shape), 1),
-        "trained": record.to_json()["machine"] | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
-        "last_epoch": record.epochs[-1],
+        "trained": record.machine.to_json() | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
+        "last_epoch": dict(record.epochs[-1]),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,13 +14,14 @@ import torch
 from rich.console import Console
 
 from benchmarks import results, serving
+from benchmarks.models import command_line
 from benchmarks.serving import report, tune
 from benchmarks.serving.check import check_peer
 from benchmarks.serving.comparison import Length, compare
 from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, load
 from benchmarks.serving.servers import Setup, ask_peer, peers_python, start_peer
 from benchmarks.serving.tune import PEERS, Tried
-from benchmarks.serving.workload import DATA, NETWORKS, Served, serve_all
+from benchmarks.serving.workload import NETWORKS, Served, serve_all
 from lccl_client.load import Closed
 
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
@@ -34,13 +34,13 @@ ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine tha
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=serving.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(serving.__doc__)
     parser.add_argument("what", nargs="?", choices=("compare", "tune"), default="compare")
     parser.add_argument("--quick", action="store_true", help="a round of short turns: figures to look at only")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out")
-    parser.add_argument("--images", type=Path, default=DATA if DATA.exists() else None)
+    parser.add_argument("--images", type=Path, default=results.usual_data())
     options = parser.parse_args()
     torch.set_num_threads(2)
     console = Console(width=None if sys.stdout.isatty() else 140)

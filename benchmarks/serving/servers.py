@@ -18,8 +18,9 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.results import HOME
 from benchmarks.serving import processes
-from benchmarks.serving.workload import BUILD, HOME, Served, emptied
+from benchmarks.serving.workload import BUILD, Served, emptied
 
 PEERS = Path(__file__).parent / "peers"
 PORTS = range(30_100, 32_700)  # below those that systems give to outgoing connections

@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import results
+from benchmarks.faults.images import encode
 from benchmarks.serving.fresh import HALF, fresh_bundle
-from benchmarks.serving.twin import FromPixels, save_twin
+from benchmarks.serving.twin import save_twin
+from lccl.bench.baselines import FromPixels
 from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bench.workload import find_model, make_workload, plain_twin
 from lccl.bundle import format as bundles
@@ -23,10 +26,8 @@ from lccl.bundle.format import Bundle
 from lccl.networks import ResNet
 from lccl.preprocessing import Preprocessing
 
-HOME = Path(__file__).parents[2]
-BUILD = HOME / "build" / "serving"
-SHIPPED = HOME / "models" / "resnet20-cifar10"
-DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+BUILD = results.HOME / "build" / "serving"
+SHIPPED = results.HOME / "models" / "resnet20-cifar10"
 MANY, FEW = 64, 16
 QUALITY = 90
 
@@ -122,9 +123,4 @@ def _inputs(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.
 
 
 def _jpegs(images: NDArray[np.uint8]) -> tuple[bytes, ...]:
-    files = []
-    for image in images:
-        out = io.BytesIO()
-        Image.fromarray(image).save(out, "JPEG", quality=QUALITY)
-        files.append(out.getvalue())
-    return tuple(files)
+    return tuple(encode(Image.fromarray(image), "JPEG", quality=QUALITY) for image in images)

@@ -13,22 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lccl.errors import LcclError
+from lccl.bench.turns import AbsentError
 from lccl.networks import ResNet
+from lccl.preprocessing import Preprocessing
 
 Logits = NDArray[np.float32]
-
-
-class NotOfferedError(LcclError):
-    """A baseline that is not to be had here; its text says why, in a few words for a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """A dense network made ready: ``run(index)`` classifies the batch of that number, logits float32 [N, classes]."""
-
-    name: str
-    run: Callable[[int], Logits]
+Classify = Callable[[int], Logits]  # the batch of that number → logits float32 [N, classes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +30,25 @@ class Job:
     threads: int
     precision: str
     folder: Path
+
+
+class FromPixels(nn.Module):
+    """A twin of type ``dtype`` behind its input's normalisation: uint8 [N, H, W, 3] → float32 logits [N, classes]."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, twin: ResNet, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        self.twin, self.dtype = twin, dtype
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return cast(Tensor, self.twin(images.to(self.dtype)).logits).float()
 
 
 class LogitsOnly(nn.Module):
@@ -54,41 +63,41 @@ class LogitsOnly(nn.Module):
         return cast(Tensor, self.twin(images).logits)
 
 
-def eager(job: Job) -> Baseline:
+def eager(job: Job) -> Classify:
     """PyTorch as it is, without a compiler."""
-    return _torch_baseline("torch eager", job, LogitsOnly(job.twin), torch.contiguous_format)
+    return _torch_baseline(job, LogitsOnly(job.twin), torch.contiguous_format)
 
 
-def compiled(job: Job) -> Baseline:
+def compiled(job: Job) -> Classify:
     """``torch.compile`` with its weights frozen."""
-    return _compiled("torch.compile", job, torch.contiguous_format)
+    return _compiled(job, torch.contiguous_format)
 
 
-def compiled_channels_last(job: Job) -> Baseline:
+def compiled_channels_last(job: Job) -> Classify:
     """``torch.compile`` with its weights frozen, on images and weights in channels-last order."""
-    return _compiled("torch.compile NHWC", job, torch.channels_last)
+    return _compiled(job, torch.channels_last)
 
 
-def onnx_runtime(job: Job) -> Baseline:
+def onnx_runtime(job: Job) -> Classify:
     """ONNX Runtime's CPU provider with all graph optimisations."""
     onnxruntime = _installed("onnxruntime")
     if job.precision != "fp32":
-        raise NotOfferedError(f"no {job.precision} convolutions on the CPU")
+        raise AbsentError(f"no {job.precision} convolutions on the CPU")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = job.threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(_onnx(job)), options, providers=["CPUExecutionProvider"])
-    return Baseline("ONNX Runtime", lambda index: cast(Logits, session.run(None, {"images": job.batches[index]})[0]))
+    return lambda index: cast(Logits, session.run(None, {"images": job.batches[index]})[0])
 
 
-def open_vino(job: Job) -> Baseline:
+def open_vino(job: Job) -> Classify:
     """OpenVINO's CPU plugin, one stream over all threads, in exactly the wanted precision."""
     openvino = _installed("openvino")
     core = openvino.Core()
     if job.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise NotOfferedError("no bf16 on this CPU")
+        raise AbsentError("no bf16 on this CPU")
     hint = {"fp32": "f32", "bf16": "bf16"}[job.precision]
     options = {
         "INFERENCE_NUM_THREADS": job.threads,
@@ -102,10 +111,10 @@ def open_vino(job: Job) -> Baseline:
         request.infer([job.batches[index]], share_inputs=True)
         return cast(Logits, request.get_output_tensor(0).data)
 
-    return Baseline("OpenVINO", run)
+    return run
 
 
-BASELINES: dict[str, Callable[[Job], Baseline]] = {
+BASELINES: dict[str, Callable[[Job], Classify]] = {
     "torch eager": eager,
     "torch.compile": compiled,
     "torch.compile NHWC": compiled_channels_last,
@@ -114,16 +123,16 @@ BASELINES: dict[str, Callable[[Job], Baseline]] = {
 }
 
 
-def _compiled(name: str, job: Job, layout: torch.memory_format) -> Baseline:
+def _compiled(job: Job, layout: torch.memory_format) -> Classify:
     import torch._inductor.config as inductor
 
     inductor.freezing = True
     inductor.compile_threads = 1
     module = cast(nn.Module, torch.compile(LogitsOnly(job.twin)))
-    return _torch_baseline(name, job, module, layout)
+    return _torch_baseline(job, module, layout)
 
 
-def _torch_baseline(name: str, job: Job, module: nn.Module, layout: torch.memory_format) -> Baseline:
+def _torch_baseline(job: Job, module: nn.Module, layout: torch.memory_format) -> Classify:
     """Weights and images are brought to their type and layout beforehand, which costs the baseline nothing."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[job.precision]
     job.twin.to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
@@ -133,21 +142,26 @@ def _torch_baseline(name: str, job: Job, module: nn.Module, layout: torch.memory
         with torch.inference_mode():
             return cast(Logits, module(batches[index]).float().numpy())
 
-    return Baseline(name, run)
+    return run
 
 
 def _onnx(job: Job) -> Path:
-    """Export the twin for batches of the measured shape; the exporter folds its normalisations."""
+    """The twin's ONNX file, for batches of the measured shape."""
     _installed("onnx")
     file = job.folder / f"twin-{job.threads}.onnx"
-    images = torch.from_numpy(job.batches[0])
+    export_onnx(LogitsOnly(job.twin), torch.from_numpy(job.batches[0]), file)
+    return file
+
+
+def export_onnx(module: nn.Module, images: Tensor, file: Path, *, any_batch: bool = False) -> None:
+    """Export a module from ``images`` to ``logits``, for this batch size or any; normalisations are folded."""
+    axes = {name: {0: "batch"} for name in ("images", "logits")} if any_batch else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter without onnxscript calls itself deprecated
         torch.onnx.export(
-            LogitsOnly(job.twin), (images,), str(file),
-            dynamo=False, opset_version=17, input_names=["images"], output_names=["logits"],
+            module, (images,), str(file), dynamo=False, opset_version=17, input_names=["images"],
+            output_names=["logits"], dynamic_axes=axes,
         )  # fmt: skip
-    return file
 
 
 def _installed(package: str) -> Any:
@@ -156,4 +170,4 @@ def _installed(package: str) -> Any:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        raise NotOfferedError("not installed" if error.name == package else str(error)) from error
+        raise AbsentError("not installed" if error.name == package else str(error)) from error

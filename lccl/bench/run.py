@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bench.child import OWN, OWN_DENSE, AbsentError, Child, Task, save_workload
-from lccl.bench.measure import Contestant, measure, profile, profile_turns
-from lccl.bench.report import Entry, Measured, figures
-from lccl.bench.workload import DENSE, TOLERANCE, Counts, Workload
+from lccl.bench import cpu, gpu_baselines
+from lccl.bench import gpu as gpus
+from lccl.bench.baselines import BASELINES
+from lccl.bench.figures import contestant_row, figures
+from lccl.bench.fresh import TOLERANCE
+from lccl.bench.gpu import Gpu
+from lccl.bench.layers import Measured
+from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
+from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
-from lccl.networks.lowering import lower
 from lccl.plan.geometry import shape_of
-
-PROFILE_REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Options:
     """How a workload is measured.
 
     Attributes:
-        threads: of every contestant.
+        threads: of every contestant on the CPU.
         scaling: further numbers of threads that own engines are measured with, in the same rounds.
         baselines: whether others' engines take part.
-        layers: whether each step is timed too.
+        layers: whether each step is timed too, on the CPU.
 
     """
 
-    threads: int
+    threads: int = 1
     precision: str = "fp32"
     rounds: int = 15
     scaling: tuple[int, ...] = ()
@@ -55,87 +55,62 @@ class Stages(Protocol):
     def begin(self, what: str, turns: int) -> Callable[[], None]: ...
 
 
-def run(workload: Workload, options: Options, stages: Stages) -> dict[str, Any]:
+def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = None) -> dict[str, Any]:
     """Measure a workload and return its figures, ready for JSON and for :func:`lccl.bench.report.tables`.
+
+    On the CPU every contestant has a process; on a GPU all are in this one, as CUDA graphs on the first batch, and are
+    also measured end to end, from the host's memory to the host's, beside the best baseline.
 
     Raises:
         LcclError: an own engine cannot be built or computes something else. A baseline that is not to be had
             is named in the figures instead.
 
     """
-    with TemporaryDirectory(prefix="lccl-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
-        save_workload(workload, folder)
-        entries, own = _contestants(workload, options, folder, stages, stack)
-        present = [entry.contestant for entry in entries if entry.contestant is not None]
-        samples = measure(present, options.rounds, stages.begin("measuring", options.rounds * len(present)))
-        settings = [contestant for contestant in own if contestant.setting != DENSE]
-        advance = stages.begin("counting", len(settings))
-        counts = {contestant.setting: _count(workload, contestant, advance) for contestant in settings}
+    with ExitStack() as stack:
+        contestants = _start(workload, options, stages, gpu, stack)
+        present = [each for each in contestants if each.absent is None]
+        own = [each for each in present if each.kind == "own" and each.threads == options.threads]
+        advance = stages.begin("measuring", options.rounds * len(present))
+        turn_s = TURN_S if gpu is None else gpus.TURN_S
+        turns = {each.name: each.turn for each in present}
+        samples = take_turns(turns, options.rounds, advance=advance, turn_s=turn_s)
+        counts = {each.setting: _count(workload, each) for each in own if each.setting != DENSE}
         profiles: dict[str, NDArray[np.float64]] = {}
-        if options.layers:
-            turns = profile_turns(workload.batches) * len(own)
-            profiles = profile(own, workload.batches, PROFILE_REPEATS, stages.begin("profiling", turns))
-    return figures(workload, options.precision, options.threads, Measured(tuple(entries), samples, counts, profiles))
+        batches = len(workload.batches)
+        if options.layers and gpu is None:
+            profiles = profile(own, batches, stages.begin("profiling", profile_turns(batches) * len(own)))
+        precision = options.precision if gpu is None else gpu.precision
+        made = figures(workload, precision, Measured(tuple(contestants), samples, counts, profiles))
+        if gpu is not None:
+            best = made["best_baseline"]
+            whole = [each for each in present if each.kind == "own" or each.name == best]
+            advance = stages.begin("end to end", options.rounds * len(whole))
+            samples = gpus.end_to_end(whole, options.rounds, advance)
+            made["end_to_end"] = [contestant_row(each, samples, best) for each in whole]
+    return made
 
 
-def _contestants(
-    workload: Workload, options: Options, folder: Path, stages: Stages, stack: ExitStack
-) -> tuple[list[Entry], list[Contestant]]:
-    """All entries, those that are absent too, and own contestants with the main number of threads."""
+def _start(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None, stack: ExitStack) -> list[Contestant]:
     threads = tuple(dict.fromkeys((options.threads, *options.scaling)))
-    names = _baseline_names() if options.baselines else []
-    advance = stages.begin("starting", len(names) + 2 * len(threads))
-    entries: list[Entry] = []
-
-    def start(contestant: str, count: int) -> Child:
-        child = Child(Task(str(folder), contestant, count, options.precision))
-        stack.callback(child.close)
-        return child
-
-    for name in names:
-        try:
-            contestant = Contestant(name, start(name, options.threads), DENSE)
-            entries.append(Entry(name, "baseline", options.threads, contestant))
-        except AbsentError as error:
-            entries.append(Entry(name, "baseline", options.threads, None, str(error)))
-        advance()
-    for count in threads:
-        for which in (OWN_DENSE, OWN):
-            try:
-                child = start(which, count)
-            except AbsentError as error:
-                raise LcclError(f"{which} cannot be measured: {error}") from error
-            settings = [DENSE] if which == OWN_DENSE else [setting.name for setting in workload.settings]
-            for setting in settings:
-                name = which if which == OWN_DENSE else f"{OWN} {setting}"
-                if count != options.threads:
-                    name += f", {count} thread" + "s" * (count > 1)
-                entries.append(Entry(name, "own", count, Contestant(name, child, setting)))
-            advance()
-    own = [entry.contestant for entry in entries if entry.kind == "own" and entry.threads == options.threads]
-    return entries, [contestant for contestant in own if contestant is not None]
+    others = (BASELINES if gpu is None else gpu_baselines.NAMES) if options.baselines else ()
+    advance = stages.begin("starting", len(others) + 2 * len(threads))
+    if gpu is not None:
+        return gpus.start(workload, gpu, options.baselines, advance)
+    return cpu.start(workload, threads, options.precision, options.baselines, advance, stack)
 
 
-def _baseline_names() -> list[str]:
-    from lccl.bench.baselines import BASELINES
-
-    return list(BASELINES)
-
-
-def _count(workload: Workload, contestant: Contestant, advance: Callable[[], None]) -> Counts:
+def _count(workload: Workload, contestant: Contestant) -> Counts:
     """What the engine itself kept and executed, checked against the reference's count.
 
     Raises:
         LcclError: it skips another share of a layer than the reference does.
 
     """
-    counts = contestant.child.count(contestant.setting)
-    shape = shape_of(lower(workload.network, workload.preprocessing))
-    expected = next(setting.kept for setting in workload.settings if setting.name == contestant.setting)
-    off = np.abs(shape.layer_skip_ratios(counts.kept).mean(0) - shape.layer_skip_ratios(expected).mean(0))
+    counts, shape = contestant.runner.count(contestant.setting), shape_of(workload.plan)
+    expected = next(each.kept for each in workload.settings if each.name == contestant.setting)
+    images = min(len(expected), len(counts.kept))
+    off = np.abs(shape.layer_skip_ratios(counts.kept[:images] - expected[:images]).mean(0) - 1)
     if off.max() > TOLERANCE:
         layer = shape.layers[int(off.argmax())].name
         raise LcclError(f"{contestant.name} skips {off.max():.3f} more or less of {layer} than the reference engine")
-    advance()
     return counts

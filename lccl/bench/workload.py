@@ -1,82 +1,82 @@
-"""What is measured: a network and its plain twin, images, and thresholds for the wanted skip ratios."""
+"""What is measured: a network and its plain twin, images, and settings for the wanted skip ratios."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from lccl.bench.fresh import FINITE, SANE, check_values, choose_thresholds, fit
 from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bundle import format as bundles
-from lccl.engines.reference import ReferenceEngine, State
+from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
 from lccl.networks import NETWORKS, Architecture, ResNet, build
-from lccl.networks.gates import Gate
 from lccl.networks.lowering import lower
-from lccl.networks.resnet import Block, PreActivationBlock
-from lccl.operating_points import OperatingPointTable, QualityRequest
-from lccl.plan.run import RunOptions
-from lccl.plan.steps import Classify, Convolve, Step
+from lccl.operating_points import OperatingPointTable
+from lccl.plan.run import RunOptions, RunOutput, Setting
+from lccl.plan.steps import Plan
 from lccl.preprocessing import Preprocessing
+from lccl.request import QualityRequest, resolve
 
 SKIP = (0.35, 0.5, 0.7)
 OPEN = "−∞"
 DENSE = "dense"
-TOLERANCE = 0.05
-FITTED = 0.3
-SANE = (1e-3, 1e3)
-FINITE = (0.0, 1e30)
+OWN_DENSE, OWN = "own dense", "LCCL"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setting:
-    """Thresholds, one per SkipConv, and exit confidences, and what they come to on the workload's images.
+class NamedSetting:
+    """A setting, and what it comes to on the workload's sample.
 
     Attributes:
         name: as tables show it; ``−∞`` is the setting that skips nothing, leaves by no exit, and computes both.
         wanted: the skip ratio asked for; None for ``−∞``.
-        kept: int64 [P, L], cells kept of each image, as the reference engine counts them.
-        exit_confidence: one per early exit, or none where nobody leaves early.
+        kept: int64 [sample, L], cells kept of each image, as the reference engine counts them.
 
     """
 
     name: str
     wanted: float | None
-    thresholds: tuple[float, ...]
-    norm_set: int
+    setting: Setting
     kept: NDArray[np.int64]
-    exit_confidence: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """An engine's own counts over all P images.
+    """An engine's own counts over P images.
 
     Attributes:
         kept: int64 [P, L], cells.
         executed: int64 [P], MACs.
-        exit: int64 [P], the exit that each image left by; the number of exits where it ran to the end.
+        exit_index: int64 [P], the exit that answered; the number of exits where the network ran to its end.
 
     """
 
     kept: NDArray[np.int64]
     executed: NDArray[np.int64]
-    exit: NDArray[np.int64]
+    exit_index: NDArray[np.int64]
+
+
+def count_outputs(outputs: Iterable[RunOutput]) -> Counts:
+    """What some batches' outputs count together."""
+    columns = zip(*((output.kept, output.executed_macs, output.exit_index) for output in outputs), strict=True)
+    return Counts(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
     """A network in evaluation mode, its plain twin (same convolutions, normalisations and classifier), and P images.
 
-    P is a multiple of ``batch``. ``settings`` start with ``−∞``. ``logits`` are float32 [P, classes], by the
-    reference engine: the plain twin's under ``dense``, the network's own with nothing skipped under ``−∞``.
+    P is a multiple of ``batch``. The first of the images are the sample, which thresholds are chosen on and engines are
+    held against the reference engine on. ``settings`` start with ``−∞``. ``logits`` are float32 [sample, classes], by
+    the reference engine: the plain twin's under ``dense``, the network's own with nothing skipped under ``−∞``.
+    ``plan`` and ``dense_plan`` are the network's and the twin's.
     """
 
     name: str
@@ -84,16 +84,23 @@ class Workload:
     architecture: Architecture
     network: ResNet
     twin: ResNet
+    plan: Plan
+    dense_plan: Plan
     preprocessing: Preprocessing
     images: Images
     batch: int
-    settings: tuple[Setting, ...]
+    settings: tuple[NamedSetting, ...]
     logits: dict[str, NDArray[np.float32]]
 
     @property
-    def batches(self) -> int:
-        """How many different batches the images make."""
-        return len(self.images.images) // self.batch
+    def dense_settings(self) -> tuple[NamedSetting, ...]:
+        """The plain twin's only one."""
+        return (NamedSetting(DENSE, None, Setting(()), np.zeros((len(self.logits[DENSE]), 0), np.int64)),)
+
+    @property
+    def batches(self) -> list[NDArray[np.uint8]]:
+        """The images in batches, each uint8 [batch, H, W, 3]."""
+        return np.split(self.images.images, len(self.images.images) // self.batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,9 +114,14 @@ class Model:
     table: OperatingPointTable | None = None
     digest: str = ""
 
+    @property
+    def sample(self) -> int:
+        """How many images thresholds are chosen on."""
+        return 16 if self.preprocessing.size > 64 else 64
+
 
 def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float] | None) -> Workload:
-    """Fit fresh weights to the images, choose thresholds for every ratio of ``skip``, and check the values.
+    """Fit fresh weights to the images, choose a setting for every ratio of ``skip``, and check the values.
 
     Without ``skip`` the usual ratios are taken, of a bundle those that it offers.
 
@@ -117,30 +129,29 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
         LcclError: a ratio cannot be reached, or values grow or vanish on the way.
 
     """
-    if model.table is None:
-        fit_statistics(model.network, torch.from_numpy(normalised(images.images, model.preprocessing)))
-    plan = lower(model.network, model.preprocessing)
-    engine = ReferenceEngine(plan, torch.device("cpu"))
-    closed = [_setting(model, engine, images, value) for value in _ratios(model.table, skip)]
-    nothing = (float("-inf"),) * len(plan.layers)
-    limits = SANE if model.table is None else FINITE
-    logits, kept = _run(engine, images.images, nothing, 0, limits)
+    table, sample = model.table, images.images[: model.sample]
+    ratios = _ratios(table, skip)
+    if table is None:
+        fit(model.network, torch.from_numpy(normalised(sample, model.preprocessing)))
     twin = plain_twin(model.architecture, model.network)
-    dense = lower(twin, model.preprocessing)
-    without = ReferenceEngine(dense, torch.device("cpu"))
-    expected, _ = _run(without, images.images, (), 0, limits)
+    plan, dense_plan = (lower(network, model.preprocessing) for network in (model.network, twin))
+    engine = ReferenceEngine(plan, torch.device("cpu"))
+    limits = SANE if table is None else FINITE
+    nothing = Setting((float("-inf"),) * len(plan.layers))
+    logits, kept = _run(engine, sample, nothing, limits)
+    settings = [NamedSetting(OPEN, None, nothing, kept)]
+    for ratio in ratios:
+        if table is None:
+            setting, kept = choose_thresholds(plan, sample, ratio)
+        else:
+            setting = resolve(table, QualityRequest(sparsity=ratio)).wanted.setting
+            _, kept = _run(engine, sample, setting, limits)
+        settings.append(NamedSetting(f"{ratio:g}", ratio, setting, kept))
+    dense_logits, _ = _run(ReferenceEngine(dense_plan, torch.device("cpu")), sample, Setting(()), limits)
     return Workload(
-        name=model.name,
-        digest=model.digest,
-        architecture=model.architecture,
-        network=model.network,
-        twin=twin,
-        preprocessing=model.preprocessing,
-        images=images,
-        batch=batch,
-        settings=(Setting(OPEN, None, nothing, 0, kept), *closed),
-        logits={DENSE: expected, OPEN: logits},
-    )
+        model.name, model.digest, model.architecture, model.network, twin, plan, dense_plan, model.preprocessing,
+        images, batch, tuple(settings), {DENSE: dense_logits, OPEN: logits},
+    )  # fmt: skip
 
 
 def find_model(name: str, form: str | None = None, gate: str | None = None) -> Model:
@@ -201,71 +212,8 @@ def images_needed(model: Model, batch: int) -> int:
     """
     if batch < 1:
         raise LcclError(f"a batch needs at least one image, not {batch}")
-    least = max(2 * batch, 16 if model.preprocessing.size > 64 else 64)
+    least = max(2 * batch, model.sample)
     return -(-least // batch) * batch
-
-
-def fit_statistics(network: ResNet, images: Tensor) -> None:
-    """Give a fresh network's normalisations the statistics of these normalised images [N, 3, H, W].
-
-    They are taken while every layer skips the share ``FITTED``, as training with thresholds would. Gates multiply:
-    so that values neither grow nor vanish when nothing is skipped, or most, they become 0.95 ± 0.02, and blocks
-    add half of what they would, of many blocks less. The gates' weights lean to the positive, and a block's second
-    gate has no negative ones: where all of its input was skipped it is lowest, for such places have one value in
-    common, and no threshold parts them. The first convolution answers to edges, as a trained one does, and not to
-    brightness, in which images differ most.
-    """
-    stem = network.stem_conv.weight.data
-    stem -= stem.mean((2, 3), keepdim=True)
-    for block in network.blocks:
-        convs = list(cast(Block, block).convs.values())
-        last = cast("nn.Conv2d | nn.BatchNorm2d", convs[-1].norm or convs[-1].conv)  # fresh networks are not split
-        last.weight.data *= min(0.5, 14 / len(network.blocks))
-        for gate in [conv.gate for conv in convs if conv.gate is not None][1:]:
-            gate.conv.weight.data.abs_()
-    for gate in (module for module in network.modules() if isinstance(module, Gate)):
-        weight = gate.conv.weight.data
-        weight += 2 * weight.std() / weight[0].numel() ** 0.5
-        assert gate.norm is not None  # fresh networks are built with it
-        nn.init.constant_(gate.norm.weight, 0.02)
-        nn.init.constant_(gate.norm.bias, 0.95)
-    hooks = [
-        block.norms[2].register_forward_pre_hook(partial(_turn, cast(nn.Conv2d, block.convs["conv2"].conv)))
-        for block in network.blocks if isinstance(block, PreActivationBlock) and len(block.convs) == 3
-    ]  # fmt: skip
-    hooks += [
-        module.register_forward_pre_hook(_fit) if isinstance(module, nn.BatchNorm2d) else
-        module.register_forward_hook(_shut)
-        for module in network.modules() if isinstance(module, nn.BatchNorm2d | Gate)
-    ]  # fmt: skip
-    with torch.inference_mode():
-        network.eval()(images)
-    for hook in hooks:
-        hook.remove()
-
-
-def _turn(conv: nn.Conv2d, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """A hook: channels of a negative mean change their sign, so that 0, where skipped, is low in all of them.
-
-    A 1×1 gate sees nothing beside such a place that would tell it from others.
-    """
-    sign = torch.where(inputs[0].mean((0, 2, 3)) < 0, -1.0, 1.0)
-    conv.weight *= sign[:, None, None, None]
-    return inputs[0] * sign[:, None, None]
-
-
-def _fit(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-    """A hook: the normalisation takes the statistics of its input."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-    norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False))
-
-
-def _shut(_: nn.Module, __: tuple[Tensor], gates: Tensor) -> Tensor:
-    """A hook: the smallest of the gate's values become 0."""
-    return gates * (gates > float(np.quantile(gates.numpy(), FITTED)))
 
 
 def plain_twin(architecture: Architecture, network: ResNet) -> ResNet:
@@ -274,35 +222,6 @@ def plain_twin(architecture: Architecture, network: ResNet) -> ResNet:
     wanted = twin.state_dict()
     twin.load_state_dict({name: value for name, value in network.state_dict().items() if name in wanted})
     return twin.eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def choose_thresholds(engine: ReferenceEngine, images: NDArray[np.uint8], skip: float) -> tuple[float, ...]:
-    """One threshold per layer, for all images alike, under which each layer skips the share ``skip`` of its cells.
-
-    Layer by layer: a layer's gates are those of inputs that the earlier layers have skipped in already.
-
-    Raises:
-        LcclError: a layer's gates do not allow it.
-
-    """
-    layers = len(engine.plan.layers)
-    state = engine.begin(images, RunOptions.uniform(len(images), [float("-inf")] * layers))
-    for step in engine.plan.steps:
-        engine.step(step, state)
-        if isinstance(step, Convolve) and step.gate is not None:
-            column = step.gate.layer
-            gates = state.gates[column].numpy()
-            state.thresholds[:, column] = float(np.quantile(gates, skip))
-            engine.step(step, state)
-            reached = 1 - float(state.masks[column].float().mean())
-            if abs(reached - skip) > TOLERANCE:
-                raise LcclError(
-                    f"{step.name} skips {reached:.3f} of its cells where {skip:g} is asked for: "
-                    f"{float((gates <= 0).mean()):.3f} of its gates are zero"
-                )
-        _check_values(step, state, SANE)
-    return tuple(state.thresholds[0].tolist())
 
 
 def _fresh(architecture: Architecture) -> ResNet:
@@ -317,30 +236,15 @@ def _ratios(table: OperatingPointTable | None, skip: Sequence[float] | None) -> 
                 raise LcclError(f"a skip ratio must lie between 0 and 1, not {value:g}")
         return tuple(dict.fromkeys(skip))
     low, high = (0.0, 1.0) if table is None else table.sparsity_range
-    found = tuple(value for value in SKIP if low < value <= high)
-    return found or ((high,) if high > low else ())
-
-
-def _setting(model: Model, engine: ReferenceEngine, images: Images, skip: float) -> Setting:
-    if model.table is None:
-        thresholds = choose_thresholds(engine, images.images, skip)
-        _, kept = _run(engine, images.images, thresholds, 0, SANE)
-        return Setting(f"{skip:g}", skip, thresholds, 0, kept)
-    found = model.table.resolve(QualityRequest(sparsity=skip))
-    _, kept = _run(engine, images.images, found.thresholds, found.norm_set, FINITE, found.exit_confidence)
-    return Setting(f"{skip:g}", skip, found.thresholds, found.norm_set, kept, found.exit_confidence)
+    usual = tuple(value for value in SKIP if low < value <= high)
+    return usual or ((high,) if high > low else ())
 
 
 @torch.inference_mode()
 def _run(
-    engine: ReferenceEngine,
-    images: NDArray[np.uint8],
-    thresholds: Sequence[float],
-    norm_set: int,
-    limits: tuple[float, float],
-    exit_confidence: Sequence[float] = (),
+    engine: ReferenceEngine, images: NDArray[np.uint8], setting: Setting, limits: tuple[float, float]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits [P, classes] and kept cells [P, L] of all images under the same thresholds and exit confidences.
+    """Logits [P, classes] and kept cells [P, L] of all images under one setting.
 
     Raises:
         LcclError: values grow or vanish on the way.
@@ -349,34 +253,12 @@ def _run(
     logits, kept = [], []
     for start in range(0, len(images), engine.batch_limit):
         part = images[start : start + engine.batch_limit]
-        options = RunOptions.uniform(len(part), thresholds, norm_set, exit_confidence=exit_confidence)
-        output, state = engine.trace(part, options)
+        output, state = engine.trace(part, RunOptions.of([setting] * len(part)))
         for step in engine.plan.steps:
-            _check_values(step, state, limits)
+            check_values(step, state, limits)
         logits.append(output.logits)
         kept.append(output.kept)
     return cast("NDArray[np.float32]", np.concatenate(logits)), np.concatenate(kept)
-
-
-def _check_values(step: Step, state: State, limits: tuple[float, float]) -> None:
-    """Refuse values that no trained network has: arithmetic on them may take another time, or overflow.
-
-    ``limits`` are those of their root mean square. A trained network's own are its affair, if only they are finite.
-
-    Raises:
-        LcclError: with the step's name and how large its values are.
-
-    """
-    names = [getattr(step, "raw", None), step.activated.buffer if isinstance(step, Convolve) and step.activated else ""]
-    values = [state.values[name] for name in names if name]
-    if isinstance(step, Classify) and state.logits is not None:
-        values.append(state.logits)
-    for value in values:
-        if not len(value):  # all images have left
-            continue
-        size = float(value.square().mean().sqrt())
-        if not limits[0] <= size <= limits[1]:
-            raise LcclError(f"values of size {size:.3g} in {getattr(step, 'name', type(step).__name__)}: not a network")
 
 
 def normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

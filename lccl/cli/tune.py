@@ -11,7 +11,6 @@ from lccl.cli.terminal import console, one_sentence_errors
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.plan.geometry import NetworkShape
     from lccl.plan.steps import Plan
 
 USUAL = ("resnet18", "wrn-28-10", "resnet34", "resnet50")
@@ -49,34 +48,30 @@ def tune(
         name = torch.cuda.get_device_name(place)
         path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
         provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
-        found: dict[tiles.Shape, tiles.Tile] = {}
+        tuned: dict[tiles.Shape, tiles.Tile] = {}
 
         def note(shape: tiles.Shape, tile: tiles.Tile) -> None:
             """Write all that is known by now: tuning takes minutes, and may be stopped."""
-            found[shape] = tile
-            tiles.write(path, name, found, provenance)
+            tuned[shape] = tile
+            tiles.write(path, name, tuned, provenance)
             console.print(f"{shape}  {tile}", highlight=False)
 
         for network in networks or USUAL:
-            plan, geometry = _lowered(network)
             with torch.inference_mode(), torch.cuda.device(place):
-                find(plan, geometry, batch, place, PRECISIONS[precision], report=note, known=found)
+                find(_lowered(network), batch, place, PRECISIONS[precision], report=note, known=tuned)
         console.print(path)
 
 
-def _lowered(network: str) -> tuple[Plan, NetworkShape]:
-    """The plan and shape of a bundle, or of a network by name with fresh weights."""
+def _lowered(network: str) -> Plan:
+    """The plan of a bundle, or of a network by name with fresh weights."""
     from lccl.bundle import format as bundles
     from lccl.networks import NETWORKS, Architecture, build
     from lccl.networks.lowering import lower
-    from lccl.plan.geometry import shape_of
     from lccl.preprocessing import Preprocessing
 
     if network in NETWORKS:
-        made = build(Architecture(network)).eval()
-        size = made.image_size
-        plan = lower(made, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    else:
-        loaded = bundles.load(Path(network))
-        plan = lower(loaded.network, loaded.preprocessing)
-    return plan, shape_of(plan)
+        fresh = build(Architecture(network)).eval()
+        size = fresh.image_size
+        return lower(fresh, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    bundle = bundles.load(Path(network))
+    return lower(bundle.network, bundle.preprocessing)

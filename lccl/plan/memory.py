@@ -60,9 +60,13 @@ def assign_memory(plan: Plan) -> PlanMemory:
     for number, step in enumerate(plan.steps):
         for read in step.reads:
             readers[read.buffer].append((number, read))
+    pooled_alone = _pooled_alone(plan, readers)
     buffers: dict[str, BufferMemory] = {}
     in_place = set()
     for number, step in enumerate(plan.steps):
+        for read in step.reads:
+            if read.buffer not in buffers:
+                raise ValueError(f"step {number} reads {read.buffer!r}, which no step before it writes")
         for name in step.writes:
             storage = name
             if name == step.writes[0] and _fits_in_place(plan, number, step, buffers):
@@ -74,12 +78,12 @@ def assign_memory(plan: Plan) -> PlanMemory:
                 storage=storage,
                 border=max((read.kernel // 2 for _, read in readers[name]), default=0),
                 first=number,
-                last=max((reader for reader, _ in readers[name]), default=number),
+                last=max((reader + (reader in pooled_alone) for reader, _ in readers[name]), default=number),
                 non_negative=_is_non_negative(step, name, buffers),
                 pooled=isinstance(step, AveragePool),
                 readers=tuple(readers[name]),
             )
-    return PlanMemory(_with_shared_storage(buffers), frozenset(in_place), _pooled_alone(plan, readers))
+    return PlanMemory(_with_shared_storage(buffers), frozenset(in_place), pooled_alone)
 
 
 def _fits_in_place(plan: Plan, number: int, step: Step, buffers: Mapping[str, BufferMemory]) -> bool:

@@ -1,39 +1,56 @@
 """HTTP/1.1 on a connection: uvicorn's httptools protocol, with bounds on what a connection may cost.
 
-Left to itself it waits for ever for a head, a head and the trailers of a body may have any size, and of pipelined
-requests it takes more from the socket for every one that it answers.
+uvicorn's own protocol waits for a head without limit, accepts heads and trailers of any size, and reads more pipelined
+requests from the socket with every one that it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.errors import (
+from ..errors import (
     HeadTooLargeError,
     MalformedRequestError,
-    Problem,
     ServiceError,
     TooManyConnectionsError,
     TooSlowError,
+    TransportError,
     problem,
 )
-from service.transport.gate import Gate
-from service.transport.watch import Phase, Watch
+from .admission import AdmissionControl, Refusal
+from .watch import Phase, Watch
+
+ADVICE = "install a version that pyproject.toml names"
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+except ImportError as error:
+    raise TransportError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
 
 if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn._types import ASGI3Application
     from uvicorn.server import ServerState
 
+# What this file uses of uvicorn beyond what it documents; checked at start.
+USED = {
+    HttpToolsProtocol: {
+        "_start_asgi_task", "cycle", "flow", "headers", "on_response_complete", "parser", "pipeline", "scope",
+        "timeout_keep_alive_handler", "url",
+    },
+    RequestResponseCycle: {
+        "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started", "scope",
+    },
+}  # fmt: skip
 BETWEEN_FIELDS = 4  # bytes: the colon, a space and the line's end
 
 
@@ -51,7 +68,7 @@ class ConnectionLimits:
         head_bytes: largest head, the trailers of its body included.
         pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
         linger_s: seconds that a client has to read why it was refused.
-        gate: refuses work under overload; None lets everything in.
+        admission: refuses work under overload; the default never does.
 
     """
 
@@ -63,7 +80,7 @@ class ConnectionLimits:
     head_bytes: int = 32 << 10
     pipelined: int = 8
     linger_s: float = 1.0
-    gate: Gate | None = None
+    admission: AdmissionControl = field(default_factory=AdmissionControl)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -85,24 +102,26 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits, self._report = limits, report
+        self._limits, self._report, self._server_state = limits, report, server_state
         self._in_head, self._whole, self._upgrade = False, True, False
         self._chunk, self._head_size, self._unused = 0, 0, 0  # bytes; unused: read since the last that were body
         self._refused = False
         self._fault: ServiceError = MalformedRequestError("this is no HTTP request")
         self._running: RequestResponseCycle | None = None
         self._watch: Watch | None = None
+        self._departure: asyncio.Future[None]  # done when the client has left
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        excess = len(self.connections) - self._limits.connections
+        self._departure = asyncio.get_running_loop().create_future()
+        excess = len(self._server_state.connections) - self._limits.connections
         if excess > self._limits.spare:
             transport.abort()
             return
         shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
-        self._watch = Watch(self.loop, transport, shortest_s, self._limits.idle_s, self._over)
+        self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         self._wait()
         if excess > 0:
             self._refuse(TooManyConnectionsError("the server has as many connections as it may: try again later", 1.0))
@@ -110,18 +129,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.stop()
-        if self._limits.gate is not None:
-            for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
-                self._limits.gate.leave(cycle)
+        for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
+            self._limits.admission.leave(cycle)
         if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True  # of pipelined requests, uvicorn tells only the last
-            self._running.message_event.set()
+            _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
+        self._departure.set_result(None)
         super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing: the time between two requests is watched here."""
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         self._chunk = len(data)
         try:
             self.parser.feed_data(data)
@@ -164,7 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             self._fail(MalformedRequestError("too many requests at once on one connection"))
         self._in_head = False
-        self.scope["state"]["arrived"] = time.monotonic()
+        self.scope["state"].update(arrived=time.monotonic(), departure=self._departure)
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
             super().on_headers_complete()
@@ -177,8 +197,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._upgrade:
             self._whole = True
             super().on_message_complete()
-            if self._limits.gate is not None and not self.cycle.response_complete:
-                self._limits.gate.enter(self.cycle)
+            if not self.pipeline:
+                self.flow.resume_reading()  # or nobody would see the client leave
+            if not self.cycle.response_complete:
+                self._limits.admission.enter(self.cycle)
 
     def _count(self, size: int) -> None:
         self._head_size += size
@@ -194,7 +216,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return HeadTooLargeError(f"the request's head has more than {self._limits.head_bytes:,} bytes")
 
     def _stay_with_http_1(self, rest: bytes) -> None:
-        """Parse a head again without its wish for another protocol, for whose bytes the parser would take the body."""
+        """Parse a head again without its Upgrade header: the parser would take the body for bytes of that protocol."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
@@ -206,29 +228,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        gate = self._limits.gate
-        if gate is not None and gate.shuts_out(cycle.scope):
-            self.loop.call_soon(self._turn_away, cycle, gate)  # once the parser is done with what it is at
+        if self._limits.admission.refuses(cycle.scope):
+            # once the parser is done with what it is at
+            asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _turn_away(self, cycle: RequestResponseCycle, gate: Gate) -> None:
-        """Answer a request that the gate shuts out, without the task and the messages of an application."""
+    def _turn_away(self, cycle: RequestResponseCycle) -> None:
+        """Answer a request that is not admitted, without the task and the messages of an application."""
         if cycle.disconnected:
             return
-        refusal = gate.refusal(cycle.scope["path"])
-        own = [name + b": " + value + b"\r\n" for name, value in cycle.default_headers]
-        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join([STATUS_LINE[refusal.status], *own, refusal.headers, end, refusal.body]))
+        self._write(self._limits.admission.refusal(cycle.scope["path"]), cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
-        cycle.on_response = _nothing
+        cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
-        if self._limits.gate is not None:
-            self._limits.gate.leave(self._running)
+        self._limits.admission.leave(self._running)
         super().on_response_complete()
         self._wait()
 
@@ -241,14 +259,13 @@ class BoundedProtocol(HttpToolsProtocol):
         answer, newest = problem(error), self.cycle
         self._report(answer.code)
         if newest is not None and not newest.response_complete:
-            if self.pipeline or not newest.more_body:
+            if self.pipeline or self._whole or self._in_head:
                 newest.keep_alive = False
                 self._wait()
                 return
-            newest.disconnected = True
-            newest.message_event.set()
+            _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
-            self.transport.write(_encode(answer, self.server_state.default_headers))
+            self._write(Refusal.of(answer), keep_alive=False)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -282,22 +299,30 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _write(self, refusal: Refusal, keep_alive: bool) -> None:
+        own = [b"%s: %s\r\n" % header for header in self._server_state.default_headers]
+        end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join([refusal.head, *own, end, refusal.body]))
 
-def _nothing() -> None:
-    """What a finished cycle calls, which must not keep its connection alive."""
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell a request's application that nobody reads its answer."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
-def _encode(answer: Problem, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """An error as a whole response that ends its connection."""
-    body = json.dumps(answer.to_json()).encode()
-    headers = [
-        *default_headers,
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"connection", b"close"),
+def check_uvicorn() -> None:
+    """See whether the installed uvicorn has what this protocol is built on.
+
+    Raises:
+        TransportError: it has not.
+
+    """
+    missing = [
+        f"{kind.__name__}.{name}"
+        for kind, names in USED.items()
+        for name in sorted(names - set(dir(kind)))
+        if not any(name in made.__code__.co_names for made in vars(kind).values() if isinstance(made, FunctionType))
     ]
-    if answer.retry_after is not None:
-        headers.append((b"retry-after", str(answer.retry_after).encode()))
-    lines = [name + b": " + value + b"\r\n" for name, value in headers]
-    return b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", body])
+    if missing:
+        raise TransportError(f"uvicorn {version('uvicorn')} has no {', '.join(missing)}; {ADVICE}")

@@ -11,14 +11,14 @@ from functools import partial
 from typing import cast
 
 import uvicorn
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import Counter
+from starlette.applications import Starlette
 
-from service.parts import Parts
-from service.settings import Settings
-from service.transport.accept import Acceptor
-from service.transport.gate import Gate, requests_in_time
-from service.transport.protocol import BoundedProtocol, ConnectionLimits
+from ..inference.runner import WorkBatcher
+from ..settings import Settings
+from .accept import Acceptor
+from .admission import AdmissionControl, requests_in_time
+from .protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
@@ -47,26 +47,33 @@ class Server(uvicorn.Server):
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """The configuration of a uvicorn server for an application of :func:`service.app.create_app`."""
-    parts: Parts = app.state.parts
+def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
+
+    Raises:
+        TransportError: the installed uvicorn does not fit.
+
+    """
+    check_uvicorn()
+    batcher: WorkBatcher = app.state.batcher
+    rejected: Counter = app.state.metrics.rejected
 
     def refused(code: str) -> None:
-        parts.metrics.rejected.labels("", code).inc()
+        rejected.labels("", code).inc()
 
     def most() -> int:
-        return requests_in_time(settings.queue_limit, settings.request_timeout_s, parts.batcher.drained_per_s())
+        return requests_in_time(settings.queue_limit, settings.request_timeout_s, batcher.drained_per_s())
 
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,
         body_s=settings.request_timeout_s + settings.header_timeout_s,
         idle_s=settings.idle_timeout_s,
-        gate=Gate(most, parts.batcher.waiting_s, refused),
+        admission=AdmissionControl(most, batcher.waiting_s, refused),
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(
-        _entrance(app),
+        app,
         host=settings.host,
         port=settings.port,
         http=cast(type[asyncio.Protocol], protocol),
@@ -82,17 +89,6 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
-
-
-def _entrance(app: FastAPI) -> ASGIApp:
-    """The application's own stack, without FastAPI's question before each request whether to trace it."""
-    stack = app.middleware_stack or app.build_middleware_stack()
-
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = app
-        await stack(scope, receive, send)
-
-    return enter
 
 
 def connections_that_fit(wanted: int) -> int:

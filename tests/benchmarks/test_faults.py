@@ -78,7 +78,7 @@ def test_a_server_that_begins_to_answer_wrongly_is_found_out(models_folder):
         rest = at_rest(
             Served(client).base, [classify("exact", images(4, 32)), classify("none", (b"no image",), status=415)]
         )
-        good, model = load(Served(client), rest, 40, 1), client.app.state.parts.registry.find(None)
+        good, model = load(Served(client), rest, 40, 1), client.app.state.registry.find(None)
         assert good.counts.wrong == good.counts.lost == good.counts.failed == 0
         assert not good.strange
         assert set(good.counts.answered) == {"200", "415"}

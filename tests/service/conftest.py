@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from service.app import create_app
 from service.settings import Settings
@@ -22,7 +22,7 @@ Serve = Callable[..., "Iterator[httpx.Client]"]
 def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
     chosen = Settings(port=0, **settings)
-    app: FastAPI = create_app(chosen)
+    app: Starlette = create_app(chosen)
     server = Server(server_config(app, chosen))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

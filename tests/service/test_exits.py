@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import lccl
 from lccl.bundle.format import save
-from lccl.operating_points import QualityRequest, controls_for
-from service.decode import decode
+from lccl.plan.run import RunOptions
+from lccl.request import QualityRequest, resolve
+from service.inference.decode import decode
 from tests.conftest import early_bundle
 from tests.service.engines import Around
 
@@ -99,17 +100,17 @@ def test_who_leaves_is_surer_than_was_asked_for(early_client, smooth_images):
 def test_the_answer_is_the_librarys(early_client, early_folder, smooth_images):
     bundle = lccl.load(early_folder / "early")
     engine = lccl.compile(bundle, "cpu", engine="reference")
-    settings = [bundle.table.resolve(QualityRequest(exit_confidence=0.68))] * len(smooth_images)
+    settings = [resolve(bundle.table, QualityRequest(exit_confidence=0.68)).wanted.setting] * len(smooth_images)
     pixels = np.stack([decode(one, bundle.preprocessing, 10**6) for one in smooth_images])
-    output = engine.run(pixels, controls_for(settings))
-    assert len(set(output.exit.tolist())) == 3
+    output = engine.run(pixels, RunOptions.of(settings))
+    assert len(set(output.exit_index.tolist())) == 3
     answer = post(early_client, *smooth_images, exit_confidence=0.68).json()
     assert answer["operating_point"]["exit_confidence"] == pytest.approx([0.68, 0.68])
     assert answer["operating_point"]["name"] is None
     found = answer["predictions"]
-    assert [2 if one["exit"] is None else one["exit"] for one in found] == output.exit.tolist()
+    assert [2 if one["exit"] is None else one["exit"] for one in found] == output.exit_index.tolist()
     assert [one["classes"][0]["index"] for one in found] == output.logits.argmax(1).tolist()
-    assert [one["macs"]["gated"] for one in found] == engine.shape.gated(output.kept, output.exit).tolist()
+    assert [one["macs"]["gated"] for one in found] == engine.shape.gated(output.kept, output.exit_index).tolist()
     assert [one["macs"]["executed"] for one in found] == output.executed_macs.tolist()
     assert [one["macs"]["dense"] for one in found] == [40_551_040] * len(found)
 
@@ -148,7 +149,7 @@ def test_clients_of_one_batch_get_what_they_would_get_alone(serve, early_folder,
         serve(models=early_folder, engine="reference", self_test_interval_s=600) as client,
         ThreadPoolExecutor(len(asked)) as pool,
     ):
-        model = client.app.state.parts.registry.find("early")
+        model = client.app.state.registry.find("early")
 
         def ask(one):
             content, sure = one

@@ -59,8 +59,8 @@ STAGES = [nothing, part_of_head, head_alone, part_of_body, everything, several_a
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, draw_image, reset):
     with serve() as client:
-        parts = client.app.state.parts
-        model = parts.registry.find("small")
+        state = client.app.state
+        model = state.registry.find("small")
         right = client.post("/v1/classify", content=draw_image(), headers=PNG).json()["predictions"]
         model.engine = Gated(model.engine)
         for stage in STAGES:
@@ -69,8 +69,8 @@ def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, draw_image,
                 leave(client, stage(*whole_request(draw_image)), reset)
             model.engine.go.set()
             wait_for(lambda: "lccl_inflight_requests 1.0" in client.get("/metrics").text)
-            assert parts.batcher.depth(model.key) == 0, stage
-            assert parts.bodies._held == 0, stage
+            assert state.batcher.depth(model.key) == 0, stage
+            assert state.bodies._held == 0, stage
             answer = client.post("/v1/classify", content=draw_image(), headers=PNG)
             assert answer.json()["predictions"] == right, stage
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,24 +19,21 @@ PNG = {"Content-Type": "image/png"}
 
 @pytest.fixture
 def process(models_folder):
-    """A real ``lccl-serve`` in its own process, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """A real ``lccl-serve`` in its own process, on a free port, which its log names."""
     started = subprocess.Popen(
-        [sys.executable, "-m", "service", "--models", str(models_folder), "--port", str(port)],
+        [sys.executable, "-m", "service", "--models", str(models_folder), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"LCCL_COMPUTE_THREADS": "1"},
     )  # fmt: skip
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(started.stdout), daemon=True)
     reader.start()
-    base = f"http://127.0.0.1:{port}"
     for _ in range(600):
-        try:
-            if httpx.get(f"{base}/health/ready").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.1)
+        found = re.search(r"running on (http://127.0.0.1:\d+)", "".join(lines))
+        if found:
+            break
+        time.sleep(0.1)
+    base = found[1]
+    assert httpx.get(f"{base}/health/ready").status_code == 200
     yield started, base, lines
     started.kill()
     started.wait(10)

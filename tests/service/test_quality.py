@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from lccl.bundle.format import save
-from service.scheduling.cost import CostModel
-from service.self_test import warm_up
+from service.inference.cost import CostModel
+from service.inference.self_test import warm_up
 from tests.conftest import random_bundle
 from tests.service.engines import Gated, Poisoned, Slow, Wrong, wait_for
 
@@ -31,11 +31,11 @@ PERMISSION = {"operating_point": "exact", "max_accuracy_drop": 9}  # up to p40 i
 def slowed(serve, seconds, **settings):
     """A server on a device that takes so long for an exact image, and knows it."""
     with serve(decode_threads=4, compute_streams=1, self_test_interval_s=600, **settings) as client:
-        parts = client.app.state.parts
-        model = parts.registry.find("small")
+        state = client.app.state
+        model = state.registry.find("small")
         model.engine = Slow(model.engine, seconds)
         model.engine.batch_limit = 4
-        cost: CostModel = parts.runner._cost
+        cost: CostModel = state.runner._cost
         cost.forget(model.key)
         warm_up(model, cost)
         model.engine.batches.clear()
@@ -77,7 +77,7 @@ def test_a_deadline_that_cannot_be_met_costs_no_compute(serve, draw_image):
         answer = ask(client, draw_image, deadline_ms=20)
         assert answer.status_code == 504
         assert answer.json()["code"] == "deadline"
-        assert not client.app.state.parts.registry.find("small").engine.batches
+        assert not client.app.state.registry.find("small").engine.batches
         assert metric(client, 'lccl_rejected_total{model="small",reason="deadline"}') == 1
 
 
@@ -136,7 +136,7 @@ def test_one_client_cannot_fill_the_queue(serve, draw_image, tmp_path):
         return client.post("/v1/classify", files=[("file", draw_image())] * count, headers=headers).status_code
 
     with serve(api_keys=keys, queue_limit=9, max_images=4, compute_streams=1) as client, ThreadPoolExecutor(16) as pool:
-        model = client.app.state.parts.registry.find("small")
+        model = client.app.state.registry.find("small")
         model.engine = Gated(model.engine)
         pool.submit(send, "hog")
         wait_for(lambda: model.engine.entered)
@@ -144,7 +144,7 @@ def test_one_client_cannot_fill_the_queue(serve, draw_image, tmp_path):
         wait_for(lambda: sum(one.done() for one in hogging) == 12 - 8)
         assert {one.result() for one in hogging if one.done()} == {429}
         polite = pool.submit(send, "polite")
-        wait_for(lambda: client.app.state.parts.batcher.depth(model.key) == 9)
+        wait_for(lambda: client.app.state.batcher.depth(model.key) == 9)
         model.engine.go.set()
         assert polite.result() == 200
 
@@ -170,7 +170,7 @@ def black():
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 def test_a_image_that_fails_the_engine_fails_alone(serve, draw_image, error):
     with serve() as client:
-        model = client.app.state.parts.registry.find("small")
+        model = client.app.state.registry.find("small")
         model.engine = Poisoned(model.engine, error)
         files = [("file", black() if number == 3 else draw_image(seed=number)) for number in range(8)]
         answer = client.post("/v1/classify", files=files)
@@ -183,13 +183,13 @@ def test_a_image_that_fails_the_engine_fails_alone(serve, draw_image, error):
         assert client.get("/health/live").status_code == 200
 
 
-def test_a_model_that_answers_its_canary_wrongly_is_not_ready(serve, draw_image):
+def test_a_model_that_fails_its_self_test_is_not_ready(serve, draw_image):
     with serve(self_test_interval_s=0.1) as client:
         wait_for(lambda: client.get("/health/ready").status_code == 200)
-        model = client.app.state.parts.registry.find("small")
+        model = client.app.state.registry.find("small")
         right, model.engine = model.engine, Wrong(model.engine)
         wait_for(lambda: client.get("/health/ready").status_code == 503)
-        assert "canary" in client.get("/health/ready").json()["detail"]
+        assert "self-test" in client.get("/health/ready").json()["detail"]
         assert client.get("/health/live").status_code == 200
         model.engine = right
         wait_for(lambda: client.get("/health/ready").status_code == 200)
@@ -212,7 +212,7 @@ def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path,
     save(random_bundle(), tmp_path / "first")
     save(random_bundle(), tmp_path / "second")
     with serve(models=tmp_path) as client:
-        registry = client.app.state.parts.registry
+        registry = client.app.state.registry
         assert client.post("/v1/models/second/classify?sparsity=0.3", content=draw_image()).status_code == 200
         engine = weakref.ref(registry.find("second").engine)
         registry.unload("second")
@@ -224,7 +224,7 @@ def test_a_model_that_is_no_longer_served_gives_its_memory_back(serve, tmp_path,
 def test_versions_come_go_and_are_swapped_under_traffic_and_no_request_fails(serve, tmp_path, draw_image):
     save(random_bundle(), tmp_path / "many" / "1")
     with serve(models=tmp_path) as client, ThreadPoolExecutor(4) as pool:
-        registry, stop = client.app.state.parts.registry, threading.Event()
+        registry, stop = client.app.state.registry, threading.Event()
 
         def ask_on(seed):
             answers = []

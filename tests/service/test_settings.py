@@ -113,3 +113,20 @@ def test_help_names_every_setting():
     shown = run("--help").stdout
     for name in Settings.model_fields:
         assert "--" + name.replace("_", "-") in shown
+
+
+def test_the_former_name_of_the_self_tests_interval_still_works_and_warns(monkeypatch, caplog):
+    monkeypatch.setenv("LCCL_CANARY_INTERVAL_S", "7")
+    settings = Settings()
+    assert settings.self_test_interval_s == 7
+    settings.warn_of_deprecated()
+    assert "LCCL_SELF_TEST_INTERVAL_S" in caplog.text
+    monkeypatch.setenv("LCCL_SELF_TEST_INTERVAL_S", "5")
+    assert Settings().self_test_interval_s == 5
+    with pytest.raises(ValidationError):
+        Settings(canary_interval_s=0)
+
+
+def test_without_former_names_nothing_warns(caplog):
+    Settings().warn_of_deprecated()
+    assert not caplog.records

@@ -140,13 +140,13 @@ def native(settings: Settings, described: dict[str, Any]) -> Callable[[Pixels], 
 
     import lccl
     from lccl.networks import Architecture, build
-    from lccl.plan.run import RunOptions
+    from lccl.plan.run import RunOptions, Setting
 
     network = build(Architecture.from_json(described["architecture"]))
     network.load_state_dict(load_file(Path(settings.folder) / "twin.safetensors"))
     preprocessing = Preprocessing.from_json(described["preprocessing"])
     engine = lccl.compile(network.eval(), preprocessing=preprocessing, engine="cpu", threads=settings.threads)
-    return lambda images: engine.run(images, RunOptions.uniform(len(images), ())).logits
+    return lambda images: engine.run(images, RunOptions.of([Setting(())] * len(images))).logits
 
 
 BACKENDS: dict[str, Callable[[Settings, dict[str, Any]], Callable[[Pixels], Logits]]] = {

@@ -1,9 +1,12 @@
 """The extension module that native/module.cpp defines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lccl.plan.memory import PlanMemory
+from lccl.plan.steps import Plan
 
 _Floats = NDArray[np.float32]
 _Integers = NDArray[np.int64]
@@ -12,16 +15,15 @@ _Masks = Sequence[NDArray[np.uint8]] | None
 def instruction_sets() -> list[tuple[str, str]]: ...
 def second_level_cache() -> int: ...
 
-class Program:
+class Executor:
     def __init__(
         self,
+        plan: Plan,
+        memory: PlanMemory,
         instruction_set: str,
         bf16: bool,
         threads: int,
         streams: int,
-        sets: int,
-        layers: int,
-        exits: int,
         cache_bytes: int,
     ) -> None: ...
     @property
@@ -32,47 +34,15 @@ class Program:
     def streams(self) -> int: ...
     @property
     def groups(self) -> bool: ...
-    def add_buffer(self, channels: int, height: int, width: int) -> int: ...
-    def add_normalise(self, mean: _Floats, std: _Floats, raw: int) -> None: ...
-    def add_convolution(
-        self,
-        input: int,  # noqa: A002
-        weight: _Floats,
-        stride: int,
-        scale: _Floats | None,
-        shift: _Floats | None,
-        relu: bool,
-        gate: tuple[int, int, _Floats, _Floats, _Floats] | None,
-        residual: int,
-        residual_stride: int,
-        raw: int,
-        activated: int,
-        activated_scale: _Floats | None,
-        activated_shift: _Floats | None,
-    ) -> None: ...
-    def add_max_pool(self, input: int, kernel: int, stride: int, raw: int) -> None: ...  # noqa: A002
-    def add_average_pool(self, input: int, grid: int, raw: int) -> None: ...  # noqa: A002
-    def add_exit(
-        self,
-        exit: int,  # noqa: A002
-        input: int,  # noqa: A002
-        hidden_weight: _Floats,
-        hidden_bias: _Floats,
-        weight: _Floats,
-        bias: _Floats,
-    ) -> None: ...
-    def add_classifier(self, input: int, weight: _Floats, bias: _Floats) -> None: ...  # noqa: A002
-    def finish(self) -> None: ...
     def run(
         self,
         images: NDArray[np.uint8] | _Floats,
         thresholds: _Floats,
-        norm_set: _Integers,
         exit_confidence: _Floats,
         logits: _Floats,
         kept: _Integers,
         executed: _Integers,
-        exit: _Integers,  # noqa: A002
+        exit_index: _Integers,
         forced: _Masks,
         masks: _Masks,
         seconds: NDArray[np.float64] | None,
@@ -81,11 +51,10 @@ class Program:
     def run_step(
         self,
         step: int,
-        inputs: Sequence[tuple[int, _Floats]],
+        inputs: Mapping[str, _Floats],
         thresholds: _Floats,
-        norm_set: _Integers,
         kept: _Integers,
         executed: _Integers,
         forced: _Masks,
         masks: _Masks,
-    ) -> list[tuple[int, int, _Floats]]: ...
+    ) -> dict[str, _Floats]: ...

@@ -1,8 +1,6 @@
-"""Hands a plan to the native program, and batches to and from it."""
+"""Hands a plan to the native executor, and batches to and from it."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +9,11 @@ from lccl.engines.base import Images, check_inputs, exit_confidence
 from lccl.engines.cpu import _native
 from lccl.engines.cpu.cores import usable_cores
 from lccl.errors import EngineError, InputError
-from lccl.plan import steps
 from lccl.plan.geometry import shape_of
+from lccl.plan.memory import assign_memory
 from lccl.plan.run import RunOptions, RunOutput
-from lccl.plan.steps import Affine, Plan
+from lccl.plan.steps import Plan
 
-NONE = -1  # no such buffer
 PRECISIONS = ("fp32", "bf16")
 Values = dict[str, NDArray[np.float32]]
 
@@ -69,23 +66,21 @@ class CpuEngine:
         self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         threads = threads or usable_cores()
         try:
-            self._program = _native.Program(
+            self._executor = _native.Executor(
+                plan,
+                assign_memory(plan),
                 instruction_set=instruction_set,
                 bf16=precision == "bf16",
                 threads=threads,
                 streams=min(streams, threads),
-                sets=1,
-                layers=len(plan.layers),
-                exits=plan.exits,
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
             )
-            self._buffers = _fill(self._program, plan)
         except (ValueError, TypeError) as error:
             raise EngineError(f"the cpu engine cannot run this: {error}") from error
-        self.instruction_set = self._program.instruction_set
-        self.threads, self.streams = self._program.threads, self._program.streams
+        self.instruction_set = self._executor.instruction_set
+        self.threads, self.streams = self._executor.threads, self._executor.streams
         # Groups of eight images share large weights; small networks only spread the cost of a call.
-        self.batch_limit = self.threads * (8 if self._program.groups else 16)
+        self.batch_limit = self.threads * (8 if self._executor.groups else 16)
 
     def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
@@ -107,12 +102,10 @@ class CpuEngine:
         count = len(options)
         kept, executed = np.zeros((count, len(self.plan.layers)), np.int64), np.zeros(count, np.int64)
         masks, views = self._masks(count)
-        inputs = [(self._buffers[name], np.ascontiguousarray(value, np.float32)) for name, value in values.items()]
-        taken = self._program.run_step(
-            number, inputs, _rows(options), _sets(options), kept, executed, _forced(self.plan, options), views
-        )
-        names = {number: name for name, number in self._buffers.items()}
-        written = {names[buffer]: value for buffer, _, value in taken}
+        inputs = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
+        thresholds = np.ascontiguousarray(options.thresholds, np.float32)
+        forced = _forced(self.plan, options)
+        written = self._executor.run_step(number, inputs, thresholds, kept, executed, forced, views)
         return written, RunOutput(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
 
     def _run(
@@ -127,13 +120,13 @@ class CpuEngine:
             pixels = np.ascontiguousarray(images, np.float32)
         logits = np.empty((count, self.plan.classes), np.float32)
         kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
-        left = np.empty(count, np.int64)
+        exit_index = np.empty(count, np.int64)
         masks, views = self._masks(count) if options.want_masks else (None, None)
-        self._program.run(
-            pixels, _rows(options), _sets(options), exit_confidence(self.plan, options), logits, kept, executed,
-            left, _forced(self.plan, options), views, seconds, sharing,
+        self._executor.run(
+            pixels, np.ascontiguousarray(options.thresholds, np.float32), exit_confidence(self.plan, options), logits,
+            kept, executed, exit_index, _forced(self.plan, options), views, seconds, sharing,
         )  # fmt: skip
-        return RunOutput(logits, kept, executed, left, masks)
+        return RunOutput(logits, kept, executed, exit_index, masks)
 
     def _masks(self, count: int) -> tuple[tuple[NDArray[np.uint8], ...], list[NDArray[np.uint8]]]:
         """Room for every layer's masks, [N, G, H, W], and the same as [N, G, positions]."""
@@ -149,83 +142,15 @@ def instruction_sets() -> list[tuple[str, str]]:
     return _native.instruction_sets()
 
 
-def _rows(options: RunOptions) -> NDArray[np.float32]:
-    return np.ascontiguousarray(options.thresholds, np.float32)
-
-
-def _sets(options: RunOptions) -> NDArray[np.int64]:
-    return np.zeros(len(options), np.int64)
-
-
 def _forced(plan: Plan, options: RunOptions) -> list[NDArray[np.uint8]] | None:
     if options.forced_masks is None:
         return None
     masks = []
     for step, mask in zip(plan.gated, options.forced_masks, strict=True):
-        out = _output(plan, step)
         assert step.gate is not None
+        out = plan.buffer(step.writes[0])
         expected = (len(options), len(step.gate.weight), out.height, out.width)
         if mask.shape != expected:
             raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
         masks.append(np.ascontiguousarray(mask, np.uint8).reshape(*expected[:2], -1))
     return masks
-
-
-def _output(plan: Plan, step: steps.Convolve) -> steps.Buffer:
-    name = step.raw if step.raw is not None else step.activated.buffer if step.activated is not None else ""
-    return plan.buffer(name)
-
-
-def _fill(program: _native.Program, plan: Plan) -> dict[str, int]:
-    """Add a plan's buffers and steps to a program; returns each buffer's number."""
-    numbers = {buffer.name: program.add_buffer(buffer.channels, buffer.height, buffer.width) for buffer in plan.buffers}
-    for step in plan.steps:
-        match step:
-            case steps.Normalise():
-                program.add_normalise(_floats(step.mean), _floats(step.std), numbers[step.raw])
-            case steps.Convolve():
-                _add_convolution(program, step, numbers)
-            case steps.MaxPool():
-                program.add_max_pool(numbers[step.input], step.kernel, step.stride, numbers[step.raw])
-            case steps.AveragePool():
-                program.add_average_pool(numbers[step.input], step.grid, numbers[step.raw])
-            case steps.Exit():
-                hidden, answer = (step.hidden_weight, step.hidden_bias), (step.weight, step.bias)
-                program.add_exit(step.exit, numbers[step.input], *map(_floats, (*hidden, *answer)))
-            case steps.Classify():
-                program.add_classifier(numbers[step.input], _floats(step.weight), _floats(step.bias))
-    program.finish()
-    return numbers
-
-
-def _add_convolution(program: _native.Program, step: steps.Convolve, numbers: dict[str, int]) -> None:
-    scale, shift = _affine(step.affine)
-    activated = step.activated
-    activated_scale, activated_shift = _affine(None if activated is None else activated.affine)
-    gate = None
-    if step.gate is not None:
-        gate_scale, gate_shift = _floats(step.gate.affine.scale)[None], _floats(step.gate.affine.shift)[None]
-        gate = (step.gate.layer, numbers[step.gate.input], _floats(step.gate.weight), gate_scale, gate_shift)
-    program.add_convolution(
-        input=numbers[step.input],
-        weight=_floats(step.weight),
-        stride=step.stride,
-        scale=scale,
-        shift=shift,
-        relu=step.relu,
-        gate=gate,
-        residual=NONE if step.residual is None else numbers[step.residual.buffer],
-        residual_stride=1 if step.residual is None else step.residual.stride,
-        raw=NONE if step.raw is None else numbers[step.raw],
-        activated=NONE if activated is None else numbers[activated.buffer],
-        activated_scale=activated_scale,
-        activated_shift=activated_shift,
-    )
-
-
-def _affine(affine: Affine | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    return (None, None) if affine is None else (_floats(affine.scale)[None], _floats(affine.shift)[None])
-
-
-def _floats(values: steps.Array | Sequence[float]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(values, np.float32)

@@ -1,29 +1,40 @@
-"""Runs a plan on an NVIDIA GPU; see docs/gpu-engine.md."""
+"""Runs a plan on an NVIDIA GPU; docs/gpu-engine.md has the reasons.
+
+The way of a batch:
+
+1. ``engine``   cuts it at ``batch_limit`` and takes the graph of the next power of two, captured at its first use.
+2. ``replay``   stages it in pinned memory; the graph copies it to its ``batch`` on the device, runs the kernels, copies
+                what they wrote back.
+3. ``program``  is those kernels: a step of the plan each, on maps and scratch memory that ``workspace`` holds.
+4. ``kernels``  the gate's writes the mask, the list of kept positions and what skipped cells hold; the convolution's
+                reads the list's length on the device and computes those positions alone.
+5. ``executed`` counts what the tiles came to, from the lengths that came back.
+
+At load: ``layout`` says how maps lie, ``packing`` lays out weights, ``tiles`` chooses sizes; ``tune`` finds them.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lccl.engines.base import Images, check_inputs
-from lccl.engines.cuda.batch import Batch, Dense, Program
+from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.devices import experimental
-from lccl.engines.cuda.dispatch import Dispatch
-from lccl.engines.cuda.image_program import ImageProgram
-from lccl.engines.cuda.layer_program import LayerProgram, TooManyImagesError
-from lccl.engines.cuda.replay import Replay, Results, Staging
+from lccl.engines.cuda.program import Program
+from lccl.engines.cuda.replay import Replay, Staging
 from lccl.engines.cuda.tiles import Tiles, tiles_for
+from lccl.engines.cuda.workspace import TooManyImagesError
 from lccl.errors import EngineError, InputError
+from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 256
-ProgramName = Literal["auto", "layers", "image"]
 
 
 class CudaEngine:
@@ -32,6 +43,7 @@ class CudaEngine:
     Attributes:
         tiles: which table of tiles the kernels work by.
         experimental: whether this device model has not been shown to pass the engine's tests.
+        program: the plan's kernels.
 
     """
 
@@ -46,19 +58,15 @@ class CudaEngine:
         *,
         tiles: Tiles | None = None,
         batch_limit: int = LARGEST_BATCH,
-        program: ProgramName = "auto",
     ) -> None:
         """Pack the plan's weights and take the device's memory for the largest batch.
 
         Args:
             plan: what to run.
-            shape: its geometry.
             device: an NVIDIA GPU; a CPU where Triton's interpreter stands in for one, in tests.
             precision: ``fp16`` or ``bf16`` (weights and maps; sums, gates, exits and the classifier are float32).
             tiles: by default the table of this device model.
             batch_limit: the largest batch; halved until its maps fit into the memory that is free.
-            program: ``layers`` launches kernels per layer; ``image``, for small networks, one program per image that
-                runs all layers; ``auto`` takes the second where the network is small enough.
 
         Raises:
             EngineError: no such precision here, a plan it cannot run, or not even one image fits.
@@ -68,76 +76,53 @@ class CudaEngine:
             raise EngineError(f"the cuda engine has no precision {precision!r}: use fp16 or bf16")
         if plan.splits:
             raise EngineError("the cuda engine does not run split convolutions: use engine reference")
-        self.plan, self.shape, self.precision = plan, shape, precision
+        self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         self.device, self.tiles = device, tiles or tiles_for(_model(device))
         self.experimental = experimental(device)
-        by_image = program == "image" or (program == "auto" and ImageProgram.fits(plan))
-        self.program, self.batch_limit = self._program(PRECISIONS[precision], batch_limit, by_image)
-        self._dispatch = Dispatch(self._break_even())
-        self._replays: dict[tuple[int, torch.dtype, Dense], Replay] = {}
-        self._stagings: dict[tuple[int, torch.dtype], Staging] = {}
+        self.program, self.batch_limit = self._program(PRECISIONS[precision], batch_limit)
+        self._replays: dict[tuple[int, torch.dtype], Replay] = {}
         # One for all graphs: torch has 32 in all and gives the same again, to engines that run in other threads too.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
-        for everywhere in (False, True):  # compiles every kernel now, so that no request waits for it
-            self.prepare(1, pixels=True, dense=(everywhere,) * len(plan.layers))
+        with torch.inference_mode():
+            self._replay(1, torch.uint8)  # compiles every kernel now, so that no request waits for it
 
     def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
         check_inputs(self.plan, images, options)
-        parts = range(0, len(images), self.batch_limit)
-        found = [self._run(images[at : at + self.batch_limit], _part(options, at, self.batch_limit)) for at in parts]
-        return found[0] if len(found) == 1 else _joined(found)
+        starts = range(0, len(images), self.batch_limit)
+        outputs = [self._run(images[at : at + self.batch_limit], _part(options, at, self.batch_limit)) for at in starts]
+        return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
     @torch.inference_mode()
     def _run(self, images: Images, options: RunOptions) -> RunOutput:
         count, forced = len(images), self._forced(options)
         with self._lock:
-            dense = self._dispatch.choose(options.thresholds)
-            staging, replay = self.prepare(count, images.dtype == np.uint8, dense)
-            staging.fill(self.plan, images, options)
+            replay = self._replay(count, torch.uint8 if images.dtype == np.uint8 else torch.float32)
+            replay.staging.fill(self.plan, images, options)
             replay(forced)
-            results = staging.read(count)
-            executed = self.program.executed_macs(results.kept, results.left, dense)
-            masks = None
+            results, masks = replay.staging.read(count), None
             if options.want_masks:
-                masks = tuple(mask[:count].cpu().numpy().copy() for mask in staging.batch.masks)
-            self._learn(options, results)
-        return RunOutput(results.logits, results.kept, executed, results.left, masks)
+                masks = tuple(mask[:count].cpu().numpy().copy() for mask in replay.staging.batch.masks)
+        executed = self.program.executed_macs(results.kept, results.exit_index, results.listed)
+        return RunOutput(results.logits, results.kept, executed, results.exit_index, masks)
 
-    @torch.inference_mode()
-    def prepare(self, count: int, pixels: bool, dense: Dense) -> tuple[Staging, Replay]:
-        """The staging and graph for a batch of ``count``: those of the next power of two, made at their first use."""
-        size, kind = min(1 << (count - 1).bit_length(), self.batch_limit), torch.uint8 if pixels else torch.float32
-        staging = self._stagings.get((size, kind))
-        if staging is None:
+    def _replay(self, count: int, kind: torch.dtype) -> Replay:
+        """The graph for a batch of ``count``: that of the next power of two, made at its first use."""
+        size = min(1 << (count - 1).bit_length(), self.batch_limit)
+        if (size, kind) not in self._replays:
             staging = Staging(Batch.of(self.plan, self.shape, size, self.device, kind))
-            self._stagings[size, kind] = staging
-        replay = self._replays.get((size, kind, dense))
-        if replay is None:
-            replay = self._replays[size, kind, dense] = Replay(self.program, staging, dense, self._stream)
-        return staging, replay
+            self._replays[size, kind] = Replay(self.program, staging, self._stream)
+        return self._replays[size, kind]
 
-    def _program(self, dtype: torch.dtype, limit: int, by_image: bool) -> tuple[Program, int]:
+    def _program(self, dtype: torch.dtype, limit: int) -> tuple[Program, int]:
         while True:
             try:
-                if by_image:
-                    return ImageProgram(self.plan, self.shape, limit, self.device, dtype), limit
-                return LayerProgram(self.plan, self.shape, limit, self.device, dtype, self.tiles), limit
+                return Program(self.plan, limit, self.device, dtype, self.tiles), limit
             except (torch.OutOfMemoryError, TooManyImagesError) as error:
                 if limit == 1:
                     raise EngineError(f"the cuda engine cannot run this on {self.device}: {error}") from error
                 limit //= 2
-
-    def _break_even(self) -> list[float]:
-        if not isinstance(self.program, LayerProgram):
-            return [1.0] * len(self.plan.layers)
-        return [self.program.tile(step).break_even for step in self.plan.gated]
-
-    def _learn(self, options: RunOptions, results: Results) -> None:
-        reached = self.shape.reached(results.left).all(axis=0)
-        shares = np.where(reached, results.kept / self.shape.cells, 0)
-        self._dispatch.shares.learn(options.thresholds, shares)
 
     def _forced(self, options: RunOptions) -> tuple[Tensor, ...] | None:
         if options.forced_masks is None:
@@ -156,20 +141,22 @@ def _model(device: torch.device) -> str:
 
 
 def _part(options: RunOptions, start: int, count: int) -> RunOptions:
-    part = slice(start, start + count)
-    forced = options.forced_masks
+    part, forced = slice(start, start + count), options.forced_masks
     return RunOptions(
-        options.thresholds[part], options.norm_set[part], options.exit_confidence[part], options.want_masks,
+        options.thresholds[part], options.exit_confidence[part], options.want_masks,
         None if forced is None else tuple(mask[part] for mask in forced),
     )  # fmt: skip
 
 
-def _joined(found: list[RunOutput]) -> RunOutput:
+def _joined(outputs: list[RunOutput]) -> RunOutput:
     masks = None
-    if found[0].masks is not None:
-        layers = range(len(found[0].masks))
-        masks = tuple(np.concatenate([one.masks[layer] for one in found if one.masks]) for layer in layers)
-    logits, kept, executed, left = (
-        np.concatenate([getattr(one, name) for one in found]) for name in ("logits", "kept", "executed_macs", "exit")
+    if outputs[0].masks is not None:
+        by_layer = zip(*(output.masks for output in outputs if output.masks is not None), strict=True)
+        masks = tuple(np.concatenate(layer) for layer in by_layer)
+    return RunOutput(
+        np.concatenate([output.logits for output in outputs]),
+        np.concatenate([output.kept for output in outputs]),
+        np.concatenate([output.executed_macs for output in outputs]),
+        np.concatenate([output.exit_index for output in outputs]),
+        masks,
     )
-    return RunOutput(logits, kept, executed, left, masks)

@@ -20,13 +20,11 @@ def tiles_of(active: NDArray[np.bool_], positions: int, rows: int) -> tuple[NDAr
 def rows_of_tiles(active: NDArray[np.bool_], positions: int, rows: int) -> NDArray[np.int64]:
     """Rows of the tiles that hold active images' positions, shared out among these, int64 [N]."""
     first, last = tiles_of(active, positions, rows)
-    return shared_out(int((last - first + 1).sum()) * rows, active.astype(np.int64))
+    return shared_out((last - first + 1).sum() * rows, active.astype(np.int64))
 
 
-def shared_out(rows: int, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of tiles, given to images by what they keep; the parts sum to ``rows``."""
-    total = int(kept.sum())
-    if not total:
-        return np.zeros(len(kept), np.int64)
-    edges = np.concatenate([[0], np.cumsum(kept)]) * rows // total
-    return np.diff(edges)
+def shared_out(rows: np.int64 | NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of tiles, given to images by what they keep, ``kept`` [N] or [N, L]; the parts sum to ``rows`` ([L])."""
+    edges = np.concatenate([np.zeros_like(kept[:1]), np.cumsum(kept, axis=0)]) * rows
+    parts: NDArray[np.int64] = np.diff(edges // np.maximum(kept.sum(axis=0), 1), axis=0)
+    return parts

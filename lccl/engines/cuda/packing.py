@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lccl.plan.steps import Array
 
+BLOCK = 16  # channels: the narrowest block of a matrix product
 TAP_COLUMNS = 16  # of a shared gate's product: as many taps as one may have to be formed from them
 TAP_CELLS = 128  # that such a product takes at once
 
@@ -19,10 +20,14 @@ def block_of(stored: int, kernel: int) -> int:
     return next(block for block in (16, 32, 64) if block >= min(kernel * stored, 64))
 
 
+def filled(count: int, block: int) -> int:
+    """A count rounded up to whole blocks."""
+    return -(-count // block) * block
+
+
 def depth_of(stored: int, kernel: int) -> int:
     """Products of one cell, with those that only fill up blocks."""
-    block = block_of(stored, kernel)
-    return kernel * -(-kernel * stored // block) * block
+    return kernel * filled(kernel * stored, block_of(stored, kernel))
 
 
 def pack(weight: Array, stored: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -51,9 +56,9 @@ def pack_taps(weight: Array, stored: int, device: torch.device, dtype: torch.dty
 def _runs(weight: Array, stored: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Taps of a row and their channels as one run, filled up to whole blocks: float32 [depth, T]."""
     outputs, channels, kernel, _ = weight.shape
-    filled = np.zeros((kernel, kernel, stored, outputs), np.float32)
-    filled[:, :, :channels] = weight.transpose(2, 3, 1, 0)
-    runs = filled.reshape(kernel, kernel * stored, outputs)
+    padded = np.zeros((kernel, kernel, stored, outputs), np.float32)
+    padded[:, :, :channels] = weight.transpose(2, 3, 1, 0)
+    runs = padded.reshape(kernel, kernel * stored, outputs)
     missing = depth_of(stored, kernel) // kernel - runs.shape[1]
     return np.ascontiguousarray(np.pad(runs, ((0, 0), (0, missing), (0, 0))).reshape(-1, outputs))
 

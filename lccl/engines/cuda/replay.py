@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lccl.engines.base import Images, exit_confidence
-from lccl.engines.cuda.batch import Batch, Dense, Program
+from lccl.engines.cuda.batch import Batch
+from lccl.engines.cuda.program import Program
 from lccl.plan.run import RunOptions
 from lccl.plan.steps import Plan
 
-INPUTS = ("images", "thresholds", "norm_set", "confidence", "valid")
-OUTPUTS = ("logits", "kept", "left")
+INPUTS = ("images", "thresholds", "exit_confidence", "valid")
+OUTPUTS = ("logits", "kept", "exit_index", "listed")
 # A capture begins by waiting for the whole device, which is an error while another thread captures.
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What came back: logits float32 [N, classes], kept int64 [N, L], left int64 [N]."""
+    """What came back: logits float32 [N, classes], kept int64 [N, L], exit_index int64 [N], listed int64 [L, G]."""
 
     logits: NDArray[np.float32]
     kept: NDArray[np.int64]
-    left: NDArray[np.int64]
+    exit_index: NDArray[np.int64]
+    listed: NDArray[np.int64]
 
 
 class Staging:
@@ -46,8 +48,7 @@ class Staging:
         rows: dict[str, NDArray[np.generic]] = {
             "images": images,
             "thresholds": options.thresholds,
-            "norm_set": options.norm_set,
-            "confidence": exit_confidence(plan, options),
+            "exit_confidence": exit_confidence(plan, options),
             "valid": np.ones(count, np.int32),
         }
         for name, values in rows.items():
@@ -65,17 +66,23 @@ class Staging:
             self._host[name].copy_(getattr(self.batch, name), non_blocking=True)
 
     def read(self, count: int) -> Results:
-        """The first ``count`` images' outputs, once the stream has come to its end."""
-        logits, kept, left = (self._host[name].numpy()[:count] for name in OUTPUTS)
-        return Results(logits.copy(), kept.astype(np.int64), left.astype(np.int64))
+        """The outputs of the first ``count`` images, once the stream has come to its end."""
+        logits, kept, exit_index, listed = (self._host[name].numpy() for name in OUTPUTS)
+        return Results(
+            logits[:count].copy(),
+            kept[:count].astype(np.int64),
+            exit_index[:count].astype(np.int64),
+            listed.astype(np.int64),
+        )
 
 
 class Replay:
-    """All that a batch size and pattern need, captured once; nothing between the first kernel and the last waits."""
+    """All that a batch size needs, captured once; nothing between the first kernel and the last waits."""
 
-    def __init__(self, program: Program, staging: Staging, dense: Dense, stream: torch.cuda.Stream | None) -> None:
+    def __init__(self, program: Program, staging: Staging, stream: torch.cuda.Stream | None) -> None:
         """Compile and warm the kernels, then capture them on ``stream``; without one, they are launched each time."""
-        self._program, self._staging, self._dense, self._stream = program, staging, dense, stream
+        self.staging = staging
+        self._program, self._stream = program, stream
         self._graph: torch.cuda.CUDAGraph | None = None
         if stream is not None:
             with _one_at_a_time, torch.cuda.device(stream.device):
@@ -101,14 +108,7 @@ class Replay:
                 self._launch(forced)
         self._stream.synchronize()
 
-    def replay(self) -> None:
-        """Put the graph on the current stream and do not wait; for timings."""
-        if self._graph is None:
-            self._launch()
-        else:
-            self._graph.replay()
-
     def _launch(self, forced: tuple[Tensor, ...] | None = None) -> None:
-        self._staging.send()
-        self._program.launch(self._staging.batch, self._dense, forced)
-        self._staging.fetch()
+        self.staging.send()
+        self._program.launch(self.staging.batch, forced)
+        self.staging.fetch()

@@ -16,7 +16,6 @@ from lccl.engines.cuda.devices import slug
 from lccl.errors import EngineError
 
 FOLDER = Path(__file__).with_name("tiles")
-DEFAULT_BREAK_EVEN = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Tile:
         channels: of the output.
         warps: that work on it together.
         stages: of its loads in flight.
-        break_even: kept share above which computing all positions takes no longer than the listed ones.
 
     """
 
@@ -36,7 +34,6 @@ class Tile:
     channels: int
     warps: int
     stages: int
-    break_even: float = DEFAULT_BREAK_EVEN
 
     def __post_init__(self) -> None:
         """Refuse what no kernel is built for.
@@ -50,7 +47,6 @@ class Tile:
             self.channels in (16, 32, 64, 128, 256),
             self.warps in (4, 8),
             self.stages in range(1, 8),
-            0 <= self.break_even <= 1,
         )
         if not all(fits):
             raise ValueError(f"no kernel is built for {self}")
@@ -107,8 +103,8 @@ def tiles_for(device: str, folder: Path = FOLDER) -> Tiles:
     if not path.exists():
         return Tiles(f"defaults, for there is no table of {device}", {})
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in found["tiles"].items()})
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in table["tiles"].items()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"{path} is no table of tiles: make it anew with `lccl tune`") from error
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-
 import numpy as np
 
 from lccl.networks import Architecture
-from lccl.plan import steps
 
 GATES = ("shared", "pointwise", "grouped:4", "grouped:4:1x1")
 GATED = [
@@ -32,17 +29,3 @@ def mixed(images, layers, seed=0):
     chosen = np.random.default_rng(seed).choice(levels, (images, layers), p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05])
     chosen[:3] = np.array([-np.inf, 0, np.inf])[: min(3, images), None]
     return chosen.astype(np.float32)
-
-
-def with_sets(part, *factors):
-    """A plan whose normalisations carry a set per factor, which scales and shifts are multiplied by."""
-    if isinstance(part, steps.Affine):
-        return steps.Affine(
-            *(np.concatenate([f * one for f in factors]).astype(np.float32) for one in (part.scale, part.shift))
-        )
-    if isinstance(part, tuple):
-        return tuple(with_sets(one, *factors) for one in part)
-    if is_dataclass(part):
-        changed = {one.name: with_sets(getattr(part, one.name), *factors) for one in fields(part)}
-        return replace(part, **changed | ({"norm_sets": len(factors)} if isinstance(part, steps.Plan) else {}))
-    return part

@@ -12,7 +12,7 @@ from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
 from tests.lccl.comparison import without_border
 from tests.lccl.convolutions import reads
-from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE, with_sets
+from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE
 from tests.lccl.networks import called, layers_of
 
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
@@ -135,7 +135,7 @@ def test_masks_come_only_when_asked_for_and_add_up(arithmetic, small, make_cpu, 
         share = shape.convolution.out_channels // shape.gate_groups
         assert np.array_equal(with_masks.kept[:, layer], mask.sum((1, 2, 3), dtype=np.int64) * share)
     assert np.array_equal(with_masks.kept[[0, 2]], [engine.shape.cells, 0 * engine.shape.cells])
-    assert with_masks.exit.tolist() == [0] * 5
+    assert with_masks.exit_index.tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
@@ -156,18 +156,6 @@ def test_forced_masks_are_obeyed_whatever_the_thresholds(architecture, arithmeti
         assert np.array_equal(out.kept, runs[0].kept)
     own = engine.run(pixels, rows(thresholds, want_masks=True))
     assert np.array_equal(engine.run(pixels, rows(thresholds, forced_masks=own.masks)).logits, own.logits)
-
-
-@pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
-def test_each_image_is_normalised_with_its_own_set(architecture, arithmetic, small, make_cpu, rows):
-    reference, pixels, thresholds = small(architecture, 13)
-    sets = np.array([1, 0, 1, 1, 0])
-    both = make_cpu(with_sets(reference.plan, 1, 0.75), arithmetic, 2).run(pixels, rows(thresholds, norm_set=sets))
-    alone = [make_cpu(with_sets(reference.plan, one), arithmetic).run(pixels, rows(thresholds)) for one in (1, 0.75)]
-    for image, norm_set in enumerate(sets):
-        assert np.array_equal(both.logits[image], alone[norm_set].logits[image])
-        assert np.array_equal(both.kept[image], alone[norm_set].kept[image])
-        assert not np.array_equal(both.logits[image], alone[1 - norm_set].logits[image])
 
 
 # executed MACs

@@ -12,7 +12,7 @@ from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions
-from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed, with_sets
+from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed
 from tests.lccl.exits import (
     SIDENETS,
     Sided,
@@ -33,7 +33,7 @@ IMAGES = 17
 
 @pytest.fixture(scope="session")
 def sided(gated_network, make_reference, draw_images):
-    """``sided(Architecture(...))``: it with exits, 17 images, mixed thresholds and normalisation sets."""
+    """``sided(Architecture(...))``: it with exits, 17 images and mixed thresholds."""
     made = {}
 
     def make(architecture, size=9):
@@ -42,10 +42,9 @@ def sided(gated_network, make_reference, draw_images):
             pixels, thresholds = draw_images(IMAGES, size, seed=1), mixed(IMAGES, 18, seed=1)
             network = gated_network(architecture, pixels, thresholds)
             add_sidenets(network)
-            plan = with_sets(make_reference(network, size=size).plan, 1, 0.75)
-            sets = np.random.default_rng(0).integers(0, 2, IMAGES)
+            plan = make_reference(network, size=size).plan
             nowhere = np.ones((IMAGES, len(SIDENETS)), np.float32)
-            made[key] = Sided(plan, pixels, RunOptions(thresholds, sets, nowhere, want_masks=True))
+            made[key] = Sided(plan, pixels, RunOptions(thresholds, nowhere, want_masks=True))
         return made[key]
 
     return make
@@ -72,7 +71,7 @@ def alone(sided, make_cpu):
 
 
 def together(outs):
-    names = ("logits", "kept", "executed_macs", "exit")
+    names = ("logits", "kept", "executed_macs", "exit_index")
     masks = tuple(np.concatenate(layer) for layer in zip(*(out.masks for out in outs), strict=True))
     values = {name: np.concatenate([getattr(out, name) for out in outs]) for name in names}
     return replace(outs[0], masks=masks, **values)
@@ -94,7 +93,7 @@ def _written_all_over(monkeypatch):
 
 def check(out, ends, images, expected, executed=True):
     """Each image of a batch left by its end, with what it gets there alone, to the bit."""
-    assert out.exit.tolist() == list(ends)
+    assert out.exit_index.tolist() == list(ends)
     for place, (image, end) in enumerate(zip(images, ends, strict=True)):
         wanted = expected[end]
         assert np.array_equal(out.logits[place], wanted.logits[image])
@@ -114,11 +113,11 @@ def test_what_lies_behind_an_exit_is_not_run(architecture, arithmetic, sided, al
     shape = shape_of(one.plan)
     for end in one.ends:
         out, reached = outs[end], shape.reached(np.array([end]))[0]
-        assert out.exit.tolist() == [end] * IMAGES
+        assert out.exit_index.tolist() == [end] * IMAGES
         assert np.array_equal(out.kept, outs[-1].kept * reached)
         for layer, (mask, whole) in enumerate(zip(out.masks, outs[-1].masks, strict=True)):
             assert np.array_equal(mask, whole * np.uint8(reached[layer]))
-        assert (out.executed_macs >= shape.gated(out.kept, out.exit)).all()
+        assert (out.executed_macs >= shape.gated(out.kept, out.exit_index)).all()
         assert end == 0 or (out.executed_macs > outs[end - 1].executed_macs).all()
     assert sum(shape.reached(np.array([end])).sum() for end in one.ends) == 4 + 10 + 18 + 18
 
@@ -127,7 +126,6 @@ def test_what_lies_behind_an_exit_is_not_run(architecture, arithmetic, sided, al
 @pytest.mark.parametrize("instruction_set", SINGLE)
 def test_float32_leaves_where_the_reference_does(instruction_set, architecture, sided, make_cpu):
     one = sided(architecture)
-    shape = shape_of(one.plan)
     fine, coarse = (ReferenceEngine(one.plan, torch.device("cpu"), kind) for kind in ("fp64", "fp32"))
     masks = fine.run(one.pixels, one.options).masks
     options = replace(one.options, forced_masks=masks)
@@ -144,10 +142,10 @@ def test_float32_leaves_where_the_reference_does(instruction_set, architecture, 
     for table in (sending(confidence, ends, margin=0.01), medians):
         wished = replace(options, exit_confidence=table)
         expected, out = fine.run(one.pixels, wished), engine.run(one.pixels, wished)
-        assert np.array_equal(out.exit, expected.exit)
-        assert set(out.exit) > {0, len(SIDENETS)}
+        assert np.array_equal(out.exit_index, expected.exit_index)
+        assert set(out.exit_index) > {0, len(SIDENETS)}
         error = np.abs(out.logits - expected.logits).max(1)
-        assert (error <= np.stack(tolerance)[out.exit, np.arange(IMAGES)]).all()
+        assert (error <= np.stack(tolerance)[out.exit_index, np.arange(IMAGES)]).all()
         assert np.array_equal(out.kept, expected.kept)
         assert all(np.array_equal(mask, wanted) for mask, wanted in zip(out.masks, expected.masks, strict=True))
 
@@ -166,7 +164,7 @@ def test_executed_macs_are_those_of_the_way_and_the_ends_of_vectors(instruction_
         for layer in np.flatnonzero(shape.reached(np.array([end]))[0]):
             positions = shape.layers[layer].convolution.height * shape.layers[layer].convolution.width
             padding += (-positions % lanes) * (shape.layers[layer].gate_macs // positions)
-        assert np.array_equal(out.executed_macs, shape.gated(out.kept, out.exit) + padding)
+        assert np.array_equal(out.executed_macs, shape.gated(out.kept, out.exit_index) + padding)
 
 
 @NETWORKS
@@ -177,7 +175,7 @@ def test_exits_that_nobody_takes_change_nothing(cache_bytes, architecture, arith
     expected = plain.run(one.pixels, replace(one.options, exit_confidence=one.options.exit_confidence[:, :0]))
     for table in (one.options.exit_confidence, one.options.exit_confidence[:, :0]):
         out = engine.run(one.pixels, replace(one.options, exit_confidence=table))
-        assert out.exit.tolist() == [len(SIDENETS)] * IMAGES
+        assert out.exit_index.tolist() == [len(SIDENETS)] * IMAGES
         assert np.array_equal(out.logits, expected.logits)
         assert np.array_equal(out.kept, expected.kept)
         assert all(np.array_equal(mask, wanted) for mask, wanted in zip(out.masks, expected.masks, strict=True))
@@ -238,7 +236,7 @@ def test_forced_masks_are_obeyed_as_far_as_an_image_comes(cache_bytes, threads, 
     table = sending(confidences(by_end[:-1]), ends)
     out = engine.run(one.pixels, replace(options, exit_confidence=table))
     check(out, ends, range(IMAGES), by_end, executed=arithmetic[0] != "amx_emulated")
-    reached = shape_of(one.plan).reached(out.exit)
+    reached = shape_of(one.plan).reached(out.exit_index)
     for layer, (mask, wanted) in enumerate(zip(out.masks, forced, strict=True)):
         assert np.array_equal(mask, wanted * reached[:, layer, None, None, None])
 
@@ -251,11 +249,11 @@ def test_an_image_without_an_answer_does_not_leave(cache_bytes, arithmetic, side
     values = np.random.default_rng(0).normal(0, 1, (5, 13, 13, 3)).astype(np.float32)
     options = replace(of_images(one.options, range(5)), exit_confidence=np.zeros((5, 3), np.float32))
     expected = engine.run(values, options)
-    assert expected.exit.tolist() == [0] * 5
+    assert expected.exit_index.tolist() == [0] * 5
     values[2] = 3e38
     values[2, ::2] = -3e38
     out = engine.run(values, options)
-    assert out.exit.tolist() == [0, 0, 3, 0, 0]
+    assert out.exit_index.tolist() == [0, 0, 3, 0, 0]
     assert np.isnan(out.logits[2]).any()
     others = [0, 1, 3, 4]
     assert np.array_equal(out.logits[others], expected.logits[others])

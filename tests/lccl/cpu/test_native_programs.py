@@ -2,214 +2,270 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.lccl.cpu.native_programs import NONE, REFUSED, Layout, batch, finished, floats, misaligned, program, step
+from lccl.engines.cpu import _native
+from lccl.plan.memory import PlanMemory
+from lccl.plan.steps import Activated, AveragePool, Buffer, Convolve, MaxPool, Residual
+from tests.lccl.cpu.native_programs import (
+    FEATURES,
+    NORMALISE,
+    OUT,
+    PARTS,
+    POOL,
+    POOL_PARTS,
+    REFUSED,
+    batch,
+    classifier,
+    convolution,
+    early_exit,
+    executor,
+    floats,
+    gate,
+    memory_of,
+    misaligned,
+    ones,
+    plan_of,
+    small,
+    with_exit,
+)
+
+HUGE = (-1, 1 << 31, 1 << 40)
+
+
+def described(changed):
+    return ",".join(f"{name}={getattr(value, 'shape', value)}"[:60] for name, value in changed.items())
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"threads": 0}, {"threads": -1}, {"threads": 1025}, {"threads": 1 << 40}, {"threads": 1.5},
-        {"instruction_set": "sse2"}, {"instruction_set": ""}, {"instruction_set": "x" * 10_000},
-        {"instruction_set": None}, {"instruction_set": "avx2", "bf16": True}, {"bf16": "yes"}, {"sets": 0},
-        {"sets": -1}, {"sets": 1 << 40}, {"layers": -1}, {"layers": 1 << 20}, {"exits": -1}, {"exits": 1 << 20},
-        {"cache_bytes": -1}, {"cache_bytes": 1 << 70},
+        {"threads": 0}, {"threads": -1}, {"threads": 1025}, {"threads": 1 << 40}, {"threads": 1.5}, {"streams": 0},
+        {"streams": 3}, {"instruction_set": "sse2"}, {"instruction_set": ""}, {"instruction_set": "x" * 10_000},
+        {"instruction_set": None}, {"instruction_set": "avx2", "bf16": True}, {"bf16": "yes"}, {"cache_bytes": -1},
+        {"cache_bytes": 1 << 70},
     ],
     ids=str,
 )  # fmt: skip
 def test_programs_that_cannot_be_are_refused(options):
     with pytest.raises(REFUSED):
-        program(**options)
+        executor(**options)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"layers": ("it",) * (1 << 20)}, {"layers": None}, {"exits": -1}, {"exits": 1 << 20}, {"exits": 1 << 70},
+     {"buffers": None}, {"steps": None}, {"steps": ()}, {"steps": (SimpleNamespace(),)}, {"steps": (None, "step")}],
+    ids=lambda changed: described(changed)[:40],
+)  # fmt: skip
+def test_plans_that_cannot_be_are_refused(changed):
+    with pytest.raises(REFUSED):
+        executor(replace(small(), **changed), memory_of(small()))
 
 
 @pytest.mark.parametrize(
     "size",
     [*product((0, -1, 1 << 21, 1 << 40), (4,), (4,)), (3, 0, 4), (3, 4, 0), (3, 1 << 13, 1 << 13),
-     (1 << 20, 4095, 4095), (1, 1 << 31, 1 << 31), (1, (1 << 32) - 1, (1 << 32) - 1), (4, 2.5, 4)],
+     (1 << 20, 4095, 4095), (1, 1 << 31, 1 << 31), (1, (1 << 32) - 1, (1 << 32) - 1), (4, 2.5, 4), (None, 4, 4)],
     ids=str,
 )  # fmt: skip
 def test_absurd_buffers_are_refused(size):
+    plan = small()
     with pytest.raises(REFUSED):
-        program().add_buffer(*size)
+        executor(replace(plan, buffers=(Buffer("image", *size), *plan.buffers[1:])))
+
+
+@pytest.mark.parametrize("name", ["out", None, 3])
+def test_buffers_have_names_of_their_own(name):
+    plan = small()
+    with pytest.raises(REFUSED):
+        executor(replace(plan, buffers=(*plan.buffers, Buffer(name, 8, 5, 4))), memory_of(plan))
 
 
 @pytest.mark.parametrize(
     "changed",
-    [
-        {"mean": floats(2)}, {"std": floats(4)}, {"mean": np.ones(3)}, {"mean": floats(6)[::2]}, {"std": misaligned(3)},
-        {"mean": floats(1, 3)}, {"raw": -1}, {"raw": 3}, {"raw": 99}, {"raw": 1 << 40},
-    ],
-    ids=str,
+    [{"mean": floats(2)}, {"std": floats(4)}, {"std": misaligned(3)}, {"mean": floats(1, 3)}, {"mean": floats(0)},
+     {"mean": None}, {"mean": 0.5}, {"raw": ""}, {"raw": None}, {"raw": "features"}, {"raw": "nothing"}],
+    ids=described,
 )  # fmt: skip
 def test_normalisations_that_do_not_fit_are_refused(changed):
+    plan = small()
     with pytest.raises(REFUSED):
-        Layout().normalise(**changed)
+        executor(replace(plan, steps=(replace(NORMALISE, **changed), *plan.steps[1:])), memory_of(plan))
+
+
+def residual(buffer, stride=1):
+    return {"residual": Residual(buffer, stride)}
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"input": -1}, {"input": 99}, {"input": 1}, {"residual": -2}, {"residual": 99}, {"residual": 2}, {"raw": -2},
-        {"raw": 99}, {"raw": 2}, {"raw": NONE}, {"activated": -2}, {"activated": 99}, {"activated": 0}, {"stride": 0},
-        {"stride": 65}, {"stride": 2}, {"stride": -1}, {"residual": 1, "residual_stride": 0},
-        {"residual": 0, "residual_stride": 2}, {"residual": 0, "residual_stride": 1 << 31},
+        {"input": ""}, {"input": "nothing"}, {"input": "out"}, {"input": None}, {"input": 0}, residual("nothing"),
+        residual("features"), residual("out", 0), residual("image", 0), residual("image", 2),
+        *(residual("image", stride) for stride in HUGE), {"raw": "nothing"}, {"raw": "features"}, {"raw": None},
+        {"raw": "image"}, {"activated": Activated("nothing")}, {"activated": Activated("image")},
+        {"activated": Activated("out")}, {"activated": Activated(None)}, {"stride": 0}, {"stride": 65}, {"stride": 2},
+        {"stride": -1}, {"stride": 1.5}, {"stride": None}, {"relu": None}, {"relu": 1},
         {"weight": floats(8, 3, 2, 2)}, {"weight": floats(8, 3, 65, 65)}, {"weight": floats(8, 3, 3, 1)},
         {"weight": floats(8, 4, 3, 3)}, {"weight": floats(7, 3, 3, 3)}, {"weight": floats(0, 3, 3, 3)},
-        {"weight": floats(8, 3, 0, 0)}, {"weight": floats(8, 27)}, {"weight": np.ones((8, 3, 3, 3))},
-        {"weight": floats(8, 3, 3, 3).transpose(0, 1, 3, 2)}, {"weight": misaligned(8, 3, 3, 3)}, {"weight": None},
-        {"scale": None}, {"shift": None}, {"scale": floats(1, 7), "shift": floats(1, 7)},
-        {"scale": floats(2, 8), "shift": floats(2, 8)}, {"scale": floats(8, 1), "shift": floats(8, 1)},
-        {"scale": floats(8), "shift": floats(8)}, {"scale": misaligned(1, 8)}, {"scale": np.ones((1, 8))},
-        {"activated_scale": floats(1, 8)}, {"activated_scale": floats(1, 9), "activated_shift": floats(1, 9)},
-        {"activated": 1}, {"gate": (0, 0)}, {"gate": ()}, {"gate": (0, 0, None, None, None)},
+        {"weight": floats(8, 3, 0, 0)}, {"weight": floats(8, 27)}, {"weight": misaligned(8, 3, 3, 3)},
+        {"weight": None}, {"affine": ones(7)}, {"affine": ones(0)}, {"affine": replace(ones(8), shift=floats(7))},
+        {"affine": replace(ones(8), scale=None)}, {"affine": replace(ones(8), scale=floats(1, 8))},
+        {"affine": replace(ones(8), scale=misaligned(8))}, {"gate": ()}, {"split": ()},
     ],
-    ids=lambda changed: ",".join(f"{name}={getattr(value, 'shape', value)}" for name, value in changed.items()),
+    ids=described,
 )  # fmt: skip
 def test_convolutions_that_do_not_fit_are_refused(changed):
     with pytest.raises(REFUSED):
-        Layout().normalise().convolve(**changed)
+        executor(small(convolution(**changed)), memory_of(small()))
 
 
-def test_a_convolution_does_not_write_what_it_reads():
-    one = Layout().normalise()
-    with pytest.raises(REFUSED):
-        one.convolve(weight=floats(3, 3, 3, 3), scale=None, shift=None, gate=None, raw=one.image)
+def test_a_second_output_fits_too():
+    for norm in (ones(9), replace(ones(8), shift=floats(9))):
+        plan = plan_of(
+            convolution(activated=Activated("next", norm)), POOL, classifier(),
+            buffers=(OUT, replace(OUT, name="next"), FEATURES),
+        )  # fmt: skip
+        with pytest.raises(REFUSED):
+            executor(plan)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"layer": -1}, {"layer": 1}, {"layer": 1 << 40}, {"source": -1}, {"source": 99}, {"source": 1}, {"source": 2},
-        {"weight": floats(2, 3, 2, 2)}, {"weight": floats(2, 3, 65, 65)}, {"weight": floats(2, 3, 3, 1)},
-        {"weight": floats(3, 3, 3, 3)}, {"weight": floats(16, 3, 3, 3)}, {"weight": floats(2, 4, 3, 3)},
-        {"weight": floats(0, 3, 3, 3)}, {"weight": misaligned(2, 3, 3, 3)}, {"scale": floats(1, 3)},
-        {"scale": floats(2, 1), "shift": floats(2, 1)}, {"scale": floats(1, 0), "shift": floats(1, 0)},
-        {"scale": floats(2)}, {"shift": floats(2, 2)}, {"shift": misaligned(1, 2)},
+        {"layer": -1}, {"layer": 1}, {"layer": 1 << 40}, {"layer": None}, {"input": ""}, {"input": "nothing"},
+        {"input": "out"}, {"input": "features"}, {"weight": floats(2, 3, 2, 2)}, {"weight": floats(2, 3, 65, 65)},
+        {"weight": floats(2, 3, 3, 1)}, {"weight": floats(3, 3, 3, 3)}, {"weight": floats(16, 3, 3, 3)},
+        {"weight": floats(2, 4, 3, 3)}, {"weight": floats(0, 3, 3, 3)}, {"weight": misaligned(2, 3, 3, 3)},
+        {"affine": ones(3)}, {"affine": ones(0)}, {"affine": None}, {"affine": replace(ones(2), shift=floats(1))},
+        {"affine": replace(ones(2), shift=misaligned(2))},
     ],
-    ids=lambda changed: ",".join(f"{name}={getattr(value, 'shape', value)}" for name, value in changed.items()),
+    ids=described,
 )  # fmt: skip
 def test_gates_that_do_not_fit_are_refused(changed):
-    one = Layout().normalise()
     with pytest.raises(REFUSED):
-        one.convolve(gate=one.gate(**changed))
+        executor(small(convolution(gate=gate(**changed))))
 
 
-def test_a_refused_convolution_leaves_nothing_behind():
-    one = Layout().normalise()
-    with pytest.raises(REFUSED):
-        one.convolve(gate=one.gate(scale=floats(1, 7), shift=floats(1, 7)))
-    arrays = batch()
-    one.convolve().pool().classify().finish().run(**arrays)
+def test_arrays_of_other_numbers_are_converted():
+    plan = small(convolution(weight=np.ones((8, 3, 3, 3)), gate=gate(weight=floats(2, 3, 3, 3).transpose(0, 1, 3, 2))))
+    arrays, expected = batch(), batch()
+    executor(plan).run(**arrays)
+    executor().run(**expected)
     assert arrays["logits"].any()
+    assert np.array_equal(arrays["logits"], expected["logits"])
 
 
 def test_a_gate_layer_is_used_once():
-    one = Layout().normalise().convolve()
+    steps = convolution(), convolution(raw="again"), POOL, classifier()
     with pytest.raises(ValueError, match="same layer"):
-        one.convolve(raw=one.program.add_buffer(8, 5, 4))
+        executor(plan_of(*steps, buffers=(OUT, replace(OUT, name="again"), FEATURES)))
 
 
 def test_a_buffer_is_written_once():
     with pytest.raises(ValueError, match="writes a buffer"):
-        Layout().normalise().convolve().convolve(gate=None)
+        executor(plan_of(convolution(), convolution(gate=None), POOL, classifier(), buffers=(OUT, FEATURES)))
 
 
 def test_every_layer_has_a_gate():
-    with pytest.raises(ValueError, match="no gate"):
-        finished(layers=2)
-    with pytest.raises(ValueError, match="no gate"):
-        Layout().normalise().convolve(gate=None).pool().classify().finish()
+    for plan in (replace(small(), layers=("it", "other")), small(convolution(gate=None))):
+        with pytest.raises(ValueError, match="no gate"):
+            executor(plan)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(-1, 3, 1, 0), (99, 3, 1, 0), (0, 2, 1, 0), (0, 0, 1, 0), (0, 65, 1, 0), (0, 3, 0, 0), (0, 3, 65, 0), (0, 3, 2, 0),
-     (0, 3, 1, -1), (0, 3, 1, 99), (0, 3, 1, 1), (0, 3, 1, 1 << 40), (0, 3, 1, 0)],
+    [("", 3, 1, "out"), ("nothing", 3, 1, "out"), ("image", 2, 1, "out"), ("image", 0, 1, "out"),
+     ("image", 65, 1, "out"), ("image", 3, 0, "out"), ("image", 3, 65, "out"), ("image", 3, 2, "out"),
+     ("image", 3, 1, "nothing"), ("image", 3, 1, "image"), ("image", 3, 1, "features"), ("image", 3, 1 << 40, "out"),
+     ("out", 3, 1, "out"), ("image", 3, 1, None)],
 )  # fmt: skip
 def test_max_pools_that_do_not_fit_are_refused(arguments):
+    plan = plan_of(MaxPool("image", 3, 1, "out"), AveragePool("out", "features"), classifier(weight=floats(4, 3)),
+                   buffers=(replace(OUT, channels=3), replace(FEATURES, channels=3)), layers=())  # fmt: skip
+    executor(plan)
     with pytest.raises(REFUSED):
-        Layout().normalise().program.add_max_pool(*arguments)
+        executor(replace(plan, steps=(NORMALISE, MaxPool(*arguments), *plan.steps[2:])), memory_of(plan))
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(-1, 1, 2), (99, 1, 2), (0, 1, 2), (1, 1, -1), (1, 1, 99), (1, 1, 0), (2, 1, 2), (0, 0, 2), (0, 2, 2), (0, -1, 2),
-     (0, 1 << 40, 2)],
+    [("", "features", 1), ("nothing", "features", 1), ("features", "features", 1), ("out", "nothing", 1),
+     ("out", "image", 1), ("image", "features", 1), ("out", "features", 0), ("out", "features", 2),
+     ("out", "features", -1), ("out", "features", 1 << 40), ("out", "features", 1 << 32)],
 )  # fmt: skip
 def test_average_pools_that_do_not_fit_are_refused(arguments):
+    plan = small()
     with pytest.raises(REFUSED):
-        Layout().normalise().program.add_average_pool(*arguments)
+        executor(replace(plan, steps=(*plan.steps[:2], AveragePool(*arguments), plan.steps[3])), memory_of(plan))
+
+
+@pytest.mark.parametrize(("grid", "height", "width"), [(1, 2, 2), (2, 2, 3), (3, 2, 2), (65, 65, 65), (1 << 31, 1, 1)])
+def test_an_average_pools_parts_are_its_outputs_positions(grid, height, width):
+    plan = with_exit()
+    buffers = tuple(replace(one, height=height, width=width) if one is PARTS else one for one in plan.buffers)
+    steps = tuple(replace(one, grid=grid) if one is POOL_PARTS else one for one in plan.steps)
+    with pytest.raises(REFUSED):
+        executor(replace(plan, buffers=buffers, steps=steps))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"input": -1}, {"input": 99}, {"input": 1}, {"weight": floats(4, 7)}, {"weight": floats(0, 8)},
-        {"weight": floats(4, 8, 1)}, {"weight": np.ones((4, 8))}, {"weight": misaligned(4, 8)}, {"bias": floats(3)},
-        {"bias": floats(1, 4)}, {"bias": misaligned(4)}, {"bias": floats(8)[::2]},
+        {"input": ""}, {"input": "nothing"}, {"input": "out"}, {"weight": floats(4, 7)}, {"weight": floats(0, 8)},
+        {"weight": floats(4, 8, 1)}, {"weight": misaligned(4, 8)}, {"weight": None}, {"bias": floats(3)},
+        {"bias": floats(1, 4)}, {"bias": floats(0)}, {"bias": misaligned(4)}, {"bias": None},
     ],
-    ids=lambda changed: ",".join(f"{name}={getattr(value, 'shape', value)}" for name, value in changed.items()),
+    ids=described,
 )  # fmt: skip
 def test_classifiers_that_do_not_fit_are_refused(changed):
     with pytest.raises(REFUSED):
-        Layout().normalise().convolve().pool().classify(**changed)
-
-
-@pytest.mark.parametrize(("grid", "size"), [(0, 1), (2, 1), (1, 2), (3, 2), (65, 65), (1 << 31, 1), (1 << 32, 1)])
-def test_an_average_pools_parts_are_its_outputs_positions(grid, size):
-    one = Layout().normalise().convolve()
-    with pytest.raises(REFUSED):
-        one.program.add_average_pool(one.out, grid, one.program.add_buffer(8, size, size))
-    with pytest.raises(REFUSED):
-        one.program.add_average_pool(one.out, size, one.program.add_buffer(8, size, size + 1))
+        executor(plan_of(convolution(), POOL, classifier(**changed), buffers=(OUT, FEATURES)))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"exit": -1}, {"exit": 1}, {"exit": 1 << 32}, {"exit": 1 << 40}, {"input": -1}, {"input": 99}, {"input": 0},
-        {"input": 1}, {"input": 2}, {"hidden_weight": floats(6, 8, 1, 1)}, {"hidden_weight": floats(6, 8, 3, 3)},
-        {"hidden_weight": floats(6, 8, 2, 1)}, {"hidden_weight": floats(6, 7, 2, 2)}, {"hidden_weight": floats(6, 32)},
-        {"hidden_weight": floats(5, 8, 2, 2)}, {"hidden_weight": floats(0, 8, 2, 2)}, {"hidden_weight": None},
-        {"hidden_weight": misaligned(6, 8, 2, 2)}, {"hidden_weight": np.ones((6, 8, 2, 2))},
-        {"hidden_weight": floats(6, 2, 2, 8).transpose(0, 3, 1, 2)}, {"hidden_bias": floats(5)},
-        {"hidden_bias": floats(1, 6)}, {"hidden_bias": misaligned(6)}, {"weight": floats(4, 5)},
-        {"weight": floats(0, 6)}, {"weight": floats(4, 6, 1)}, {"weight": floats(3, 6)}, {"weight": misaligned(4, 6)},
-        {"bias": floats(3)}, {"bias": floats(8)[::2]}, {"bias": np.ones(4)}, {"bias": misaligned(4)},
+        *({"exit": number} for number in (1, 1 << 32, *HUGE)), {"input": ""}, {"input": "nothing"}, {"input": "image"},
+        {"input": "out"}, {"input": "features"}, {"hidden_weight": floats(6, 8, 1, 1)},
+        {"hidden_weight": floats(6, 8, 3, 3)}, {"hidden_weight": floats(6, 8, 2, 1)},
+        {"hidden_weight": floats(6, 7, 2, 2)}, {"hidden_weight": floats(6, 32)}, {"hidden_weight": floats(5, 8, 2, 2)},
+        {"hidden_weight": floats(0, 8, 2, 2)}, {"hidden_weight": None}, {"hidden_weight": misaligned(6, 8, 2, 2)},
+        {"hidden_bias": floats(5)}, {"hidden_bias": floats(1, 6)}, {"hidden_bias": misaligned(6)},
+        {"weight": floats(4, 5)}, {"weight": floats(0, 6)}, {"weight": floats(4, 6, 1)}, {"weight": floats(3, 6)},
+        {"weight": misaligned(4, 6)}, {"bias": floats(3)}, {"bias": misaligned(4)}, {"bias": None},
     ],
-    ids=lambda changed: ",".join(f"{name}={getattr(value, 'shape', value)}" for name, value in changed.items()),
+    ids=described,
 )  # fmt: skip
-def test_exits_that_do_not_fit_are_refused_and_leave_nothing_behind(changed):
-    one = Layout(exits=1).normalise().convolve().pool_parts()
+def test_exits_that_do_not_fit_are_refused(changed):
     with pytest.raises(REFUSED):
-        one.exit(**changed)
-    arrays = batch(exit_confidence=floats(2, 1), seconds=None)
-    one.exit().pool().classify().finish().run(**arrays)
-    assert arrays["exit"].tolist() == [1, 1]
-    assert arrays["logits"].any()
+        executor(with_exit(early=early_exit(**changed)))
 
 
 def test_exits_and_classifier_have_the_same_classes():
-    one = Layout(exits=2).normalise().convolve().pool_parts().exit()
-    for add in (
-        lambda: one.exit(exit=1, weight=floats(5, 6), bias=floats(5)),
-        lambda: one.pool().classify(weight=floats(5, 8), bias=floats(5)),
+    early, other = early_exit(), early_exit(exit=1, weight=floats(5, 6), bias=floats(5))
+    for steps, exits in (
+        ((POOL_PARTS, early, other, POOL, classifier()), 2),
+        ((POOL_PARTS, early, POOL, classifier(weight=floats(5, 8), bias=floats(5))), 1),
     ):
         with pytest.raises(ValueError, match="same classes"):
-            add()
+            executor(plan_of(convolution(), *steps, buffers=(OUT, PARTS, FEATURES), exits=exits))
 
 
 def test_every_exit_has_one_step():
+    steps = convolution(), POOL_PARTS, early_exit(), early_exit(), POOL, classifier()
     with pytest.raises(ValueError, match="same number"):
-        Layout(exits=2).normalise().convolve().pool_parts().exit().exit()
+        executor(plan_of(*steps, buffers=(OUT, PARTS, FEATURES), exits=2))
     with pytest.raises(ValueError, match="an exit of the plan has no step"):
-        Layout(exits=2).normalise().convolve().pool_parts().exit().pool().classify().finish()
+        executor(with_exit(exits=2))
     with pytest.raises(ValueError, match="out of range"):
-        Layout().normalise().convolve().pool_parts().exit()
+        executor(with_exit(exits=0))
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
@@ -217,96 +273,202 @@ def test_every_exit_has_one_step():
     ("confidences", "expected"), [((0.2, 0.2), 1), ((0.2, 1.0), 0), ((1.0, 0.2), 1), ((1.0, 1.0), 2)]
 )
 def test_exits_stand_side_by_side_and_in_any_order(confidences, expected, cache_bytes):
-    one = Layout(exits=2, threads=3, cache_bytes=cache_bytes).normalise().convolve().pool_parts().pool()
-    one.exit(exit=1, bias=np.float32([1, 2, 3, 4])).exit(exit=0).classify()
+    exits = early_exit(exit=1, bias=np.float32([1, 2, 3, 4])), early_exit(exit=0)
+    steps = convolution(), POOL_PARTS, POOL, *exits, classifier()
+    plan = plan_of(*steps, buffers=(OUT, PARTS, FEATURES), exits=2)
     arrays = batch(40, exit_confidence=np.float32(confidences)[None].repeat(40, 0), seconds=None)
-    one.finish().run(**arrays)
-    assert arrays["exit"].tolist() == [expected] * 40
+    executor(plan, threads=3, cache_bytes=cache_bytes).run(**arrays)
+    assert arrays["exit_index"].tolist() == [expected] * 40
 
 
-def test_features_are_for_classifiers_only():
+@pytest.mark.parametrize("reader", [MaxPool("features", 1, 1, "more"), AveragePool("features", "more")], ids=str)
+def test_features_are_for_classifiers_only(reader):
     """They are float32 whatever the precision, which no other step reads."""
-    one = Layout(bf16=True, layers=0).normalise().convolve(gate=None).pool()
-    out = one.program.add_buffer(8, 1, 1)
-    with pytest.raises(REFUSED):
-        one.program.add_max_pool(one.features, 1, 1, out)
-    with pytest.raises(REFUSED):
-        one.program.add_average_pool(one.features, 1, out)
-
-
-# the order of things
+    plan = plan_of(convolution(), POOL, reader, classifier(), buffers=(OUT, FEATURES, replace(FEATURES, name="more")))
+    with pytest.raises(ValueError, match="pooled features"):
+        executor(plan, bf16=True)
 
 
 @pytest.mark.parametrize(
-    "unfinished",
+    "steps",
     [
-        program,
-        lambda: Layout().program,
-        lambda: Layout().normalise().convolve().pool().program,
-        lambda: Layout().normalise().convolve().pool().classify().program,
-    ],
-    ids=["empty", "buffers", "no classifier", "whole"],
-)
-def test_an_unfinished_program_does_not_run(unfinished):
-    with pytest.raises(REFUSED):
-        unfinished().run(**batch())
-    with pytest.raises(REFUSED):
-        unfinished().run_step(**step())
-
-
-def test_a_finished_program_is_not_added_to():
-    done = Layout()
-    done.normalise().convolve().pool().classify().finish()
-    for add in (
-        done.normalise,
-        done.convolve,
-        done.pool,
-        done.classify,
-        done.finish,
-        lambda: done.program.add_buffer(3, 5, 4),
-        lambda: done.program.add_max_pool(0, 3, 1, 0),
-        lambda: done.convolve(gate=None),
-    ):
-        with pytest.raises(REFUSED):
-            add()
-    done.program.run(**batch())
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda one: one.convolve(),
-        lambda one: one.pool(),
-        lambda one: one.program.add_max_pool(one.image, 3, 1, one.program.add_buffer(3, 5, 4)),
-        lambda one: one.finish(),
-        lambda one: one.normalise().normalise(),
-        lambda one: one.normalise().convolve().classify(),
-        lambda one: one.normalise().convolve().pool().finish(),
-        lambda one: one.normalise().convolve().pool().classify().classify(),
-        lambda one: one.normalise().convolve().pool_parts().classify(input=one.parts),
+        (convolution(), POOL, classifier()),
+        (AveragePool("image", "features"), classifier()),
+        (NORMALISE, NORMALISE, convolution(), POOL, classifier()),
+        (NORMALISE, convolution(), NORMALISE, POOL, classifier()),
+        (NORMALISE, convolution(), classifier()),
+        (NORMALISE, convolution(), classifier(input="out")),
+        (NORMALISE, convolution(), POOL),
+        (NORMALISE, convolution(), POOL, classifier(), classifier()),
+        (NORMALISE, convolution(), POOL, classifier(), POOL_PARTS),
+        (NORMALISE, convolution(), POOL_PARTS, classifier(input="parts")),
+        (early_exit(input="features", hidden_weight=floats(6, 8, 1, 1)), NORMALISE, convolution(), POOL, classifier()),
+        (NORMALISE, convolution(), early_exit(input="out", hidden_weight=floats(6, 8, 1, 1)), POOL, classifier()),
+        (NORMALISE, convolution(), POOL_PARTS, POOL, classifier(), early_exit()),
+        (NORMALISE, convolution(), POOL_PARTS, early_exit()),
     ],
     ids=[
-        "convolution first", "average pool first", "max pool first", "nothing", "two normalisations",
-        "classifier of a map", "no classifier", "two classifiers",
-        "classifier of parts",
+        "convolution first", "average pool first", "two normalisations", "a normalisation later",
+        "features of nothing", "classifier of a map", "no classifier", "two classifiers", "a pool after the classifier",
+        "classifier of parts", "exit first", "exit of a map", "exit after the classifier", "exit without a classifier",
     ],
 )  # fmt: skip
-def test_steps_come_in_order(build):
+def test_steps_come_in_order(steps):
+    exits = sum(hasattr(step, "hidden_weight") for step in steps)
+    plan = replace(plan_of(buffers=(OUT, PARTS, FEATURES), exits=exits), steps=steps)
     with pytest.raises(REFUSED):
-        build(Layout())
+        executor(plan)
+
+
+# what plan/memory decides
+
+
+def chain(**changed):
+    """Three convolutions; the third adds what the first gave to what the second did."""
+    buffers = *(Buffer(name, 8, 5, 4) for name in ("a", "b", "c")), FEATURES
+    steps = (
+        Convolve("a", "image", floats(8, 3, 3, 3), 1, None, False, raw="a"),
+        Convolve("b", "a", floats(8, 8, 3, 3), 1, None, False, raw="b"),
+        Convolve(**{"name": "c", "input": "b", "weight": floats(8, 8, 3, 3), "stride": 1, "affine": None,
+                    "relu": False, "residual": Residual("a"), "raw": "c"} | changed),
+        AveragePool("c", "features"),
+        classifier(),
+    )  # fmt: skip
+    return plan_of(*steps, buffers=buffers, layers=())
+
+
+IN_A = {"c": {"storage": "a"}}
+
+
+def refused(match, plan, **memory):
+    with pytest.raises(ValueError, match=match):
+        executor(plan, memory_of(plan, **memory))
+
+
+@pytest.mark.parametrize("border", [0, 32, 1 << 20])
+def test_a_border_is_as_wide_as_windows_need_and_bounded(border):
+    wide = small(convolution(weight=floats(8, 3, 5, 5)))
+    executor(wide, memory_of(wide, image={"border": 2}))
+    refused("border", wide, image={"border": 1})
+    refused("border", small(convolution(gate=gate(weight=floats(2, 3, 7, 7)))), image={"border": 2})
+    refused("border", small(), image={"border": border})
+    refused("border", small(), features={"border": 1})
+
+
+@pytest.mark.parametrize("value", [None, -1, 1 << 70, "1", 1.5])
+@pytest.mark.parametrize("field", ["border", "first", "last"])
+def test_memory_of_a_wrong_type_is_refused(field, value):
+    plan = small()
+    with pytest.raises(REFUSED):
+        executor(plan, memory_of(plan, image={field: value}))
+
+
+@pytest.mark.parametrize("memory", [None, PlanMemory({}, frozenset(), frozenset()), PlanMemory(None, (), ())])
+def test_no_memory_is_refused(memory):
+    with pytest.raises((*REFUSED, AttributeError)):
+        _native.Executor(small(), memory, "portable", False, 1, 1, 0)
+
+
+def test_a_storage_is_there_and_is_its_own():
+    refused("not there", chain(), c={"storage": "nothing"})
+    refused("another storage", chain(), in_place=(3,), c={"storage": "b"}, b={"storage": "a"})
+
+
+def test_buffers_of_one_storage_are_alike():
+    plan = chain()
+    refused("same shape", plan, c={"storage": "image"})
+    refused("same shape", stem(), pooled={"storage": "image"})
+    refused("same shape", plan, in_place=(3,), c={"storage": "a", "border": 2})
+    refused("same lifetime", plan, in_place=(3,), c={"storage": "a", "first": 1})
+    refused("same lifetime", plan, in_place=(3,), c={"storage": "a", "last": 4})
+    refused("pooled features", plan, c={"pooled": True})
+    refused("pooled features", plan, features={"pooled": False})
 
 
 @pytest.mark.parametrize(
-    "build",
-    [
-        lambda one: one.exit(input=one.features, hidden_weight=floats(6, 8, 1, 1)),
-        lambda one: one.normalise().convolve().exit(input=one.out, hidden_weight=floats(6, 8, 1, 1)),
-        lambda one: one.normalise().convolve().pool_parts().pool().classify().exit(),
-        lambda one: one.normalise().convolve().pool_parts().exit().finish(),
-        lambda one: one.normalise().convolve().pool_parts().exit().pool().classify().finish() and one.exit(),
-    ],
-    ids=["first", "of a map", "after the classifier", "without a classifier", "of a finished plan"],
+    ("buffer", "changed"), [("a", {"first": 2}), ("a", {"last": 2}), ("b", {"last": 2}), ("c", {"first": 4})]
 )
-def test_exits_come_in_order(build):
-    with pytest.raises(REFUSED):
-        build(Layout(exits=1))
+def test_a_lifetime_holds_all_uses(buffer, changed):
+    plan = chain()
+    executor(plan, memory_of(plan, a={"first": 1, "last": 3}, b={"first": 2, "last": 3}, c={"first": 3, "last": 4}))
+    refused("outside its lifetime", plan, **{buffer: changed})
+
+
+def test_a_buffer_that_no_step_writes_has_no_memory():
+    plan = chain()
+    memory = memory_of(plan)
+    unused = replace(plan, buffers=(*plan.buffers, Buffer("unused", 1, 1, 1)))
+    executor(unused, memory)
+    with pytest.raises(ValueError, match="written by no step"):
+        executor(
+            unused,
+            replace(memory, buffers={**memory.buffers, "unused": replace(memory.buffers["a"], storage="unused")}),
+        )
+
+
+def test_one_storage_holds_one_thing_at_a_time():
+    plan = chain()
+    executor(plan, memory_of(plan, in_place=(3,), **IN_A))
+    refused("still read", plan, **IN_A)  # not in place
+    refused("still read", plan, b={"storage": "a"})  # read by windows as it is written
+    again = replace(plan, steps=(*plan.steps[:4], MaxPool("a", 1, 1, "d"), *plan.steps[4:]),
+                    buffers=(*plan.buffers, Buffer("d", 8, 5, 4)))  # fmt: skip
+    refused("still read", again, in_place=(3,), **IN_A)  # and later
+    both = chain(activated=Activated("d"))
+    both = replace(both, buffers=(*both.buffers, Buffer("d", 8, 5, 4)))
+    executor(both, memory_of(both, in_place=(3,), **IN_A))
+    refused("still read", both, in_place=(3,), **IN_A, d={"storage": "a"})  # two outputs of one step
+    refused("still read", both, in_place=(3,), d={"storage": "a"})  # the second output
+
+
+def test_storages_taken_one_after_the_other_are_no_residuals():
+    plan = chain(residual=None)
+    executor(plan, memory_of(plan, **IN_A))
+    refused("in the storage of its residual", plan, in_place=(3,), **IN_A)
+
+
+def test_an_in_place_step_adds_to_what_lies_there():
+    refused("in the storage of its residual", chain(), in_place=(3,))
+    refused("in the storage of its residual", small(), in_place=(1,))
+    refused("by windows", chain(residual=Residual("b")), in_place=(3,), c={"storage": "b"})
+    gated = replace(chain(gate=gate(input="a", weight=floats(2, 8, 3, 3))), layers=("it",))
+    refused("by windows", gated, in_place=(3,), **IN_A)
+
+
+def test_an_in_place_steps_skipped_cells_hold_its_residual():
+    executor(alone := chain(raw=None, activated=Activated("c")), memory_of(alone, in_place=(3,), **IN_A))
+    refused("hold its residual", chain(raw=None, activated=Activated("c", ones(8))), in_place=(3,), **IN_A)
+
+
+def stem(*after, **changed):
+    """A convolution and its max-pool."""
+    first = convolution(gate=None, **changed)
+    pooled = MaxPool("out", 3, 2, "pooled")
+    buffers = OUT, Buffer("pooled", 8, 3, 2), FEATURES, *(Buffer(f"more{number}", 8, 5, 4) for number in range(3))
+    return plan_of(first, pooled, *after, AveragePool("pooled", "features"), classifier(), buffers=buffers, layers=())
+
+
+def test_what_is_pooled_alone_only_feeds_the_pool():
+    plan = stem()
+    executor(plan, memory_of(plan, pooled_alone=(1,)))
+    refused("pooled alone", stem(MaxPool("out", 1, 1, "more0")), pooled_alone=(1,))
+    refused("pooled alone", stem(activated=Activated("more0")), pooled_alone=(1,))
+    refused("pooled alone", small(), pooled_alone=(1,))
+    residual = replace(chain(), steps=(*chain().steps[:4], MaxPool("c", 1, 1, "d"), AveragePool("d", "features"),
+                                       classifier()), buffers=(*chain().buffers, Buffer("d", 8, 5, 4)))  # fmt: skip
+    refused("pooled alone", residual, pooled_alone=(3,))
+
+
+def test_what_is_pooled_alone_is_read_until_it_is_pooled():
+    """Both run together, in bands: the pool's output must not lie where the convolution's input does."""
+    plan = stem()
+    executor(plan, memory_of(plan, pooled_alone=(1,), image={"last": 2}))
+    executor(plan, memory_of(plan, image={"last": 1}))
+    refused("outside its lifetime", plan, pooled_alone=(1,), image={"last": 1})
+
+
+def test_numbers_of_steps_that_are_not_there_are_not_looked_at():
+    plan = chain()
+    arrays = batch(thresholds=np.zeros((2, 0), np.float32), kept=np.zeros((2, 0), np.int64), masks=None, seconds=None)
+    executor(plan, memory_of(plan, in_place=(99,), pooled_alone=(99,))).run(**arrays)
+    assert arrays["logits"].any()

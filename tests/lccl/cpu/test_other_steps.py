@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lccl.plan import steps
-from lccl.plan.run import RunOptions
 from tests.lccl.comparison import TOLERANCES, each_array_of, interpret, rounded, without_border
 from tests.lccl.convolutions import LARGE, weights
+from tests.lccl.settings import uniform
 
 SIDES = st.sampled_from((1, 2, 3, 5, 7, 13))
 CHANNELS = st.sampled_from((1, 3, 5, 8, 16, 17, 48))
@@ -41,7 +41,7 @@ def test_pixels_are_normalised(arithmetic, make_cpu):
     plan = small_plan(3, 1, 1, classes=3, weight=np.eye(3, dtype=np.float32))
     pixels = np.stack([np.random.default_rng(seed).permutation(256) for seed in range(3)], 1).astype(np.uint8)
     images = pixels[:, None, None, :]
-    out = make_cpu(plan, arithmetic, threads=2).run(images, RunOptions.uniform(256, []))
+    out = make_cpu(plan, arithmetic, threads=2).run(images, uniform(256, []))
     expected = (pixels / 255 - plan.steps[0].mean) / plan.steps[0].std
     np.testing.assert_allclose(out.logits, expected, rtol=max(1e-6, TOLERANCES[arithmetic[1]]["stored"]), atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_classifiers(channels, classes, images, threads, arithmetic, make_cpu):
     weight, bias = weights(random, classes, channels), weights(random, classes)
     values = rounded(random.normal(0, 1, (images, channels)).astype(np.float32))
     plan = small_plan(channels, 1, 1, classes=classes, weight=weight, bias=bias)
-    out = make_cpu(plan, arithmetic, threads).run(values[:, None, None, :], RunOptions.uniform(images, []))
+    out = make_cpu(plan, arithmetic, threads).run(values[:, None, None, :], uniform(images, []))
     size = np.abs(values) @ np.abs(weight.T) + np.abs(bias)
     expected = values.astype(np.float64) @ weight.T.astype(np.float64) + bias
     assert (np.abs(out.logits - expected) <= TOLERANCES[arithmetic[1]]["sums"] * size).all()
@@ -79,7 +79,7 @@ def test_max_pools(height, width, channels, kernel, stride, images, threads, cac
     buffers = (steps.Buffer("pooled", channels, *out_size), steps.Buffer("after", 1, *out_size))
     plan = small_plan(channels, height, width, *between, buffers=buffers, last="after")
     values = rounded(np.random.default_rng(0).normal(-1, 1, (images, channels, height, width)).astype(np.float32))
-    options = RunOptions.uniform(images, [])
+    options = uniform(images, [])
     written, _ = make_cpu(plan, arithmetic, threads, cache_bytes).run_step(1, {"image": values}, options)
     expected = interpret(plan, between[0], {"image": values}, options).values["pooled"].numpy()
     assert np.array_equal(without_border(written["pooled"], buffers[0]), expected)
@@ -96,7 +96,7 @@ def test_average_pools(height, width, channels, grid, images, threads, arithmeti
     values = {
         "image": rounded(np.random.default_rng(0).normal(0, 1, (images, channels, height, width)).astype(np.float32))
     }
-    options = RunOptions.uniform(images, [])
+    options = uniform(images, [])
     written, _ = make_cpu(plan, arithmetic, threads).run_step(1, values, options)
     expected = interpret(plan, plan.steps[1], values, options).values["parts"].numpy()
     size = interpret(plan, plan.steps[1], each_array_of(values, np.abs), options).values["parts"].numpy()
@@ -121,9 +121,9 @@ def test_exits(channels, grid, hidden, classes, images, threads, arithmetic, mak
         buffers=(steps.Buffer("parts", channels, grid, grid),), classes=classes, exits=1,
     )  # fmt: skip
     values = rounded(random.normal(0, 1, (images, channels, grid, grid)).astype(np.float32))
-    engine, options = make_cpu(plan, arithmetic, threads), RunOptions.uniform(images, [], exit_confidence=[0])
+    engine, options = make_cpu(plan, arithmetic, threads), uniform(images, [], exit_confidence=[0])
     out = engine.run(np.ascontiguousarray(values.transpose(0, 2, 3, 1)), options)
-    assert out.exit.tolist() == [0] * images
+    assert out.exit_index.tolist() == [0] * images
     expected = interpret(plan, early, {"parts": values}, options).logits.numpy()
     made = np.maximum(values.reshape(images, -1) @ early.hidden_weight.reshape(hidden, -1).T + early.hidden_bias, 0)
     size = np.abs(values).reshape(images, -1) @ np.abs(early.hidden_weight).reshape(hidden, -1).T
@@ -142,7 +142,7 @@ def answering(logits, confidence):
         3, 1, 1, steps.AveragePool("image", "parts", 1), early, buffers=(steps.Buffer("parts", 3, 1, 1),),
         classes=len(logits), exits=1,
     )  # fmt: skip
-    return plan, RunOptions.uniform(1, [], exit_confidence=[confidence])
+    return plan, uniform(1, [], exit_confidence=[confidence])
 
 
 @pytest.mark.parametrize(
@@ -158,5 +158,5 @@ def answering(logits, confidence):
 def test_an_image_leaves_where_its_confidence_lies_above_its_own(logits, confidence, leaves, arithmetic, make_cpu):
     plan, options = answering(logits, confidence)
     out = make_cpu(plan, arithmetic).run(np.zeros((1, 1, 1, 3), np.uint8), options)
-    assert out.exit.tolist() == [0 if leaves else 1]
+    assert out.exit_index.tolist() == [0 if leaves else 1]
     assert np.array_equal(out.logits[0], np.float32(logits) if leaves else np.zeros(len(logits)))

@@ -9,8 +9,8 @@ import pytest
 
 from lccl.engines.cpu.engine import CpuEngine
 from lccl.errors import EngineError, InputError
-from lccl.plan.run import RunOptions
 from tests.lccl.cpu.networks import POST
+from tests.lccl.settings import uniform
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,6 @@ def test_images_that_do_not_fit_are_refused(change, match, small, make_cpu, rows
         ({"thresholds": np.zeros((3, 18), np.float32)}, "thresholds must be"),
         ({"thresholds": np.zeros((2, 17), np.float32)}, "thresholds must be"),
         ({"thresholds": np.full((2, 18), np.nan, np.float32)}, "NaN"),
-        ({"norm_set": np.array([0, 1])}, "norm_set"),
-        ({"norm_set": np.array([0, -1])}, "norm_set"),
-        ({"norm_set": np.array([0])}, "norm_set"),
         ({"exit_confidence": np.zeros((2, 1), np.float32)}, "exit_confidence"),
         ({"forced_masks": (np.ones((2, 1, 13, 13), np.uint8),) * 17}, "18 masks"),
         ({"forced_masks": (np.ones((2, 1, 13, 13), np.uint8),) * 18}, "a forced mask must be"),
@@ -75,4 +72,4 @@ def test_controls_that_do_not_fit_are_refused(changes, match, small, make_cpu):
     reference, pixels, _ = small(POST, 13)
     engine = make_cpu(reference.plan, ("portable", "fp32"))
     with pytest.raises(InputError, match=match):
-        engine.run(pixels[:2], replace(RunOptions.uniform(2, [0.0] * 18), **changes))
+        engine.run(pixels[:2], replace(uniform(2, [0.0] * 18), **changes))

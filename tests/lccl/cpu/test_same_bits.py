@@ -1,4 +1,4 @@
-"""An image's result depends, to the bit, on nothing but the image and its controls."""
+"""An image's result depends, to the bit, on nothing but the image and its options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pytest
 
 from lccl.networks import Architecture
 from lccl.plan import steps
+from tests.lccl.convolutions import weights
 from tests.lccl.cpu.networks import HUGE, POST, PRE, mixed
 from tests.lccl.networks import called
+from tests.lccl.settings import uniform
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
@@ -50,3 +52,25 @@ def test_a_map_made_and_pooled_in_bands_gives_the_same_bits(arithmetic, small, m
     found = engine.run(pixels[:3], rows(thresholds[:3]))
     assert np.array_equal(found.logits, expected.logits)
     assert np.array_equal(found.kept, expected.kept)
+
+
+def test_a_pooled_map_smaller_than_the_image_gives_the_same_bits_in_bands(arithmetic, make_cpu, draw_images):
+    """The pool of the first bands must not be written over what later bands read."""
+    random, pixels = np.random.default_rng(0), draw_images(2, 96)
+    names = steps.Buffer("image", 3, 96, 96), steps.Buffer("stem", 4, 48, 48), steps.Buffer("pooled", 4, 24, 24)
+    plan = steps.Plan(
+        (*names, steps.Buffer("features", 4, 1, 1)),
+        (
+            steps.Normalise(np.full(3, 0.5), np.full(3, 0.25), "image"),
+            steps.Convolve("stem", "image", weights(random, 4, 3, 7, 7), 2, None, relu=True, raw="stem"),
+            steps.MaxPool("stem", 3, 2, "pooled"),
+            steps.AveragePool("pooled", "features"),
+            steps.Classify("features", weights(random, 10, 4), weights(random, 10)),
+        ),
+        (),
+        10,
+    )
+    engine, options = make_cpu(plan, arithmetic, 1, 20_000), uniform(2, [])
+    assert engine.profile(pixels, options, 1)[2] == 0  # it ran with the convolution before it
+    expected = make_cpu(plan, arithmetic, 1, HUGE).run(pixels, options)
+    assert np.array_equal(engine.run(pixels, options).logits, expected.logits)

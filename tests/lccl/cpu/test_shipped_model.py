@@ -52,7 +52,7 @@ def expected(shipped, unseen):
     parts = np.array_split(unseen, len(unseen) // 50)
     return {
         point: np.concatenate(
-            [reference.run(part, RunOptions.uniform(len(part), point.thresholds)).logits for part in parts]
+            [reference.run(part, RunOptions.of([point.setting] * len(part))).logits for part in parts]
         )
         for point in chosen
     }
@@ -63,7 +63,7 @@ def test_labels_are_the_references(precision, shipped, unseen, expected, make_cp
     plan = lccl.compile(shipped, engine="reference").plan
     engine = make_cpu(plan, FASTEST[precision], threads=2)
     equal = [
-        engine.run(unseen, RunOptions.uniform(len(unseen), point.thresholds)).logits.argmax(1) == logits.argmax(1)
+        engine.run(unseen, RunOptions.of([point.setting] * len(unseen))).logits.argmax(1) == logits.argmax(1)
         for point, logits in expected.items()
     ]
     assert len(unseen) == 500

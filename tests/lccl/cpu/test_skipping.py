@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from lccl.plan import steps
-from lccl.plan.run import RunOptions
 from tests.lccl.convolutions import LARGE, Case, controls_for, plan_of, values_for
+from tests.lccl.settings import uniform
 
 PLAIN = Case(
     height=7, width=6, channels=5, out=48, kernel=3, stride=1, gate=None, gate_apart=True, affine=True, relu=False,
-    outputs="both", residual="none", positive=False, reused=False, border=1, sets=1, thresholds=(0.0, 0.0), threads=1,
+    outputs="both", residual="none", positive=False, reused=False, border=1, thresholds=(0.0, 0.0), threads=1,
     cache_bytes=LARGE, seed=0,
 )  # fmt: skip
 KINDS = {
@@ -30,12 +30,12 @@ def constant_gate(case, value, arithmetic, make_cpu):
     plan, it = plan_of(case)
     number = plan.steps.index(it)
     maps = len(it.gate.weight)
-    same = replace(it, gate=replace(it.gate, affine=steps.Affine(np.zeros((1, maps)), np.full((1, maps), value))))
+    same = replace(it, gate=replace(it.gate, affine=steps.Affine(np.zeros(maps), np.full(maps, value))))
     plan = replace(plan, steps=(*plan.steps[:number], same, *plan.steps[number + 1 :]))
     engine, values = make_cpu(plan, arithmetic, case.threads), values_for(plan, it, 1, 0)
 
     def kept(threshold):
-        options = RunOptions.uniform(1, [threshold])
+        options = uniform(1, [threshold])
         return int(engine.run_step(number, values, options)[1].kept[0, 0])
 
     return kept, int(engine.shape.cells[0])
@@ -60,7 +60,7 @@ def test_what_only_skipped_cells_read_does_not_matter(cache_bytes, residual, str
     engine = make_cpu(plan, arithmetic, case.threads, case.cache_bytes)
     mask = np.random.default_rng(0).integers(0, 2, (2, gate[1], *case.out_size), np.uint8)
     mask[0, :, :, : case.out_size[1] // 2] = mask[1, :, case.out_size[0] // 2 :] = 0
-    options = replace(RunOptions.uniform(2, [0.0]), forced_masks=(mask,))
+    options = replace(uniform(2, [0.0]), forced_masks=(mask,))
     unread = ~receptive_field(mask.any(1), case)
     assert unread.any((1, 2)).all()
     poisoned = np.where(unread[:, None], np.nan, values["x"]).astype(np.float32)

@@ -20,26 +20,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from lccl.engines.cuda.batch import Batch
-from lccl.engines.cuda.layer_program import Launch, LayerProgram
+from lccl.engines.cuda.launch import Launch
+from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Tiles
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.networks.sidenet import SideNetSpec
 from lccl.plan.geometry import shape_of
 from lccl.preprocessing import Preprocessing
-from tests.lccl.cpu.networks import with_sets
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.uint8: "u8"}
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NETWORKS = (  # with the blocks that are left of them
     (Architecture("resnet18"), 64, (0, 2)),
-    (Architecture("resnet20", "pre", "grouped:4:1x1"), 32, (0, 3)),
+    (Architecture("resnet20", "pre", "grouped:2:1x1"), 32, (0, 3)),  # too few channels for lists, then enough
     (Architecture("resnet20", "post", "pointwise"), 32, (0,)),
 )
 
 
 def launches(precision: str) -> Iterator[Launch]:
-    """Each kernel with each set of constants, once."""
+    """Gates and convolutions with each set of constants, the other kernels once."""
     device, seen = torch.device("cpu"), set()
     for architecture, size, blocks in NETWORKS:
         network = build(architecture).eval()
@@ -47,30 +47,33 @@ def launches(precision: str) -> Iterator[Launch]:
         if architecture.name == "resnet18":
             network.add_sidenets([SideNetSpec(1, 2, 128)])
         plan = lower(network, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-        if architecture.form == "pre":
-            plan = with_sets(plan, 1, 0.5)
-        shape = shape_of(plan)
-        program = LayerProgram(plan, shape, 1, device, PRECISIONS[precision], Tiles("defaults", {}))
-        batch = Batch.of(plan, shape, 1, device, torch.uint8)
-        for dense in (False, True)[: 1 + (architecture.name == "resnet18")]:
-            for launch in program.launches(batch, (dense,) * len(plan.layers)):
-                key = (launch.kernel.__name__, tuple(sorted(launch.constants.items())))
-                if key not in seen:
-                    seen.add(key)
-                    yield launch
+        program = Program(plan, 1, device, PRECISIONS[precision], Tiles("defaults", {}))
+        batch = Batch.of(plan, shape_of(plan), 1, device, torch.uint8)
+        for launch in program.launches(batch):
+            varied = "WINDOWS" in launch.arguments
+            key = (launch.kernel.__name__, str(constants_of(launch)) if varied else None)
+            if key not in seen:
+                seen.add(key)
+                yield launch
+
+
+def constants_of(launch: Launch) -> dict[str, Any]:
+    """What a kernel is compiled for, in the order of its arguments; one that is not given is a constant too."""
+    given = ((param, launch.arguments[param.name]) for param in launch.kernel.params)
+    return {param.name: value for param, value in given if param.is_constexpr or value is None}
 
 
 def compile_for(capability: int, launch: Launch) -> Any:
     """The kernel as its first launch on such a GPU would compile it."""
-    signature, constants, attributes = {}, {}, {}
+    constants = constants_of(launch)
+    signature, attributes = dict.fromkeys(launch.kernel.arg_names, "i32"), {}
+    signature |= dict.fromkeys(constants, "constexpr")
     for number, name in enumerate(launch.kernel.arg_names):
-        if name in launch.constants:
-            signature[name], constants[name] = "constexpr", launch.constants[name]
-            continue
-        given = launch.arguments[number]
-        signature[name] = f"*{TYPES[given.dtype]}" if isinstance(given, torch.Tensor) else "i32"
-        if isinstance(given, torch.Tensor) and given.data_ptr() % 16 == 0:
-            attributes[(number,)] = [["tt.divisibility", 16]]
+        given = launch.arguments[name]
+        if isinstance(given, torch.Tensor):
+            signature[name] = f"*{TYPES[given.dtype]}"
+            if given.data_ptr() % 16 == 0:
+                attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
 
@@ -86,10 +89,12 @@ def main(capability: int, precision: str) -> None:
     np.seterr(all="ignore")
     for launch in launches(precision):
         kernel = compile_for(capability, launch)
-        ptx = kernel.asm["ptx"]
+        ptx, constants = kernel.asm["ptx"], constants_of(launch)
         row = {
             "kernel": launch.kernel.__name__,
-            "constants": {name: str(value) for name, value in launch.constants.items()},
+            "groups": constants.get("GROUPS"),
+            "from taps": bool(constants.get("CELLS")),
+            "stored": constants["WINDOWS"].stored if "WINDOWS" in constants else None,
             "wgmma": "wgmma.mma_async" in ptx,
             "mma": "mma.sync" in ptx,
             "asynchronous": "cp.async" in ptx,

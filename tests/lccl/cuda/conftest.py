@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lccl.engines.cuda.tiles import Tiles
-from lccl.plan.geometry import shape_of
 from tests.lccl.cuda.stepper import Stepper
 
 NO_TRITON = "Triton is not installed: builds of torch for CUDA bring it along, and pip has it for Linux"
@@ -29,13 +28,12 @@ def precision(request):
 
 @pytest.fixture(scope="session")
 def compile_network(device):
-    """``make_engine(plan, precision="fp16", batch_limit=8)``: by layers, whatever the network's size."""
+    """``compile_network(plan, precision="fp16", batch_limit=8)``."""
     pytest.importorskip("triton", reason=NO_TRITON)
     from lccl.engines.cuda.engine import CudaEngine
 
-    def make(plan, precision="fp16", batch_limit=8, program="layers", **options):
-        options |= {"batch_limit": batch_limit, "program": program}
-        return CudaEngine(plan, device, precision, **options)
+    def make(plan, precision="fp16", batch_limit=8):
+        return CudaEngine(plan, device, precision, batch_limit=batch_limit)
 
     return make
 
@@ -44,11 +42,10 @@ def compile_network(device):
 def make_stepper(device):
     """``make_stepper(plan, precision)``: runs single steps of a plan, for up to 16 images."""
     pytest.importorskip("triton", reason=NO_TRITON)
-    from lccl.engines.cuda.layer_program import LayerProgram
+    from lccl.engines.cuda.program import Program
 
-    def make(plan, precision, dense=False):
+    def make(plan, precision):
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        program = LayerProgram(plan, shape_of(plan), 16, device, dtype, Tiles("defaults", {}))
-        return Stepper(program, precision, (dense,) * len(plan.layers))
+        return Stepper(Program(plan, 16, device, dtype, Tiles("defaults", {})), precision)
 
     return make

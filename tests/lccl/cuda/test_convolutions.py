@@ -1,4 +1,4 @@
-"""Each convolution alone agrees with the reference in float64, whatever its shape; so do lists and all positions."""
+"""Each convolution alone agrees with the reference in float64, whatever its shape; forced masks change nothing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ def run(case, precision, make_stepper):
     again, same = check(stepper, number, values, replace(options, forced_masks=out.masks))
     assert all(np.array_equal(value, again[name]) for name, value in first.items())
     assert np.array_equal(same.kept, out.kept)
-    everywhere, all_listed = check(make_stepper(plan, precision, dense=True), number, values, options)
-    assert all(np.array_equal(value, everywhere[name]) for name, value in first.items())
-    assert np.array_equal(all_listed.kept, out.kept)
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -1,4 +1,4 @@
-"""Tuning takes the fastest tile and knows where lists stop to pay; a table of tiles is read as it was written."""
+"""Tuning takes the fastest tile; a table of tiles is read as it was written."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import torch
 
 pytest.importorskip("triton", reason="the GPU engine needs Triton")
 
-from lccl.engines.cuda.batch import Batch
-from lccl.engines.cuda.layer_program import LayerProgram
-from lccl.engines.cuda.tiles import DEFAULT_BREAK_EVEN, Shape, Tile, Tiles, default, tiles_for, write
-from lccl.engines.cuda.tune import STAGES, _Trial, tune
+from lccl.engines.cuda.convolutions import Convolution
+from lccl.engines.cuda.program import Program
+from lccl.engines.cuda.tiles import Shape, Tile, Tiles, default, tiles_for, write
+from lccl.engines.cuda.tune import STAGES, sizes, tune
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
-from lccl.plan.geometry import shape_of
-from lccl.plan.steps import Convolve
 from lccl.preprocessing import Preprocessing
 
 SHAPE = Shape(64, 64, 3, 1, 56, 56)
@@ -32,53 +30,48 @@ def plan(square):
 
 
 def stand_in_clock(launch):
-    """For a GPU's: time is what a launch's constants and the rows that it is given say."""
-    constants = launch.constants
-    rows = int(launch.arguments[10][0]) if constants["LISTED"] else 1.1 * launch.arguments[-1]
-    return rows * (1 + (constants["BM"] != 128) + (launch.warps != 4) + (launch.stages != 4))
+    """For a GPU's: time is what a launch's tile and the rows that it is given say."""
+    given = launch.arguments
+    rows = int(given["count"][0]) if given["LISTED"] else given["rows"]
+    return rows * (1 + (given["BM"] != 128) + (launch.warps != 4) + (launch.stages != 4))
 
 
 def test_the_fastest_tile_is_taken(plan, device):
-    found = tune(plan, shape_of(plan), 2, device, torch.float16, stand_in_clock)
-    assert len(found) == 2  # the stem and both gated convolutions, which have one shape
-    for tile in found.values():
+    tiles = tune(plan, 2, device, torch.float16, stand_in_clock)
+    assert len(tiles) == 2  # the stem and both gated convolutions, which have one shape
+    for tile in tiles.values():
         assert (tile.rows, tile.warps, tile.stages) == (128, 4, 4)
-    gated = next(tile for shape, tile in found.items() if shape.inputs == 16)
-    assert gated.break_even == 1.0  # by that clock lists are always faster
 
 
 def test_what_is_timed_does_all_its_work(plan, device):
-    """No image counts as gone, and inputs are no zeros."""
+    """No image counts as gone, inputs are no zeros, and half the positions are listed."""
     timed = []
 
     def clock(launch):
-        names = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False))
-        rows = names["rows"] // 64  # of 8 × 8 positions
-        timed.append(names["active"][:rows].all() and names["x"].float().std() > 0.5)
+        given = launch.arguments
+        rows, listed = given["rows"], int(given["count"][0]) if given["LISTED"] else None
+        timed.append(given["active"][: rows // 64].all() and given["x"].float().std() > 0.5)  # 8 × 8 positions
+        timed.append(listed is None or 0.4 * rows < listed < 0.6 * rows)
         return 1.0
 
-    tune(plan, shape_of(plan), 8, device, torch.float16, clock)
+    tune(plan, 8, device, torch.float16, clock)
     assert timed
     assert all(timed)
 
 
 def test_shapes_that_are_known_are_left_out(plan, device):
-    found = tune(plan, shape_of(plan), 2, device, torch.float16, stand_in_clock)
-    stem = next(shape for shape in found if shape.inputs == 4)
-    others = tune(plan, shape_of(plan), 2, device, torch.float16, stand_in_clock, known={stem})
-    assert set(others) == set(found) - {stem}
+    tiles = tune(plan, 2, device, torch.float16, stand_in_clock)
+    stem = next(shape for shape in tiles if shape.inputs == 4)
+    others = tune(plan, 2, device, torch.float16, stand_in_clock, known={stem})
+    assert set(others) == set(tiles) - {stem}
 
 
 def test_few_tiles_are_tried(device):
     """Compiling each takes half a second, and all of a network are to take less than two minutes."""
     plan = lower(build(Architecture("wrn-28-10")).eval(), Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3))
-    program = LayerProgram(plan, shape_of(plan), 1, device, torch.float16, Tiles("tuning", {}))
-    batch = Batch.of(plan, shape_of(plan), 1, device, torch.uint8)
-    tried = {
-        program.shape_of(step): len(list(_Trial(program, batch, number, step).sizes()))
-        for number, step in enumerate(plan.steps)
-        if isinstance(step, Convolve)
-    }
+    program = Program(plan, 1, device, torch.float16, Tiles("tuning", {}))
+    shapes = {step.shape for step in program.steps if isinstance(step, Convolution)}
+    tried = {shape: len(list(sizes(shape.channels))) for shape in shapes}
     assert sum(tried.values()) + len(tried) * len(STAGES) < 200
     assert min(tried.values()) >= 3
 
@@ -88,18 +81,8 @@ def test_default_tiles_waste_little(channels, wide):
     assert default(Shape(64, channels, 3, 1, 32, 32)).channels == wide
 
 
-def test_lists_stop_to_pay_where_all_positions_take_as_long(plan, device):
-    def clock(launch):
-        rows = launch.arguments[-1]
-        return 0.8 * rows if not launch.constants["LISTED"] else float(launch.arguments[10][0])
-
-    tiles = tune(plan, shape_of(plan), 8, device, torch.float16, clock)
-    gated = next(tile for shape, tile in tiles.items() if shape.inputs == 16)
-    assert gated.break_even == pytest.approx(0.8, abs=0.05)
-
-
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    tile = Tile(256, 64, 8, 4, 0.75)
+    tile = Tile(256, 64, 8, 4)
     write(tmp_path / "nvidia-h200.json", "NVIDIA H200", {SHAPE: tile}, {"torch": "2.11.0"})
     tiles = tiles_for("NVIDIA H200", tmp_path)
     assert tiles.source == "the table nvidia-h200.json"
@@ -111,7 +94,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 def test_a_device_without_a_table_gets_defaults(tmp_path):
     tiles = tiles_for("NVIDIA A100-SXM4-80GB", tmp_path)
     assert tiles == Tiles("defaults, for there is no table of NVIDIA A100-SXM4-80GB", {})
-    assert tiles.of(SHAPE) == Tile(128, 64, 4, 3, DEFAULT_BREAK_EVEN)
+    assert tiles.of(SHAPE) == Tile(128, 64, 4, 3)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tiles": {"a": {"rows": 3}}}', '{"tiles": {"a": 3}}', "{}"])

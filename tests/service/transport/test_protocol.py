@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import re
 import socket
 import threading
 import time
@@ -16,7 +18,9 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.transport.protocol import BoundedProtocol, ConnectionLimits
+from service.errors import TransportError
+from service.transport import protocol
+from service.transport.protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /read HTTP/1.1\r\nHost: x\r\n"
@@ -469,3 +473,22 @@ def test_a_body_after_100_continue_is_read(server):
         assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"abc")
         assert b'"body": "abc"' in answer_on(connection)
+
+
+def test_the_installed_uvicorn_fits():
+    check_uvicorn()
+
+
+@pytest.mark.parametrize("kind", list(protocol.USED), ids=lambda kind: kind.__name__)
+def test_a_uvicorn_that_lacks_something_is_refused_at_start_by_name(monkeypatch, kind):
+    monkeypatch.setitem(protocol.USED, kind, protocol.USED[kind] | {"moved_elsewhere"})
+    with pytest.raises(TransportError, match=rf"uvicorn {uvicorn.__version__} has no {kind.__name__}.moved_elsewhere"):
+        check_uvicorn()
+
+
+def test_nothing_is_checked_that_is_not_used():
+    """No name is in the list that the protocol does not take from uvicorn."""
+    source = inspect.getsource(protocol).partition("class BoundedProtocol")[2]
+    for names in protocol.USED.values():
+        for name in names:
+            assert re.search(rf"\b{name}\b", source), name

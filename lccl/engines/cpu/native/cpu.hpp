@@ -9,13 +9,13 @@
 
 namespace lccl {
 
-// Those that can run here, fastest first; the portable and emulated ones at the end, for whoever names them.
+// Those that can run here, fastest first; the portable and emulated ones, which run only when they are named, come last.
 std::vector<const Kernels*> runnable();
 
-// The kernels of that name and precision; throws std::invalid_argument, naming what there is.
+// The kernels of that name and precision; throws std::invalid_argument, which lists the names there are.
 const Kernels& choose(const std::string& instruction_set, bool bf16);
 
-// Bytes of one core's second-level cache, 1 MiB where the system does not tell.
+// Bytes of one core's second-level cache, 1 MiB where the system does not report it.
 size_t second_level_cache();
 
 }  // namespace lccl

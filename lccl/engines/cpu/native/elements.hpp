@@ -1,10 +1,10 @@
-// Elements of weights and maps, 4 bytes of float32 or 2 of bfloat16, for code that is not in a hurry.
+// Elements of weights and maps, 4 bytes of float32 or 2 of bfloat16, for code that does not have to be fast.
 #pragma once
 
 #include <cstddef>
 #include <cstring>
 
-#include "brain.hpp"
+#include "bfloat16.hpp"
 
 namespace lccl {
 
@@ -12,14 +12,14 @@ static inline void put(char* base, size_t index, size_t element, float value) {
     if (element == 4) {
         std::memcpy(base + 4 * index, &value, 4);
     } else {
-        const Brain rounded = to_brain(value);
+        const BFloat16 rounded = to_bfloat16(value);
         std::memcpy(base + 2 * index, &rounded, 2);
     }
 }
 
 static inline float get(const char* base, size_t index, size_t element) {
     if (element == 2) {
-        Brain stored;
+        BFloat16 stored;
         std::memcpy(&stored, base + 2 * index, 2);
         return widen(stored);
     }

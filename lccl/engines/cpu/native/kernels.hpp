@@ -1,4 +1,4 @@
-// What a step needs at run time, as plain data, and the table of functions that one instruction set fills.
+// Steps, batches and work as plain data, and the table of functions that one instruction set fills.
 //
 // Files compiled for an instruction set see only this header, their own isa/*.hpp and steps/*.hpp: nothing here has
 // code that a linker could pick from one of them for a machine without that instruction set.
@@ -15,12 +15,12 @@ constexpr uint32_t kPositionMask = (1u << kPositionBits) - 1;
 constexpr uint32_t kMostImages = 1u << (32 - kPositionBits);
 constexpr uint32_t kGroup = 8;         // images per thread that layers with large weights take at once
 
-// A buffer in a team's memory: NHWC with a border of `pad` zeros around every image.
+// A buffer in a workspace: NHWC with a border of `pad` zeros around every image.
 struct Map {
     char* base;
-    size_t image_stride;  // bytes to the next image of a group; 0 where one place serves every image in turn
+    size_t image_stride;  // bytes to the next image of a group; 0 where one slot serves every image in turn
     uint32_t channels, height, width, pad;
-    bool single;  // float32 whatever the precision
+    bool pooled;  // pooled features: float32 whatever the precision
 
     uint32_t pitch() const { return (width + 2 * pad) * channels; }
 };
@@ -33,24 +33,27 @@ struct NormaliseStep {
 struct GateSpec {
     int layer;  // column of the thresholds; kNone without a gate
     int input;
-    uint32_t groups, kernel, runs, run;
+    uint32_t groups, runs, run;
     bool per_cell;        // maps rule too few channels for rows to be worth leaving out: computed densely
     const void* weights;  // rows: [groups][runs][run, padded]; cells: packed like a convolution's
-    const float *scale, *shift;  // [S, groups]
-    const uint32_t* offset;      // [positions] elements to the first tap
+    const float *scale, *shift;  // [groups]
+    const uint32_t* offset;      // [positions], elements to the first tap
 };
 
 struct ConvolveStep {
     int input, residual, raw, activated;
-    uint32_t in_channels, out_channels, positions, kernel;
+    uint32_t stride, residual_stride;
+    uint32_t in_channels, out_channels, positions;
     uint32_t runs, run;      // kernel rows, and the contiguous elements of each
     uint32_t groups;         // lists of rows: one per map of the gate
     size_t group_weights;    // elements to the next group's weights
     size_t vector_weights;   // elements to the next vector of output channels
     bool heavy;              // weights that the second-level cache does not hold
-    bool relu, in_place;
+    bool relu;
+    bool in_place;           // the output lies in the residual's storage
+    bool pooled_alone;       // only the max-pool after it reads what it writes, and it has no gate or residual
     const void* weights;
-    const float *scale, *shift;                      // [S, out_channels] or null
+    const float *scale, *shift;                      // [out_channels] or null
     const float *activated_scale, *activated_shift;  // the same
     const uint32_t *offset, *raw_offset, *activated_offset, *residual_offset;  // [positions], elements
     GateSpec gate;
@@ -83,7 +86,7 @@ struct ExitStep {
     Linear hidden, answer;
 };
 
-// What one member of a team needs for itself.
+// What one worker needs for itself.
 struct Scratch {
     uint32_t *kept, *skipped;  // listed rows
     char* blocks;              // packed inputs, where an instruction set packs
@@ -91,43 +94,49 @@ struct Scratch {
     float* cells;              // gate values of a chunk of rows
 };
 
-class Team;
+// A batch: inputs, and where the outputs go. Shapes are checked before it is filled.
+struct Batch {
+    uint32_t count, layers, exits;
+    const void* images;
+    bool pixels;                   // uint8, to be normalised
+    const float* thresholds;       // [count, layers]
+    const float* exit_confidence;  // [count, exits]
+    const uint8_t* const* forced;  // per layer [count, maps, positions], or null
+    uint8_t* const* masks;         // the same, written; or null
+    float* logits;
+    int64_t *kept, *executed;  // [count, layers], [count]
+    int64_t* exit_index;       // by which exit an image left; `exits` where it did not
+    double* seconds;           // per step, or null
+};
+
+class ThreadGroup;
 
 struct Active {  // an image whose run has not ended
-    uint32_t place;   // in the team's memory
+    uint32_t slot;    // in the workspace
     uint32_t number;  // in the batch
 };
 
-// The first `count` of the active images. Every member has a list of its own, all with the same images.
+// What a worker works on: the first `count` of the active images. Every worker of a group has a list of its own, all
+// with the same images.
 struct Work {
+    const Batch* batch;
     const Map* maps;
     Active* active;
     uint32_t count;
-    uint32_t layers, exits;
-    const void* images;
-    bool pixels;  // uint8, to be normalised
-    const float* thresholds;
-    const int64_t* norm_set;
-    const uint8_t* const* forced;  // per layer [N, G, H, W], or null
-    uint8_t* const* masks;         // the same, written; or null
-    const float* exit_confidence;  // [N, exits]
-    float* logits;
-    int64_t *kept, *executed;
-    int64_t* exit;  // that an image left by; `exits` where it did not
-    float* gates;   // [count][groups][positions], the team's
-    float* hidden;  // [count][units], the team's
+    float* gates;   // [count][groups][positions], the group's
+    float* hidden;  // [count][units], the group's
     Scratch scratch;
-    Team* team;
-    uint32_t member;
-    uint32_t round;  // of the team's sharing; the same for all members
+    ThreadGroup* threads;
+    uint32_t worker;
+    uint32_t round;  // of the group's sharing; the same for all workers
 
     size_t number(uint32_t image) const { return active[image].number; }
     char* at(int buffer, uint32_t image) const {
-        return maps[buffer].base + active[image].place * maps[buffer].image_stride;
+        return maps[buffer].base + active[image].slot * maps[buffer].image_stride;
     }
 };
 
-// How an instruction set wants its weights, and its steps.
+// The layout of weights and tiles that an instruction set reads, and its steps.
 struct Kernels {
     const char* name;
     bool bf16;
@@ -139,7 +148,7 @@ struct Kernels {
     uint32_t k_block;      // steps of k that weights are padded to
     uint32_t dot_step;     // elements that one step of a gate's dot product takes
     uint32_t chunk;        // tiles of rows that share a panel of large weights
-    size_t packed_bytes;   // per row and element of k; 0 where inputs are read in place
+    size_t packed_bytes;   // per row and element of k; 0 where inputs are read through an indirection buffer
     void (*normalise)(const NormaliseStep&, Work&);
     void (*convolve)(const ConvolveStep&, Work&);
     void (*convolve_and_pool)(const ConvolveStep&, const MaxPoolStep&, uint32_t band, uint32_t ring, Work&);
@@ -151,7 +160,7 @@ struct Kernels {
     size_t element() const { return bf16 ? 2 : 4; }  // bytes
 };
 
-// Each is null where the compiler could not build it; whether the machine can run it is cpu.cpp's to say.
+// Each is null where the compiler could not build it; cpu.cpp decides whether the machine can run it.
 extern const Kernels* const kPortable;
 extern const Kernels* const kPortableBf16;
 extern const Kernels* const kAvx2;

@@ -31,7 +31,7 @@ struct Registers {
     }
     ~Registers() { _tile_release(); }
 
-    // The intrinsics want literal numbers.
+    // The intrinsics take literal numbers only.
     template <int Tile>
     void load(const char* source, size_t pitch) {
         const long stride = static_cast<long>(pitch);

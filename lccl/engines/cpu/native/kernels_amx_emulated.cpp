@@ -9,7 +9,7 @@ namespace lccl {
 namespace {
 
 struct Emulated {
-    Brain inputs[8][16][32] = {};
+    BFloat16 inputs[8][16][32] = {};
     float sums[4][16][16] = {};
 
     template <int Tile>
@@ -36,7 +36,7 @@ struct Emulated {
 
 }  // namespace
 
-static constexpr Kernels kernels = kernels_of<AmxOf<PortableOf<Brain, 16>, Emulated>>("amx_emulated", true);
+static constexpr Kernels kernels = kernels_of<AmxOf<PortableOf<BFloat16, 16>, Emulated>>("amx_emulated", true);
 const Kernels* const kAmxEmulated = &kernels;
 
 }  // namespace lccl

@@ -53,16 +53,7 @@ Packed pack_single(const Kernels& kernels, const Filter& filter) {
 }
 
 Memory pack_dots(const Kernels& kernels, const Filter& filter) {
-    const uint32_t run = filter.kernel * filter.in;
-    const size_t padded = round_up(run, kernels.dot_step);
-    Memory packed = allocate(filter.out * filter.kernel * padded * kernels.element() + 64);
-    for (uint32_t map = 0; map < filter.out; ++map) {
-        for (uint32_t r = 0; r < filter.kernel; ++r) {
-            const size_t row = (size_t{map} * filter.kernel + r) * padded;
-            for (uint32_t e = 0; e < run; ++e) put(packed.get(), row + e, kernels.element(), filter.at(map, r, e));
-        }
-    }
-    return packed;
+    return pack_in({1, 1, kernels.dot_step, 1, kernels.element()}, filter, 1).weights;
 }
 
 Memory pixel_table(const Kernels& kernels, const std::vector<float>& mean, const std::vector<float>& std) {

@@ -1,9 +1,9 @@
-// One step alone, for tests: on given values, its outputs NaN before it.
+#include "single_step.hpp"
+
 #include <algorithm>
 #include <limits>
 
 #include "elements.hpp"
-#include "program.hpp"
 
 namespace lccl {
 
@@ -25,78 +25,82 @@ void each_element(const Map& map, Use use) {
     }
 }
 
-}  // namespace
-
-void Program::write_nan(const Map& map, uint32_t image) const {
+void write_nan(const Map& map, size_t element, uint32_t image) {
     for (size_t number = 0; number < elements_of(map); ++number) {
-        put(image_of(map, image), number, element(map), std::numeric_limits<float>::quiet_NaN());
+        put(image_of(map, image), number, element, std::numeric_limits<float>::quiet_NaN());
     }
 }
 
 // From [channels, height, width].
-void Program::write_values(const Map& map, uint32_t image, const float* values) const {
+void write_values(const Map& map, size_t element, uint32_t image, const float* values) {
     each_element(map, [&](uint32_t c, uint32_t y, uint32_t x, size_t number) {
         const bool inside = y >= map.pad && y < map.pad + map.height && x >= map.pad && x < map.pad + map.width;
         const size_t source = (size_t{c} * map.height + (y - map.pad)) * map.width + (x - map.pad);
-        put(image_of(map, image), number, element(map), inside ? values[source] : 0.0f);
+        put(image_of(map, image), number, element, inside ? values[source] : 0.0f);
     });
 }
 
 // To [channels, height + 2 pad, width + 2 pad].
-void Program::read_values(const Map& map, uint32_t image, float* values) const {
+void read_values(const Map& map, size_t element, uint32_t image, float* values) {
     each_element(map, [&](uint32_t c, uint32_t y, uint32_t x, size_t number) {
-        values[(size_t{c} * rows_of(map) + y) * columns_of(map) + x] = get(image_of(map, image), number, element(map));
+        values[(size_t{c} * rows_of(map) + y) * columns_of(map) + x] = get(image_of(map, image), number, element);
     });
 }
 
-const std::vector<int>& Program::reads(uint32_t number) const {
-    if (number >= steps_.size()) refuse("there is no such step");
-    const Step& step = steps_[number];
+}  // namespace
+
+const std::vector<int>& reads_of(const Program& program, uint32_t number) {
+    if (number >= program.steps.size()) refuse("there is no such step");
+    const Step& step = program.steps[number];
     if (std::holds_alternative<NormaliseStep>(step) || std::holds_alternative<ExitStep>(step) ||
         std::holds_alternative<ClassifyStep>(step)) {
         refuse("only convolutions and pools run alone");
     }
-    return uses_[number].reads;
+    return program.uses[number].reads;
 }
 
-std::vector<Program::Taken> Program::run_step(uint32_t number, const std::vector<std::pair<int, const float*>>& inputs,
-                                              const Batch& batch) {
-    check_process();
-    Stream& stream = whole();
+std::vector<Values> run_single_step(Executor& executor, uint32_t number,
+                                    const std::vector<std::pair<int, const float*>>& inputs, const Batch& batch) {
+    executor.check_process();
+    const Program& program = executor.program();
+    Stream& stream = executor.whole();
     const std::lock_guard<std::mutex> lock(stream.running);
-    clear_counts(batch);
-    prepare(stream.joint, batch);
-    const auto map_of = [&](int buffer) -> const Map& { return stream.joint.maps[static_cast<size_t>(buffer)]; };
-    std::vector<Taken> taken;
-    for (const int output : uses_[number].writes) {
-        const Map& map = map_of(output);
-        taken.push_back({output, map.pad, std::vector<float>(elements_of(map) * batch.count)});
+    Workspace& workspace = *stream.joint;
+    clear(program, batch);
+    workspace.prepare(batch);
+    const auto map_of = [&](int buffer) -> const Map& { return workspace.maps[static_cast<size_t>(buffer)]; };
+    std::vector<Values> outputs;
+    for (const int buffer : program.uses[number].writes) {
+        outputs.push_back({buffer, std::vector<float>(elements_of(map_of(buffer)) * batch.count)});
     }
-    const uint32_t group = number >= first_grouped_ ? stream.slots : 1;
+    const uint32_t group = number >= program.first_grouped ? stream.slots : 1;
     for (uint32_t first = 0; first < batch.count; first += group) {
         const uint32_t count = std::min(group, batch.count - first);
         for (uint32_t image = 0; image < count; ++image) {
-            for (const int output : uses_[number].writes) write_nan(map_of(output), image);
+            for (const Values& output : outputs) {
+                write_nan(map_of(output.buffer), program.element(map_of(output.buffer)), image);
+            }
             for (const auto& [input, values] : inputs) {
                 const Map& map = map_of(input);
                 const size_t size = size_t{map.channels} * map.height * map.width;
-                write_values(map, image, values + (first + image) * size);
+                write_values(map, program.element(map), image, values + (first + image) * size);
             }
         }
-        stream.pool->run([&](uint32_t thread) {
-            Work& work = stream.joint.members[thread].work;
+        stream.pool.run([&](uint32_t thread) {
+            Work& work = workspace.workers[thread].work;
             work.count = 0;
             for (uint32_t image = 0; image < count; ++image) work.active[work.count++] = {image, first + image};
-            run_one(steps_[number], work);
+            run_step(program, program.steps[number], work);
         });
-        for (Taken& output : taken) {
+        for (Values& output : outputs) {
             const Map& map = map_of(output.buffer);
             for (uint32_t image = 0; image < count; ++image) {
-                read_values(map, image, output.values.data() + (first + image) * elements_of(map));
+                float* const values = output.values.data() + (first + image) * elements_of(map);
+                read_values(map, program.element(map), image, values);
             }
         }
     }
-    return taken;
+    return outputs;
 }
 
 }  // namespace lccl

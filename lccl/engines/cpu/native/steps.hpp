@@ -6,8 +6,8 @@
 #pragma once
 
 #include "kernels.hpp"
-#include "steps/classify.hpp"
 #include "steps/convolve.hpp"
+#include "steps/linear.hpp"
 #include "steps/normalise.hpp"
 #include "steps/pools.hpp"
 
@@ -32,8 +32,8 @@ static constexpr Kernels kernels_of(const char* name, bool bf16) {
     kernels.convolve_and_pool = &Convolve<Isa>::run_and_pool;
     kernels.max_pool = &Pools<Isa>::max;
     kernels.average_pool = &Pools<Isa>::average;
-    kernels.classify = &Classify<Isa>::run;
-    kernels.answer = &Classify<Isa>::answer;
+    kernels.classify = &LinearLayers<Isa>::classify;
+    kernels.answer = &LinearLayers<Isa>::answer;
     return kernels;
 }
 

@@ -15,10 +15,10 @@ namespace lccl {
 class Waiting {
   public:
     // For one of so many threads. Longer than it takes to wake a thread on another processor, some hundred
-    // microseconds, unless there are more threads than processors: then somebody waits for this one's.
+    // microseconds, unless there are more threads than processors: then another thread needs this one's processor.
     explicit Waiting(uint32_t threads) : spins_(threads <= std::thread::hardware_concurrency() ? 8000 : 200) {}
 
-    // Returns when ready() holds. Whoever makes it hold calls notify() afterwards.
+    // Returns when ready() holds. The thread that makes it hold calls notify() afterwards.
     template <class Ready>
     void until(Ready ready) {
         for (uint32_t spins = 0; spins < spins_; ++spins) {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../brain.hpp"
+#include "../bfloat16.hpp"
 #include "common.hpp"
 
 namespace lccl {
@@ -18,7 +18,7 @@ struct Lanes {
 
 inline float widen(float value) { return value; }
 inline void narrow(float value, float& out) { out = value; }
-inline void narrow(float value, Brain& out) { out = to_brain(value); }
+inline void narrow(float value, BFloat16& out) { out = to_bfloat16(value); }
 
 template <class Stored, int Count>
 struct PortableOf : Common {
@@ -104,7 +104,7 @@ struct PortableOf : Common {
 };
 
 using Portable = PortableOf<float, 8>;
-using PortableBf16 = PortableOf<Brain, 8>;
+using PortableBf16 = PortableOf<BFloat16, 8>;
 
 }  // namespace
 }  // namespace lccl

@@ -18,8 +18,8 @@ struct Cells {
 
     static uint32_t pitch_of(const GateSpec& gate) { return ceil_div(gate.groups, lanes) * lanes; }
 
-    // Gate values of a tile of rows; −1 stands for a cell that is not kept.
-    static void find(const ConvolveStep& step, Work& work, uint32_t place, uint32_t begin, uint32_t count) {
+    // Gate values of the tile at `slot` of a chunk; −1 stands for a cell that is not kept.
+    static void find(const ConvolveStep& step, Work& work, uint32_t slot, uint32_t begin, uint32_t count) {
         const GateSpec& gate = step.gate;
         Block block;
         prepare(block, step, work, begin, count);
@@ -33,16 +33,15 @@ struct Cells {
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
                 const size_t global = work.number(image);
-                const size_t set = static_cast<size_t>(work.norm_set[global]) * gate.groups;
-                const Vector threshold = Isa::broadcast(work.thresholds[global * work.layers + gate.layer]);
+                const Vector threshold = Isa::broadcast(work.batch->thresholds[global * work.batch->layers + gate.layer]);
                 for (uint32_t v = 0; v < taken; ++v) {
                     const uint32_t map = (vector + v) * lanes;
                     const int valid = static_cast<int>(smaller(lanes, gate.groups - map));
                     Vector value = Isa::max(Isa::zero(), Isa::fma(Float::load(sums + (n * taken + v) * lanes),
-                                                                  Float::load_n(gate.scale + set + map, valid),
-                                                                  Float::load_n(gate.shift + set + map, valid)));
-                    float* target = work.scratch.cells + (place * Isa::rows + n) * size_t{pitch} + map;
-                    if (work.forced) {
+                                                                  Float::load_n(gate.scale + map, valid),
+                                                                  Float::load_n(gate.shift + map, valid)));
+                    float* target = work.scratch.cells + (slot * Isa::rows + n) * size_t{pitch} + map;
+                    if (work.batch->forced) {
                         Float::store(target, value);
                         force(step, work, target, static_cast<uint32_t>(valid), map, code);
                     } else {
@@ -51,7 +50,7 @@ struct Cells {
                 }
             }
         }
-        tally(step, work, place, begin, count);
+        tally(step, work, slot, begin, count);
     }
 
     static void prepare(Block& block, const ConvolveStep& step, const Work& work, uint32_t begin, uint32_t count) {
@@ -68,26 +67,26 @@ struct Cells {
     static void force(const ConvolveStep& step, const Work& work, float* values, uint32_t valid, uint32_t map,
                       uint32_t code) {
         const size_t image = work.number(code >> kPositionBits);
-        const uint8_t* forced = work.forced[step.gate.layer] + (image * step.gate.groups + map) * step.positions;
+        const uint8_t* forced = work.batch->forced[step.gate.layer] + (image * step.gate.groups + map) * step.positions;
         for (uint32_t v = 0; v < valid; ++v) {
             if (!forced[size_t{v} * step.positions + (code & kPositionMask)]) values[v] = -1.0f;
         }
     }
 
-    // Kept counts and masks of a tile of rows. Tiles of one image may be with several members.
-    static void tally(const ConvolveStep& step, Work& work, uint32_t place, uint32_t begin, uint32_t count) {
+    // Kept counts and masks of a tile of rows. Several workers may have tiles of one image.
+    static void tally(const ConvolveStep& step, Work& work, uint32_t slot, uint32_t begin, uint32_t count) {
         const GateSpec& gate = step.gate;
         const uint32_t share = step.out_channels / gate.groups, pitch = pitch_of(gate);
         for (uint32_t n = 0; n < count; ++n) {
             const uint32_t code = work.scratch.kept[begin + n];
             const size_t image = work.number(code >> kPositionBits);
-            const float* values = work.scratch.cells + (place * Isa::rows + n) * size_t{pitch};
+            const float* values = work.scratch.cells + (slot * Isa::rows + n) * size_t{pitch};
             int64_t kept = 0;
             for (uint32_t map = 0; map < gate.groups; ++map) kept += !(values[map] < 0.0f);
-            int64_t* total = work.kept + image * work.layers + gate.layer;
+            int64_t* total = work.batch->kept + image * work.batch->layers + gate.layer;
             __atomic_fetch_add(total, kept * share, __ATOMIC_RELAXED);
-            if (!work.masks) continue;
-            uint8_t* mask = work.masks[gate.layer] + image * gate.groups * step.positions + (code & kPositionMask);
+            if (!work.batch->masks) continue;
+            uint8_t* mask = work.batch->masks[gate.layer] + image * gate.groups * step.positions + (code & kPositionMask);
             for (uint32_t map = 0; map < gate.groups; ++map) {
                 mask[size_t{map} * step.positions] = !(values[map] < 0.0f);
             }

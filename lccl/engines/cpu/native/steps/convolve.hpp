@@ -20,7 +20,7 @@ struct Convolve {
             ListedRows<Isa>::run(step, work, 0, Lists<Isa>::all(step, work));
             return;
         }
-        Gates<Isa>::find(step, work);  // waits for everyone, so that no row is written before its map is cleared
+        Gates<Isa>::find(step, work);  // waits for all workers, so that no row is written before its map is cleared
         for (uint32_t map = 0; map < step.groups; ++map) {
             uint32_t skipped;
             const uint32_t kept = Lists<Isa>::by_gate(step, work, map, skipped);

@@ -22,23 +22,14 @@ struct Finish {
         Element *raw[Isa::rows], *activated[Isa::rows];
         const Element* residual[Isa::rows];  // unless it is where the output goes
         float gate[Isa::rows];
-        uint32_t set[Isa::rows];  // first channel of the row's normalisation set; where there is one, the first alone
         uint32_t count;
-        bool one_set;  // all rows have the same
     };
 
     struct Part {  // of the output channels
-        uint32_t channel, channels, vectors, place;
+        uint32_t channel, channels, vectors, slot;
     };
 
-    using Function = void (*)(const ConvolveStep&, const Work&, const Rows&, uint32_t, uint32_t, const Part&,
-                              const float*);
-
-    static void run(const ConvolveStep& step, const Work& work, Function finish, const Rows& rows, const Part& part,
-                    const float* sums) {
-        if (rows.one_set) return finish(step, work, rows, 0, rows.count, part, sums);
-        for (uint32_t n = 0; n < rows.count; ++n) finish(step, work, rows, n, n + 1, part, sums);
-    }
+    using Function = void (*)(const ConvolveStep&, const Work&, const Rows&, const Part&, const float*);
 
     static Function chosen(const ConvolveStep& step, const Work& work) {
         const int gate = step.gate.layer == kNone ? 0 : step.gate.per_cell ? 2 : 1;
@@ -52,15 +43,14 @@ struct Finish {
     template <int... N>
     static Function from_table(std::integer_sequence<int, N...>, int number) {
         static constexpr Function table[] = {
-            &one_set<N / 18 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
+            &finish<N / 18 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
         return table[number];
     }
 
-    // Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell. All rows have one set.
+    // Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell.
     template <bool Whole, int Gate, bool Residual, bool Raw, bool Activated>
-    static void one_set(const ConvolveStep& step, const Work& work, const Rows& rows, uint32_t first, uint32_t last,
-                        const Part& part, const float* sums) {
-        const uint32_t set = rows.set[first];
+    static void finish(const ConvolveStep& step, const Work& work, const Rows& rows, const Part& part,
+                       const float* sums) {
         const Vector zero = Isa::zero(), least = step.relu ? zero : Isa::broadcast(-INFINITY);
         const uint32_t residual_channels = Residual ? work.maps[step.residual].channels : 0;
         const Element* const* const residual = !step.in_place ? rows.residual : Raw ? rows.raw : rows.activated;
@@ -68,16 +58,16 @@ struct Finish {
             const uint32_t channel = part.channel + v * lanes;
             const int valid = Whole ? lanes : static_cast<int>(smaller(lanes, part.channels - v * lanes));
             const int added = Whole ? lanes : channels_of(residual_channels, channel, valid);
-            const Vector scale = affine(step.scale, set + channel, valid, 1.0f);
-            const Vector shift = affine(step.shift, set + channel, valid, 0.0f);
-            const Vector next_scale = Activated ? affine(step.activated_scale, set + channel, valid, 1.0f) : zero;
-            const Vector next_shift = Activated ? affine(step.activated_shift, set + channel, valid, 0.0f) : zero;
-            for (uint32_t n = first; n < last; ++n) {
+            const Vector scale = affine(step.scale, channel, valid, 1.0f);
+            const Vector shift = affine(step.shift, channel, valid, 0.0f);
+            const Vector next_scale = Activated ? affine(step.activated_scale, channel, valid, 1.0f) : zero;
+            const Vector next_shift = Activated ? affine(step.activated_shift, channel, valid, 0.0f) : zero;
+            for (uint32_t n = 0; n < rows.count; ++n) {
                 Vector value = Isa::fma(Float::load(sums + (n * part.vectors + v) * lanes), scale, shift);
                 value = Isa::max(least, value);
                 if constexpr (Gate == 1) value = Isa::mul(value, Isa::broadcast(rows.gate[n]));
                 if constexpr (Gate == 2) {
-                    const Vector gate = Cells<Isa>::spread(step, work, part.place * Isa::rows + n, channel, valid);
+                    const Vector gate = Cells<Isa>::spread(step, work, part.slot * Isa::rows + n, channel, valid);
                     value = Isa::where_not_negative(gate, Isa::mul(value, gate));
                 }
                 if constexpr (Residual) value = Isa::add(value, Isa::load_n(residual[n] + channel, added));

@@ -17,17 +17,17 @@ struct Gates {
     static void find(const ConvolveStep& step, Work& work) {
         const GateSpec& gate = step.gate;
         const uint32_t blocks = ceil_div(step.positions, lanes), units = blocks * work.count;
-        const uint32_t parts = tasks_for(units, *work.team, 2);
-        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+        const uint32_t parts = tasks_for(units, *work.threads, 2);
+        work.threads->share(work.round, work.worker, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 block(step, work, unit / blocks, unit % blocks * lanes);
             }
         });
-        if (work.member) return;
+        if (work.worker) return;
         // Positions beyond the last fill up the last vector, and elements beyond a run its last step: both are run.
         const int64_t run = int64_t{ceil_div(gate.run, Isa::dot_step)} * Isa::dot_step;
         for (uint32_t image = 0; image < work.count; ++image) {
-            work.executed[work.number(image)] += int64_t{blocks} * lanes * gate.groups * gate.runs * run;
+            work.batch->executed[work.number(image)] += int64_t{blocks} * lanes * gate.groups * gate.runs * run;
         }
     }
 
@@ -39,12 +39,11 @@ struct Gates {
         for (uint32_t i = 0; i < lanes; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
         const bool neighbours = first + lanes <= step.positions && are_neighbours(gate, row);
         const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
-        const size_t set = static_cast<size_t>(work.norm_set[work.number(image)]) * gate.groups;
         for (uint32_t map = 0; map < gate.groups; ++map) {
             const Element* weights = static_cast<const Element*>(gate.weights) + map * map_weights;
             const Vector sums =
                 neighbours ? sums_of_neighbours(gate, row, pitch, weights) : sums_of_windows(gate, row, pitch, weights);
-            const Vector scale = Isa::broadcast(gate.scale[set + map]), shift = Isa::broadcast(gate.shift[set + map]);
+            const Vector scale = Isa::broadcast(gate.scale[map]), shift = Isa::broadcast(gate.shift[map]);
             const Vector value = Isa::max(Isa::zero(), Isa::fma(sums, scale, shift));
             float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
             Isa::Float::store_n(target, value, static_cast<int>(smaller(lanes, step.positions - first)));
@@ -75,7 +74,7 @@ struct Gates {
     static constexpr uint32_t kSpan = 8;  // positions
 
     static bool are_neighbours(const GateSpec& gate, const Element* const* row) {
-        if (gate.kernel != 3 || Isa::dot_step != lanes || gate.run % (3 * lanes)) return false;
+        if (gate.runs != 3 || Isa::dot_step != lanes || gate.run % (3 * lanes)) return false;
         bool neighbours = true;  // from one position to the next it is a pixel or more
         for (uint32_t i = 0; i < lanes; i += kSpan) {
             neighbours &= row[i + kSpan - 1] == row[i] + (kSpan - 1) * (gate.run / 3);

@@ -16,24 +16,24 @@ struct Lists {
         for (uint32_t image = 0; image < work.count; ++image) {
             const size_t global = work.number(image);
             const float* values = work.gates + (size_t{image} * gate.groups + map) * step.positions;
-            const size_t place = (global * gate.groups + map) * step.positions;
+            const size_t first_cell = (global * gate.groups + map) * step.positions;
             const uint32_t before = kept, code = image << kPositionBits;
-            if (work.forced) {
-                const uint8_t* forced = work.forced[gate.layer] + place;
+            if (work.batch->forced) {
+                const uint8_t* forced = work.batch->forced[gate.layer] + first_cell;
                 for (uint32_t p = 0; p < step.positions; ++p) {
                     work.scratch.kept[kept] = work.scratch.skipped[skipped] = code | p;
                     kept += forced[p] != 0;
                     skipped += forced[p] == 0;
                 }
             } else {
-                const float threshold = work.thresholds[global * work.layers + gate.layer];
+                const float threshold = work.batch->thresholds[global * work.batch->layers + gate.layer];
                 Isa::Float::list(values, step.positions, threshold, code, work.scratch.kept, kept, work.scratch.skipped,
                                  skipped);
             }
-            if (work.member) continue;
-            work.kept[global * work.layers + gate.layer] += int64_t{kept - before} * share;
-            if (work.masks) {
-                uint8_t* mask = work.masks[gate.layer] + place;
+            if (work.worker) continue;
+            work.batch->kept[global * work.batch->layers + gate.layer] += int64_t{kept - before} * share;
+            if (work.batch->masks) {
+                uint8_t* mask = work.batch->masks[gate.layer] + first_cell;
                 for (uint32_t p = 0; p < step.positions; ++p) mask[p] = 0;
                 for (uint32_t n = before; n < kept; ++n) mask[work.scratch.kept[n] & kPositionMask] = 1;
             }

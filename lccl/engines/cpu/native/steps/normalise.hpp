@@ -15,8 +15,8 @@ struct Normalise {
     static void run(const NormaliseStep& step, Work& work) {
         const Map& map = work.maps[step.raw];
         const uint32_t row = map.width * map.channels;
-        const uint32_t parts = tasks_for(map.height * work.count, *work.team, 16);
-        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+        const uint32_t parts = tasks_for(map.height * work.count, *work.threads, 16);
+        work.threads->share(work.round, work.worker, parts, [&](uint32_t part) {
             const uint32_t units = map.height * work.count;
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / map.height, y = unit % map.height;
@@ -24,10 +24,10 @@ struct Normalise {
                 Element* target =
                     at<Isa>(work, step.raw, image) + (map.pad + y) * map.pitch() + size_t{map.pad} * map.channels;
                 const size_t source = (work.number(image) * map.height + y) * row;
-                if (work.pixels) {
-                    look_up(static_cast<const uint8_t*>(work.images) + source, map, step, target);
+                if (work.batch->pixels) {
+                    look_up(static_cast<const uint8_t*>(work.batch->images) + source, map, step, target);
                 } else {
-                    copy_floats(static_cast<const float*>(work.images) + source, row, target);
+                    copy_floats(static_cast<const float*>(work.batch->images) + source, row, target);
                 }
             }
         });

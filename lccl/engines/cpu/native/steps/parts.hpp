@@ -1,19 +1,19 @@
-// How a step's work is cut into parts for a team to share.
+// How a step's work is cut into parts for a group of threads to share.
 #pragma once
 
 #include <cstdint>
 
 #include "../rounding.hpp"
-#include "../team.hpp"
+#include "../thread_group.hpp"
 
 namespace lccl {
 
 static inline uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// How many parts so many units make with at least `least` in each. A member alone has nobody to share them with.
-static inline uint32_t tasks_for(uint32_t units, const Team& team, uint32_t least) {
-    if (team.size() == 1) return 1;
-    return smaller(ceil_div(units, least), team.size() * 64);
+// How many parts so many units make with at least `least` in each. One thread takes all of them.
+static inline uint32_t tasks_for(uint32_t units, const ThreadGroup& threads, uint32_t least) {
+    if (threads.size() == 1) return 1;
+    return smaller(ceil_div(units, least), threads.size() * 64);
 }
 
 // The first unit of a part.

@@ -21,8 +21,8 @@ struct Pools {
     // Rows [first, last) of each image's output, from an input whose row y lies at y modulo `ring`.
     static void rows(const MaxPoolStep& step, Work& work, uint32_t first, uint32_t last, uint32_t ring) {
         const Map &in = work.maps[step.input], &out = work.maps[step.raw];
-        const uint32_t height = last - first, units = height * work.count, parts = tasks_for(units, *work.team, 2);
-        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+        const uint32_t height = last - first, units = height * work.count, parts = tasks_for(units, *work.threads, 2);
+        work.threads->share(work.round, work.worker, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / height, y = first + unit % height;
                 if (!y) clear_border<Isa>(work, step.raw, image);
@@ -57,20 +57,20 @@ struct Pools {
     static void average(const AveragePoolStep& step, Work& work) {
         const uint32_t vectors = ceil_div(work.maps[step.input].channels, lanes);
         const uint32_t parts_of_map = step.grid * step.grid, units = parts_of_map * vectors * work.count;
-        const uint32_t parts = tasks_for(units, *work.team, 4);
-        work.team->share(work.round, work.member, parts, [&](uint32_t part) {
+        const uint32_t parts = tasks_for(units, *work.threads, 4);
+        work.threads->share(work.round, work.worker, parts, [&](uint32_t part) {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
-                const uint32_t image = unit / vectors / parts_of_map, place = unit / vectors % parts_of_map;
-                average_of_part(step, work, image, place, unit % vectors * lanes);
+                const uint32_t image = unit / vectors / parts_of_map, number = unit / vectors % parts_of_map;
+                average_of_part(step, work, image, number, unit % vectors * lanes);
             }
         });
     }
 
     // Part i of a side of n positions goes from i · n / grid, rounded down, to (i + 1) · n / grid, rounded up.
-    static void average_of_part(const AveragePoolStep& step, const Work& work, uint32_t image, uint32_t place,
+    static void average_of_part(const AveragePoolStep& step, const Work& work, uint32_t image, uint32_t number,
                                 uint32_t c) {
         const Map& in = work.maps[step.input];
-        const uint32_t row = place / step.grid, column = place % step.grid;
+        const uint32_t row = number / step.grid, column = number % step.grid;
         const uint32_t y0 = cut(in.height, row, step.grid), y1 = cut_up(in.height, row + 1, step.grid);
         const uint32_t x0 = cut(in.width, column, step.grid), x1 = cut_up(in.width, column + 1, step.grid);
         const int valid = static_cast<int>(smaller(lanes, in.channels - c));
@@ -82,7 +82,7 @@ struct Pools {
             }
         }
         const Vector share = Isa::broadcast(1.0f / static_cast<float>((y1 - y0) * (x1 - x0)));
-        float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + size_t{place} * in.channels + c;
+        float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + size_t{number} * in.channels + c;
         Isa::Float::store_n(target, Isa::mul(sum, share), valid);
     }
 };

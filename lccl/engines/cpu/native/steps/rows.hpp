@@ -1,4 +1,4 @@
-// The rows of a list: found, multiplied tile by tile, finished and counted.
+// The rows of a list: pointed at, multiplied tile by tile, finished and counted.
 #pragma once
 
 #include "../kernels.hpp"
@@ -25,16 +25,16 @@ struct ListedRows {
         const uint32_t vectors = ceil_div(step.out_channels / step.groups, lanes);
         const uint32_t panels = ceil_div(vectors, Isa::panel);
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
-        const uint32_t slices = step.heavy && work.team->size() > 1 && !cells ? panels : 1;
-        const uint32_t parts = step.heavy ? chunks : tasks_for(chunks, *work.team, 2);
-        work.team->share(work.round, work.member, count ? parts * slices : 0, [&](uint32_t task) {
-            const uint32_t part = task % parts, slice = task / parts;  // a panel's weights stay with one member
+        const uint32_t slices = step.heavy && work.threads->size() > 1 && !cells ? panels : 1;
+        const uint32_t parts = step.heavy ? chunks : tasks_for(chunks, *work.threads, 2);
+        work.threads->share(work.round, work.worker, count ? parts * slices : 0, [&](uint32_t task) {
+            const uint32_t part = task % parts, slice = task / parts;  // a panel's weights stay with one worker
             for (uint32_t c = cut(chunks, part, parts); c < cut(chunks, part + 1, parts); ++c) {
                 const Span span{count, size, larger, cut(tiles, c, chunks), cut(tiles, c + 1, chunks)};
                 one_chunk(step, work, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
             }
         });
-        if (work.member) return;
+        if (work.worker) return;
         count_executed(step, work, count, vectors);
     }
 
@@ -54,29 +54,29 @@ struct ListedRows {
         typename Tiles<Isa>::Block block[Isa::chunk];
         Rows rows[Isa::chunk];
         for (uint32_t tile = span.first; tile < span.last; ++tile) {
-            const uint32_t begin = span.begin(tile), count = span.end(tile) - begin, place = tile - span.first;
+            const uint32_t begin = span.begin(tile), count = span.end(tile) - begin, slot = tile - span.first;
             const Element* input[Isa::rows];
-            find(step, work, group, begin, count, input, rows[place]);
-            Tiles<Isa>::prepare(block[place], input, count, step.runs, step.run, pitch, packed_at(work, place));
+            point_at(step, work, group, begin, count, input, rows[slot]);
+            Tiles<Isa>::prepare(block[slot], input, count, step.runs, step.run, pitch, packed_at(work, slot));
             fetch_ahead(step, work, begin + count, smaller(span.count, begin + 2 * count));
-            if (cells) Cells<Isa>::find(step, work, place, begin, count);
+            if (cells) Cells<Isa>::find(step, work, slot, begin, count);
         }
         alignas(64) float sums[Isa::rows * Isa::panel * lanes];
         const auto finish = Finish<Isa>::chosen(step, work);
         for (uint32_t panel = first_panel; panel < last_panel; ++panel) {
             const uint32_t vector = panel * Isa::panel, taken = smaller(Isa::panel, vectors - vector);
             const Element* packed = weights + vector * step.vector_weights;
-            for (uint32_t place = 0; place < span.last - span.first; ++place) {
-                Tiles<Isa>::multiply(block[place], step.runs, step.run, pitch, packed, taken, sums);
+            for (uint32_t slot = 0; slot < span.last - span.first; ++slot) {
+                Tiles<Isa>::multiply(block[slot], step.runs, step.run, pitch, packed, taken, sums);
                 const typename Finish<Isa>::Part part{group * share + vector * lanes,
-                                                      smaller(taken * lanes, share - vector * lanes), taken, place};
-                Finish<Isa>::run(step, work, finish, rows[place], part, sums);
+                                                      smaller(taken * lanes, share - vector * lanes), taken, slot};
+                finish(step, work, rows[slot], part, sums);
             }
         }
     }
 
     // The inputs that the next rows read and these do not: their last pixel in the last kernel row. Maps that fit the
-    // first-level cache are there already.
+    // first-level cache are in it already.
     static void fetch_ahead(const ConvolveStep& step, const Work& work, uint32_t first, uint32_t last) {
         const Map& map = work.maps[step.input];
         const uint32_t bytes = step.in_channels * sizeof(Element);
@@ -92,37 +92,35 @@ struct ListedRows {
         }
     }
 
-    static void find(const ConvolveStep& step, const Work& work, uint32_t group, uint32_t begin, uint32_t count,
-                     const Element** input, Rows& rows) {
+    // Where the inputs and outputs of rows [begin, begin + count) of the list lie.
+    static void point_at(const ConvolveStep& step, const Work& work, uint32_t group, uint32_t begin, uint32_t count,
+                         const Element** input, Rows& rows) {
         rows.count = count;
-        rows.one_set = true;
         const uint32_t* codes = work.scratch.kept + begin;
         for (uint32_t n = 0, last; n < count; n = last) {  // the rows of one image after those of another
             const uint32_t image = codes[n] >> kPositionBits;
             last = last_of_image(codes, n, count);
-            place(at<Isa>(work, step.input, image), step.offset, codes, n, last, input);
+            add_offsets(at<Isa>(work, step.input, image), step.offset, codes, n, last, input);
             if (step.raw != kNone) {
-                place(at<Isa>(work, step.raw, image), step.raw_offset, codes, n, last, rows.raw);
+                add_offsets(at<Isa>(work, step.raw, image), step.raw_offset, codes, n, last, rows.raw);
             }
             if (step.activated != kNone) {
-                place(at<Isa>(work, step.activated, image), step.activated_offset, codes, n, last, rows.activated);
+                add_offsets(at<Isa>(work, step.activated, image), step.activated_offset, codes, n, last,
+                            rows.activated);
             }
             if (step.residual != kNone && !step.in_place) {
-                place(at<Isa>(work, step.residual, image), step.residual_offset, codes, n, last, rows.residual);
+                add_offsets(at<Isa>(work, step.residual, image), step.residual_offset, codes, n, last, rows.residual);
             }
             if (step.gate.layer != kNone && !step.gate.per_cell) {
                 const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
                 for (uint32_t m = n; m < last; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
             }
-            const uint32_t set = static_cast<uint32_t>(work.norm_set[work.number(image)]) * step.out_channels;
-            rows.one_set &= n == 0 || rows.set[0] == set;
-            for (uint32_t m = n; m < (last - n == count ? 1 : last); ++m) rows.set[m] = set;
         }
     }
 
     template <class Base, class Pointer>
-    static void place(Base base, const uint32_t* offset, const uint32_t* codes, uint32_t first, uint32_t last,
-                      Pointer* row) {
+    static void add_offsets(Base base, const uint32_t* offset, const uint32_t* codes, uint32_t first, uint32_t last,
+                            Pointer* row) {
         for (uint32_t n = first; n < last; ++n) row[n] = base + offset[codes[n] & kPositionMask];
     }
 
@@ -148,7 +146,7 @@ struct ListedRows {
             for (; n < count && work.scratch.kept[n] >> kPositionBits == image; ++n) ++rows;
             // Rows beyond the last fill up its tile: the last image with any pays for them.
             if (n == count && rows) rows += (Isa::row_quantum - count % Isa::row_quantum) % Isa::row_quantum;
-            work.executed[work.number(image)] += rows * (row + cells);
+            work.batch->executed[work.number(image)] += rows * (row + cells);
             if (n == count) break;
         }
     }

@@ -1,4 +1,4 @@
-// What skipped rows hold, and borders: written where it is not there already.
+// The values of skipped rows, and borders: written where they are not in memory already.
 #pragma once
 
 #include "../kernels.hpp"
@@ -20,20 +20,20 @@ struct Skipped {
         return step.raw != kNone && step.residual == kNone && step.out_channels * sizeof(Element) <= 128;
     }
 
-    // Borders, or a whole map, a share for each member. An output in its residual's place has its border already.
+    // Borders, or a whole map, a share for each worker. An output in its residual's storage has its border already.
     static void clear_outputs(const ConvolveStep& step, const Work& work, bool whole_raw) {
         for (uint32_t image = 0; image < work.count; ++image) {
             if (step.raw != kNone && whole_raw) {
                 const Map& map = work.maps[step.raw];
-                const uint32_t lines = map.height + 2 * map.pad, members = work.team->size();
-                const uint32_t first = cut(lines, work.member, members), last = cut(lines, work.member + 1, members);
+                const uint32_t lines = map.height + 2 * map.pad, workers = work.threads->size();
+                const uint32_t first = cut(lines, work.worker, workers), last = cut(lines, work.worker + 1, workers);
                 clear<Isa>(at<Isa>(work, step.raw, image) + first * size_t{map.pitch()},
                            (last - first) * size_t{map.pitch()});
-            } else if (step.raw != kNone && !step.in_place && !work.member) {
+            } else if (step.raw != kNone && !step.in_place && !work.worker) {
                 clear_border<Isa>(work, step.raw, image);
             }
             const bool there_already = step.in_place && step.raw == kNone;
-            if (step.activated == kNone || there_already || work.member) continue;
+            if (step.activated == kNone || there_already || work.worker) continue;
             clear_border<Isa>(work, step.activated, image);
         }
     }
@@ -58,22 +58,21 @@ struct Skipped {
         return at<Isa>(work, step.raw, code >> kPositionBits) + step.raw_offset[code & kPositionMask];
     }
 
-    // A member's share of what skipped rows hold: the residual, or what nothing becomes.
+    // A worker's share of the skipped rows' values: the residual, or the step's fill.
     static void fill(const ConvolveStep& step, const Work& work, uint32_t group, uint32_t skipped, bool zeroed) {
         const bool write_raw = step.raw != kNone && !step.in_place && !zeroed;
         const bool write_activated = step.activated != kNone;
         if (!write_raw && !write_activated) return;
         const uint32_t share = step.out_channels / step.groups, channel = group * share;
         const uint32_t residual_channels = step.residual == kNone ? 0 : work.maps[step.residual].channels;
-        const uint32_t members = work.team->size();
-        const uint32_t first = cut(skipped, work.member, members), last = cut(skipped, work.member + 1, members);
+        const uint32_t workers = work.threads->size();
+        const uint32_t first = cut(skipped, work.worker, workers), last = cut(skipped, work.worker + 1, workers);
         if (write_raw && !write_activated && step.residual == kNone && share % lanes == 0) {
             return clear_rows(step, work, channel, share, first, last);
         }
         for (uint32_t n = first; n < last; ++n) {
             const uint32_t code = work.scratch.skipped[n], image = code >> kPositionBits;
             const uint32_t position = code & kPositionMask;
-            const size_t set = static_cast<size_t>(work.norm_set[work.number(image)]) * step.out_channels;
             for (uint32_t c = channel; c < channel + share; c += lanes) {
                 const int valid = static_cast<int>(smaller(lanes, channel + share - c));
                 Vector value = Isa::zero();
@@ -86,8 +85,8 @@ struct Skipped {
                 }
                 if (write_activated) {
                     if (step.activated_scale) {
-                        value = Isa::fma(value, Float::load_n(step.activated_scale + set + c, valid),
-                                         Float::load_n(step.activated_shift + set + c, valid));
+                        value = Isa::fma(value, Float::load_n(step.activated_scale + c, valid),
+                                         Float::load_n(step.activated_shift + c, valid));
                     }
                     value = Isa::max(Isa::zero(), value);
                     Isa::store_n(at<Isa>(work, step.activated, image) + step.activated_offset[position] + c, value,

@@ -1,4 +1,4 @@
-// From rows to a tile of sums: by pointers to where the rows lie, or packed as the instruction set wants them.
+// From rows to a tile of sums: through an indirection buffer, or packed in the order that the instruction set reads.
 #pragma once
 
 #include <cstddef>
@@ -11,12 +11,12 @@
 namespace lccl {
 
 template <class Isa>
-struct InPlace {
+struct Indirect {
     using Element = typename Isa::Element;
     using Tile = void (*)(const Element* const*, uint32_t, uint32_t, size_t, const Element*, float*);
 
     struct Block {
-        const Element* row[Isa::rows];
+        const Element* row[Isa::rows];  // the indirection buffer: where each row's window begins
         uint32_t count;
     };
 
@@ -41,11 +41,11 @@ struct InPlace {
 
 // An instruction set that packs has Block, prepare and multiply of its own.
 template <class Isa>
-using Tiles = std::conditional_t<Isa::packed_bytes != 0, Isa, InPlace<Isa>>;
+using Tiles = std::conditional_t<Isa::packed_bytes != 0, Isa, Indirect<Isa>>;
 
-// Where a member packs the rows of the tile at `place` of a chunk.
-static inline char* packed_at(const Work& work, uint32_t place) {
-    return work.scratch.blocks + place * work.scratch.block_bytes;
+// Where a worker packs the rows of the tile at `slot` of a chunk.
+static inline char* packed_at(const Work& work, uint32_t slot) {
+    return work.scratch.blocks + slot * work.scratch.block_bytes;
 }
 
 }  // namespace lccl

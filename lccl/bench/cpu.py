@@ -1,0 +1,168 @@
+"""Contestants on the CPU, each in a process of its own: the native engine, gated and dense, and others' dense ones."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.bench.baselines import BASELINES, Job
+from lccl.bench.child import Child
+from lccl.bench.clock import Seconds, WallClock
+from lccl.bench.turns import AbsentError, Contestant, Runner, check_logits
+from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
+from lccl.compiler import compile_network
+from lccl.errors import LcclError
+from lccl.plan.run import RunOptions
+
+if TYPE_CHECKING:
+    from lccl.engines.cpu.engine import CpuEngine
+
+Logits = NDArray[np.float32]
+
+
+class HostRunner(Runner):
+    """Runs batches in this process; each run is over when it returns."""
+
+    batches: Sequence[NDArray[Any]]
+
+    def run(self, setting: str, index: int) -> Logits:
+        """Logits of the batch of that number, [N, classes]; perhaps in a buffer that the next run overwrites."""
+        raise NotImplementedError
+
+    def time(self, setting: str, repeats: int) -> Seconds:
+        launches = [partial(self.run, setting, index) for index in range(len(self.batches))]
+        return WallClock().seconds(launches, repeats)
+
+    def check(self, setting: str, expected: Logits, precision: str) -> None:
+        """Hold the logits against the reference engine's.
+
+        Raises:
+            AbsentError: they differ.
+
+        """
+        logits = np.concatenate([np.array(self.run(setting, index)) for index in range(len(self.batches))])
+        check_logits(logits, expected, precision)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRunner(HostRunner):
+    """The native engine, with batches uint8 [N, H, W, 3] as the service hands them over, and options by setting."""
+
+    engine: CpuEngine
+    batches: Sequence[NDArray[np.uint8]]
+    options: Mapping[str, RunOptions]
+
+    def run(self, setting: str, index: int) -> Logits:
+        return cast(Logits, self.engine.run(self.batches[index], self.options[setting]).logits)
+
+    def count(self, setting: str) -> Counts:
+        return count_outputs(self.engine.run(batch, self.options[setting]) for batch in self.batches)
+
+    def profile(self, setting: str, index: int, repeats: int) -> Seconds:
+        return self.engine.profile(self.batches[index], self.options[setting], repeats)
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineRunner(HostRunner):
+    """Another's dense engine, with normalised batches float32 [N, 3, H, W]."""
+
+    classify: Callable[[int], Logits]
+    batches: Sequence[NDArray[np.float32]]
+
+    def run(self, setting: str, index: int) -> Logits:
+        return self.classify(index)
+
+
+def start(
+    workload: Workload, threads: Sequence[int], precision: str, baselines: bool, advance: Callable[[], None],
+    stack: ExitStack,
+) -> list[Contestant]:  # fmt: skip
+    """Start all contestants; own ones with each number of threads, others with the first.
+
+    ``advance`` is called after each of :func:`starts` processes; ``stack`` ends them.
+
+    Raises:
+        LcclError: an own engine cannot be built or computes something else.
+
+    """
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="lccl-bench-")))
+    file = folder / "workload.pickle"
+    file.write_bytes(pickle.dumps(workload))
+
+    def child(build: Callable[[Path, str, int, str], HostRunner], which: str, count: int) -> Child:
+        try:
+            started = Child(partial(build, file, which, count, precision))
+        finally:
+            advance()
+        stack.callback(started.close)
+        return started
+
+    contestants = []
+    for name in BASELINES if baselines else ():
+        try:
+            runner = child(build_baseline, name, threads[0])
+            contestants.append(Contestant(name, "baseline", threads[0], DENSE, runner))
+        except AbsentError as error:
+            contestants.append(Contestant(name, "baseline", threads[0], DENSE, absent=str(error)))
+    for count in threads:
+        suffix = "" if count == threads[0] else f", {count} thread" + "s" * (count > 1)
+        for which, names in {OWN_DENSE: [DENSE], OWN: [setting.name for setting in workload.settings]}.items():
+            try:
+                runner = child(build_own, which, count)
+            except AbsentError as error:
+                raise LcclError(f"{which} cannot be measured: {error}") from error
+            for setting in names:
+                name = which if which == OWN_DENSE else f"{OWN} {setting}"
+                contestants.append(Contestant(name + suffix, "own", count, setting, runner))
+    return contestants
+
+
+def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner:
+    """The native engine for the pickled workload in a file: ``LCCL``, or ``own dense`` for the plain twin.
+
+    Raises:
+        LcclError: the engine is not built here, lacks the precision, or gives other logits than the reference engine.
+
+    """
+    import torch
+
+    torch.set_num_threads(1)  # the engine has threads of its own
+    workload: Workload = pickle.loads(file.read_bytes())
+    settings = workload.settings if which == OWN else workload.dense_settings
+    engine = compile_network(
+        workload.network if which == OWN else workload.twin,
+        device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=workload.preprocessing,
+    )  # fmt: skip
+    options = {each.name: RunOptions.of([each.setting] * workload.batch) for each in settings}
+    runner = OwnRunner(cast("CpuEngine", engine), workload.batches, options)
+    known = OPEN if which == OWN else DENSE
+    runner.check(known, workload.logits[known], precision)
+    return runner
+
+
+def build_baseline(file: Path, which: str, threads: int, precision: str) -> BaselineRunner:
+    """A baseline by name for the pickled workload in a file.
+
+    Raises:
+        LcclError: it is not to be had here, or gives other logits than the reference engine.
+
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    workload: Workload = pickle.loads(file.read_bytes())
+    batches = tuple(normalised(batch, workload.preprocessing) for batch in workload.batches)
+    classify = BASELINES[which](Job(workload.twin, batches, threads, precision, file.parent))
+    runner = BaselineRunner(classify, batches)
+    runner.check(DENSE, workload.logits[DENSE], precision)
+    return runner

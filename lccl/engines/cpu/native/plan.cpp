@@ -1,0 +1,171 @@
+#include "plan.hpp"
+
+#include <nanobind/stl/string.h>
+
+#include <set>
+
+#include "arrays.hpp"
+#include "builder.hpp"
+
+namespace lccl {
+
+namespace {
+
+constexpr size_t kLargest = size_t{1} << 30;
+
+template <class Value>
+Value value_of(nb::handle object, const char* name) {
+    Value value;
+    const nb::object field = nb::getattr(object, name, nb::none());
+    if (!nb::try_cast(field, value)) throw nb::type_error((std::string(name) + " is missing or of a wrong type").c_str());
+    return value;
+}
+
+// A field that may be None, as every missing one is.
+nb::object optional_of(nb::handle object, const char* name) { return nb::getattr(object, name, nb::none()); }
+
+// float32; other numbers are converted.
+template <int Dimensions>
+Input<float, Dimensions> array_of(nb::handle object, const char* name) {
+    const auto array = value_of<Input<float, Dimensions>>(object, name);
+    check_aligned(array, sizeof(float), name);
+    if (!array.size() || array.size() > kLargest) refuse(std::string(name) + " has no elements, or too many");
+    return array;
+}
+
+std::vector<float> floats_of(nb::handle object, const char* name) {
+    const auto array = array_of<1>(object, name);
+    return std::vector<float>(array.data(), array.data() + array.size());
+}
+
+Affine affine_of(nb::handle affine) {
+    if (affine.is_none()) return {};
+    Affine values{floats_of(affine, "scale"), floats_of(affine, "shift")};
+    if (values.scale.size() != values.shift.size()) refuse("a scale comes with a shift of its size");
+    return values;
+}
+
+// [out, in, kernel, kernel], or [out, in] of a linear layer; the array is held while its filter is read.
+template <int Dimensions>
+struct Weight {
+    explicit Weight(nb::handle step, const char* name = "weight") : array(array_of<Dimensions>(step, name)) {
+        const auto size = [&](size_t axis) { return static_cast<uint32_t>(array.shape(axis)); };
+        filter = {array.data(), size(0), size(1), Dimensions == 4 ? size(2) : 1};
+        if (Dimensions == 4 && size(2) != size(3)) refuse("a weight must be [out, in, kernel, kernel]");
+    }
+
+    Input<float, Dimensions> array;
+    Filter filter;
+};
+
+class PlanReader {
+  public:
+    PlanReader(nb::handle plan, nb::handle memory, const Kernels& kernels, size_t cache_bytes)
+        : builder_(kernels, count_of(nb::len(optional_of(plan, "layers"))), count_of(value_of<uint64_t>(plan, "exits")),
+                   cache_bytes) {
+        for (const nb::handle buffer : optional_of(plan, "buffers")) add_buffer(buffer, optional_of(memory, "buffers"));
+        const std::set<size_t> in_place = numbers_of(memory, "in_place"), alone = numbers_of(memory, "pooled_alone");
+        size_t number = 0;
+        for (const nb::handle step : optional_of(plan, "steps")) {
+            add_step(step, in_place.count(number), alone.count(number));
+            ++number;
+        }
+    }
+
+    std::unique_ptr<const Program> finish() { return builder_.finish(); }
+
+  private:
+    static uint32_t count_of(uint64_t count) {
+        if (count > (1u << 16)) refuse("a plan has at most 65,536 layers and exits");
+        return static_cast<uint32_t>(count);
+    }
+
+    static std::set<size_t> numbers_of(nb::handle memory, const char* name) {
+        std::set<size_t> numbers;
+        for (const nb::handle number : optional_of(memory, name)) numbers.insert(nb::cast<size_t>(number));
+        return numbers;
+    }
+
+    // Buffers that no step writes have no memory.
+    void add_buffer(nb::handle buffer, nb::handle memories) {
+        const std::string name = value_of<std::string>(buffer, "name");
+        const nb::object memory = memories.attr("get")(name);
+        if (memory.is_none()) return;
+        const Map map{nullptr, 0, value_of<uint32_t>(buffer, "channels"), value_of<uint32_t>(buffer, "height"),
+                      value_of<uint32_t>(buffer, "width"), value_of<uint32_t>(memory, "border"),
+                      value_of<bool>(memory, "pooled")};
+        builder_.add_buffer({name, map, kNone, value_of<size_t>(memory, "first"), value_of<size_t>(memory, "last")},
+                            value_of<std::string>(memory, "storage"));
+    }
+
+    int buffer_of(nb::handle object, const char* name) const {
+        return builder_.number_of(value_of<std::string>(object, name));
+    }
+
+    void add_step(nb::handle step, bool in_place, bool pooled_alone) {
+        const std::string kind = value_of<std::string>(step.type(), "__name__");
+        if (kind == "Normalise") {
+            builder_.add(NormaliseStep{buffer_of(step, "raw"), nullptr}, floats_of(step, "mean"), floats_of(step, "std"));
+        } else if (kind == "Convolve") {
+            add_convolution(step, in_place, pooled_alone);
+        } else if (kind == "MaxPool") {
+            builder_.add(MaxPoolStep{buffer_of(step, "input"), buffer_of(step, "raw"),
+                                     value_of<uint32_t>(step, "kernel"), value_of<uint32_t>(step, "stride")});
+        } else if (kind == "AveragePool") {
+            builder_.add(AveragePoolStep{buffer_of(step, "input"), buffer_of(step, "raw"),
+                                         value_of<uint32_t>(step, "grid")});
+        } else if (kind == "Exit") {
+            const Weight<4> hidden(step, "hidden_weight");
+            const Weight<2> answer(step);
+            builder_.add(ExitStep{buffer_of(step, "input"), value_of<uint32_t>(step, "exit"), {}, {}},
+                         {hidden.filter, floats_of(step, "hidden_bias")}, {answer.filter, floats_of(step, "bias")});
+        } else if (kind == "Classify") {
+            const Weight<2> answer(step);
+            builder_.add(ClassifyStep{buffer_of(step, "input"), {}}, {answer.filter, floats_of(step, "bias")});
+        } else {
+            refuse("a plan has no steps of type " + kind);
+        }
+    }
+
+    void add_convolution(nb::handle step, bool in_place, bool pooled_alone) {
+        if (!optional_of(step, "split").is_none()) refuse("a split convolution has no native kernel");
+        const Weight<4> weight(step);
+        ConvolveStep convolution{};
+        ConvolutionWeights weights{weight.filter, {}, affine_of(optional_of(step, "affine")), {}, {}};
+        convolution.input = buffer_of(step, "input");
+        convolution.stride = value_of<uint32_t>(step, "stride");
+        convolution.relu = value_of<bool>(step, "relu");
+        convolution.in_place = in_place;
+        convolution.pooled_alone = pooled_alone;
+        convolution.raw = optional_of(step, "raw").is_none() ? kNone : buffer_of(step, "raw");
+        convolution.residual = convolution.activated = convolution.gate.layer = kNone;
+        if (const nb::object residual = optional_of(step, "residual"); !residual.is_none()) {
+            convolution.residual = buffer_of(residual, "buffer");
+            convolution.residual_stride = value_of<uint32_t>(residual, "stride");
+        }
+        if (const nb::object activated = optional_of(step, "activated"); !activated.is_none()) {
+            convolution.activated = buffer_of(activated, "buffer");
+            weights.activation = affine_of(optional_of(activated, "affine"));
+        }
+        const nb::object gate = optional_of(step, "gate");
+        if (gate.is_none()) return builder_.add(convolution, weights);
+        const Weight<4> gate_weight(gate);
+        convolution.gate.layer = value_of<int>(gate, "layer");
+        convolution.gate.input = buffer_of(gate, "input");
+        if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");
+        weights.gate = gate_weight.filter;
+        weights.gate_affine = affine_of(optional_of(gate, "affine"));
+        builder_.add(convolution, weights);
+    }
+
+    ProgramBuilder builder_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Program> read_plan(nb::handle plan, nb::handle memory, const Kernels& kernels,
+                                         size_t cache_bytes) {
+    return PlanReader(plan, memory, kernels, cache_bytes).finish();
+}
+
+}  // namespace lccl

@@ -1,0 +1,1 @@
+"""The protocols: how requests are read and answers written, one folder for each."""

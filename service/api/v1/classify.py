@@ -1,0 +1,132 @@
+"""v1: classify images, each request with its own setting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from prometheus_client import Counter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import TooLargeError, problem
+from ...inference.pipeline import Classified
+from ...inference.registry import ServedModel
+from ...inference.runner import Result
+from ..exchange import Asked, Exchange
+from ..fields import AnyFields, Fields, fields_of
+from ..operation import Json, Operation
+from .answers import ClassifyAnswer, FailedPrediction, Heading, OperatingPointUsed, Prediction, Timing
+from .content import parse
+
+ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[Operation]:
+    """Routes that classify with the default model, a model, or a version of it; ``rejected`` counts images' errors."""
+
+    async def classify(request: Request) -> Response:
+        return await exchange.run(request, read, write)
+
+    async def read(request: Request, body: bytes, _: ServedModel) -> Asked[Fields]:
+        return await read_images(request, body, Fields, max_images)
+
+    async def write(request: Request, model: ServedModel, fields: Fields, classified: Classified) -> Response:
+        predictions = [
+            failed(model, result) if isinstance(result, Exception) else prediction(model, result, fields.top_k)
+            for result in classified.results
+        ]
+        answer: ClassifyAnswer = {**heading(request, model, classified), "predictions": predictions}
+        return Json(answer)
+
+    def failed(model: ServedModel, error: Exception) -> FailedPrediction:
+        answer = problem(error)
+        rejected.labels(model.name, answer.code).inc()
+        return {"error": answer.to_json()}
+
+    default = Operation(
+        "POST", "/v1/classify", "Classify images with the default model", "classify", classify, ClassifyAnswer, ERRORS,
+        query=Fields, body=image_bodies(Fields),
+    )  # fmt: skip
+    named = replace(default, path="/v1/models/{model}/classify", summary="Classify images with a model")
+    path = "/v1/models/{model}/versions/{version}/classify"
+    return [default, named, replace(default, path=path, summary="Classify images with one version of a model")]
+
+
+async def read_images(
+    request: Request, body: bytes, kind: type[AnyFields], max_images: int, *, one: bool = False
+) -> Asked[AnyFields]:
+    """The images in a body, and the fields given with them.
+
+    Args:
+        one: refuse more than one image.
+
+    """
+    images, given = await parse(request, body, max_images)
+    if one and len(images) > 1:
+        raise TooLargeError(f"{len(images)} images: a skip map is made of one at a time")
+    fields = fields_of(request, given, kind)
+    return images, fields.quality(), fields
+
+
+def image_bodies(kind: type[Fields]) -> dict[str, Any]:
+    """The bodies of a route that takes images and these fields, as OpenAPI has them."""
+    fields: dict[str, Any] = kind.model_json_schema()["properties"]
+    image, text = {"type": "string", "format": "binary"}, {"type": "string", "format": "byte"}
+    form = {"file": {"type": "array", "items": image}, **fields}
+    texts = {"image": text, "images": {"type": "array", "items": text}, **fields}
+    return {
+        "image/jpeg": {"schema": image},
+        "image/png": {"schema": image},
+        "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": form}},
+        "application/json": {"schema": {"type": "object", "properties": texts}},
+    }
+
+
+def heading(request: Request, model: ServedModel, classified: Classified) -> Heading:
+    """What classify and the skip map answer alike; for several images the longest time of each stage."""
+    state, done = request.scope["state"], classified.done
+    timing: Timing = {
+        "decode": round(1000 * classified.decode_s, 3),
+        "queue": round(1000 * max(result.queue_s for result in done), 3),
+        "compute": round(1000 * max(result.compute_s for result in done), 3),
+        "total": round(1000 * (time.monotonic() - state["arrived"]), 3),
+    }
+    return {
+        "model": model.name,
+        "version": model.version,
+        "request_id": state["request_id"],
+        "operating_point": _operating_point(done),
+        "timing_ms": timing,
+    }
+
+
+def _operating_point(results: Sequence[Result]) -> OperatingPointUsed:
+    """The setting of the images; where brown-out came between them, the sparsest, which promises least."""
+    used = max(results, key=lambda result: result.point.skip_ratio)
+    point = used.point
+    return {
+        "name": point.name,
+        "sparsity": point.skip_ratio,
+        "norm_set": 0,
+        "exit_confidence": point.setting.exit_confidence,
+        "expected_accuracy": point.accuracy,
+        "accuracy_interval": (point.accuracy_interval.low, point.accuracy_interval.high),
+        "expected_accuracy_drop": point.drop,
+        "downgraded": used.downgraded,
+    }
+
+
+def prediction(model: ServedModel, result: Result, top_k: int) -> Prediction:
+    """The likeliest classes and the work of one image."""
+    best, labels = result.ranking[:top_k], model.bundle.labels
+    likeliest = zip(best.tolist(), result.probabilities[best].tolist(), strict=True)
+    return {
+        "classes": [{"label": labels[index], "index": index, "probability": share} for index, share in likeliest],
+        "confidence": result.confidence,
+        "exit": result.exit_index,
+        "skip_ratio": result.skip_ratio,
+        "macs": {"dense": model.dense_macs, "gated": result.gated_macs, "executed": result.executed_macs},
+    }

@@ -1,0 +1,108 @@
+"""v1: where a network computed for an image, as JSON or drawn on it."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lccl.skip_map import LayerMask, SkipMap
+
+from ...inference.pipeline import Classified, Pipeline
+from ...inference.registry import ServedModel
+from ..exchange import Asked, Exchange
+from ..fields import SkipMapFields
+from ..operation import Json, Operation
+from .answers import MaskedLayer, SeenImage, SkipMapAnswer
+from .classify import ERRORS, heading, image_bodies, prediction, read_images
+
+PNG = "image/png"
+ZERO = ord("0")
+
+
+def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
+    """Routes that show where a model, or one version of it, computes."""
+
+    async def skip_map(request: Request) -> Response:
+        return await exchange.run(request, read, write, want_masks=True)
+
+    async def read(request: Request, body: bytes, _: ServedModel) -> Asked[SkipMapFields]:
+        return await read_images(request, body, SkipMapFields, max_images, one=True)
+
+    async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
+        skips = _skip_map(model, classified)
+        answer: SkipMapAnswer = {
+            **heading(request, model, classified),
+            "prediction": prediction(model, classified.done[0], fields.top_k),
+            "image": _seen(model),
+            "layers": [],
+        }
+        if _wants_png(request):
+            told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
+            png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
+            return Response(png, media_type=PNG)
+        shown = skips.layers if fields.layer is None else (skips.layer(fields.layer),)
+        answer["layers"] = [_layer(one) for one in shown]
+        return Json(answer)
+
+    named = Operation(
+        "POST", "/v1/models/{model}/skip-map", "Show where a model computes", "classify", skip_map, SkipMapAnswer,
+        ERRORS, query=SkipMapFields, body=image_bodies(SkipMapFields), media_types=(PNG,),
+        told="Masks as JSON, or a PNG where Accept asks for image/png",
+    )  # fmt: skip
+    path = "/v1/models/{model}/versions/{version}/skip-map"
+    return [named, replace(named, path=path, summary="Show where one version of a model computes")]
+
+
+def _skip_map(model: ServedModel, classified: Classified) -> SkipMap:
+    (result,) = classified.done
+    shape, image = model.engine.shape, model.engine.plan.image
+    return SkipMap.of_masks(shape, (image.height, image.width), result.masks, result.kept)
+
+
+def _wants_png(request: Request) -> bool:
+    accepted = request.headers.get("accept", "").lower().split(",")
+    return any(one.partition(";")[0].strip() == PNG for one in accepted)
+
+
+def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[str, Any]) -> bytes:
+    """The map on what the network saw, as a PNG with the rest of the answer as its comment."""
+    (seen,) = classified.images
+    assert not isinstance(seen, Exception)
+    out, comment = io.BytesIO(), PngImagePlugin.PngInfo()
+    comment.add_text("Comment", json.dumps(told))
+    skips.draw(Image.fromarray(seen), layer).save(out, "PNG", pnginfo=comment, compress_level=3)
+    return out.getvalue()
+
+
+def _seen(model: ServedModel) -> SeenImage:
+    image, preprocessing = model.engine.plan.image, model.bundle.preprocessing
+    return {"width": image.width, "height": image.height, "seen": preprocessing.size / preprocessing.resize}
+
+
+def _layer(layer: LayerMask) -> MaskedLayer:
+    _, height, width = layer.mask.shape
+    return {
+        "name": layer.name,
+        "height": height,
+        "width": width,
+        "cells": layer.cells,
+        "kept": layer.kept,
+        "skip_ratio": layer.skip_ratio,
+        "macs": layer.macs,
+        "mask": _rows(layer),
+    }
+
+
+def _rows(layer: LayerMask) -> list[list[str]]:
+    """Each group's rows as texts of 0 and 1."""
+    groups, height, width = layer.mask.shape
+    digits = (layer.mask + ZERO).tobytes().decode("ascii")
+    rows = [digits[start : start + width] for start in range(0, len(digits), width)]
+    return [rows[group * height : (group + 1) * height] for group in range(groups)]

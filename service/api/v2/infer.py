@@ -1,0 +1,106 @@
+"""v2: inference over the Open Inference Protocol, as Triton's and KServe's clients speak it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lccl.request import QualityRequest
+
+from ...errors import InvalidFieldError
+from ...inference.pipeline import Classified, Pipeline
+from ...inference.registry import ServedModel
+from ...inference.runner import Result
+from ..body import refuse_compressed
+from ..exchange import Asked, Exchange
+from ..fields import Fields, fields_of
+from ..operation import Operation
+from .outputs import point_parameters, tensors
+from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
+from .tensors import Interface
+
+NO_EXIT = -1
+TAG = "open inference protocol"
+ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+# What is longer is read and written beside the event loop.
+INLINE_BYTES = 1 << 16
+INLINE_NUMBERS = 1 << 13
+
+
+def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
+    """Routes that run a model, or one version of it, on tensors."""
+
+    async def infer(request: Request) -> Response:
+        return await exchange.run(request, read, write, whole=True)
+
+    async def read(request: Request, body: bytes, model: ServedModel) -> Asked[InferRequest]:
+        refuse_compressed(request)
+        size = json_size(request.headers.getlist(JSON_SIZE), len(body))
+        reading = partial(read_request, body, size, interface_of(model), max_images)
+        asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
+        return list(asked.images), _quality(request, asked), asked
+
+    async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
+        numbers = len(classified.results) * len(model.bundle.labels)
+        writing = partial(_answer, model, asked, classified)
+        content, size = await pipeline.beside(writing, if_worth_it=numbers > INLINE_NUMBERS)
+        if size is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={JSON_SIZE: str(size)}, media_type="application/octet-stream")
+
+    named = Operation(
+        "POST", "/v2/models/{model}/infer", "Run a model on tensors", TAG, infer, dict[str, Any], ERRORS,
+        body={"application/json": {}, "application/octet-stream": {}}, media_types=("application/octet-stream",),
+    )  # fmt: skip
+    path = "/v2/models/{model}/versions/{version}/infer"
+    return [named, replace(named, path=path, summary="Run one version on tensors")]
+
+
+def interface_of(model: ServedModel) -> Interface:
+    """The tensors that a model takes and gives."""
+    size = model.bundle.preprocessing.size
+    return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
+
+
+def _quality(request: Request, asked: InferRequest) -> QualityRequest:
+    fields = fields_of(request, dict(asked.quality), Fields)
+    if "top_k" in fields.model_fields_set:
+        raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
+    return fields.quality()
+
+
+def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> tuple[bytes, int | None]:
+    results = classified.done
+    # Where brown-out came between the images, the sparsest point, which promises least.
+    used = max(results, key=lambda result: result.point.skip_ratio)
+    head: dict[str, Any] = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "parameters": point_parameters(used.point, used.downgraded),
+    }
+    if asked.id is not None:
+        head["id"] = asked.id
+    return write_answer(head, asked.outputs, tensors(_values(model, results), model.bundle.labels, asked.outputs))
+
+
+def _values(model: ServedModel, results: Sequence[Result]) -> dict[str, NDArray[Any] | list[bytes]]:
+    """The values of every output that there is."""
+    best = [int(result.ranking[0]) for result in results]
+    exits = [NO_EXIT if result.exit_index is None else result.exit_index for result in results]
+    macs = [(model.dense_macs, result.gated_macs, result.executed_macs) for result in results]
+    return {
+        "logits": np.array([result.logits for result in results], np.float32),
+        "probabilities": np.array([result.probabilities for result in results], np.float32),
+        "index": np.array(best, np.int64),
+        "label": [model.bundle.labels[index].encode() for index in best],
+        "exit": np.array(exits, np.int64),
+        "skip_ratio": np.array([result.skip_ratio for result in results], np.float32),
+        "macs": np.array(macs, np.int64),
+    }

@@ -1,0 +1,121 @@
+"""v2: health, and what the server and its models say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...inference.registry import Registry, ServedModel
+from ..exchange import Exchange
+from ..operation import Handler, Json, Operation
+from ..operations import Health
+from .infer import TAG, interface_of
+from .tensors import BYTES, Signature
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
+MODEL = "/v2/models/{model}"
+VERSION = MODEL + "/versions/{version}"
+
+
+def operations(exchange: Exchange, registry: Registry, health: Health, max_images: int) -> list[Operation]:
+    """Routes that describe the server, its models, and whether they are ready."""
+
+    async def describe_server(_: Request) -> Response:
+        return Json({"name": "lccl", "version": version("lccl"), "extensions": EXTENSIONS})
+
+    async def describe_model(request: Request) -> Response:
+        model = exchange.find(request)
+        return Json(_metadata(model, [one.version for one in registry.versions(model.name)]))
+
+    async def model_ready(request: Request) -> Response:
+        model = exchange.find(request)
+        health.check_ready()
+        return Json({"name": model.name, "ready": True})
+
+    async def model_configuration(request: Request) -> Response:
+        return Json(_configuration(exchange.find(request), max_images))
+
+    def operation(path: str, summary: str, handler: Handler) -> Operation:
+        return Operation("GET", path, summary, TAG, handler, dict[str, Any], (401, 404, 429, 503))
+
+    return [
+        *(_probe(f"/v2/health/{name}", summary, name, check) for name, summary, check in (
+            ("live", "Whether the device thread moves", health.check_live),
+            ("ready", "Whether models passed their self-tests and the queue accepts", health.check_ready),
+        )),
+        operation("/v2", "Describe the server", describe_server),
+        operation(MODEL, "Describe a model", describe_model),
+        operation(VERSION, "Describe one version of a model", describe_model),
+        operation(f"{MODEL}/ready", "Whether a model is loaded and the server ready", model_ready),
+        operation(f"{VERSION}/ready", "Whether one version of a model is", model_ready),
+        operation(f"{MODEL}/config", "A model's configuration in Triton's form", model_configuration),
+        operation(f"{VERSION}/config", "One version's configuration", model_configuration),
+    ]  # fmt: skip
+
+
+def _probe(path: str, summary: str, name: str, check: Callable[[], None]) -> Operation:
+    async def probe(_: Request) -> Response:
+        check()
+        return Json({name: True})
+
+    return Operation("GET", path, summary, TAG, probe, dict[str, bool], (503,), "open")
+
+
+def _platform(model: ServedModel) -> str:
+    return f"lccl_{model.engine.name}"
+
+
+def _metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
+    """The protocol's model metadata; one of the inputs is sent, never several."""
+    interface = interface_of(model)
+    return {
+        "name": model.name,
+        "versions": list(versions),
+        "platform": _platform(model),
+        "inputs": [_tensor(signature) for signature in interface.inputs],
+        "outputs": [_tensor(signature) for signature in interface.outputs],
+    }
+
+
+def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
+    """Triton's ModelConfig as JSON. Its dims leave out the number of images, which ``max_batch_size`` bounds."""
+    interface, table = interface_of(model), model.bundle.table
+    low, high = table.sparsity_range
+    told = {
+        "engine": model.engine.name,
+        "precision": model.engine.precision,
+        "digest": model.bundle.digest,
+        "sparsity_min": f"{low:.6g}",
+        "sparsity_max": f"{high:.6g}",
+        "operating_points": ",".join(str(point.name) for point in table.points),
+    }
+    if table.exit_confidence_range is not None:
+        least, most = table.exit_confidence_range
+        told |= {
+            "exits": f"{len(model.engine.shape.exits)}",
+            "exit_confidence_min": f"{least:.6g}",
+            "exit_confidence_max": f"{most:.6g}",
+        }
+    return {
+        "name": model.name,
+        "platform": _platform(model),
+        "backend": "lccl",
+        "version_policy": {"specific": {"versions": [model.version]}},
+        "max_batch_size": max_images,
+        "input": [_configured(signature) | {"optional": True} for signature in interface.inputs],
+        "output": [_configured(signature) for signature in interface.outputs],
+        "parameters": {name: {"string_value": text} for name, text in told.items()},
+    }
+
+
+def _tensor(signature: Signature) -> dict[str, Any]:
+    return {"name": signature.name, "datatype": signature.datatype, "shape": list(signature.shape)}
+
+
+def _configured(signature: Signature) -> dict[str, Any]:
+    kind = "STRING" if signature.datatype == BYTES else signature.datatype
+    return {"name": signature.name, "data_type": f"TYPE_{kind}", "dims": list(signature.shape[1:])}

@@ -1,0 +1,88 @@
+"""v2: the model repository extension of the Open Inference Protocol: what there is, loading and unloading."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import InvalidFieldError, MalformedRequestError, TooLargeError
+from ...inference.registry import Registry
+from ..body import BodyMemory
+from ..operation import Handler, Json, Operation
+from .requests import load_json, sentence
+
+TAG = "model repository"
+MAX_BYTES = 1 << 12
+ERRORS = (400, 401, 403, 404, 413, 415, 422, 429)
+
+
+class _Parameters(BaseModel):
+    """A model is loaded as it lies in the folder; Triton's ``config`` and files in a request are not taken."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    version: str | None = None
+    unload_dependents: bool = False  # no model here has any
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    ready: bool = False
+    parameters: _Parameters = _Parameters()
+
+
+class _Query(BaseModel):
+    version: str | None = None
+
+
+def operations(registry: Registry, bodies: BodyMemory) -> list[Operation]:
+    """Routes that list, load and unload models; the last two are the administrators'."""
+
+    async def index(request: Request) -> Response:
+        asked = await _read(request, bodies)
+        entries = await asyncio.to_thread(registry.index)
+        return Json([asdict(entry) for entry in entries if entry.state == "READY" or not asked.ready])
+
+    async def load(request: Request) -> Response:
+        await asyncio.to_thread(registry.load, request.path_params["model"], await _version(request, bodies))
+        return Response()
+
+    async def unload(request: Request) -> Response:
+        await asyncio.to_thread(registry.unload, request.path_params["model"], await _version(request, bodies))
+        return Response()
+
+    def change(verb: str, summary: str, handler: Handler) -> Operation:
+        path = f"/v2/repository/models/{{model}}/{verb}"
+        return Operation("POST", path, summary, TAG, handler, None, ERRORS, "admin", query=_Query)
+
+    entries = list[dict[str, Any]]
+    return [
+        Operation("POST", "/v2/repository/index", "List the folder of models", TAG, index, entries, ERRORS),
+        change("load", "Load or reload a model", load),
+        change("unload", "Unload a model", unload),
+    ]
+
+
+async def _read(request: Request, bodies: BodyMemory) -> _Asked:
+    with bodies.lease() as lease:
+        body = await bodies.read(lease, request)
+        if len(body) > MAX_BYTES:
+            raise TooLargeError(f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here")
+        try:
+            return _Asked.model_validate(load_json(body)) if body else _Asked()
+        except ValidationError as error:
+            raise MalformedRequestError(f"not a repository request: {sentence(error)}") from error
+
+
+async def _version(request: Request, bodies: BodyMemory) -> str | None:
+    """The version to act on: a parameter of the body, or of the query for clients that cannot set the former."""
+    given, query = (await _read(request, bodies)).parameters.version, request.query_params.get("version")
+    if given is not None and query is not None:
+        raise InvalidFieldError("version is given twice: give it once")
+    return given if given is not None else query

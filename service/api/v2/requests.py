@@ -1,0 +1,257 @@
+"""Open Inference Protocol v2 over HTTP: infer requests from bytes, and answers to bytes. Every byte may be hostile.
+
+The protocol: https://github.com/kserve/open-inference-protocol. Binary tensors and classification are Triton's
+extensions: https://github.com/triton-inference-server/server/tree/main/docs/protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...errors import InvalidFieldError, MalformedRequestError, TooLargeError
+from .outputs import CLASSIFIED, RequestedOutput
+from .tensors import Interface, Parameters, Tensor, read_binary, read_json
+
+JSON_SIZE = "Inference-Header-Content-Length"
+QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
+MAX_TENSORS = 16
+MAX_PARAMETERS = 64
+MAX_ID = 1024
+MAX_NAME = 64
+MAX_OBJECTS = 1000  # a request has far fewer, even with 16 tensors
+
+Images = list[bytes] | NDArray[Any]
+_Given = Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None
+
+
+class _Part(BaseModel):
+    """What the protocol names has exactly its type; other fields are passed over, as its servers do."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    parameters: _Given = None
+
+
+class _Output(_Part):
+    name: Annotated[str, Field(max_length=MAX_NAME)]
+
+
+class _Input(_Part):
+    name: Annotated[str, Field(max_length=MAX_NAME)]
+    datatype: Annotated[str, Field(max_length=MAX_NAME)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(max_length=8)]
+    data: list[Any] | None = None
+
+
+class _Request(_Part):
+    id: Annotated[str, Field(max_length=MAX_ID)] | None = None
+    inputs: Annotated[list[_Input], Field(max_length=MAX_TENSORS)]
+    outputs: Annotated[list[_Output], Field(max_length=MAX_TENSORS)] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferRequest:
+    """A request that was read.
+
+    Attributes:
+        images: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
+        quality: the fields of a :class:`lccl.request.QualityRequest` by name, their values unchecked.
+
+    """
+
+    id: str | None
+    images: Images
+    quality: Parameters
+    outputs: tuple[RequestedOutput, ...]
+
+
+def json_size(headers: Sequence[str], size: int) -> int:
+    """How many bytes of a body are JSON, from its headers of the name :data:`JSON_SIZE`: all without one.
+
+    Raises:
+        MalformedRequestError: several, no whole number, or more than the body has.
+
+    """
+    if not headers:
+        return size
+    (given, *more) = headers
+    if more or not (given.isascii() and given.isdigit() and len(given) < 20) or int(given) > size:
+        raise MalformedRequestError(f"{JSON_SIZE} must say, once, how many of the body's {size} bytes are JSON")
+    return int(given)
+
+
+def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) -> InferRequest:
+    """Read an infer request: JSON, and behind it the binary tensors in the order of the inputs.
+
+    Args:
+        json_bytes: as of :func:`json_size`.
+        most: how many images one request may carry.
+
+    Raises:
+        MalformedRequestError: no JSON, or none of the protocol's; sizes or shapes that do not fit.
+        InvalidFieldError: a parameter that there is not, or out of range.
+        TooLargeError: too many images, or JSON with more in it than these images have.
+        InputError: numbers that are not finite.
+
+    """
+    request = _read_json(body[:json_bytes], interface, most)
+    found = _one_input(request.inputs, interface)
+    signature = next(one for one in interface.inputs if one.name == found.name)
+    signature.check(found.datatype, found.shape, most)
+    given = _known("the request", request, (*QUALITIES, "binary_data_output"))
+    binary = _flag(given, "binary_data_output", False)
+    outputs = _outputs(request.outputs or [], binary, interface)
+    content = _binary_part(found, body[json_bytes:])
+    if content is not None:
+        images = read_binary(signature, found.shape, content)
+    else:
+        images = read_json(signature, found.shape, found.data or [])
+    quality = {name: value for name, value in given.items() if name in QUALITIES}
+    return InferRequest(request.id, images, quality, outputs)
+
+
+def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
+    """Parse the JSON, unless it has more parts than any good request: parsed, they are many times its size."""
+    values = most * max(math.prod(signature.shape[1:]) for signature in interface.inputs)
+    if text.count(b"{") > MAX_OBJECTS or text.count(b",") + text.count(b"[") > 2 * values + MAX_OBJECTS:
+        raise TooLargeError(f"the JSON has more values than {most} images, the most in one request, have")
+    try:
+        return _Request.model_validate(load_json(text))
+    except ValidationError as error:
+        raise MalformedRequestError(f"not an infer request: {sentence(error)}") from error
+
+
+def load_json(text: bytes) -> Any:
+    """JSON as its standard has it: UTF-8, no NaN, no name twice in an object.
+
+    Raises:
+        MalformedRequestError: anything else.
+
+    """
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise MalformedRequestError("the JSON is nested too deeply: tensors nest no deeper than their shape") from error
+    except ValueError as error:
+        raise MalformedRequestError(
+            f"the JSON cannot be read: {str(error)[:120]}. If binary tensors follow it, {JSON_SIZE} says where it ends"
+        ) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise MalformedRequestError(f"{twice[:64]!r} is given twice in one JSON object: give it once")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def sentence(error: ValidationError) -> str:
+    """A validation's first complaint, with the place it is about."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:64].encode("ascii", "backslashreplace").decode()
+    return f"{where or 'the JSON'}: {first['msg'][:200]}"
+
+
+def _one_input(inputs: Sequence[_Input], interface: Interface) -> _Input:
+    names = [signature.name for signature in interface.inputs]
+    for one in inputs:
+        if one.name not in names:
+            raise MalformedRequestError(f"no input {one.name!r}: send one of {', '.join(names)}")
+    if len(inputs) != 1:
+        raise MalformedRequestError(f"{len(inputs)} inputs: send exactly one, of {', '.join(names)}")
+    return inputs[0]
+
+
+def _binary_part(given: _Input, rest: bytes) -> bytes | None:
+    """The bytes of a tensor that is sent in binary; None for one in JSON."""
+    size = _known(f"input {given.name}", given, ("binary_data_size",)).get("binary_data_size")
+    if size is None:
+        if given.data is None:
+            raise MalformedRequestError(f"input {given.name} has no data: send data, or binary_data_size and bytes")
+        if rest:
+            raise MalformedRequestError(f"{len(rest)} bytes follow the JSON, and no input has a binary_data_size")
+        return None
+    if given.data is not None:
+        raise MalformedRequestError(f"input {given.name} has both data and binary_data_size: send one of them")
+    if isinstance(size, bool) or not isinstance(size, int) or size != len(rest):
+        raise MalformedRequestError(
+            f"input {given.name} has binary_data_size {str(size)[:20]!r}, and {len(rest)} bytes follow the JSON: "
+            f"set {JSON_SIZE} and binary_data_size to what is sent"
+        )
+    return rest
+
+
+def _outputs(given: Sequence[_Output], binary: bool, interface: Interface) -> tuple[RequestedOutput, ...]:
+    names = [signature.name for signature in interface.outputs]
+    if not given:
+        return tuple(RequestedOutput(name, binary) for name in names)
+    outputs: dict[str, RequestedOutput] = {}
+    for one in given:
+        if one.name not in names:
+            raise MalformedRequestError(f"no output {one.name!r}: there are {', '.join(names)}")
+        if one.name in outputs:
+            raise MalformedRequestError(f"output {one.name} is asked for twice: ask once")
+        parameters = _known(f"output {one.name}", one, ("binary_data", "classification"))
+        flag = _flag(parameters, "binary_data", binary)
+        outputs[one.name] = RequestedOutput(one.name, flag, _classes(one.name, parameters))
+    return tuple(outputs.values())
+
+
+def _classes(output: str, parameters: Parameters) -> int:
+    count = parameters.get("classification", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidFieldError(f"classification of output {output} must be a whole number from 0 on")
+    if count and output not in CLASSIFIED:
+        raise InvalidFieldError(f"output {output} is not classified: ask it of {' or '.join(CLASSIFIED)}")
+    return count
+
+
+def _flag(parameters: Parameters, name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidFieldError(f"{name} must be true or false")
+    return value
+
+
+def _known(owner: str, part: _Part, names: Sequence[str]) -> Parameters:
+    """A part's parameters; an unknown one is an error, because it may be a misspelt field of the quality."""
+    for name in part.parameters or {}:
+        if name not in names:
+            raise InvalidFieldError(f"{owner} has an unknown parameter {name[:MAX_NAME]!r}: use {', '.join(names)}")
+    return part.parameters or {}
+
+
+def write_answer(
+    head: Mapping[str, Any], outputs: Sequence[RequestedOutput], found: Sequence[Tensor]
+) -> tuple[bytes, int | None]:
+    """An answer's body, and how many of its bytes are JSON where binary tensors follow, else None.
+
+    Args:
+        head: the fields before the outputs: model_name, model_version, id, parameters.
+
+    """
+    described: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for output, tensor in zip(outputs, found, strict=True):
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if output.binary:
+            parts.append(tensor.to_binary())
+            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            entry["data"] = tensor.to_json()
+        described.append(entry)
+    text = json.dumps({**head, "outputs": described}, allow_nan=False, separators=(",", ":")).encode()
+    return b"".join([text, *parts]), len(text) if parts else None

@@ -1,0 +1,210 @@
+"""Tensors as the Open Inference Protocol sends them: typed, checked, from and to bytes and JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lccl.errors import InputError
+
+from ...errors import MalformedRequestError, TooLargeError
+
+BYTES = "BYTES"
+NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+MACS = ("dense", "gated", "executed")
+LENGTH = struct.Struct("<I")
+
+Scalar = bool | int | float | str
+Parameters = dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model says of one of its tensors; −1 in the shape is any number of images."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def check(self, datatype: str, shape: Sequence[int], most: int) -> None:
+        """Hold a tensor's claims against this signature, before any of its data is read.
+
+        Args:
+            most: how many images one request may carry.
+
+        Raises:
+            MalformedRequestError: another datatype or shape, or no image at all.
+            TooLargeError: too many images.
+
+        """
+        if datatype != self.datatype:
+            raise MalformedRequestError(f"input {self.name} has datatype {datatype!r}: send it as {self.datatype}")
+        fits = len(shape) == len(self.shape) and all(
+            wanted in {-1, size} for size, wanted in zip(shape, self.shape, strict=True)
+        )
+        if not fits:
+            raise MalformedRequestError(
+                f"input {self.name} has shape {list(shape)}: send {list(self.shape)}, -1 being the number of images"
+            )
+        if shape[0] > most:
+            raise TooLargeError(f"{shape[0]} images in one request; at most {most} are taken")
+        if shape[0] < 1:
+            raise MalformedRequestError(f"input {self.name} holds no image: send at least one")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The tensors that a model takes, exactly one of them in a request, and those that it gives."""
+
+    inputs: tuple[Signature, ...]
+    outputs: tuple[Signature, ...]
+
+    @classmethod
+    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Interface:
+        """The interface of a classifier of images of that size, with early exits or without."""
+        return cls(
+            inputs=(
+                Signature("image", BYTES, (-1,)),
+                Signature("pixels", "UINT8", (-1, height, width, 3)),
+                Signature("normalised", "FP32", (-1, height, width, 3)),
+            ),
+            outputs=(
+                Signature("logits", "FP32", (-1, classes)),
+                Signature("probabilities", "FP32", (-1, classes)),
+                Signature("index", "INT64", (-1,)),
+                Signature("label", BYTES, (-1,)),
+                Signature("skip_ratio", "FP32", (-1,)),
+                Signature("macs", "INT64", (-1, len(MACS))),
+                *([Signature("exit", "INT64", (-1,))] if exits else []),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor that is sent: numbers as an array, BYTES as a list in row-major order with the shape beside it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | list[bytes]
+
+    def to_json(self) -> list[Any]:
+        """The values, flat; BYTES as texts."""
+        if isinstance(self.values, list):
+            return [value.decode() for value in self.values]
+        flat: list[Any] = self.values.ravel().tolist()
+        return flat
+
+    def to_binary(self) -> bytes:
+        """Little-endian numbers in row-major order; BYTES with 4 bytes of length before each."""
+        if isinstance(self.values, list):
+            return b"".join(LENGTH.pack(len(value)) + value for value in self.values)
+        return self.values.astype(NUMBERS[self.datatype], order="C").tobytes()
+
+
+def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> NDArray[Any] | list[bytes]:
+    """The values of a tensor whose claims were checked, from its own stretch of the body.
+
+    Returns:
+        An array of that shape, or the elements of BYTES.
+
+    Raises:
+        MalformedRequestError: too few or too many bytes.
+        InputError: a number that is not finite.
+
+    """
+    if signature.datatype == BYTES:
+        return _read_elements(signature.name, shape[0], content)
+    number = NUMBERS[signature.datatype]
+    wanted = math.prod(shape) * number.itemsize
+    if len(content) != wanted:
+        raise MalformedRequestError(
+            f"input {signature.name} has {len(content)} bytes: {signature.datatype} of shape {list(shape)} has {wanted}"
+        )
+    return _finite(signature.name, np.frombuffer(content, number).reshape(shape))
+
+
+def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> NDArray[Any] | list[bytes]:
+    """The values of a tensor whose claims were checked, from a flat list or one nested like its shape.
+
+    Returns:
+        An array of that shape, or the elements of BYTES, which JSON carries as base64.
+
+    Raises:
+        MalformedRequestError: too few, too many or other values than the datatype has, or no base64.
+        InputError: a number that is not finite.
+
+    """
+    values = _flatten(signature.name, shape, data)
+    kinds = set(map(type, values))
+    if signature.datatype == BYTES:
+        if kinds != {str}:
+            raise MalformedRequestError(f"input {signature.name} holds something else than base64 texts")
+        return [_from_base64(signature.name, index, value) for index, value in enumerate(values)]
+    try:
+        if signature.datatype == "UINT8" and kinds == {int}:
+            return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+        if signature.datatype == "FP32" and kinds <= {int, float}:
+            with np.errstate(over="ignore"):
+                numbers = np.array(values, np.float64).astype(np.float32)
+            return _finite(signature.name, numbers.reshape(shape))
+    except (ValueError, OverflowError) as error:
+        raise MalformedRequestError(f"input {signature.name} holds a number that {signature.datatype} lacks") from error
+    raise MalformedRequestError(f"input {signature.name} holds a value that is no {signature.datatype}")
+
+
+def _read_elements(name: str, count: int, content: bytes) -> list[bytes]:
+    elements: list[bytes] = []
+    place = 0
+    for index in range(count):
+        start = place + LENGTH.size
+        if start > len(content):
+            raise MalformedRequestError(f"input {name} ends before element {index}: its shape says there are {count}")
+        place = start + LENGTH.unpack_from(content, place)[0]
+        if place > len(content):
+            raise MalformedRequestError(
+                f"element {index} of input {name} claims {place - start} bytes, of which {len(content) - start} are "
+                "there: before each element come 4 bytes with its length, little-endian"
+            )
+        elements.append(content[start:place])
+    if place != len(content):
+        raise MalformedRequestError(f"input {name} has {len(content) - place} bytes after its {count} elements")
+    return elements
+
+
+def _flatten(name: str, shape: Sequence[int], data: list[Any]) -> list[Any]:
+    nested = len(shape) > 1 and bool(data) and isinstance(data[0], list)
+    rows: list[Any] = [data]
+    for size in shape if nested else (math.prod(shape),):
+        if not all(isinstance(row, list) and len(row) == size for row in rows):
+            raise MalformedRequestError(
+                f"the data of input {name} does not have the shape {list(shape)}: send {math.prod(shape)} values, "
+                "flat or nested like the shape"
+            )
+        rows = list(chain.from_iterable(rows))
+    return rows
+
+
+def _from_base64(name: str, index: int, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequestError(
+            f"element {index} of input {name} is not valid base64: JSON carries encoded images as base64"
+        ) from error
+
+
+def _finite(name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+        raise InputError(f"input {name} holds NaN or infinity: send finite numbers")
+    return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,72 @@
+"""Who may use a route, and how often: keys and rates together, for one request."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import Literal
+
+from starlette.requests import Request
+
+from ..errors import ForbiddenError, UnauthorisedError
+from .keys import KeyRing
+from .rate_limits import RateLimits
+
+Level = Literal["open", "key", "admin"]
+IPV6_HOME = 64  # bits of an IPv6 address that tell one home or machine from another; it can have all of the rest
+
+
+class AccessControl:
+    """The only place where keys are checked and requests counted; every route passes through it."""
+
+    def __init__(self, keys: KeyRing, rates: RateLimits) -> None:
+        self._keys, self._rates = keys, rates
+
+    def admit(self, request: Request, level: Level) -> None:
+        """Find who asks, count the request under that caller's rate, and note the caller in the request's state.
+
+        Guesses at keys are counted under the address that they come from.
+
+        Args:
+            level: ``open`` admits everybody, ``key`` callers with a key where keys are asked for, ``admin`` those
+                whose key says ``admin = true``.
+
+        Raises:
+            UnauthorisedError: keys are asked for, and none of them was given.
+            RateLimitedError: the caller has used up its requests for now.
+            ForbiddenError: the caller is no administrator, or no key is, so that these routes are off.
+
+        """
+        if level == "open":
+            return
+        address = address_of(request)
+        try:
+            caller = self._keys.identify(request.headers, address)
+        except UnauthorisedError:
+            self._rates.count(address)
+            raise
+        request.scope["state"]["caller"] = caller
+        self._rates.count(f"key {caller.name}" if self._keys.asked else address, caller.rate)
+        if level == "admin" and not self._keys.has_admin:
+            raise ForbiddenError("this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names")
+        if level == "admin" and not caller.admin:
+            raise ForbiddenError(f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'")
+
+
+def address_of(request: Request) -> str:
+    """The address that a request came from; of an IPv6 address the network, or one caller would have 2⁶⁴ names."""
+    client = request.scope.get("client")
+    return _home(client[0] if client else "")
+
+
+@lru_cache(maxsize=4096)
+def _home(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return "unknown"  # a local socket, or what a trusted proxy passed on from a hostile header
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, IPV6_HOME), strict=False))

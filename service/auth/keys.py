@@ -1,0 +1,171 @@
+"""API keys: who asks, found by the key's hash. ``python -m service.auth.keys NAME`` makes a key."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import re
+import secrets
+import stat
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from limits import RateLimitItem
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from ..errors import KeyFileError, UnauthorisedError
+from .rate_limits import RateText, parse_rate
+
+SINGLE = "default"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+PREFIX = "lccl_"  # lets scanners for leaked secrets recognise a key
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        name: the key's name or, where no keys are asked for, the address.
+        rate: its own limit; None takes the default one.
+
+    """
+
+    name: str
+    admin: bool = False
+    rate: RateLimitItem | None = None
+
+
+class KeyEntry(BaseModel):
+    """One key of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    rate: RateText = ""
+    admin: bool = False
+
+
+class KeyFile(BaseModel):
+    """The file that ``LCCL_API_KEYS`` names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: Annotated[dict[Annotated[str, StringConstraints(pattern=f"^{NAME}$")], KeyEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({entry.sha256 for entry in self.keys.values()}) < len(self.keys):
+            raise ValueError("two names have the same sha256: make a key for each")
+        return self
+
+
+def read_keys(path: Path) -> dict[bytes, Caller]:
+    """The callers of a key file by the SHA-256 of their keys.
+
+    Raises:
+        KeyFileError: the file cannot be read, others than its owner may write to it, or it is not as it should be.
+
+    """
+    try:
+        if sys.platform != "win32" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise KeyFileError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
+        file = KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        complaint = error.errors()[0]
+        place = ".".join(str(part) for part in complaint["loc"])
+        raise KeyFileError(f"{path}: {place + ': ' if place else ''}{complaint['msg']}") from None
+    except ValueError as error:
+        raise KeyFileError(f"{path}: is no TOML: {error}") from None
+    return {
+        bytes.fromhex(entry.sha256): Caller(name, entry.admin, parse_rate(entry.rate))
+        for name, entry in file.keys.items()
+    }
+
+
+class KeyRing:
+    """The callers that have a key; with none in it, whoever asks is welcome."""
+
+    def __init__(self, callers: Mapping[bytes, Caller]) -> None:
+        """Takes callers by the SHA-256 of their keys."""
+        self._callers = dict(callers)
+
+    @classmethod
+    def load(cls, path: Path | None, single: str | None) -> KeyRing:
+        """The keys of a file, and the single one that has no file, under the name ``default``.
+
+        Raises:
+            KeyFileError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
+
+        """
+        callers = read_keys(path) if path else {}
+        if single is not None:
+            digest = hashlib.sha256(single.encode()).digest()
+            if digest in callers or SINGLE in {caller.name for caller in callers.values()}:
+                raise KeyFileError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
+            callers[digest] = Caller(SINGLE)
+        return cls(callers)
+
+    @property
+    def asked(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self._callers)
+
+    @property
+    def has_admin(self) -> bool:
+        return any(caller.admin for caller in self._callers.values())
+
+    def identify(self, headers: Mapping[str, str], address: str) -> Caller:
+        """Who asks, by ``Authorization: Bearer`` or ``X-API-Key``; every key is compared, in constant time.
+
+        Raises:
+            UnauthorisedError: keys are asked for, and none of them was given.
+
+        """
+        if not self.asked:
+            return Caller(address)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
+        found = None
+        for wanted, caller in self._callers.items():
+            if hmac.compare_digest(digest, wanted) and given:
+                found = caller
+        if found is None:
+            raise UnauthorisedError("an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY")
+        return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make a key: shown once on standard error, its lines for the key file on standard output."""
+    parser = argparse.ArgumentParser(prog="python -m service.auth.keys", description="Make an API key.")
+    parser.add_argument("name", help="who will use it; letters, digits, '.', '_' and '-'")
+    parser.add_argument("--rate", default="", help="requests it may send, such as 100/second; else the default rate")
+    parser.add_argument("--admin", action="store_true", help="may load and unload models")
+    options = parser.parse_args(arguments)
+    if not re.fullmatch(NAME, options.name):
+        parser.error(f"{options.name!r} is no name: use letters, digits, '.', '_' and '-'")
+    try:
+        parse_rate(options.rate)
+    except ValueError as error:
+        parser.error(str(error))
+    key = PREFIX + secrets.token_urlsafe(32)
+    print(f"The key, shown this once: {key}", file=sys.stderr)
+    print("For the file that LCCL_API_KEYS names, read when the service starts:", file=sys.stderr)
+    print(f'[keys."{options.name}"]')
+    print(f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
+    if options.rate:
+        print(f'rate = "{options.rate}"')
+    if options.admin:
+        print("admin = true")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""The Open Inference Protocol's bytes: requests → tensors → answers, without a web framework."""

@@ -1,0 +1,93 @@
+"""Every metric's name, labels and buckets, on an injected registry."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from .histogram import BatchHistogram
+
+NAMESPACE = "lccl"
+UNKNOWN = "unknown"
+INTERPOLATED = "interpolated"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
+RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+SHARES = (*RATIOS, 0.98, 0.99, 0.999)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+END = "end"  # where images that leave by no early exit are answered
+OTHER = "other"
+MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
+
+
+class Metrics:
+    """The service's metrics; one attribute each, named like the metric without its prefix.
+
+    Attributes:
+        exits: of models with early exits alone; numbers from 0, or ``end``.
+        gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.telemetry.gpu.KINDS`.
+        request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
+            takes longer than observing.
+        stage_timer: the series of stages for a model and a stage.
+        point_skip_ratio: divided by the images of ``image_duration``, what a point reached and what calibration
+            expected of it. The spread is the standard deviation between held-out images, or a little more: the
+            layers' own ones added up.
+
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+
+        counter = partial(Counter, namespace=NAMESPACE, registry=registry)
+        gauge = partial(Gauge, namespace=NAMESPACE, registry=registry)
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
+        batch_histogram = partial(BatchHistogram, namespace=NAMESPACE, registry=registry)
+        model, point = ("model",), ("model", "operating_point")
+        self.request_duration = histogram(
+            "request_duration_seconds", "Time from a request's first byte read to its answer.",
+            (*model, "route", "code"), buckets=SECONDS,
+        )  # fmt: skip
+        self.stage_duration = batch_histogram(
+            "stage_duration_seconds", "Time of an image in decode, queue and compute; of an answer in encode.",
+            (*model, "stage"), buckets=STAGE_SECONDS,
+        )  # fmt: skip
+        self.images = counter("images_total", "Images answered.", point)
+        self.image_duration = batch_histogram(
+            "image_duration_seconds", "Time of a client's image from the queue to the end of its batch.", point,
+            buckets=SECONDS, former="picture_duration_seconds",
+        )  # fmt: skip
+        self.predictions = counter("predictions_total", "Clients' images by their likeliest class.", (*model, "class"))
+        self.confidence = batch_histogram(
+            "confidence", "Probability of the likeliest class, per client's image.", model, buckets=SHARES
+        )
+        self.exits = counter("exits_total", "Clients' images by the exit that answered.", (*model, "exit"))
+        self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per image.", model, buckets=RATIOS)
+        self.requested_sparsity = batch_histogram(
+            "requested_sparsity", "Expected skip ratio of the setting an image was run with.", model, buckets=RATIOS
+        )
+        self.point_skip_ratio = counter(
+            "point_skip_ratio_total", "Sum over clients' images of skip ratios: reached, expected, and their spread.",
+            (*point, "kind"),
+        )  # fmt: skip
+        self.macs = counter("macs_total", "Multiply-accumulates of the images answered.", (*model, "kind"))
+        self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", (*model, "layer"))
+        self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", (*model, "layer"))
+        self.batch_size = histogram("batch_size", "Images in a batch.", model, buckets=SIZES)
+        self.queue_depth = gauge("queue_depth", "Images that wait.", model)
+        self.predicted_wait = gauge("predicted_wait_seconds", "Seconds that an image would wait if it arrived now.")
+        self.brownout_level = gauge(
+            "brownout_level", "How far images that may be served sparser are: 0 not at all, 1 to their floor."
+        )
+        self.inflight_requests = gauge("inflight_requests", "Requests being answered.")
+        self.rejected = counter("rejected_total", "Images or requests answered with an error.", (*model, "reason"))
+        self.downgraded = counter("downgraded_total", "Images served sparser than asked for.", model)
+        self.model_info = gauge("model_info", "1 for each model.", (*model, "version", "engine", "precision", "digest"))
+        self.gpu_memory = gauge(
+            "gpu_memory_bytes", "Bytes of a GPU that a model runs on: of torch's allocator, and of the whole device.",
+            ("device", "kind"),
+        )  # fmt: skip
+        self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
+        self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
+        self.stage_timer = self.stage_duration.labels

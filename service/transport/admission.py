@@ -1,0 +1,97 @@
+"""Admission: requests beyond what can be answered in time are refused with a 429 before the application sees them.
+
+A refusal by the application costs the event loop about as much as an answer. Under overload the loop would spend its
+time on refusals, and accepted requests would wait for it where neither deadlines nor the queue's bound see them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..errors import OverloadedError, Problem, problem
+
+OVERLOADED = "overloaded"
+WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that no application writes.
+
+    Attributes:
+        head: status and headers, without the server's own and the empty line.
+
+    """
+
+    head: bytes
+    body: bytes
+
+    @classmethod
+    def of(cls, answer: Problem, open_inference: bool = False) -> Refusal:
+        """The answer in its protocol's form, ready to be written."""
+        form = {"error": answer.detail} if open_inference else {}
+        body = json.dumps({**form, **answer.to_json()}).encode()
+        advice = "" if answer.retry_after is None else f"retry-after: {answer.retry_after}\r\n"
+        head = (
+            f"HTTP/1.1 {answer.status} {answer.title}\r\n"
+            f"content-type: application/{'json' if open_inference else 'problem+json'}\r\n"
+            f"content-length: {len(body)}\r\n{advice}x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+        )
+        return cls(head.encode(), body)
+
+
+class AdmissionControl:
+    """Counts requests that were read whole and are not answered yet, and refuses new work while there are too many.
+
+    Args:
+        most: how many there may be now; without it any number.
+        waiting_s: how long what waits will take; the advice to those refused.
+        report: told the code of each refusal.
+
+    """
+
+    def __init__(
+        self,
+        most: Callable[[], int] = lambda: sys.maxsize,
+        waiting_s: Callable[[], float] = lambda: 0.0,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._most, self._waiting_s, self._report = most, waiting_s, report
+        self._inside: set[object] = set()
+
+    def refuses(self, scope: Any) -> bool:
+        """Whether a request that begins now is refused."""
+        return len(self._inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
+
+    def enter(self, request: object) -> None:
+        """A request was read whole. Until then it holds up nobody: a slow upload must not shut others out."""
+        self._inside.add(request)
+
+    def leave(self, request: object) -> None:
+        """A request was answered, or its connection is gone."""
+        self._inside.discard(request)
+
+    def refusal(self, path: str) -> Refusal:
+        """What a request to a path is refused with; it counts as refused."""
+        self._report(OVERLOADED)
+        return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
+
+
+@lru_cache(maxsize=64)
+def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
+    error = OverloadedError("more requests arrive than can be answered: try again later", retry_after_s)
+    return Refusal.of(problem(error), open_inference)
+
+
+def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:
+    """How many requests may be under way: what leaves within a third of the time that they have.
+
+    At most two queues full: up to there the queue itself refuses, which knows whose share is used up.
+    """
+    return 2 * queue_limit if not per_s else min(2 * queue_limit, max(32, math.ceil(per_s * limit_s / 3)))

@@ -1,0 +1,86 @@
+"""The pipeline without a device: images wait in the queue, and leave it with their client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lccl.request import QualityRequest, resolve
+from service.errors import ClientGoneError
+from service.inference.batcher import Batcher
+from service.inference.pipeline import NOT_FINITE, ClassifyOptions, Pipeline
+from service.inference.runner import Result
+from tests.conftest import make_table
+
+TABLE = make_table(3)
+MODEL = SimpleNamespace(
+    key="m", bundle=SimpleNamespace(preprocessing=None), resolve=lambda asked: resolve(TABLE, asked)
+)
+IMAGE = np.zeros((4, 4, 3), np.uint8)
+
+
+def result(finite=True):
+    scores = np.ones(2)
+    return Result(TABLE.points[0], False, scores, scores, scores, finite, scores, 0.1, 1, 1, 0.0, 0.0, 0.0, False)
+
+
+async def begin(batcher, departure=None, images=1):
+    """Start to classify; the images are in the queue when this returns."""
+    pipeline = Pipeline(batcher, None, 10**6, 10.0)
+    options = ClassifyOptions(QualityRequest(), "me", time.monotonic(), 0.0, departure)
+    asking = asyncio.create_task(pipeline.classify(MODEL, [IMAGE] * images, options))
+    await asyncio.sleep(0)
+    return asking
+
+
+@pytest.fixture
+def batcher():
+    return Batcher(8, lambda _: 4, time.monotonic)
+
+
+def test_results_come_in_the_images_order_and_an_images_error_in_its_place(batcher):
+    async def scenario():
+        asking = await begin(batcher, images=3)
+        _, (first, second, third) = batcher.take(0)
+        good, failure = result(), RuntimeError("this image alone")
+        third.future.set_result(result(finite=False))
+        second.future.set_exception(failure)
+        first.future.set_result(good)
+        classified = await asking
+        assert classified.results[:2] == [good, failure]
+        assert str(classified.results[2]) == NOT_FINITE
+        assert classified.done == [good]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["while its images wait", "before"])
+def test_a_client_that_leaves_takes_its_images_out_of_the_queue(batcher, before):
+    async def scenario():
+        departure = asyncio.get_running_loop().create_future()
+        if before:
+            departure.set_result(None)
+        asking = await begin(batcher, departure)
+        assert batcher.depth("m") == 1
+        if not before:
+            departure.set_result(None)
+        with pytest.raises(ClientGoneError):
+            await asking
+        assert batcher.take(0) == ("m", [])
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_is_no_client_that_left(batcher):
+    async def scenario():
+        asking = await begin(batcher, asyncio.get_running_loop().create_future())
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert batcher.take(0) == ("m", [])
+
+    asyncio.run(scenario())
