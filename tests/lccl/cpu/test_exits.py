@@ -78,15 +78,15 @@ def together(outs):
 
 
 @pytest.fixture(autouse=True)
-def _written_all_over(monkeypatch):
+def _filled_before(monkeypatch):
     """Masks that an engine leaves as they are do not hold zeros by chance."""
     made = CpuEngine._masks
 
     def dirty(self, count):
-        masks, views = made(self, count)
+        masks = made(self, count)
         for mask in masks:
             mask.fill(77)
-        return masks, views
+        return masks
 
     monkeypatch.setattr(CpuEngine, "_masks", dirty)
 
