@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from benchmarks.faults.cases import small_cases
 from benchmarks.faults.load import BUSY, loading
@@ -15,9 +14,8 @@ from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
 
-def many_connections(scale: Scale) -> Outcome:
+def many_connections(scale: Scale, outcome: Outcome) -> None:
     """5,000 connections at once: most are idle, some ask all the time, at the end all ask together."""
-    outcome = Outcome("5,000 connections: idle ones, active ones, then a request on each at once")
     count = 500 if scale.quick else 5000
     with Server("connections") as server:
         rest = at_rest(server.base, small_cases())
@@ -30,9 +28,8 @@ def many_connections(scale: Scale) -> Outcome:
         outcome.require(not counts.failed, f"{counts.failed} of the crowd's connections failed")
         outcome.require(set(counts.answered) <= {"200", *BUSY}, f"the crowd was answered {dict(counts.answered)}")
         outcome.require("200" in counts.answered, "nobody of the crowd was served")
-        outcome.require(server.status("/health/ready") == 200, "the server is not ready afterwards")
-        outcome.faults += [f"logged: {error}" for error in server.errors()]
-    return outcome
+        outcome.faults += server.unready()
+        outcome.faults += server.errors()
 
 
 async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[str, float]]:
@@ -68,6 +65,3 @@ async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[s
     for connection in crowd:
         connection.close()
     return counts, figures
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {"connections": many_connections}

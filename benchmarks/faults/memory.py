@@ -7,7 +7,6 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -28,9 +27,8 @@ EXCLUDED = ("deep JSON", "too many pixels", "too many images", "many", "openapi"
 QUALITIES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
 
 
-def flat_memory(scale: Scale) -> Outcome:
+def flat_memory(scale: Scale, outcome: Outcome) -> None:
     """Every route, wishes and request ids that never come twice, 254 addresses, bad requests."""
-    outcome = Outcome("requests of all kinds with ever new wishes and ids from many addresses: memory stays flat")
     count, every = (20_000, 2_000) if scale.quick else (200_000, 5_000)
     flags = ("--log-level", "info", "--rate-limit", "1000000/second")
     with open(os.devnull, "wb") as nowhere, Server("memory", *flags, stdout=nowhere) as server:
@@ -44,7 +42,6 @@ def flat_memory(scale: Scale) -> Outcome:
         seconds = time.monotonic() - began
         outcome.faults += rest.surprises + rest.differences + server.settled(files)
         _judge(outcome, samples, seconds)
-    return outcome
 
 
 def _judge(outcome: Outcome, samples: list[tuple[int, int]], seconds: float) -> None:
@@ -112,6 +109,3 @@ async def _send(
             connection.close()
 
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {"memory": flat_memory}

@@ -19,7 +19,7 @@ def figures(workload: Workload, precision: str, measured: Measured) -> dict[str,
     best = min(baselines, key=samples.median, default=None)
     dense = min([*baselines, OWN_DENSE], key=samples.median)
     shape = shape_of(workload.plan)
-    made: dict[str, Any] = {
+    result: dict[str, Any] = {
         "model": workload.name,
         "digest": workload.digest,
         "architecture": workload.architecture.to_json(),
@@ -42,8 +42,8 @@ def figures(workload: Workload, precision: str, measured: Measured) -> dict[str,
     }
     if measured.profiles:
         layers = Layers.of(workload, measured)
-        made |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
-    return made
+        result |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
+    return result
 
 
 def contestant_row(contestant: Contestant, samples: Samples, best: str | None) -> dict[str, Any]:

@@ -1,22 +1,22 @@
-"""Accuracy at equal work lies between the neighbouring places, and what is compared is the same images."""
+"""Accuracy at equal work lies between the neighbouring positions, and what is compared is the same images."""
 
 import numpy as np
 import pytest
 
-from benchmarks.early_exits import _accuracy_at, _ahead, _Place
+from benchmarks.early_exits import _accuracy_at, _ahead, _Position
 from benchmarks.training_tables import fronts_table, saved_table
 
-FULL = _Place(1.0, np.array([True, True, True, True]))
-HALF = _Place(0.5, np.array([True, True, False, False]))
-LITTLE = _Place(0.3, np.array([False, True, False, False]))
+FULL = _Position(1.0, np.array([True, True, True, True]))
+HALF = _Position(0.5, np.array([True, True, False, False]))
+LITTLE = _Position(0.3, np.array([False, True, False, False]))
 
 
-def test_between_two_places_accuracy_is_linear_in_work():
+def test_between_two_positions_accuracy_is_linear_in_work():
     assert _accuracy_at([FULL, HALF, LITTLE], 0.75) == pytest.approx(0.75)
     assert _accuracy_at([FULL, HALF, LITTLE], 0.4) == pytest.approx(0.375)
 
 
-def test_at_a_place_it_is_that_places():
+def test_at_a_position_it_is_that_positions():
     assert _accuracy_at([FULL, HALF], 0.5) == pytest.approx(0.5)
 
 
