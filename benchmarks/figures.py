@@ -19,7 +19,7 @@ from benchmarks.training_tables import head
 DOCS = results.HOME / "docs"
 MODEL = results.HOME / "models" / "resnet20-cifar10"
 DENSE_MACS = 40_551_040
-TABLES = (
+PAGES = (
     results.HOME / "README.md",
     *(DOCS / f"{name}.md" for name in ("cpu-engine", "serving", "training", "sidenet")),
 )
@@ -28,13 +28,13 @@ Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``TABLES``."""
+    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``PAGES``."""
     draw_example(DOCS / "example.png")
     draw_curve(DOCS / "curve.svg")
     overload = results.read("overload-resnet20")
     if overload is not None:
         draw_overload(DOCS / "overload.svg", overload)
-    for file in TABLES:
+    for file in PAGES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 

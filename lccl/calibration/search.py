@@ -13,6 +13,7 @@ from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.measurement import exact_setting, outputs_over
 from lccl.networks import ResNet
+from lccl.networks.inputs import normalise
 from lccl.plan.run import NEVER, RunOutput, Setting
 from lccl.preprocessing import Preprocessing
 
@@ -92,10 +93,8 @@ def search_thresholds(
 
 def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Values]:
     """Each layer's finite gate values on some images, exact, sorted; the network is in evaluation mode on the CPU."""
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    pixels = torch.from_numpy(split.images[:SAMPLED_IMAGES]).float() / 255
     with torch.no_grad():
-        gates = network(((pixels - mean) / std).permute(0, 3, 1, 2)).gates
+        gates = network(normalise(split.images[:SAMPLED_IMAGES], preprocessing.statistics)).gates
     layers = [np.sort(gate.double().flatten().numpy()) for gate in gates]
     return [values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1) for values in layers]
 

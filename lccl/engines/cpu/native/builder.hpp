@@ -51,7 +51,7 @@ class ProgramBuilder {
     void check_gate(const ConvolveStep& step, const Filter& filter) const;
     void check_pooled(int buffer, const Filter& filter) const;
     void set_classes(uint32_t classes);
-    void pack_gate(ConvolveStep& step, const ConvolutionWeights& weights);
+    void pack_gate(ConvolveStep& step, const ConvolutionWeights& weights, uint32_t height, uint32_t width);
     Linear linear(const LinearWeights& weights);
     void append(Step step, Uses uses);
     const void* keep(Memory memory);
