@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lccl.bench.layers import Layers, Measured, realised
+from lccl.bench.names import OWN, OWN_DENSE
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import OWN, OWN_DENSE, Workload
+from lccl.bench.workload import Workload
 from lccl.plan.geometry import NetworkShape, shape_of
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from lccl.bench import gpu_baselines
 from lccl.bench.clock import Clock, DeviceClock, Launch, Seconds, WallClock
+from lccl.bench.names import DENSE, OPEN, OWN, OWN_DENSE
 from lccl.bench.turns import AbsentError, Contestant, Runner, Samples, Turn, check_logits, take_turns
-from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs
+from lccl.bench.workload import Counts, Workload, count_outputs
 from lccl.errors import LcclError
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions, RunOutput

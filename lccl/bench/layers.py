@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.bench.names import OWN, OWN_DENSE
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import OWN, OWN_DENSE, Counts, Workload
+from lccl.bench.workload import Counts, Workload
 from lccl.plan.geometry import NetworkShape, convolution_of, shape_of
 from lccl.plan.steps import AveragePool, Classify, Convolve, Exit, Plan, Step
 

@@ -17,8 +17,9 @@ from lccl.bench.figures import contestant_row, figures
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
 from lccl.bench.layers import Measured
+from lccl.bench.names import DENSE
 from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
-from lccl.bench.workload import DENSE, Counts, Workload
+from lccl.bench.workload import Counts, Workload
 from lccl.errors import LcclError
 from lccl.plan.geometry import shape_of
 

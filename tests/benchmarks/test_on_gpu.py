@@ -17,7 +17,11 @@ STAND_IN = """#!/usr/bin/env bash
 # In the interpreter's place: notes what it is asked for, and fails what FAIL names; what notes stages is run.
 case "$*" in
   *benchmarks.gpu.summary*) exec "$REAL" "$@" ;;
-  *benchmarks.gpu.environment*) exec "$REAL" "$@" cpu ;;
+  *benchmarks.gpu.environment*)
+    [ -z "${DESCRIBE:-}" ] || exec "$REAL" "$@" cpu
+    echo '{"stages": {}}' >"$3/summary.json"
+    exit
+    ;;
   *find_spec*) [ -n "${XDIST:-}" ]; exit ;;
 esac
 echo "$*" >>"$ASKED"
@@ -57,7 +61,7 @@ def test_the_script_is_bash():
 
 
 def test_all_stages_run_by_themselves_and_leave_few_files(on_gpu, tmp_path):
-    status, said, asked = on_gpu()
+    status, said, asked = on_gpu(DESCRIBE="1")
     assert status == 0, said
     assert list(stages_of(tmp_path)) == ["tests", "tune", "kernels", "networks", "sanitizer"]
     assert "tests/lccl/cuda -q -ra --junitxml" in asked[0]

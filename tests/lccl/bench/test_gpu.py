@@ -10,9 +10,9 @@ from lccl.bench import gpu_baselines
 from lccl.bench.clock import WallClock
 from lccl.bench.gpu import Gpu
 from lccl.bench.gpu_baselines import COMPILED, NAMES
+from lccl.bench.names import DENSE, OPEN, OWN_DENSE
 from lccl.bench.report import tables
 from lccl.bench.run import Options, run
-from lccl.bench.workload import DENSE, OPEN, OWN_DENSE
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
 from tests.lccl.bench.conftest import NoStages
