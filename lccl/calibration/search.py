@@ -170,20 +170,38 @@ class _Greedy:
         return Setting(tuple(row[:layers].tolist()), tuple(row[layers:].tolist()))
 
     def advance(self) -> bool:
-        """Make the cheapest move; False where every layer is closed."""
+        """Make the cheapest move; False where no move with a finite cost is left."""
         if not self._moves:
             return False
-        now = len(self.rows)
-        for _ in range(LOOKED_AT):
-            cheapest = min(self._moves, key=lambda move: self._moves[move].price)
-            if self._moves[cheapest].seen == now:
-                break
-            self._moves[cheapest] = self._look(cheapest)
+        cheapest = self._cheapest()
+        if not np.isfinite(self._moves[cheapest].cost):
+            return False
         self._make(cheapest)
         for move in self._moves:
             if any(abs(column - moved) <= 1 for column in move for moved in cheapest):
                 self._moves[move] = self._look(move)
         return True
+
+    def _cheapest(self) -> Columns:
+        """The move of the lowest price, looked at again; of those that save nothing, the one that costs least.
+
+        Prices of other moves may have changed since they were looked at: of ``LOOKED_AT`` that were looked at again, or
+        of the first one after these that saves something, the cheapest is taken.
+        """
+        now, looked = len(self.rows), 0
+        while True:
+            cheapest = min(self._moves, key=self._price)
+            if self._moves[cheapest].seen == now:
+                return cheapest
+            current = [move for move in self._moves if self._moves[move].seen == now]
+            best = min(current, key=self._price, default=cheapest)
+            if looked >= LOOKED_AT and np.isfinite(self._moves[best].price) and best in current:
+                return best
+            self._moves[cheapest] = self._look(cheapest)
+            looked += 1
+
+    def _price(self, columns: Columns) -> tuple[float, float]:
+        return self._moves[columns].price, self._moves[columns].cost
 
     def _make(self, columns: Columns) -> None:
         move = self._moves[columns]
