@@ -20,7 +20,8 @@ class BufferMemory:
     Attributes:
         storage: the buffer whose memory this is: its own name, or that of the one it takes over.
         border: positions of zeros on each side; all buffers of one storage have the same.
-        first: the first step that uses the storage, and ``last`` the last one.
+        first: the first step that uses the storage, and ``last`` the last one. A convolution that is pooled alone
+            uses its input until the pool after it is done.
         non_negative: whether every value is at least 0.
         pooled: whether it holds pooled features, which only exits and classifiers read.
         readers: who reads it, by step number, in their order.

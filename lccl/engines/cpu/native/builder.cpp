@@ -87,7 +87,7 @@ void ProgramBuilder::check_gate(const ConvolveStep& step, const Filter& filter) 
     const GateSpec& gate = step.gate;
     check_reads(gate.input);
     const Map &source = map(gate.input), &in = map(step.input);
-    if (gate.layer < 0 || static_cast<uint32_t>(gate.layer) >= program_->layers) refuse("a gate's layer is out of range");
+    if (static_cast<uint32_t>(gate.layer) >= program_->layers) refuse("a gate's layer is out of range");
     if (program_->gates[static_cast<size_t>(gate.layer)].maps) refuse("two gates have the same layer");
     if (source.channels != filter.in || source.height != in.height || source.width != in.width) {
         refuse("a gate's input does not fit");

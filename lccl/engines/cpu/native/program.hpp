@@ -66,8 +66,8 @@ struct Program {
     }
 };
 
-// Gives the storages of a program with all its steps their offsets, and the steps theirs. Images go in groups from the
-// first step whose weights take more than `cache_bytes`; maps that only a pool reads are made in bands that fit there.
+// Sets the offsets of storages and steps in a program that has all its steps. From the first step on whose weights take
+// more than `cache_bytes`, images go in groups; large maps that only a pool reads are made in bands of half of that.
 void lay_out(Program& program, size_t cache_bytes);
 
 [[noreturn]] void refuse(const std::string& what);
