@@ -7,6 +7,7 @@ PORT ?= 8000
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 MODELS ?= models
+WORKERS ?= auto
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
@@ -29,8 +30,9 @@ $(INSTALLED): pyproject.toml client/pyproject.toml $(NATIVE)
 serve: setup
 	$(BIN)/lccl-serve --port $(PORT) --models $(MODELS)
 
+# WORKERS is how many processes share the tests: one for each processor, or a number.
 test: setup
-	$(BIN)/python -m pytest -m "not docker and not kserve"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve"
 
 # KServe's client asks the service, from an environment of its own: it pins versions of what the service uses.
 test-kserve: setup $(KSERVE)/.installed

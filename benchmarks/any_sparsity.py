@@ -44,7 +44,7 @@ def main() -> None:
     (bundle, dataset), twin = load_model(options), lccl.load(options.twin)
     served = serve(bundle, dataset.test)
     right_of_twin = measure(lccl.compile(twin), dataset.test, Setting(())).right
-    found = {
+    figures = {
         "model": options.model.name,
         "digest": bundle.digest,
         "twin": {"digest": twin.digest, "accuracy": float(right_of_twin.mean())},
@@ -57,10 +57,10 @@ def main() -> None:
     command = f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN"
     if options.attached is not None:
         attached = serve(lccl.load(options.attached), dataset.test)
-        found["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
+        figures["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
         command += " --attached ATTACHED"
-    results.print_tables(found)
-    print(results.write("any_sparsity", command, found))
+    results.print_tables(figures)
+    print(results.write("any_sparsity", command, figures))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,12 +85,12 @@ def _lost(served: Served, right_of_twin: NDArray[np.bool_], ratio: float) -> dic
     """Percentage points lost against the plain twin at a skip ratio; missed where the whole interval lies beyond."""
     if ratio not in served.at:
         return {"skip_ratio": ratio, "out_of_reach": served.highest}
-    found = served.at[ratio]
-    lost, interval = paired(right_of_twin, found.right)
+    measured = served.at[ratio]
+    lost, interval = paired(right_of_twin, measured.right)
     return {
         "skip_ratio": ratio,
-        "reached": found.skip_ratio(served.engine.shape),
-        "accuracy": found.accuracy,
+        "reached": measured.skip_ratio(served.engine.shape),
+        "accuracy": measured.accuracy,
         "lost": lost,
         "interval": interval,
         "goal": LOST_AT_MOST[ratio],
@@ -173,14 +173,14 @@ def _points(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]]
     """Each operating point's stated skip ratio and accuracy beside those reached, and the difference over its error."""
     rows = []
     for point in bundle.table.points:
-        found = measure(engine, test, point.setting)
+        measured = measure(engine, test, point.setting)
         interval = point.accuracy_interval
         rows.append(
             {
-                "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": found.skip_ratio(engine.shape),
-                "accuracy_stated": point.accuracy, "accuracy_reached": found.accuracy,
-                "z": z_score(found.accuracy, len(test), point.accuracy, interval.low, interval.high),
-                "layers_that_vary": varying(engine, found),
+                "point": point.name, "skip_stated": point.skip_ratio, "skip_reached": measured.skip_ratio(engine.shape),
+                "accuracy_stated": point.accuracy, "accuracy_reached": measured.accuracy,
+                "z": z_score(measured.accuracy, len(test), point.accuracy, interval.low, interval.high),
+                "layers_that_vary": varying(engine, measured),
             }
         )  # fmt: skip
     return rows

@@ -9,6 +9,7 @@ them that are there. DATA is a data set as for ``lccl train``; images are drawn 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.report import showing, tables
 from lccl.bench.run import Options, run
 from lccl.bench.workload import Model, find_model, images_needed, make_workload
-from lccl.data import Dataset
 
 PAPER = {"resnet18": 0.205, "resnet34": 0.181}
 
@@ -74,11 +74,10 @@ def main() -> None:
         parser.error(f"no measurement {', '.join(unknown)}: use {', '.join(MEASUREMENTS)}")
     torch.set_num_threads(2)
     console = Console()
-    read: dict[int, Dataset] = {}
     for name in options.names or MEASUREMENTS:
         measurement = MEASUREMENTS[name]
         model = find_model(measurement.model)
-        images = _images(model, options.images, measurement.batch, read)
+        images = _images(model, options.images, measurement.batch)
         with console.status(f"{name}: thresholds"):
             workload = make_workload(model, images, measurement.batch, measurement.skip)
         with showing(console) as stages:
@@ -92,14 +91,14 @@ def main() -> None:
     _summary(console)
 
 
-def _images(model: Model, path: Path | None, batch: int, read: dict[int, Dataset]) -> Images:
-    """Images for a model; a data set is read once for each input size that it can fill."""
+def _images(model: Model, path: Path | None, batch: int) -> Images:
     count, preprocessing = images_needed(model, batch), model.preprocessing
     if path is None:
         return noise_images(count, preprocessing.size)
-    if preprocessing.size not in read:
-        read[preprocessing.size] = read_images(path, preprocessing)
-    return choose(read[preprocessing.size], path.name, preprocessing, count)
+    return choose(_read(path, preprocessing), path.name, preprocessing, count)
+
+
+_read = cache(read_images)  # once for each input size that a data set can fill
 
 
 def measured() -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ on the choosing part, as calibration finds that of both. Work is told in MACs of
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 import lccl
 from benchmarks import results
-from benchmarks.models import load_model, model_command_line, paired
+from benchmarks.models import load_model, model_command_line, paired, turn_of
+from lccl.bench.turns import take_turns
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import (
     LARGEST_COST,
@@ -30,7 +30,7 @@ from lccl.calibration.search import (
 from lccl.data import Split, hold_out
 from lccl.engines.base import Engine
 from lccl.measurement import Measurement, exact_setting, measure, outputs_over
-from lccl.plan.run import NEVER, RunOptions
+from lccl.plan.run import NEVER, RunOptions, Setting
 from lccl.train.reliability import expected_calibration_error, softmax
 
 WORK = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -47,7 +47,7 @@ def main() -> None:
     bundle, dataset = load_model(options)
     engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
     points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
-    found = {
+    figures = {
         "model": options.model.name,
         "digest": bundle.digest,
         "images": len(dataset.test),
@@ -56,8 +56,8 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.print_tables(found)
-    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", found))
+    results.print_tables(figures)
+    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +68,8 @@ class _Position:
     right: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, engine: Engine, found: Measurement) -> _Position:
-        return cls(found.gated_macs(engine.shape) / engine.shape.dense, found.right)
+    def of(cls, engine: Engine, measured: Measurement) -> _Position:
+        return cls(measured.gated_macs(engine.shape) / engine.shape.dense, measured.right)
 
 
 def _no_loss(bundle: Bundle, points: list[_Position]) -> list[dict[str, Any]]:
@@ -101,8 +101,8 @@ def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: li
     rows = []
     for work in WORK:
         row: dict[str, Any] = {"work": work}
-        for name, found in positions.items():
-            row[name] = _accuracy_at(found, work)
+        for name, curve in positions.items():
+            row[name] = _accuracy_at(curve, work)
         for name in alone:
             row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
         rows.append(row)
@@ -172,32 +172,21 @@ def _latency(bundle: Bundle, engine: Engine, test: Split) -> list[dict[str, Any]
     half = min(bundle.table.points, key=lambda point: abs(point.gated_macs - exact.gated_macs / 2))
     random = np.random.default_rng(0)
     batches = [test.images[random.permutation(len(test))[:BATCH]] for _ in range(8)]
-    ratios, spent = [], []
-    for _ in range(ROUNDS):
-        seconds = {}
-        for number in random.permutation(2):
-            point = (exact, half)[number]
-            seconds[number], macs = _time(engine, batches, RunOptions.of([point.setting] * BATCH))
-            spent.append((number, macs))
-        ratios.append(seconds[1] / seconds[0])
-    macs_of = [np.mean([macs for one, macs in spent if one == number]) for number in (0, 1)]
-    quartiles = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+    settings = {"exact": exact.setting, "half": half.setting}
+    samples = take_turns({name: turn_of(engine, batches, each) for name, each in settings.items()}, ROUNDS, 1)
+    quartiles = np.quantile(samples.seconds["half"] / samples.seconds["exact"], [0.25, 0.5, 0.75]).tolist()
+    macs = {name: _macs(engine, batches, each) for name, each in settings.items()}
     return [{
-        "point": half.name, "batch": BATCH, "threads": getattr(engine, "threads", 1), "macs": macs_of[1] / macs_of[0],
-        "time": quartiles[1], "quartiles": quartiles,
+        "point": half.name, "batch": BATCH, "threads": getattr(engine, "threads", 1),
+        "macs": macs["half"] / macs["exact"], "time": quartiles[1], "quartiles": quartiles,
         "goal": HALF_TIME_AT_MOST, "met": quartiles[1] <= HALF_TIME_AT_MOST,
     }]  # fmt: skip
 
 
-def _time(engine: Engine, batches: list[NDArray[np.uint8]], options: RunOptions) -> tuple[float, float]:
-    """Seconds for all batches, and mean gated MACs of an image."""
-    macs = 0.0
-    began = time.perf_counter()
-    outputs = [engine.run(batch, options) for batch in batches]
-    seconds = time.perf_counter() - began
-    for output in outputs:
-        macs += float(engine.shape.gated(output.kept, output.exit_index).mean()) / len(outputs)
-    return seconds, macs
+def _macs(engine: Engine, batches: list[NDArray[np.uint8]], setting: Setting) -> float:
+    """Mean gated MACs of an image."""
+    outputs = [engine.run(batch, RunOptions.of([setting] * len(batch))) for batch in batches]
+    return float(np.mean([engine.shape.gated(output.kept, output.exit_index).mean() for output in outputs]))
 
 
 if __name__ == "__main__":

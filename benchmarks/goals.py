@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import results
+from lccl.bench.report import new_table
 
 Figures = dict[str, Any]
 Read = Callable[[Figures], float | None]
@@ -35,7 +35,7 @@ class Goal:
 
 def show(goals: Iterable[Goal], console: Console) -> None:
     """A line per goal."""
-    table = results.new_table("Goals and what was reached", "measurement", "figure", "goal", "reached", "")
+    table = new_table("Goals and what was reached", "measurement", "figure", "goal", "reached", "")
     for goal in goals:
         figure = "" if goal.figure is None else f"{goal.figure:.3f}"
         verdict = "not measured" if goal.figure is None else "[green]reached" if goal.reached else "[red]missed"

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import lccl
+from lccl.bench.clock import WallClock
+from lccl.bench.turns import Turn
 from lccl.bundle.format import Bundle
 from lccl.calibration.intervals import paired_difference
 from lccl.data import Dataset, load_dataset
 from lccl.engines.base import Engine
 from lccl.measurement import Measurement
 from lccl.operating_points import OperatingPoint
+from lccl.plan.run import RunOptions, Setting
 from lccl.request import QualityRequest, resolve
 
 VARIES = 0.02
@@ -47,6 +52,13 @@ def data_of(bundle: Bundle, path: Path) -> Dataset:
 def at(bundle: Bundle, **quality: float | str) -> OperatingPoint:
     """The point that a client with these wishes is served."""
     return resolve(bundle.table, QualityRequest(**quality)).wanted  # type: ignore[arg-type]
+
+
+def turn_of(engine: Engine, batches: Sequence[NDArray[np.uint8]], setting: Setting) -> Turn:
+    """A contestant's turn: runs over the batches, all of one size, under one setting."""
+    options = RunOptions.of([setting] * len(batches[0]))
+    launches = [partial(engine.run, batch, options) for batch in batches]
+    return partial(WallClock().seconds, launches)
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, list[float]]:

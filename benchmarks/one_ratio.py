@@ -92,16 +92,16 @@ def main() -> None:
         learned = trained_with(macs, run_folder(name, recipe_alone, len(data.train)), ratio)
         theirs = better_at(ratio, alone, [alone.calibrated(ratio), learned], data.choose)
         rows.append(_row(ratio, dataset.test, (every, every.calibrated(ratio)), (alone, theirs)))
-    found = {
+    figures = {
         "images": len(dataset.test),
         "budget": {name: getattr(options, name) for name in ("images", "epochs", "seed", "precision")},
         "rows": rows,
     }
-    results.print_tables(found)
+    results.print_tables(figures)
     begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
     ratios = "" if options.ratios == list(SKIP_RATIOS) else f" --ratios {' '.join(map(str, options.ratios))}"
     command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}{ratios}"
-    print(results.write("one_ratio", command, found))
+    print(results.write("one_ratio", command, figures))
 
 
 def better_at(ratio: float, one: Contender, settings: list[Setting], choose: Split) -> Setting:
@@ -110,8 +110,8 @@ def better_at(ratio: float, one: Contender, settings: list[Setting], choose: Spl
     The first where none does.
     """
     tried = [measure(one.engine, choose, setting) for setting in settings]
-    near = [found for found in tried if abs(found.skip_ratio(one.engine.shape) - ratio) <= WITHIN]
-    return max(near or tried[:1], key=lambda found: found.accuracy).setting
+    near = [measured for measured in tried if abs(measured.skip_ratio(one.engine.shape) - ratio) <= WITHIN]
+    return max(near or tried[:1], key=lambda measured: measured.accuracy).setting
 
 
 def _row(

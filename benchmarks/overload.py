@@ -80,8 +80,8 @@ def measure(servers: dict[str, Server], ask: Ask, deadline_ms: float, seconds: f
                 taken.setdefault((times, name), []).append(_figures(report))
     rows = [
         {"load": times, "brownout": name}
-        | {key: round(float(np.median([one[key] for one in found])), 4) for key in found[0]}
-        for (times, name), found in taken.items()
+        | {key: round(float(np.median([one[key] for one in rounds_of])), 4) for key in rounds_of[0]}
+        for (times, name), rounds_of in taken.items()
     ]
     return {"deadline_ms": deadline_ms, "capacity_per_s": round(capacity, 1), "rows": rows}
 

@@ -147,20 +147,20 @@ def calibrated_curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldO
 
 def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
     """What calibration's way through a network comes to on the measuring part."""
-    found = along(calibrated_curve(network, engine, plain, data), engine, data.measure)
+    measured = along(calibrated_curve(network, engine, plain, data), engine, data.measure)
     twin = lccl.compile(plain)
     plain_accuracy = measure(twin, data.measure, exact_setting(twin)).accuracy
-    return {"plain_accuracy": plain_accuracy, **found}
+    return {"plain_accuracy": plain_accuracy, **measured}
 
 
 def along(curve: ThresholdCurve, engine: Engine, split: Split) -> dict[str, Any]:
     """Accuracy at exact and at each skip ratio, linear in between, and how many layers vary at 0.45."""
     settings = [curve.at(position) for position in np.linspace(0, curve.length, POSITIONS)]
-    found = [measure(engine, split, setting) for setting in settings]
-    ratios = np.maximum.accumulate([one.skip_ratio(engine.shape) for one in found]).tolist()
-    accuracies = [one.accuracy for one in found]
+    measured = [measure(engine, split, setting) for setting in settings]
+    ratios = np.maximum.accumulate([one.skip_ratio(engine.shape) for one in measured]).tolist()
+    accuracies = [one.accuracy for one in measured]
     at = {f"{ratio:g}": float(np.interp(ratio, ratios, accuracies)) for ratio in SKIP_RATIOS if ratio <= ratios[-1]}
-    middle = found[int(np.abs(np.array(ratios) - 0.45).argmin())]
+    middle = measured[int(np.abs(np.array(ratios) - 0.45).argmin())]
     return {
         "exact_skip_ratio": ratios[0], "exact_accuracy": accuracies[0], "accuracy_at": at,
         "layers_that_vary_at_0.45": varying(engine, middle), "layers": len(engine.shape.layers),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lccl import provenance
+from lccl.bench.report import new_table
 
 HOME = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "results"
@@ -48,14 +48,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     for row in rows:
         table.add_row(*(_text(row.get(column, "")) for column in columns))
     Console(width=None if Console().is_terminal else 200).print(table)
-
-
-def new_table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are figures."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    return table
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""A real ``lccl-serve`` that may be killed, stopped, restarted on its port, and looked into from outside."""
+"""A real ``lccl-serve`` that can be killed, stopped, restarted on its port, and looked into from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -149,16 +150,27 @@ class Server:
                 return left
             time.sleep(0.1)
 
+    def unready(self) -> list[str]:
+        """A sentence if the server is not ready."""
+        return [] if self.status("/health/ready") == 200 else ["the server is not ready afterwards"]
+
     def errors(self) -> list[str]:
-        """What the log says of errors, traces included; the first few."""
+        """What the log says of errors, with the last line of traces; the first few."""
         found = []
         for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
-                found.append(f"not JSON: {line[:200]}")
+                found.append(f"logged: not JSON: {line[:200]}")
                 continue
             if entry.get("level") in {"ERROR", "CRITICAL"}:
                 trace = entry.get("exc_info", "").strip().splitlines()
-                found.append(f"{entry.get('message', '')[:200]} {trace[-1][:200] if trace else ''}".strip())
+                found.append(f"logged: {entry.get('message', '')[:200]} {trace[-1][:200] if trace else ''}".strip())
         return found[:5]
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[str]:
+    """Run ``lccl-serve`` with these flags; yields its base URL."""
+    with Server(f"served-{os.getpid()}", *flags) as server:
+        yield server.base

@@ -47,14 +47,14 @@ def main() -> None:
         ),
         "so, and a block may be shut at once": search_thresholds(engine, candidates, weighed, LARGEST_COST),
     }
-    found = {
+    figures = {
         "model": options.model.name,
         "digest": bundle.digest,
         "images": len(data.measure),
         "ways": [{"way": name, **along(curve, engine, data.measure)} for name, curve in ways.items()],
     }
-    results.print_tables(found)
-    print(results.write("threshold_paths", f"python -m benchmarks.threshold_paths {options.data.name}", found))
+    results.print_tables(figures)
+    print(results.write("threshold_paths", f"python -m benchmarks.threshold_paths {options.data.name}", figures))
 
 
 def common_curve(engine: Engine, values: list[Values], split: Split) -> ThresholdCurve:

@@ -8,22 +8,17 @@ The whole engine, batches of 32 on all threads, in interleaved rounds: exact, th
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import lccl
 from benchmarks import results
-from benchmarks.models import at, command_line
-from lccl.bench.clock import Seconds, WallClock
+from benchmarks.models import at, command_line, turn_of
 from lccl.bench.images import dataset_images, noise_images
 from lccl.bench.turns import Samples, take_turns
-from lccl.engines.base import Engine
 from lccl.operating_points import OperatingPoint
-from lccl.plan.run import RunOptions
 
 MODEL = results.HOME / "models" / "resnet20-cifar10"
 DROPS = (0.5, 1.0, 2.0, 5.0)
@@ -43,23 +38,14 @@ def main() -> None:
         images = dataset_images(options.images, bundle.preprocessing, IMAGES)
     engine = lccl.compile(bundle)
     points = {"exact": at(bundle), **{f"{drop:g}": at(bundle, max_accuracy_drop=drop) for drop in DROPS}}
-    samples = measure(engine, images.images, points, options.rounds)
+    batches = np.split(images.images, len(images.images) // BATCH)
+    turns = {name: turn_of(engine, batches, point.setting) for name, point in points.items()}
+    samples = take_turns(turns, options.rounds, REPEATS)
     rows = [_row(name, point, samples) for name, point in points.items()]
     results.print_rows(rows, "trade-off")
     figures = {"model": MODEL.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
     command = f"python -m benchmarks.trade_off --rounds {options.rounds}"
     print(results.write("trade_off", command, {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
-
-
-def measure(engine: Engine, images: NDArray[np.uint8], points: dict[str, OperatingPoint], rounds: int) -> Samples:
-    """Seconds per batch in each round, by point."""
-    batches = np.split(images, len(images) // BATCH)
-
-    def turn(options: RunOptions, repeats: int) -> Seconds:
-        return WallClock().seconds([partial(engine.run, batch, options) for batch in batches], repeats)
-
-    turns = {name: partial(turn, RunOptions.of([point.setting] * BATCH)) for name, point in points.items()}
-    return take_turns(turns, rounds, REPEATS)
 
 
 def _row(name: str, point: OperatingPoint, samples: Samples) -> dict[str, Any]:

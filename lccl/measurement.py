@@ -70,13 +70,11 @@ def measure(engine: Engine, split: Split, setting: Setting, progress: Progress =
     """
     if not len(split):
         raise DataError("there are no images to measure on: the data set is too small to hold any out")
-    right, kept, executed, exit_index = [], [], [], []
+    outputs, right = [], []
     for output, labels in outputs_over(engine, split, setting):
+        outputs.append(output)
         right.append(output.logits.argmax(1) == labels)
-        kept.append(output.kept)
-        executed.append(output.executed_macs)
-        exit_index.append(output.exit_index)
         progress(len(labels))
-    return Measurement(
-        setting, np.concatenate(right), np.concatenate(kept), np.concatenate(executed), np.concatenate(exit_index)
-    )
+    names = ("kept", "executed_macs", "exit_index")
+    counts = (np.concatenate([getattr(output, name) for output in outputs]) for name in names)
+    return Measurement(setting, np.concatenate(right), *counts)

@@ -32,18 +32,18 @@ def main() -> None:
         from .app import create_app
         from .transport.server import Server, server_config
 
-        app = create_app(settings)
+        config = server_config(create_app(settings), settings)
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     _rest_garbage_collector()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
-        Server(server_config(app, settings)).run()
+        Server(config).run()
 
 
 def _rest_garbage_collector() -> None:
-    """Take what is loaded by now, torch above all, out of every later collection: each would look at all of it."""
+    """Exclude what is loaded by now, above all torch, from later collections, each of which would scan all of it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)

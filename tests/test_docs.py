@@ -42,7 +42,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def base():
-    from benchmarks.server import served
+    from tests.served import served
 
     with served() as url:
         yield url.removeprefix("http://")
@@ -85,9 +85,9 @@ def images(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, draw_images, random_network, monkeypatch):
+def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, images, random_network, monkeypatch):
     """As the page tells, but on few images, in small batches."""
-    from benchmarks.server import served
+    from tests.served import served
 
     monkeypatch.chdir(tmp_path)
     (code,) = (block for block in blocks(OWN_MODEL, "python") if "save_file" in block)
@@ -95,7 +95,7 @@ def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, draw_images
     (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
     for line in commands.splitlines():
         words = shlex.split(
-            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("IMAGES", str(draw_images)), comments=True
+            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("IMAGES", str(images)), comments=True
         )
         done = CliRunner().invoke(app, words[1:])
         assert (words[0], done.exit_code) == ("lccl", 0), done.output

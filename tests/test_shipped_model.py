@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 import lccl
-from benchmarks.figures import TABLES, fill_tables
-from benchmarks.server import served
+from benchmarks.figures import PAGES, fill_tables
 from lccl.data import load_dataset
 from lccl.plan.run import RunOptions
+from tests.served import served
 
 HOME = Path(__file__).parents[1]
 MODEL = HOME / "models" / "resnet20-cifar10"
@@ -87,7 +87,7 @@ def json_in(page, word):
     return json.loads(block)
 
 
-@pytest.mark.parametrize("page", TABLES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_the_bundles_and_the_results(page):
     text = page.read_text(encoding="utf-8")
     assert "<!-- end of " in text

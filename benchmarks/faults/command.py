@@ -17,9 +17,50 @@ from benchmarks.models import command_line
 from lccl import provenance
 from lccl_client.load import allow_connections
 
-FAMILIES = (mixed, clients, crowd, ends, device, bundles, host, memory)
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {
-    name: trial for family in FAMILIES for name, trial in family.TRIALS.items()
+Trial = Callable[[Scale, Outcome], None]
+TRIALS: dict[str, tuple[Trial, str]] = {
+    "mixed": (mixed.mixed, "mixed load in waves up to overload, a third of it malformed, and schemathesis beside it"),
+    "disconnects": (
+        clients.disconnects,
+        "clients leave at every stage of a request, with FIN or with RST, beside good load",
+    ),
+    "slow-loris": (clients.slow_loris, "connections that trickle heads or bodies, or do not read, beside good load"),
+    "connections": (
+        crowd.many_connections,
+        "5,000 connections: idle ones, active ones, then a request on each at once",
+    ),
+    "kill": (
+        ends.kill_and_restart,
+        "kill -9 and a restart on the same port, under load: answers are right or connections fail",
+    ),
+    "sigterm": (
+        ends.sigterm,
+        "SIGTERM under load, requests waiting and an upload under way: the accepted are answered",
+    ),
+    "engine": (
+        device.failing_engine,
+        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous image",
+    ),
+    "out-of-memory": (
+        device.out_of_memory,
+        "no address space is left for large images under load (RLIMIT_AS), then there is again",
+    ),
+    "corrupt-bundle": (
+        bundles.corrupt_bundle,
+        "damaged bundles are loaded under load: refused, and the old version goes on; then a whole one",
+    ),
+    "full-disk": (
+        host.full_disk,
+        "the log goes to a full disk, to a pipe that nobody reads, and to one that is closed",
+    ),
+    "clock-jump": (
+        host.clock_jump,
+        "the calendar clock jumps under load with deadlines: nothing notices, and no rate begins anew",
+    ),
+    "memory": (
+        memory.flat_memory,
+        "requests of all kinds with ever new wishes and ids from many addresses: memory stays flat",
+    ),
 }
 QUICK_MINUTES = 0.25
 
@@ -50,12 +91,14 @@ def main() -> None:
 
 def _try(name: str, scale: Scale, console: Console) -> Outcome:
     began = time.monotonic()
+    trial, what = TRIALS[name]
+    outcome = Outcome(what)
     with console.status(name):
         try:
-            outcome = TRIALS[name](scale)
+            trial(scale, outcome)
         except Exception as error:  # whatever a trial runs into is a fault, and the others are tried
             console.print_exception()
-            outcome = Outcome("not tried to its end", faults=[f"{type(error).__name__}: {error}"])
+            outcome.faults.append(f"not tried to its end: {type(error).__name__}: {error}")
     outcome.seconds = time.monotonic() - began
     console.print(f"{name}: {'passed' if outcome.passed else 'FAILED'} after {outcome.seconds:.0f} s")
     for fault in outcome.faults:

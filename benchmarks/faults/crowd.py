@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from benchmarks.faults.cases import small_cases
 from benchmarks.faults.load import BUSY, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
 
-def many_connections(scale: Scale) -> Outcome:
+def many_connections(scale: Scale, outcome: Outcome) -> None:
     """5,000 connections at once: most are idle, some ask all the time, at the end all ask together."""
-    outcome = Outcome("5,000 connections: idle ones, active ones, then a request on each at once")
     count = 500 if scale.quick else 5000
     with Server("connections") as server:
         rest = at_rest(server.base, small_cases())
@@ -30,9 +28,8 @@ def many_connections(scale: Scale) -> Outcome:
         outcome.require(not counts.failed, f"{counts.failed} of the crowd's connections failed")
         outcome.require(set(counts.answered) <= {"200", *BUSY}, f"the crowd was answered {dict(counts.answered)}")
         outcome.require("200" in counts.answered, "nobody of the crowd was served")
-        outcome.require(server.status("/health/ready") == 200, "the server is not ready afterwards")
-        outcome.faults += [f"logged: {error}" for error in server.errors()]
-    return outcome
+        outcome.faults += server.unready()
+        outcome.faults += server.errors()
 
 
 async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[str, float]]:
@@ -46,28 +43,15 @@ async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[s
     while (held := server.open_files()) < count and time.monotonic() < deadline:
         await asyncio.sleep(0.1)  # connected, but not yet accepted
 
-    async def ask(connection: Connection) -> None:
-        counts.sent += 1
-        try:
-            await connection.send(asked)
-            status, content = await asyncio.wait_for(connection.answer(), 30)
-        except TimeoutError:
-            return
-        except ENDED:
-            counts.failed += 1
-            return
-        counts.answered[str(status)] += 1
-        counts.wrong += status == 200 and not rest.right(str(body.label), content)
+    async def ask_on(connections: list[Connection]) -> None:
+        await asyncio.gather(*(ask(each, asked, counts, rest, str(body.label)) for each in connections))
 
     for _ in range(5):
-        await asyncio.gather(*map(ask, crowd[::10]))
+        await ask_on(crowd[::10])
     began = time.monotonic()
-    await asyncio.gather(*map(ask, crowd))
+    await ask_on(crowd)
     figures = {"held": held, "together_s": round(time.monotonic() - began, 2)}
     figures["bytes_per_connection"] = round((server.memory_bytes() - before) / count)
     for connection in crowd:
         connection.close()
     return counts, figures
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {"connections": many_connections}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
 
 from benchmarks.faults.cases import CLASSIFY, FORM, Case, form, small_cases
 from benchmarks.faults.images import images
 from benchmarks.faults.load import BUSY, load, loading
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
@@ -20,9 +19,8 @@ ACCEPTED = 30
 EVERY_S = 12.0
 
 
-def kill_and_restart(scale: Scale) -> Outcome:
+def kill_and_restart(scale: Scale, outcome: Outcome) -> None:
     """SIGKILL under load, then a new process on the same port, several times."""
-    outcome = Outcome("kill -9 and a restart on the same port, under load: answers are right or connections fail")
     kills = 1 if scale.quick else 5
     down = []
     with Server("kill") as server:
@@ -42,12 +40,10 @@ def kill_and_restart(scale: Scale) -> Outcome:
         after = load(server, rest, 50, 2)
         after.enter(outcome, rest)
         outcome.figures["down_s"] = down
-    return outcome
 
 
-def sigterm(scale: Scale) -> Outcome:
+def sigterm(scale: Scale, outcome: Outcome) -> None:
     """SIGTERM under load: what was accepted is answered, the rest is refused."""
-    outcome = Outcome("SIGTERM under load, requests waiting and an upload under way: the accepted are answered")
     rounds = 1 if scale.quick else 5
     exits = []
     for _ in range(rounds):
@@ -64,9 +60,8 @@ def sigterm(scale: Scale) -> Outcome:
                 accepted == ACCEPTED + 1, f"{accepted} of {ACCEPTED + 1} accepted requests were answered 200"
             )
             outcome.require(exits[-1][0] in {0, -signal.SIGTERM}, f"the process ended with {exits[-1][0]}")
-            outcome.faults += [f"logged: {error}" for error in server.errors()]
+            outcome.faults += server.errors()
     outcome.figures["exit_status_and_seconds"] = exits
-    return outcome
 
 
 async def _stop(server: Server, forms: Rest) -> tuple[Counts, float]:
@@ -82,15 +77,8 @@ async def _stop(server: Server, forms: Rest) -> tuple[Counts, float]:
     server.process.terminate()
     await asyncio.sleep(0.3)
     await upload.send(asked[-500:])
-    for connection in [*crowd, upload]:
-        counts.sent += 1
-        try:
-            status, content = await asyncio.wait_for(connection.answer(), 40)
-        except ENDED:
-            counts.failed += 1
-        else:
-            counts.answered[str(status)] += 1
-            counts.wrong += status == 200 and not forms.right(str(stream.bodies[0].label), content)
+    for connection in [*crowd, upload]:  # which have sent their requests already
+        await ask(connection, b"", counts, forms, str(stream.bodies[0].label))
     await asyncio.wait_for(idle.ended(), 40)
     await asyncio.to_thread(server.process.wait, 60)
     return counts, time.monotonic() - began
@@ -103,9 +91,3 @@ async def _accepted(server: Server) -> None:
         waiting = await asyncio.to_thread(server.metric, "lccl_inflight_requests")
         if waiting > ACCEPTED / 2:
             return
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {
-    "kill": kill_and_restart,
-    "sigterm": sigterm,
-}

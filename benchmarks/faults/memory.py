@@ -7,15 +7,14 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.faults.cases import CLASSIFY, JPEG, Case, bad_cases, good_cases, shuffled
 from benchmarks.faults.images import SEED, images
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection, request
-from benchmarks.faults.rest import Rest, at_rest
+from benchmarks.faults.raw import Connection, request
+from benchmarks.faults.rest import Rest, ask, at_rest
 from benchmarks.faults.scale import Scale
 from benchmarks.server import Server
 
@@ -28,9 +27,8 @@ EXCLUDED = ("deep JSON", "too many pixels", "too many images", "many", "openapi"
 QUALITIES = ("", "?sparsity={:.6f}", "?max_accuracy_drop={:.4f}", "?operating_point=exact&max_accuracy_drop={:.4f}")
 
 
-def flat_memory(scale: Scale) -> Outcome:
+def flat_memory(scale: Scale, outcome: Outcome) -> None:
     """Every route, wishes and request ids that never come twice, 254 addresses, bad requests."""
-    outcome = Outcome("requests of all kinds with ever new wishes and ids from many addresses: memory stays flat")
     count, every = (20_000, 2_000) if scale.quick else (200_000, 5_000)
     flags = ("--log-level", "info", "--rate-limit", "1000000/second")
     with open(os.devnull, "wb") as nowhere, Server("memory", *flags, stdout=nowhere) as server:
@@ -44,7 +42,6 @@ def flat_memory(scale: Scale) -> Outcome:
         seconds = time.monotonic() - began
         outcome.faults += rest.surprises + rest.differences + server.settled(files)
         _judge(outcome, samples, seconds)
-    return outcome
 
 
 def _judge(outcome: Outcome, samples: list[tuple[int, int]], seconds: float) -> None:
@@ -81,17 +78,14 @@ async def _send(
     image, numbers = images(1, 32)[0], itertools.count()
     addresses = (f"127.0.0.{one}" for one in itertools.cycle(range(1, 255)))
 
-    async def ask(connection: Connection, number: int) -> None:
+    async def ask_next(connection: Connection, number: int) -> bool:
         case, index = next(order)
         label = f"{case.name} {index}"
         if number % 3 == 0:
             quality = chance.choice(QUALITIES).format(chance.uniform(0.1, 0.6))
             case, index, label = Case("ever new", CLASSIFY + quality, (image,), JPEG), 0, ""
         headers = {"X-Request-ID": f"{chance.getrandbits(128):032x}", **case.headers}
-        await connection.send(request(case.path, case.bodies[index], headers, case.method))
-        status, content = await asyncio.wait_for(connection.answer(), 30)
-        counts.answered[str(status)] += 1
-        counts.wrong += bool(label) and status == 200 and not rest.right(label, content)
+        return await ask(connection, request(case.path, case.bodies[index], headers, case.method), counts, rest, label)
 
     async def client() -> None:
         while counts.sent < count:
@@ -99,19 +93,11 @@ async def _send(
             for _ in range(KEPT_FOR):
                 if counts.sent >= count:
                     break
-                counts.sent += 1
-                if counts.sent % every == 0:
-                    samples.append((counts.sent, server.memory_bytes()))
-                try:
-                    await ask(connection, next(numbers))
-                except TimeoutError:
-                    break
-                except ENDED:
-                    counts.failed += 1
+                number = next(numbers)
+                if number and number % every == 0:
+                    samples.append((number, server.memory_bytes()))
+                if not await ask_next(connection, number):
                     break
             connection.close()
 
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {"memory": flat_memory}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Callable
 
 from benchmarks.faults.cases import bad_cases, good_cases
 from benchmarks.faults.load import load
@@ -24,12 +23,11 @@ MALFORMED = 0.3
 ENDS_AFTER_S = 60.0
 
 
-def mixed(scale: Scale) -> Outcome:
+def mixed(scale: Scale, outcome: Outcome) -> None:
     """All at once."""
-    outcome = Outcome("mixed load in waves up to overload, a third of it malformed, and schemathesis beside it")
     seconds = 60 * scale.minutes
     step_s = min(20.0, seconds / len(RATES_PER_S))
-    with Server("mixed", "--canary-interval-s", "2") as server:
+    with Server("mixed", "--self-test-interval-s", "2") as server:
         rest = weighted(at_rest(server.base, good_cases()), MALFORMED, at_rest(server.base, bad_cases(scale.mutations)))
         files, memory = server.open_files(), server.memory_bytes()
         other = _schemathesis(server, seconds)
@@ -44,11 +42,10 @@ def mixed(scale: Scale) -> Outcome:
             other.kill()
             other.wait()
         outcome.faults += rest.surprises + server.settled(files)
-        outcome.faults += [f"logged: {error}" for error in server.errors()]
-        outcome.require(server.status("/health/ready") == 200, "the server is not ready afterwards")
+        outcome.faults += server.errors()
+        outcome.faults += server.unready()
         outcome.figures["memory_mib"] = [round(one / 2**20) for one in (memory, server.memory_bytes())]
         outcome.figures["downgraded"] = server.metric("lccl_downgraded_total")
-    return outcome
 
 
 def _schemathesis(server: Server, seconds: float) -> subprocess.Popen[bytes]:
@@ -84,6 +81,3 @@ def _read_schemathesis(process: subprocess.Popen[bytes], outcome: Outcome) -> No
     if process.returncode:
         kinds = re.findall(r"❌ (ST\d+ [^\n]+)", text)
         outcome.faults.append(f"schemathesis found {'; '.join(kinds) or 'a fault'}: see build/faults/schemathesis.log")
-
-
-TRIALS: dict[str, Callable[[Scale], Outcome]] = {"mixed": mixed}

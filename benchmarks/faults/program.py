@@ -12,8 +12,8 @@ from pydantic_settings import CliApp
 
 from lccl.plan.run import RunOptions, RunOutput
 from service.app import create_app
-from service.telemetry.logs import configure
 from service.settings import Settings
+from service.telemetry.logs import configure
 from service.transport.server import Server, server_config
 
 RAISES, NO_MEMORY, NOT_FINITE, STALLS = 11, 22, 33, 44  # shades

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,13 @@ from typing import Any
 import httpx
 
 from benchmarks.faults.cases import CLASSIFY, Case
+from benchmarks.faults.outcome import Counts
+from benchmarks.faults.raw import ENDED, Connection
 from lccl_client.load import Body, Stream
 
 OWN = ("request_id", "timing_ms")  # of one answer, not of what was asked
 SAMPLES = 5
+LOST_AFTER_S = 40.0
 
 
 @dataclass(slots=True)
@@ -111,3 +115,27 @@ def _essence(answer: Any) -> tuple[str, Any]:
         return "", kept
     kept["operating_point"] = {name: value for name, value in point.items() if name != "downgraded"}
     return str(point["name"] or point["sparsity"]), kept
+
+
+async def ask(connection: Connection, asked: bytes, counts: Counts, rest: Rest, label: str) -> bool:
+    """Send a request and count what becomes of it; one without an answer in time is lost, and counted as sent alone.
+
+    Args:
+        label: of its answers at rest; empty where there are none to compare with.
+
+    Returns:
+        whether it was answered.
+
+    """
+    counts.sent += 1
+    try:
+        await connection.send(asked)
+        status, content = await asyncio.wait_for(connection.answer(), LOST_AFTER_S)
+    except TimeoutError:
+        return False
+    except ENDED:
+        counts.failed += 1
+        return False
+    counts.answered[str(status)] += 1
+    counts.wrong += bool(label) and status == 200 and not rest.right(label, content)
+    return True

@@ -26,8 +26,9 @@ from benchmarks.gpu.layers import layers_on
 from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
 from benchmarks.models import command_line
-from lccl.bench.gpu import Gpu, find_tiles
+from lccl.bench.gpu import Gpu
 from lccl.bench.report import showing
+from lccl.engines.cuda.tiles import read, tiles_for
 from lccl.errors import LcclError
 
 
@@ -48,11 +49,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> None:
     head = {"command": command, **environment.describe(device), "precision": asked.precision}
-    console, gpu = Console(), Gpu.on(device, asked.precision, find_tiles(asked.tiles, device))
+    name = torch.cuda.get_device_name(device)
+    tiles = tiles_for(name) if asked.tiles is None else read(asked.tiles, name)
+    console, gpu = Console(), Gpu.on(device, asked.precision, tiles)
     keep = partial(_keep, asked.out / f"{asked.what}.json", head)
     if asked.what == "kernels":
         layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
-        own = layers_on(device, asked.precision, find_tiles(asked.tiles, device))
+        own = layers_on(device, asked.precision, tiles)
         kernels.show(
             kernels.measure(layers, kernels.Bench(asked.batch, own, gpu.clock, device, asked.rounds), keep), console
         )

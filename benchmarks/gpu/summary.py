@@ -42,7 +42,7 @@ def tests(out: Path, report: Path, command: str) -> int:
     machine = summary.get("machine", {})
     found = {
         "device": machine.get("gpu", {}).get("name"),
-        **test_counts(report),
+        **counted_tests(report),
         "commit": summary.get("commit"),
         **{name: machine.get(name) for name in ("torch", "triton", "python")},
         "command": command,
@@ -85,7 +85,7 @@ def read(file: Path) -> Figures | None:
     return found
 
 
-def test_counts(report: Path) -> dict[str, int]:
+def counted_tests(report: Path) -> dict[str, int]:
     """Tests by outcome in a JUnit file; one error where there is none, for then pytest did not finish."""
     try:
         suites = list(ElementTree.parse(report).getroot().iter("testsuite"))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.serving.measure import Alone, Loaded
 from benchmarks.serving.servers import Setup
+from lccl.bench.report import new_table
 
 Rounds = Sequence[tuple[Loaded, Loaded]]
 
@@ -89,8 +90,8 @@ def tables(made: Mapping[str, Any]) -> list[Table]:
 
 def _contestants(made: Mapping[str, Any]) -> Table:
     rate = made["tail_rate_per_s"]
-    table = _table(
-        f"{made['network']}, {made['images']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
+    table = new_table(
+        f"{made['network']}, {made['source']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
         "contestant", "answers a second", "least – most", "server's CPU ms", "generator's core", "alone ms",
         "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms", "others' cores",
     )  # fmt: skip
@@ -105,7 +106,7 @@ def _contestants(made: Mapping[str, Any]) -> Table:
 
 
 def _ratios(made: Mapping[str, Any]) -> Table:
-    table = _table("Saturated throughput, ratios", "", "over", "")
+    table = new_table("Saturated throughput, ratios", "", "over", "")
     for ratios in made["ratios"].values():
         for name, value in ratios.items():
             if name != "best_peer":
@@ -115,17 +116,10 @@ def _ratios(made: Mapping[str, Any]) -> Table:
 
 
 def _settings(made: Mapping[str, Any]) -> Table:
-    table = _table("Settings of the peers", "", "")
+    table = new_table("Settings of the peers", "", "")
     for row in made["contestants"]:
         if row["setup"] is not None:
             table.add_row(row["name"], str(Setup(**row["setup"])))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number and len(columns) > 2 else "left")
     return table
 
 

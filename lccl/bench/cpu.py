@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from lccl.bench.baselines import BASELINES, Job
 from lccl.bench.child import Child
 from lccl.bench.clock import Seconds, WallClock
+from lccl.bench.names import DENSE, OPEN, OWN, OWN_DENSE
 from lccl.bench.turns import AbsentError, Contestant, Runner, check_logits
-from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
+from lccl.bench.workload import Counts, Workload, count_outputs, normalised
 from lccl.compiler import compile_network
 from lccl.errors import LcclError
 from lccl.plan.run import RunOptions

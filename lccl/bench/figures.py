@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lccl.bench.layers import Layers, Measured, realised
+from lccl.bench.names import OWN, OWN_DENSE
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import OWN, OWN_DENSE, Workload
+from lccl.bench.workload import Workload
 from lccl.plan.geometry import NetworkShape, shape_of
 
 
@@ -19,7 +20,7 @@ def figures(workload: Workload, precision: str, measured: Measured) -> dict[str,
     best = min(baselines, key=samples.median, default=None)
     dense = min([*baselines, OWN_DENSE], key=samples.median)
     shape = shape_of(workload.plan)
-    made: dict[str, Any] = {
+    result: dict[str, Any] = {
         "model": workload.name,
         "digest": workload.digest,
         "architecture": workload.architecture.to_json(),
@@ -42,8 +43,8 @@ def figures(workload: Workload, precision: str, measured: Measured) -> dict[str,
     }
     if measured.profiles:
         layers = Layers.of(workload, measured)
-        made |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
-    return made
+        result |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
+    return result
 
 
 def contestant_row(contestant: Contestant, samples: Samples, best: str | None) -> dict[str, Any]:

@@ -79,8 +79,6 @@ def choose_thresholds(plan: Plan, images: NDArray[np.uint8], skip: float) -> tup
     """
     engine, nothing = _Chooser(plan, skip), Setting((float("-inf"),) * len(plan.layers))
     output, state = engine.trace(images, RunOptions.of([nothing] * len(images)))
-    for step in plan.steps:
-        check_values(step, state, SANE)
     return Setting(tuple(state.thresholds[0].tolist())), output.kept
 
 
@@ -90,6 +88,10 @@ class _Chooser(ReferenceEngine):
     def __init__(self, plan: Plan, skip: float) -> None:
         super().__init__(plan, torch.device("cpu"))
         self._skip = skip
+
+    def step(self, step: Step, state: State) -> None:
+        super().step(step, state)
+        check_values(step, state, SANE)
 
     def _gate(self, gate: GateStep, stride: int, value: Tensor, state: State) -> Tensor:
         super()._gate(gate, stride, value, state)

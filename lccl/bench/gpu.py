@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,9 +13,10 @@ from numpy.typing import NDArray
 
 from lccl.bench import gpu_baselines
 from lccl.bench.clock import Clock, DeviceClock, Launch, Seconds, WallClock
+from lccl.bench.names import DENSE, OPEN, OWN, OWN_DENSE
 from lccl.bench.turns import AbsentError, Contestant, Runner, Samples, Turn, check_logits, take_turns
-from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs
-from lccl.errors import EngineError, LcclError
+from lccl.bench.workload import Counts, Workload, count_outputs
+from lccl.errors import LcclError
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
 
@@ -138,28 +137,6 @@ def end_to_end(contestants: list[Contestant], rounds: int, advance: Callable[[],
         return lambda repeats: WallClock().seconds([launch], repeats)
 
     return take_turns({each.name: turn(each) for each in contestants}, rounds, advance=advance, turn_s=TURN_S)
-
-
-def find_tiles(path: Path | None, device: torch.device) -> Tiles:
-    """The table that ``lccl tune`` wrote to ``path``; without one that of the device model, or defaults.
-
-    Raises:
-        EngineError: there is no table there, or it is of another kind of GPU.
-
-    """
-    from lccl.engines.cuda.tiles import Tile, Tiles, tiles_for
-
-    model = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    if path is None:
-        return tiles_for(model)
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        known = {shape: Tile(**tile) for shape, tile in table["tiles"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EngineError(f"{path} is no table of tiles: make it with `lccl tune`") from error
-    if table.get("device") != model:
-        raise EngineError(f"{path} is a table for {table.get('device')}, not for {model}: make one with `lccl tune`")
-    return Tiles(f"table {path.name}", known)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

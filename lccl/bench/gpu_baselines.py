@@ -23,8 +23,9 @@ from torch import Tensor
 from lccl.bench.baselines import FromPixels
 from lccl.bench.child import in_one_line
 from lccl.bench.clock import Clock, Launch, Seconds
+from lccl.bench.names import DENSE
 from lccl.bench.turns import Contestant, Runner, check_logits
-from lccl.bench.workload import DENSE, Workload
+from lccl.bench.workload import Workload
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 COMPILED = "torch.compile"

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.bench.names import OWN, OWN_DENSE
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import OWN, OWN_DENSE, Counts, Workload
+from lccl.bench.workload import Counts, Workload
 from lccl.plan.geometry import NetworkShape, convolution_of, shape_of
 from lccl.plan.steps import AveragePool, Classify, Convolve, Exit, Plan, Step
 
@@ -59,19 +60,19 @@ def realised(time_share: float, macs_share: float) -> float | None:
 def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
     """The plan's steps in order; the last stage is that of the convolutions with the smallest maps."""
     smallest = min(convolution_of(plan, step).height for step in plan.steps if isinstance(step, Convolve))
-    found, exits = [], 0
+    facts, exits = [], 0
     for step in plan.steps:
         if isinstance(step, Convolve):
             shape, layer = convolution_of(plan, step), None if step.gate is None else step.gate.layer
-            found.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest, exits))
+            facts.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest, exits))
         elif isinstance(step, Exit):
             macs = step.hidden_weight.size + step.weight.size
-            found.append(StepFacts(f"Exit {step.exit}", macs, None, False, exits))
+            facts.append(StepFacts(f"Exit {step.exit}", macs, None, False, exits))
             exits += 1
         else:
             macs = step.weight.size if isinstance(step, Classify) else 0
-            found.append(StepFacts(_name(step), macs, None, False, exits))
-    return tuple(found)
+            facts.append(StepFacts(_name(step), macs, None, False, exits))
+    return tuple(facts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

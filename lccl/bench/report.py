@@ -11,19 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lccl.bench.workload import OPEN
+from lccl.bench.names import OPEN
 
 
-def tables(made: Mapping[str, Any]) -> list[Table]:
+def tables(figures: Mapping[str, Any]) -> list[Table]:
     """Figures as tables: end to end, by skip ratio, scaling over threads, and layer by layer."""
-    found = [_end_to_end(made), _by_skip_ratio(made)]
-    if made["scaling"]:
-        found.append(_table("Threads", "contestant", "from", "to", "times as fast"))
-        for row in made["scaling"]:
-            found[-1].add_row(row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}")
-    if "layers" in made:
-        found.append(_by_layer(made))
-    return found
+    shown = [_end_to_end(figures), _by_skip_ratio(figures)]
+    if figures["scaling"]:
+        shown.append(new_table("Threads", "contestant", "from", "to", "times as fast"))
+        for row in figures["scaling"]:
+            shown[-1].add_row(row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}")
+    if "layers" in figures:
+        shown.append(_by_layer(figures))
+    return shown
 
 
 @contextmanager
@@ -46,12 +46,13 @@ class StagesShown:
         return lambda: self.progress.advance(task)
 
 
-def _end_to_end(made: Mapping[str, Any]) -> Table:
-    table = _table(
-        f"{made['model']}, batch {made['batch']}, {made['precision']}, threads {made['threads']}, {made['images']}",
+def _end_to_end(figures: Mapping[str, Any]) -> Table:
+    what = "{model}, batch {batch}, {precision}, threads {threads}, {source}".format_map(figures)
+    table = new_table(
+        what,
         "contestant", "median ms", "p20", "p80", "speed / best baseline",
     )  # fmt: skip
-    for row in made["contestants"]:
+    for row in figures["contestants"]:
         if row["absent"] is not None:
             table.add_row(row["name"], f"[dim]{row['absent']}")
         else:
@@ -60,27 +61,29 @@ def _end_to_end(made: Mapping[str, Any]) -> Table:
     return table
 
 
-def _by_skip_ratio(made: Mapping[str, Any]) -> Table:
-    table = _table(
-        f"dense {made['dense_macs'] / 1e6:.1f} M MACs; best dense: {made['best_dense']}",
+def _by_skip_ratio(figures: Mapping[str, Any]) -> Table:
+    table = new_table(
+        f"dense {figures['dense_macs'] / 1e6:.1f} M MACs; best dense: {figures['best_dense']}",
         "wanted", "skipped", "left early", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
         "speed-up / own dense", "/ best dense", "/ best baseline",
     )  # fmt: skip
-    for row in made["settings"]:
+    for row in figures["settings"]:
         table.add_row(
             row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"), f"{row['macs_share']:.3f}",
-            f"{row['executed_macs'] / made['dense_macs']:.3f}", f"{row['time_share']:.3f}",
+            f"{row['executed_macs'] / figures['dense_macs']:.3f}", f"{row['time_share']:.3f}",
             _or_dash(row["realised"], ".2f"), f"{row['speed_up_against_own_dense']:.2f}",
             f"{row['speed_up_against_best_dense']:.2f}", _or_dash(row["speed_up_against_best_baseline"], ".2f"),
         )  # fmt: skip
     return table
 
 
-def _by_layer(made: Mapping[str, Any]) -> Table:
-    closed = [row["name"] for row in made["settings"] if row["name"] != OPEN]
+def _by_layer(figures: Mapping[str, Any]) -> Table:
+    closed = [row["name"] for row in figures["settings"] if row["name"] != OPEN]
     columns = [column for name in closed for column in (f"t({name})", "skipped", "realised")]
-    table = _table("Layers: times are shares of own dense", "step", "M MACs", "dense ms", "GMAC/s", "t(−∞)", *columns)
-    for row in made["layers"]:
+    table = new_table(
+        "Layers: times are shares of own dense", "step", "M MACs", "dense ms", "GMAC/s", "t(−∞)", *columns
+    )
+    for row in figures["layers"]:
         cells = []
         for name in closed:
             entry = row["settings"][name]
@@ -93,7 +96,7 @@ def _by_layer(made: Mapping[str, Any]) -> Table:
             _or_dash(row["dense_gmacs_per_s"] if row["macs"] else None, ".1f"),
             _or_dash(row["settings"][OPEN]["time_share"], ".2f"), *cells,
         )  # fmt: skip
-    apart, cells = made["last_stage_apart"], []
+    apart, cells = figures["last_stage_apart"], []
     for name in closed:
         cells += [f"{apart[name]['time_share']:.2f}", "", _or_dash(apart[name]["realised"], ".2f")]
     table.add_section()
@@ -101,7 +104,8 @@ def _by_layer(made: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")

@@ -17,8 +17,9 @@ from lccl.bench.figures import contestant_row, figures
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
 from lccl.bench.layers import Measured
+from lccl.bench.names import DENSE
 from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
-from lccl.bench.workload import DENSE, Counts, Workload
+from lccl.bench.workload import Counts, Workload
 from lccl.errors import LcclError
 from lccl.plan.geometry import shape_of
 
@@ -80,14 +81,14 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
         if options.layers and gpu is None:
             profiles = profile(own, batches, stages.begin("profiling", profile_turns(batches) * len(own)))
         precision = options.precision if gpu is None else gpu.precision
-        made = figures(workload, precision, Measured(tuple(contestants), samples, counts, profiles))
+        result = figures(workload, precision, Measured(tuple(contestants), samples, counts, profiles))
         if gpu is not None:
-            best = made["best_baseline"]
+            best = result["best_baseline"]
             whole = [each for each in present if each.kind == "own" or each.name == best]
             advance = stages.begin("end to end", options.rounds * len(whole))
             samples = gpus.end_to_end(whole, options.rounds, advance)
-            made["end_to_end"] = [contestant_row(each, samples, best) for each in whole]
-    return made
+            result["end_to_end"] = [contestant_row(each, samples, best) for each in whole]
+    return result
 
 
 def _start(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None, stack: ExitStack) -> list[Contestant]:

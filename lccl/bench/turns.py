@@ -39,15 +39,15 @@ class Runner:
 
     def count(self, setting: str) -> Counts:
         """Own engines only: cells and MACs of all images, and the exits that answered."""
-        raise NotImplementedError
+        raise NotImplementedError("it does not count")
 
     def profile(self, setting: str, index: int, repeats: int) -> Seconds:
         """The native engine only: median seconds of each of the plan's steps on one batch, float64 [steps]."""
-        raise NotImplementedError
+        raise NotImplementedError("it does not time its steps")
 
     def end_to_end(self, setting: str) -> Launch:
         """On a GPU only: a run from the host's memory to the host's."""
-        raise NotImplementedError
+        raise NotImplementedError("it is measured end to end anyway")
 
 
 ABSENT = Runner()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lccl.bench.fresh import FINITE, SANE, check_values, choose_thresholds, fit
 from lccl.bench.images import Images, dataset_images, noise_images
+from lccl.bench.names import DENSE, OPEN
 from lccl.bundle import format as bundles
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError
@@ -25,9 +26,6 @@ from lccl.preprocessing import Preprocessing
 from lccl.request import QualityRequest, resolve
 
 SKIP = (0.35, 0.5, 0.7)
-OPEN = "−∞"
-DENSE = "dense"
-OWN_DENSE, OWN = "own dense", "LCCL"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.measurement import exact_setting, outputs_over
 from lccl.networks import ResNet
+from lccl.networks.inputs import normalise
 from lccl.plan.run import NEVER, RunOutput, Setting
 from lccl.preprocessing import Preprocessing
 
@@ -92,10 +93,8 @@ def search_thresholds(
 
 def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Values]:
     """Each layer's finite gate values on some images, exact, sorted; the network is in evaluation mode on the CPU."""
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    pixels = torch.from_numpy(split.images[:SAMPLED_IMAGES]).float() / 255
     with torch.no_grad():
-        gates = network(((pixels - mean) / std).permute(0, 3, 1, 2)).gates
+        gates = network(normalise(split.images[:SAMPLED_IMAGES], preprocessing.statistics)).gates
     layers = [np.sort(gate.double().flatten().numpy()) for gate in gates]
     return [values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1) for values in layers]
 
@@ -171,20 +170,38 @@ class _Greedy:
         return Setting(tuple(row[:layers].tolist()), tuple(row[layers:].tolist()))
 
     def advance(self) -> bool:
-        """Make the cheapest move; False where every layer is closed."""
+        """Make the cheapest move; False where no move with a finite cost is left."""
         if not self._moves:
             return False
-        now = len(self.rows)
-        for _ in range(LOOKED_AT):
-            cheapest = min(self._moves, key=lambda move: self._moves[move].price)
-            if self._moves[cheapest].seen == now:
-                break
-            self._moves[cheapest] = self._look(cheapest)
+        cheapest = self._cheapest()
+        if not np.isfinite(self._moves[cheapest].cost):
+            return False
         self._make(cheapest)
         for move in self._moves:
             if any(abs(column - moved) <= 1 for column in move for moved in cheapest):
                 self._moves[move] = self._look(move)
         return True
+
+    def _cheapest(self) -> Columns:
+        """The move of the lowest price, looked at again; of those that save nothing, the one that costs least.
+
+        Prices of other moves may have changed since they were looked at: of ``LOOKED_AT`` that were looked at again, or
+        of the first one after these that saves something, the cheapest is taken.
+        """
+        now, looked = len(self.rows), 0
+        while True:
+            cheapest = min(self._moves, key=self._price)
+            if self._moves[cheapest].seen == now:
+                return cheapest
+            current = [move for move in self._moves if self._moves[move].seen == now]
+            best = min(current, key=self._price, default=cheapest)
+            if looked >= LOOKED_AT and np.isfinite(self._moves[best].price) and best in current:
+                return best
+            self._moves[cheapest] = self._look(cheapest)
+            looked += 1
+
+    def _price(self, columns: Columns) -> tuple[float, float]:
+        return self._moves[columns].price, self._moves[columns].cost
 
     def _make(self, columns: Columns) -> None:
         move = self._moves[columns]

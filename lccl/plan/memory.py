@@ -20,7 +20,8 @@ class BufferMemory:
     Attributes:
         storage: the buffer whose memory this is: its own name, or that of the one it takes over.
         border: positions of zeros on each side; all buffers of one storage have the same.
-        first: the first step that uses the storage, and ``last`` the last one.
+        first: the first step that uses the storage, and ``last`` the last one. A convolution that is pooled alone
+            uses its input until the pool after it is done.
         non_negative: whether every value is at least 0.
         pooled: whether it holds pooled features, which only exits and classifiers read.
         readers: who reads it, by step number, in their order.
@@ -55,18 +56,17 @@ class PlanMemory:
 
 
 def assign_memory(plan: Plan) -> PlanMemory:
-    """Decide for every buffer of a plan."""
-    readers: dict[str, list[tuple[int, Read]]] = {buffer.name: [] for buffer in plan.buffers}
-    for number, step in enumerate(plan.steps):
-        for read in step.reads:
-            readers[read.buffer].append((number, read))
+    """Decide for every buffer of a plan.
+
+    Raises:
+        ValueError: a step reads what no step before it writes, or writes what is no buffer of the plan.
+
+    """
+    readers = _readers(plan)
     pooled_alone = _pooled_alone(plan, readers)
     buffers: dict[str, BufferMemory] = {}
     in_place = set()
     for number, step in enumerate(plan.steps):
-        for read in step.reads:
-            if read.buffer not in buffers:
-                raise ValueError(f"step {number} reads {read.buffer!r}, which no step before it writes")
         for name in step.writes:
             storage = name
             if name == step.writes[0] and _fits_in_place(plan, number, step, buffers):
@@ -84,6 +84,22 @@ def assign_memory(plan: Plan) -> PlanMemory:
                 readers=tuple(readers[name]),
             )
     return PlanMemory(_with_shared_storage(buffers), frozenset(in_place), pooled_alone)
+
+
+def _readers(plan: Plan) -> dict[str, list[tuple[int, Read]]]:
+    """Who reads each buffer that a step writes."""
+    readers: dict[str, list[tuple[int, Read]]] = {}
+    names = {buffer.name for buffer in plan.buffers}
+    for number, step in enumerate(plan.steps):
+        for read in step.reads:
+            if read.buffer not in readers:
+                raise ValueError(f"step {number} reads {read.buffer!r}, which no step before it writes")
+            readers[read.buffer].append((number, read))
+        for name in step.writes:
+            if name not in names:
+                raise ValueError(f"step {number} writes {name!r}, which is no buffer of the plan")
+            readers.setdefault(name, [])
+    return readers
 
 
 def _fits_in_place(plan: Plan, number: int, step: Step, buffers: Mapping[str, BufferMemory]) -> bool:

@@ -24,6 +24,7 @@ from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, ResNet, build
+from lccl.networks.inputs import normalise
 from lccl.networks.lowering import network_shape
 from lccl.preprocessing import Preprocessing, Statistics
 from lccl.train.augmentation import augment
@@ -81,16 +82,16 @@ def train(
         forward=torch.compile(network) if compile_network else network,
         optimiser=make_optimiser(network, recipe),
         sampler=ThresholdSampler([layer.convolution.macs for layer in layers], device),
-        normalise=Normaliser(*statistics, device),
+        statistics=statistics,
         teacher=teacher.to(device).eval() if teacher is not None and recipe.distill else None,
-        for_teacher=Normaliser(*(teacher_statistics or statistics), device),
+        teacher_statistics=teacher_statistics or statistics,
     )
-    record = _resume(folder, _new_record(architecture, data, start, teacher, statistics, run), run)
+    record = _resume(folder, _new_record(architecture, data, start, teacher, run), run)
     for epoch in range(len(record.epochs), recipe.epochs):
         started = time.monotonic()
         if run.sampler.layers and recipe.searches_curve(epoch):
-            run.sampler.follow(*_curve(network, architecture, data.choose, statistics))
-        figures = _train_epoch(run, data.train, statistics[0], epoch, report)
+            run.sampler.follow(*_curve(run, architecture, data.choose))
+        figures = _train_epoch(run, data.train, epoch, report)
         figures |= _watch(run, data.choose) | {"seconds": time.monotonic() - started}
         record = replace(record, epochs=(*record.epochs, {name: round(value, 5) for name, value in figures.items()}))
         _save(folder, record, run)
@@ -107,25 +108,27 @@ class _Run:
     forward: Callable[[Tensor, Tensor], NetworkOutput]
     optimiser: torch.optim.SGD
     sampler: ThresholdSampler
-    normalise: Normaliser
+    statistics: Statistics
     teacher: ResNet | None
-    for_teacher: Normaliser
+    teacher_statistics: Statistics
+
+    @property
+    def device(self) -> torch.device:
+        return self.sampler.quantiles.device
 
 
-def _train_epoch(
-    run: _Run, split: Split, mean: tuple[float, float, float], epoch: int, report: Report
-) -> dict[str, float]:
+def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[str, float]:
     """One pass over the images; returns mean loss and accuracy.
 
     Raises:
         LcclError: the loss or the weights are no longer finite.
 
     """
-    recipe, device = run.recipe, run.sampler.quantiles.device
+    recipe, device = run.recipe, run.device
     steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0}
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     run.network.train()
-    for step, (pixels, labels) in enumerate(_batches(split, recipe, mean, epoch)):
+    for step, (pixels, labels) in enumerate(_batches(split, recipe, run.statistics[0], epoch)):
         progress = (epoch + step / steps) / recipe.epochs
         for group in run.optimiser.param_groups:
             group["lr"] = recipe.lr_at(progress)
@@ -134,8 +137,12 @@ def _train_epoch(
         )
         targets = torch.from_numpy(labels).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            output = run.forward(run.normalise(pixels), thresholds)
-            taught = None if run.teacher is None else _answers(run.teacher, run.for_teacher(pixels))
+            output = run.forward(normalise(pixels, run.statistics, device), thresholds)
+            taught = (
+                None
+                if run.teacher is None
+                else _answers(run.teacher, normalise(pixels, run.teacher_statistics, device))
+            )
         loss = _loss(output, targets, recipe, taught)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -169,20 +176,19 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _curve(network: ResNet, architecture: Architecture, choose: Split, statistics: Statistics) -> tuple[Tensor, Tensor]:
+def _curve(run: _Run, architecture: Architecture, choose: Split) -> tuple[Tensor, Tensor]:
     """The threshold curve that calibration would find now: rising skip ratios [K], layers' shares [K, L]."""
     copy = build(architecture).eval()
-    copy.load_state_dict(network.state_dict())
-    preprocessing = Preprocessing(copy.image_size, copy.image_size, *statistics)
+    copy.load_state_dict(run.network.state_dict())
+    preprocessing = Preprocessing(copy.image_size, copy.image_size, *run.statistics)
     values = gate_values(copy, preprocessing, choose)
-    device = next(network.parameters()).device
-    name = "auto" if device.type == "cpu" else "reference"
+    name = "auto" if run.device.type == "cpu" else "reference"
     engine = compile_network(
-        copy, str(device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads()
+        copy, str(run.device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads()
     )
     curve = search_thresholds(engine, gate_candidates(values), choose.first(CURVE_IMAGES), LARGEST_COST)
     rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
-    return torch.from_numpy(rising).float().to(device), torch.from_numpy(shares).float().to(device)
+    return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 
 
 @torch.no_grad()
@@ -205,18 +211,6 @@ def _loss(output: NetworkOutput, targets: Tensor, recipe: Recipe, taught: Tensor
     if recipe.gate_l1 and output.gates:
         loss = loss + recipe.gate_l1 * torch.stack([gate.mean() for gate in output.gates]).mean()
     return loss
-
-
-class Normaliser:
-    """uint8 [N, H, W, 3] → float32 [N, 3, H, W] on the device, with mean 0 and deviation 1 per channel."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
-        self._mean = torch.tensor(mean, device=device)
-        self._std = torch.tensor(std, device=device)
-
-    def __call__(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-        images = torch.from_numpy(pixels).to(self._mean.device).float() / 255
-        return ((images - self._mean) / self._std).permute(0, 3, 1, 2)
 
 
 def channel_statistics(split: Split) -> Statistics:
@@ -264,12 +258,12 @@ def _watch(run: _Run, split: Split) -> dict[str, float]:
     images, labels = split.images[:WATCHED_IMAGES], torch.from_numpy(split.labels[:WATCHED_IMAGES])
     figures: dict[str, float] = {}
     for ratio in (0.0, *WATCHED_SKIP_RATIOS) if sampler.layers else (0.0,):
-        asked = torch.tensor([ratio], device=sampler.quantiles.device)
+        asked = torch.tensor([ratio], device=run.device)
         row = sampler.shared_out(asked, run.recipe.allocation) * bool(ratio)
         right, skipped = 0.0, torch.zeros(sampler.layers, dtype=torch.float64)
         for start in range(0, len(images), 250):
             pixels = images[start : start + 250]
-            output = run.network(run.normalise(pixels), row.expand(len(pixels), -1))
+            output = run.network(normalise(pixels, run.statistics, run.device), row.expand(len(pixels), -1))
             right += float((output.logits.argmax(1).cpu() == labels[start : start + 250]).sum())
             if output.gates:
                 pairs = zip(output.gates, row[0], strict=True)
@@ -287,15 +281,14 @@ def _new_record(
     data: HeldOut,
     start: ResNet | None,
     teacher: ResNet | None,
-    statistics: Statistics,
     run: _Run,
 ) -> TrainingRecord:
-    device, sizes = run.sampler.quantiles.device, (len(data.train), len(data.choose), len(data.measure))
+    device, sizes = run.device, (len(data.train), len(data.choose), len(data.measure))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return TrainingRecord(
         architecture=architecture.to_json(),
         recipe=asdict(run.recipe),
-        data=DataRecord(*sizes, data.digest, *statistics),
+        data=DataRecord(*sizes, data.digest, *run.statistics),
         machine=MachineRecord(platform.python_version(), torch.__version__, name, torch.get_num_threads()),
         began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
     )
@@ -344,7 +337,7 @@ def _resume(folder: Path, fresh: TrainingRecord, run: _Run) -> TrainingRecord:
     for part, name in parts.items():
         if getattr(record, part) != getattr(fresh, part):
             raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
-    state = load_file(file, device=str(run.sampler.quantiles.device))
+    state = load_file(file, device=str(run.device))
     run.network.load_state_dict(_under("network.", state))
     momenta = _under("momentum.", state)
     for name, parameter in run.network.named_parameters():

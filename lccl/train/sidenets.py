@@ -22,6 +22,7 @@ from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError
 from lccl.networks import ResNet
+from lccl.networks.inputs import normalise
 from lccl.networks.sidenet import SideNet, SideNetSpec
 from lccl.operating_points import OperatingPointTable
 from lccl.plan.geometry import NetworkShape
@@ -181,7 +182,7 @@ def _batches(
         taken = order[start : start + recipe.batch]
         thresholds = rows[random.integers(0, len(rows), len(taken))]
         thresholds[random.random(len(taken)) < recipe.exact_share] = 0
-        images = _normalised(augment(split.images[taken], fill, random), bundle.preprocessing)
+        images = normalise(augment(split.images[taken], fill, random), bundle.preprocessing.statistics)
         with torch.no_grad():
             features = network.with_features(images, torch.from_numpy(thresholds) if rows.shape[1] else None)[1]
         yield features, torch.from_numpy(split.labels[taken])
@@ -252,12 +253,7 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
 def _passes(network: ResNet, preprocessing: Preprocessing, split: Split) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
     """Batch by batch the network's own logits at exact, and what each SideNet reads."""
     for start in range(0, len(split), BATCH_IN_EVALUATION):
-        images = _normalised(split.images[start : start + BATCH_IN_EVALUATION], preprocessing)
+        images = normalise(split.images[start : start + BATCH_IN_EVALUATION], preprocessing.statistics)
         with torch.no_grad():
             output, features = network.with_features(images)
         yield output.logits, features
-
-
-def _normalised(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    return ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

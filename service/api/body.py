@@ -1,4 +1,4 @@
-"""A request's body: read into memory only, and never more of it than its limits allow."""
+"""Reading a request's body into memory, within limits on each body and on all together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ClientGoneError, NotAnImageError, OverloadedError, TooLarge
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
-    """The first header of that name, which is in lower case; a mapping of all of them would cost more than this."""
+    """The first header of that name, given in lower case; cheaper than a mapping of all headers."""
     for given, value in scope["headers"]:
         if given == name:
             return str(value, "latin-1")
@@ -67,7 +67,7 @@ class BodyMemory:
             raise OverloadedError("too many uploads are in progress: try again later", retry_after_s=1.0)
 
     async def read(self, lease: Lease, request: Request) -> bytes:
-        """Read the whole body; one that declares itself too large is refused unread."""
+        """Read the whole body; a declared length beyond the limits is refused before reading."""
         declared = header(request.scope, b"content-length")
         if declared.isascii() and declared.isdigit():
             self._check(lease, int(declared))

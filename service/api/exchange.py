@@ -54,7 +54,7 @@ class Exchange:
         """Answer a request for the model and version that its path names, the default one without a name.
 
         Args:
-            whole: the protocol has no place for the error of one image: it is the whole request's.
+            whole: the protocol has no place for the error of one image, which therefore fails the whole request.
 
         Raises:
             LcclError: whatever the request is refused for.
@@ -92,7 +92,7 @@ class Exchange:
 
 
 def _check(classified: Classified, whole: bool) -> None:
-    """Raise an image's error where it is the request's: the first one, when none is left or the request is whole."""
+    """Raise the first image's error if all images failed, or if any did and the protocol answers whole requests."""
     failed = [(index, error) for index, error in enumerate(classified.results) if isinstance(error, Exception)]
     if not failed or (classified.done and not whole):
         return

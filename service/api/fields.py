@@ -31,7 +31,7 @@ Count = Annotated[int, BeforeValidator(_no_boolean)]
 
 
 class Fields(BaseModel):
-    """What a request may say beside its images, as query, form or JSON fields."""
+    """The fields of a request beside its images, as query, form or JSON fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,7 +67,7 @@ class Fields(BaseModel):
 
 
 class SkipMapFields(Fields):
-    """The same beside an image whose skip map is asked for."""
+    """The fields of a request for a skip map."""
 
     layer: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="the layer to show; without it all of them, on a PNG weighted by MACs"
@@ -94,7 +94,7 @@ def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields]) -> 
 
 @lru_cache(maxsize=4096)
 def _usual_fields(query: bytes, headers: Headers, kind: type[AnyFields]) -> AnyFields:
-    """Clients repeat their fields: what was read once is remembered."""
+    """As :func:`_join`, with results remembered, because clients repeat their fields."""
     return _join(query, headers, {}, kind)
 
 

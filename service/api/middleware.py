@@ -1,4 +1,4 @@
-"""Around every request: its id, its place in metrics and log, and the headers that protect browsers."""
+"""Middleware around every request: its id, its metrics and log line, and the headers that protect browsers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RequestObserver:
         tracing: Tracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the policies of pages that need their own, by path."""
+        """``policies`` has the Content-Security-Policy of pages that need their own, by path."""
         self._app, self._metrics, self._tracing, self._clock = app, metrics, tracing, clock
         self._policies, self._strict = policies, content_security_policy()
         self._inside = 0
@@ -86,7 +86,7 @@ class RequestObserver:
             self._record(scope, status, started, self._clock())
 
     def _protect(self, headers: RawHeaders, path: str) -> None:
-        """Add what keeps browsers from guessing types, framing pages, running strange scripts and storing answers."""
+        """Add headers that forbid browsers to guess types, frame pages, run foreign scripts and store answers."""
         may_be_stored, is_page = False, False
         for name, value in headers:
             may_be_stored = may_be_stored or name.lower() in CACHED

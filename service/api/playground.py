@@ -1,4 +1,4 @@
-"""The playground: a page at / to try models by hand, and its files."""
+"""The playground: a page at / on which to try models, and its files."""
 
 from __future__ import annotations
 

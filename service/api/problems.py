@@ -1,4 +1,4 @@
-"""Errors as answers: whatever a route raises becomes ``application/problem+json``, here and nowhere else."""
+"""The only place where errors become answers: ``application/problem+json``, or the form that the protocol has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPEN_INFERENCE = "/v2"
 
 
 class Problems:
-    """Around the routes: answers what they raise, and counts it.
+    """Middleware around the routes that answers what they raise, and counts it.
 
     Args:
         rejected: counts answers by model and code.
@@ -62,7 +62,7 @@ class Problems:
 
 
 def _of_framework(request: Request, error: HTTPException) -> Problem:
-    """What Starlette raises itself: no such path, or no such method there."""
+    """The problem of an error that Starlette raises itself: no such path, or no such method there."""
     code = error.detail.lower().replace(" ", "_")
     detail = f"{request.method} is not answered at this path: see /docs"
     return Problem(error.status_code, error.detail, code, detail)
@@ -74,5 +74,5 @@ def is_open_inference(path: str) -> bool:
 
 
 def media_type(path: str) -> str:
-    """Of the errors at a path."""
+    """The content type of errors at a path."""
     return "application/json" if is_open_inference(path) else "application/problem+json"

@@ -180,7 +180,7 @@ class Registry:
                 self._drop(model)
 
     def close(self) -> None:
-        """Let go of all models, so that they end with the service and not with the process."""
+        """Release all models, so that their memory is freed before the process ends."""
         with self._changing:
             self._served = {}
 

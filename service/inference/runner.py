@@ -27,6 +27,7 @@ from .scheduler import Schedule, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +55,7 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """What one image got.
+    """The result of one image.
 
     Attributes:
         point: what it was run at.
@@ -159,7 +160,7 @@ class Runner:
             thread.join(max(0.0, end - time.monotonic()))
 
     def moves(self, within_s: float) -> bool:
-        """Whether every thread lives and has come round its loop lately."""
+        """Whether every thread lives and has passed through its loop within so many seconds."""
         alive = bool(self._threads) and all(thread.is_alive() for thread in self._threads)
         return alive and self._clock() - min(self._moved_at) < within_s
 
@@ -185,7 +186,7 @@ class Runner:
                 plan = self._schedule(key, jobs, sharing)
                 self._running += 1
             try:
-                self._settle([(job, _too_late()) for job in plan.late])
+                self._settle([(job, DeadlineError(TOO_LATE)) for job in plan.late])
                 for chosen in _alike(plan.run):
                     self._run(key, chosen, sharing)
             finally:
@@ -277,10 +278,6 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
         probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
     return probabilities
-
-
-def _too_late() -> DeadlineError:
-    return DeadlineError("the answer would come after its deadline: allow more time, or a larger max_accuracy_drop")
 
 
 def _failure(error: Exception) -> EngineFailedError:

@@ -1,4 +1,4 @@
-"""At batch time: the operating point of each image, who comes too late, and who can wait for the next batch."""
+"""At batch time: the operating point of each image, which come too late, and which can wait for the next batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Schedulable(Protocol):
 
 
 class Waiting(Protocol):
-    """A job, seen from here."""
+    """What the scheduler needs to know of a job."""
 
     @property
     def item(self) -> Schedulable: ...
@@ -43,7 +43,7 @@ J = TypeVar("J", bound=Waiting)
 
 @dataclass(slots=True)
 class Schedule(Generic[J]):
-    """What becomes of the jobs that were taken.
+    """The decision about each of the jobs that were taken.
 
     Attributes:
         run: the batch, each job with its operating point.

@@ -83,8 +83,9 @@ def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = ti
     from lccl.bundle.self_test import images_for
 
     engine, limit = model.engine, model.engine.batch_limit
+    own = images_for(engine, model.bundle)
     for size in sorted({1, min(4, limit), min(16, limit), limit}):
-        images = np.resize(images_for(engine, model.bundle), (size, *_shape(model)))
+        images = np.resize(own, (size, *own.shape[1:]))
         for point in (model.bundle.table.points[0], model.bundle.table.points[-1]):
             options = RunOptions.of([point.setting] * size)
             for sharing in (False, True) if engine.streams > 1 else (False,):
@@ -95,8 +96,3 @@ def warm_up(model: ServedModel, cost: CostModel, clock: Callable[[], float] = ti
                     seconds = min(seconds, clock() - began)
                 macs = float(engine.shape.gated(output.kept, output.exit_index).sum())
                 cost.learn(model.key, size, macs, seconds, sharing=sharing)
-
-
-def _shape(model: ServedModel) -> tuple[int, int, int]:
-    image = model.engine.plan.image
-    return image.height, image.width, image.channels

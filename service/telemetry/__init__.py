@@ -1,1 +1,1 @@
-"""What the service tells of itself: metrics, accounting, logs and traces."""
+"""Metrics, accounting, logs and traces."""

@@ -1,4 +1,4 @@
-"""What a batch cost, saved and found, entered into the metrics: once per batch, on the device thread."""
+"""Enters the costs, savings and answers of a batch into the metrics, once per batch, on the device thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 class Accounting:
     """Counts the images that ran, whoever still waits for them.
 
-    Costs are everyone's, the self-test's too; what tells about the images themselves is the clients' alone.
+    Costs include those of self-tests; counters of classes, confidence, exits and latency have clients' images alone.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -29,7 +29,7 @@ class Accounting:
         self._ledgers: dict[str, _Ledger] = {}
 
     def forget(self, model: ServedModel) -> None:
-        """Drop what is kept to be fast for a model that is gone; its metrics stay."""
+        """Drop the counters remembered for a model that is gone; its metrics stay."""
         self._ledgers.pop(model.key, None)
 
     def enter(self, model: ServedModel, results: Sequence[Result]) -> None:
@@ -43,7 +43,7 @@ class Accounting:
 
 
 class _Ledger:
-    """A model's counters, each found once: labels cost more than counting does."""
+    """A model's counters, each looked up once, because finding one by its labels costs more than counting."""
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
         name, shape = model.name, model.engine.shape

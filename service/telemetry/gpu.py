@@ -1,4 +1,4 @@
-"""The memory of the GPUs that models run on, read when metrics are."""
+"""The memory of the GPUs that models run on, read at each scrape."""
 
 from __future__ import annotations
 

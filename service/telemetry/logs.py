@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line, written from a thread of its own: a log that nobody takes holds up no request."""
+"""Logs as JSON, one object a line, written by a separate thread, so that a blocked log delays no request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def configure(level: str) -> None:
 
 
 def _to_standard_output() -> logging.Handler:
-    """Nowhere, where standard output is closed: its number may be another file's by now."""
+    """A handler for standard output; where that is closed, one that drops all lines: its descriptor may be reused."""
     return logging.NullHandler() if sys.stdout is None else BackgroundHandler(sys.stdout.fileno())
 
 

@@ -39,55 +39,75 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         ProcessCollector(registry=registry)
+        self._of_images()
+        self._of_requests()
+        self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
+        self.stage_timer = self.stage_duration.labels
 
-        counter = partial(Counter, namespace=NAMESPACE, registry=registry)
-        gauge = partial(Gauge, namespace=NAMESPACE, registry=registry)
-        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
-        batch_histogram = partial(BatchHistogram, namespace=NAMESPACE, registry=registry)
+    def _of_images(self) -> None:
+        counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
+        histogram = partial(BatchHistogram, namespace=NAMESPACE, registry=self.registry)
         model, point = ("model",), ("model", "operating_point")
-        self.request_duration = histogram(
-            "request_duration_seconds", "Time from a request's first byte read to its answer.",
-            (*model, "route", "code"), buckets=SECONDS,
+        self.images = counter("images_total", "Images that ran, self-tests included.", point)
+        self.image_duration = histogram(
+            "image_duration_seconds", "Seconds of a client's image from entering the queue to the end of its batch.",
+            point, buckets=SECONDS, former="picture_duration_seconds",
         )  # fmt: skip
-        self.stage_duration = batch_histogram(
-            "stage_duration_seconds", "Time of an image in decode, queue and compute; of an answer in encode.",
-            (*model, "stage"), buckets=STAGE_SECONDS,
-        )  # fmt: skip
-        self.images = counter("images_total", "Images answered.", point)
-        self.image_duration = batch_histogram(
-            "image_duration_seconds", "Time of a client's image from the queue to the end of its batch.", point,
-            buckets=SECONDS, former="picture_duration_seconds",
-        )  # fmt: skip
-        self.predictions = counter("predictions_total", "Clients' images by their likeliest class.", (*model, "class"))
-        self.confidence = batch_histogram(
+        self.predictions = counter("predictions_total", "Clients' images by predicted class.", (*model, "class"))
+        self.confidence = histogram(
             "confidence", "Probability of the likeliest class, per client's image.", model, buckets=SHARES
         )
-        self.exits = counter("exits_total", "Clients' images by the exit that answered.", (*model, "exit"))
-        self.skip_ratio = batch_histogram("skip_ratio", "Skip ratio reached, per image.", model, buckets=RATIOS)
-        self.requested_sparsity = batch_histogram(
-            "requested_sparsity", "Expected skip ratio of the setting an image was run with.", model, buckets=RATIOS
+        self.exits = counter(
+            "exits_total", "Clients' images by the early exit that answered, or the network's end.", (*model, "exit")
+        )
+        self.skip_ratio = histogram("skip_ratio", "Skip ratio reached by each image.", model, buckets=RATIOS)
+        self.requested_sparsity = histogram(
+            "requested_sparsity",
+            "Expected skip ratio of the setting that each image was run with.",
+            model,
+            buckets=RATIOS,
         )
         self.point_skip_ratio = counter(
             "point_skip_ratio_total", "Sum over clients' images of skip ratios: reached, expected, and their spread.",
             (*point, "kind"),
         )  # fmt: skip
-        self.macs = counter("macs_total", "Multiply-accumulates of the images answered.", (*model, "kind"))
-        self.layer_cells = counter("layer_cells_total", "Cells of a gated convolution.", (*model, "layer"))
-        self.layer_cells_skipped = counter("layer_cells_skipped_total", "Cells skipped of them.", (*model, "layer"))
+        self.macs = counter(
+            "macs_total",
+            "Multiply-accumulates of the images that ran: dense, gated (theory), executed.",
+            (*model, "kind"),
+        )
+        self.layer_cells = counter("layer_cells_total", "Output elements of a gated convolution.", (*model, "layer"))
+        self.layer_cells_skipped = counter(
+            "layer_cells_skipped_total", "Output elements of a gated convolution that were skipped.", (*model, "layer")
+        )
+
+    def _of_requests(self) -> None:
+        counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
+        gauge = partial(Gauge, namespace=NAMESPACE, registry=self.registry)
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=self.registry)
+        model = ("model",)
+        self.request_duration = histogram(
+            "request_duration_seconds", "Seconds from a request's head to its answer.",
+            (*model, "route", "code"), buckets=SECONDS,
+        )  # fmt: skip
+        self.stage_duration = BatchHistogram(
+            "stage_duration_seconds", "Seconds of an image in decode, queue and compute, and of an answer in encode.",
+            (*model, "stage"), namespace=NAMESPACE, buckets=STAGE_SECONDS, registry=self.registry,
+        )  # fmt: skip
         self.batch_size = histogram("batch_size", "Images in a batch.", model, buckets=SIZES)
-        self.queue_depth = gauge("queue_depth", "Images that wait.", model)
+        self.queue_depth = gauge("queue_depth", "Images waiting in the queue.", model)
         self.predicted_wait = gauge("predicted_wait_seconds", "Seconds that an image would wait if it arrived now.")
         self.brownout_level = gauge(
-            "brownout_level", "How far images that may be served sparser are: 0 not at all, 1 to their floor."
+            "brownout_level", "How much sparser images that allow it are served: 0 not at all, 1 down to their floor."
         )
-        self.inflight_requests = gauge("inflight_requests", "Requests being answered.")
-        self.rejected = counter("rejected_total", "Images or requests answered with an error.", (*model, "reason"))
-        self.downgraded = counter("downgraded_total", "Images served sparser than asked for.", model)
+        self.inflight_requests = gauge("inflight_requests", "Requests in progress.")
+        self.rejected = counter(
+            "rejected_total", "Requests, and images of requests, that were answered with an error.", (*model, "reason")
+        )
+        self.downgraded = counter("downgraded_total", "Images served sparser than their request asked for.", model)
         self.model_info = gauge("model_info", "1 for each model.", (*model, "version", "engine", "precision", "digest"))
         self.gpu_memory = gauge(
             "gpu_memory_bytes", "Bytes of a GPU that a model runs on: of torch's allocator, and of the whole device.",
             ("device", "kind"),
         )  # fmt: skip
         self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
-        self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
-        self.stage_timer = self.stage_duration.labels

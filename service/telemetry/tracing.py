@@ -1,6 +1,6 @@
 """OpenTelemetry spans of a request, one for each of its stages. Off unless asked for; an extra brings the SDK.
 
-Where spans go, what they are called by and how many are kept is told by the standard ``OTEL_…`` variables.
+The standard ``OTEL_…`` variables set the exporter, the names and the sampling.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The socket: how uvicorn is run, and what a connection may cost."""
+"""The socket: running uvicorn, and limits on connections."""

@@ -16,7 +16,7 @@ MOST = 256  # connections a turn
 
 
 class Acceptor:
-    """Accepts from listening sockets beside whoever else does.
+    """Accepts connections from listening sockets, in addition to the server's own accepting.
 
     Args:
         make_protocol: a protocol for each connection.

@@ -70,15 +70,15 @@ class AdmissionControl:
         return len(self._inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
 
     def enter(self, request: object) -> None:
-        """A request was read whole. Until then it holds up nobody: a slow upload must not shut others out."""
+        """Count a request that was read whole; before that it does not count, so that slow uploads shut nobody out."""
         self._inside.add(request)
 
     def leave(self, request: object) -> None:
-        """A request was answered, or its connection is gone."""
+        """Count a request no more: it was answered, or its connection is lost."""
         self._inside.discard(request)
 
     def refusal(self, path: str) -> Refusal:
-        """What a request to a path is refused with; it counts as refused."""
+        """The answer to a refused request at a path; the refusal is reported."""
         self._report(OVERLOADED)
         return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
 

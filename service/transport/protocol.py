@@ -32,6 +32,7 @@ from .watch import Phase, Watch
 ADVICE = "install a version that pyproject.toml names"
 
 try:
+    from uvicorn import Server
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 except ImportError as error:
     raise TransportError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.server import ServerState
 
-# What this file uses of uvicorn beyond what it documents; checked at start.
+# What this folder uses of uvicorn beyond what it documents; checked at start.
 USED = {
+    Server: {"lifespan", "server_state", "servers", "shutdown", "startup"},
     HttpToolsProtocol: {
         "_start_asgi_task", "cycle", "flow", "headers", "on_response_complete", "parser", "pipeline", "scope",
         "timeout_keep_alive_handler", "url",
@@ -137,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing: the time between two requests is watched here."""
+        """Does nothing: :class:`Watch` bounds the time between two requests."""
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -251,7 +253,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer what no application will see, take nothing more, and close.
+        """Answer a request that no application will see, read nothing more, and close.
 
         Requests that came before it on the connection get their answers first, and it gets none.
         """
@@ -274,7 +276,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The time
 
     def _wait(self) -> None:
-        """See what the connection waits for now."""
+        """Tell the watch what the connection waits for now."""
         if self._watch is None:
             return
         if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
@@ -312,7 +314,7 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
 
 
 def check_uvicorn() -> None:
-    """See whether the installed uvicorn has what this protocol is built on.
+    """See whether the installed uvicorn has what this folder is built on.
 
     Raises:
         TransportError: it has not.

@@ -1,4 +1,4 @@
-"""How uvicorn is run: event loop, protocol, limits on connections, and what it believes of proxies."""
+"""The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_FILES = 256  # what is open beside connections: models, pipes, sockets tha
 
 
 class Server(uvicorn.Server):
-    """uvicorn, accepting all connections that wait and not one a turn."""
+    """uvicorn, accepting all waiting connections at every turn of the event loop."""
 
     _acceptor: Acceptor | None = None
 
@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _make_protocol(self) -> asyncio.Protocol:
-        make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        make = cast(Callable[..., asyncio.Protocol], self.config.http)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
@@ -92,7 +92,7 @@ def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
 
 
 def connections_that_fit(wanted: int) -> int:
-    """Raise this process's limit of open files as far as it may, and see how many connections that allows."""
+    """Raise this process's limit of open files as far as possible; returns how many connections that allows."""
     if sys.platform == "win32":
         return wanted
     import resource

@@ -1,4 +1,4 @@
-"""The time of one connection: what it waits for, until when, and whether its peer still takes what it is sent."""
+"""Timeouts of one connection: for what it waits for, and for a peer that does not read its answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Watch:
                 self._look_later()
 
     def moved(self) -> None:
-        """The peer has taken something."""
+        """The peer has read some of an answer."""
         self._moved = self._loop.time()
 
     def stop(self) -> None:

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmarks.server import served
 from lccl_client import AsyncClient, Client
+from tests.served import served
 
 
 @pytest.fixture(scope="session")

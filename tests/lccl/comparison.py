@@ -40,7 +40,7 @@ def rounded(array, precision="bf16"):
 
 
 def seen_by(precision, plan, values):
-    """The plan and values with what an engine of that precision makes of weights and maps."""
+    """The plan and values with weights and maps as an engine of that precision stores them."""
     if precision == "fp32":
         return plan, values
     return (

@@ -15,7 +15,8 @@ LIGHT = [
     "lccl.calibration.intervals", "lccl.bundle.training_record", "lccl.train.reliability",
 ]  # fmt: skip
 LIGHT_SERVICE = [
-    "service.decode", "service.batcher", "service.routes.classify", "service.routes.models", "service.routes.operations"
+    "service.inference.decode", "service.inference.batcher", "service.api.v1.classify", "service.api.v1.models",
+    "service.api.operations",
 ]  # fmt: skip
 
 

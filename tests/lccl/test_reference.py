@@ -318,7 +318,6 @@ def test_a_skipped_channels_weights_do_not_matter(form, gated_network, make_refe
     )
 
 
-
 # batches
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from benchmarks.server import served
 from tests.playground.conftest import CHROMIUM, FLAGS, answered, part
+from tests.served import served
 
 PLACE = Path(__file__).parents[2] / "docs" / "playground.png"
 

@@ -18,10 +18,10 @@ from PIL import Image
 from playwright.sync_api import expect
 
 import lccl
-from benchmarks.server import served
 from lccl.request import QualityRequest, resolve
 from tests.conftest import SHIPPED_MODELS
 from tests.playground.conftest import SHIPPED, answered, choose_model, part, setting, shoot
+from tests.served import served
 
 COVER = [76, 20, 140]
 

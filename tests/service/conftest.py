@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from service.__main__ import main
 from service.app import create_app
 from service.settings import Settings
 from service.transport.server import Server, server_config
@@ -31,8 +33,8 @@ def serve(**settings: object) -> Iterator[httpx.Client]:
             raise RuntimeError("the server did not start")
         thread.join(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    try:  # without certificates, whose reading takes longer than most tests
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
     finally:
@@ -46,10 +48,25 @@ def _serve(models_folder: Path) -> Callable[..., object]:
     return lambda **settings: serve(**({"models": models_folder} | settings))
 
 
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Start ``lccl-serve`` in this process, where that fails: ``start("--models", …)`` is what it says."""
+
+    def started(*flags: str) -> str:
+        monkeypatch.setattr("service.__main__.configure", lambda _: None)
+        monkeypatch.setattr(sys, "argv", ["lccl-serve", "--port", "0", *flags])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+    return started
+
+
 @pytest.fixture(scope="session")
 def early_client(early_folder: Path) -> Iterator[httpx.Client]:
-    """The test model with early exits, on the reference engine."""
-    with serve(models=early_folder, engine="reference", max_images=16) as client:
+    """The test model with early exits, on the reference engine; a busy machine changes none of its answers."""
+    with serve(models=early_folder, engine="reference", max_images=16, brownout=False) as client:
         yield client
 
 

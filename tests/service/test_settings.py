@@ -12,6 +12,7 @@ from pydantic_settings import CliApp
 
 from lccl.compiler import ENGINES
 from service.settings import Settings
+from service.transport import protocol
 
 
 def run(*flags, **environment):
@@ -95,18 +96,17 @@ def test_a_bad_setting_ends_with_a_sentence_that_names_it():
     assert "Traceback" not in done.stderr
 
 
-def test_a_device_that_is_not_there_ends_with_a_sentence(models_folder):
-    done = run("--models", str(models_folder), "--device", "cuda:99", "--port", "0")
-    assert done.returncode == 1
-    assert "cuda:99" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_device_that_is_not_there_ends_with_a_sentence(start, models_folder):
+    assert "cuda:99" in start("--models", str(models_folder), "--device", "cuda:99")
 
 
-def test_a_folder_without_bundles_ends_with_a_sentence(tmp_path):
-    done = run("--models", str(tmp_path), "--port", "0")
-    assert done.returncode == 1
-    assert "no bundles" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_folder_without_bundles_ends_with_a_sentence(start, tmp_path):
+    assert "no bundles" in start("--models", str(tmp_path))
+
+
+def test_a_uvicorn_that_does_not_fit_ends_with_a_sentence(start, models_folder, monkeypatch):
+    monkeypatch.setitem(protocol.USED, protocol.HttpToolsProtocol, {"moved_elsewhere"})
+    assert "has no HttpToolsProtocol.moved_elsewhere" in start("--models", str(models_folder))
 
 
 def test_help_names_every_setting():

@@ -66,9 +66,10 @@ class CpuEngine:
         self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         threads = threads or usable_cores()
         try:
+            self._memory = assign_memory(plan)
             self._executor = _native.Executor(
                 plan,
-                assign_memory(plan),
+                self._memory,
                 instruction_set=instruction_set,
                 bf16=precision == "bf16",
                 threads=threads,
@@ -101,12 +102,15 @@ class CpuEngine:
         """
         count = len(options)
         kept, executed = np.zeros((count, len(self.plan.layers)), np.int64), np.zeros(count, np.int64)
-        masks, views = self._masks(count)
-        inputs = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
+        masks, inputs = self._masks(count), {}
+        for name, value in values.items():
+            border = self._memory.buffers[name].border
+            padded = np.pad(value, ((0, 0), (0, 0), (border, border), (border, border)))
+            inputs[name] = np.ascontiguousarray(padded.transpose(0, 2, 3, 1), np.float32)
         thresholds = np.ascontiguousarray(options.thresholds, np.float32)
-        forced = _forced(self.plan, options)
-        written = self._executor.run_step(number, inputs, thresholds, kept, executed, forced, views)
-        return written, RunOutput(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
+        written = self._executor.run_step(number, inputs, thresholds, kept, executed, self._forced(options), masks)
+        outputs = {name: value.transpose(0, 3, 1, 2) for name, value in written.items()}
+        return outputs, RunOutput(np.zeros((count, 0)), kept, executed, np.zeros(count, np.int64), masks)
 
     def _run(
         self, images: Images, options: RunOptions, seconds: NDArray[np.float64] | None, sharing: bool = False
@@ -121,36 +125,30 @@ class CpuEngine:
         logits = np.empty((count, self.plan.classes), np.float32)
         kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
         exit_index = np.empty(count, np.int64)
-        masks, views = self._masks(count) if options.want_masks else (None, None)
+        masks = self._masks(count) if options.want_masks else None
         self._executor.run(
             pixels, np.ascontiguousarray(options.thresholds, np.float32), exit_confidence(self.plan, options), logits,
-            kept, executed, exit_index, _forced(self.plan, options), views, seconds, sharing,
+            kept, executed, exit_index, self._forced(options), masks, seconds, sharing,
         )  # fmt: skip
         return RunOutput(logits, kept, executed, exit_index, masks)
 
-    def _masks(self, count: int) -> tuple[tuple[NDArray[np.uint8], ...], list[NDArray[np.uint8]]]:
-        """Room for every layer's masks, [N, G, H, W], and the same as [N, G, positions]."""
-        masks = tuple(
-            np.empty((count, layer.gate_groups, layer.convolution.height, layer.convolution.width), np.uint8)
-            for layer in self.shape.layers
-        )
-        return masks, [mask.reshape(*mask.shape[:2], -1) for mask in masks]
+    def _mask_shapes(self, count: int) -> list[tuple[int, int, int, int]]:
+        convolutions = [(layer.gate_groups, layer.convolution) for layer in self.shape.layers]
+        return [(count, maps, convolution.height, convolution.width) for maps, convolution in convolutions]
+
+    def _masks(self, count: int) -> tuple[NDArray[np.uint8], ...]:
+        """Room for every layer's masks, [N, G, H, W]."""
+        return tuple(np.empty(shape, np.uint8) for shape in self._mask_shapes(count))
+
+    def _forced(self, options: RunOptions) -> list[NDArray[np.uint8]] | None:
+        if options.forced_masks is None:
+            return None
+        for mask, expected in zip(options.forced_masks, self._mask_shapes(len(options)), strict=True):
+            if mask.shape != expected:
+                raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
+        return [np.ascontiguousarray(mask, np.uint8) for mask in options.forced_masks]
 
 
 def instruction_sets() -> list[tuple[str, str]]:
     """What this machine can run: names and precisions, fastest first."""
     return _native.instruction_sets()
-
-
-def _forced(plan: Plan, options: RunOptions) -> list[NDArray[np.uint8]] | None:
-    if options.forced_masks is None:
-        return None
-    masks = []
-    for step, mask in zip(plan.gated, options.forced_masks, strict=True):
-        assert step.gate is not None
-        out = plan.buffer(step.writes[0])
-        expected = (len(options), len(step.gate.weight), out.height, out.width)
-        if mask.shape != expected:
-            raise InputError(f"a forced mask must be {list(expected)}, not {list(mask.shape)}")
-        masks.append(np.ascontiguousarray(mask, np.uint8).reshape(*expected[:2], -1))
-    return masks

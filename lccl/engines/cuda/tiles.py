@@ -95,17 +95,29 @@ def tiles_for(device: str, folder: Path = FOLDER) -> Tiles:
 
     """
     path = folder / f"{slug(device)}.json"
-    if not path.exists():
-        return Tiles(f"defaults, for there is no table of {device}", {})
+    return read(path, device) if path.exists() else Tiles(f"defaults, for there is no table of {device}", {})
+
+
+def read(path: Path, device: str) -> Tiles:
+    """The table that :func:`write` wrote to a file for a device model.
+
+    Raises:
+        EngineError: there is no table there, it is broken, or of another device model.
+
+    """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        return Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in table["tiles"].items()})
+        tiles = Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in table["tiles"].items()})
+        of = table.get("device", device)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"{path} is no table of tiles: make it anew with `lccl tune`") from error
+    if of != device:
+        raise EngineError(f"{path} is a table for {of}, not for {device}: make one with `lccl tune`")
+    return tiles
 
 
 def write(path: Path, device: str, tiles: Mapping[Shape, Tile], provenance: Mapping[str, Any]) -> None:
-    """Write a table that :func:`tiles_for` reads."""
+    """Write a table that :func:`read` reads."""
     known = {str(shape): asdict(tile) for shape, tile in tiles.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"device": device, **provenance, "tiles": known}, indent=1) + "\n", encoding="utf-8")

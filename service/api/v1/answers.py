@@ -18,7 +18,7 @@ class ClassProbability(TypedDict):
 
 
 class Macs(TypedDict):
-    """Multiply-accumulates: of the plain twin, of theory (gates + kept cells + the rest), and really run."""
+    """Multiply-accumulates: of the plain twin; in theory (gates, kept cells and the rest); executed by the engine."""
 
     dense: int
     gated: int
@@ -26,7 +26,7 @@ class Macs(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What one image got.
+    """The result of one image.
 
     ``confidence`` is the first class's probability; ``exit`` counts from 0, null where the network ran to its end.
     """

@@ -64,7 +64,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
 
 
 def interface_of(model: ServedModel) -> Interface:
-    """The tensors that a model takes and gives."""
+    """The inputs and outputs of a model."""
     size = model.bundle.preprocessing.size
     return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 

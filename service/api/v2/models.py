@@ -1,4 +1,4 @@
-"""v2: health, and what the server and its models say of themselves."""
+"""v2: health, and descriptions of the server and its models."""
 
 from __future__ import annotations
 

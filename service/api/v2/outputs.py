@@ -1,4 +1,4 @@
-"""What a model said, as the output tensors of the Open Inference Protocol."""
+"""Output tensors of the Open Inference Protocol."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _Given = Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None
 
 
 class _Part(BaseModel):
-    """What the protocol names has exactly its type; other fields are passed over, as its servers do."""
+    """Fields that the protocol names have exactly its types; other fields are ignored, as by other servers."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 

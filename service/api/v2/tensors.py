@@ -29,14 +29,14 @@ Parameters = dict[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model says of one of its tensors; −1 in the shape is any number of images."""
+    """Name, datatype and shape of one of a model's tensors; −1 in the shape is any number of images."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
     def check(self, datatype: str, shape: Sequence[int], most: int) -> None:
-        """Hold a tensor's claims against this signature, before any of its data is read.
+        """Compare a tensor's datatype and shape with this signature, before any of its data is read.
 
         Args:
             most: how many images one request may carry.
@@ -63,7 +63,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The tensors that a model takes, exactly one of them in a request, and those that it gives."""
+    """The inputs of a model, of which a request has exactly one, and its outputs."""
 
     inputs: tuple[Signature, ...]
     outputs: tuple[Signature, ...]

@@ -6,6 +6,7 @@ import numpy as np
 
 from lccl.calibration.search import (
     ThresholdCurve,
+    _Greedy,
     exit_candidates,
     gate_candidates,
     gate_values,
@@ -226,3 +227,39 @@ def test_what_may_not_move_is_not_closed_with_its_block():
     )
     assert rows_of(curve)[-1].tolist() == [3, 0, 3]
     assert curve.length == 6
+
+
+def test_the_cheapest_known_move_is_made_after_a_few_looks():
+    """Prices that change with every move, so that what was looked at last is seldom the cheapest."""
+    random = np.random.default_rng(3)
+    noise = {}
+
+    def harm(row):
+        return float(row.sum() * 0.1 + noise.setdefault(tuple(row), random.uniform(0, 0.5)))
+
+    candidates = [np.array([1.0, 2.0, 3.0])] * 12
+    engine = PricedEngine(harm)
+    engine.shape = NetworkShape(
+        tuple(GatedConvolution(f"{number}.a", Convolution(1, 1, 1, 1, 3000), 1, 1) for number in range(12)), 0
+    )
+    made = []
+
+    class Watched(_Greedy):
+        def _make(self, columns):
+            current = [move.price for move in self._moves.values() if move.seen == len(self.rows)]
+            made.append((self._moves[columns].price, min(current)))
+            super()._make(columns)
+
+    search = Watched(engine, candidates, ANY, whole_blocks=False)
+    while search.advance():
+        pass
+    assert len(made) == 36
+    assert all(price == cheapest for price, cheapest in made)
+
+
+def test_a_move_of_infinite_cost_does_not_end_the_search():
+    def harm(row):
+        return np.inf if row[0] > 0 else float(row.sum() * 0.1)
+
+    curve = search_thresholds(PricedEngine(harm), CANDIDATES, ANY, 10.0)
+    assert rows_of(curve)[-1].tolist() == [0, 3, 3]

@@ -104,7 +104,7 @@ def batch(count=2, **changed):
         "images": np.zeros((count, 5, 4, 3), np.uint8), "thresholds": np.zeros((count, 1), np.float32),
         "exit_confidence": np.zeros((count, 0), np.float32), "logits": np.zeros((count, 4), np.float32),
         "kept": np.zeros((count, 1), np.int64), "executed": np.zeros(count, np.int64),
-        "exit_index": np.zeros(count, np.int64), "forced": None, "masks": [np.zeros((count, 2, 20), np.uint8)],
+        "exit_index": np.zeros(count, np.int64), "forced": None, "masks": [np.zeros((count, 2, 5, 4), np.uint8)],
         "seconds": np.zeros(4),
     } | changed  # fmt: skip
 
@@ -114,4 +114,4 @@ def step(number=1, **changed):
     whole = batch()
     for name in ("images", "exit_confidence", "logits", "exit_index", "seconds"):
         del whole[name]
-    return {"step": number, "inputs": {"image": np.zeros((2, 3, 5, 4), np.float32)}} | whole | changed
+    return {"step": number, "inputs": {"image": np.zeros((2, 5 + 6, 4 + 6, 3), np.float32)}} | whole | changed

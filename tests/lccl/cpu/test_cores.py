@@ -12,7 +12,7 @@ def test_only_cores_that_this_process_may_use_count(monkeypatch):
     assert usable_cores() == 3
 
 
-def test_where_nobody_says_so_all_count(monkeypatch):
+def test_where_the_system_does_not_tell_all_cores_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert usable_cores() == 7

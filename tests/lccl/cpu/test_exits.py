@@ -1,4 +1,4 @@
-"""Images that leave early: where, with what, and that nobody else notices."""
+"""Images that leave early: by which exit, with which result, and without effect on other images."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def together(outs):
 
 
 @pytest.fixture(autouse=True)
-def _written_all_over(monkeypatch):
+def _filled_before(monkeypatch):
     """Masks that an engine leaves as they are do not hold zeros by chance."""
     made = CpuEngine._masks
 
     def dirty(self, count):
-        masks, views = made(self, count)
+        masks = made(self, count)
         for mask in masks:
             mask.fill(77)
-        return masks, views
+        return masks
 
     monkeypatch.setattr(CpuEngine, "_masks", dirty)
 
@@ -140,8 +140,8 @@ def test_float32_leaves_where_the_reference_does(instruction_set, architecture, 
     ends = np.random.default_rng(0).permutation(np.arange(IMAGES) % len(one.ends))
     medians = np.tile(np.median(confidence, 0).astype(np.float32), (IMAGES, 1)) + np.float32(1e-4)
     for table in (sending(confidence, ends, margin=0.01), medians):
-        wished = replace(options, exit_confidence=table)
-        expected, out = fine.run(one.pixels, wished), engine.run(one.pixels, wished)
+        by_confidence = replace(options, exit_confidence=table)
+        expected, out = fine.run(one.pixels, by_confidence), engine.run(one.pixels, by_confidence)
         assert np.array_equal(out.exit_index, expected.exit_index)
         assert set(out.exit_index) > {0, len(SIDENETS)}
         error = np.abs(out.logits - expected.logits).max(1)
@@ -169,7 +169,7 @@ def test_executed_macs_are_those_of_the_way_and_the_ends_of_vectors(instruction_
 
 @NETWORKS
 @pytest.mark.parametrize("cache_bytes", [0, HUGE])
-def test_exits_that_nobody_takes_change_nothing(cache_bytes, architecture, arithmetic, sided, make_cpu):
+def test_exits_that_no_image_takes_change_nothing(cache_bytes, architecture, arithmetic, sided, make_cpu):
     one = sided(architecture)
     engine, plain = (make_cpu(plan, arithmetic, 2, cache_bytes) for plan in (one.plan, without_exits(one.plan)))
     expected = plain.run(one.pixels, replace(one.options, exit_confidence=one.options.exit_confidence[:, :0]))
@@ -190,7 +190,7 @@ def test_exits_that_nobody_takes_change_nothing(cache_bytes, architecture, arith
 @pytest.mark.parametrize(
     ("threads", "weights_in_cache"), [(1, 0), (1, HUGE), (2, 3000), (3, 0), (3, 3000), (3, 10_000), (3, HUGE)]
 )
-def test_an_image_takes_its_way_in_any_company(
+def test_an_image_leaves_by_its_exit_in_any_batch(
     threads, weights_in_cache, architecture, arithmetic, sided, alone, make_cpu
 ):
     """To the bit: with large weights from the first layer, from the second stage or the third, and with small ones."""
@@ -260,7 +260,7 @@ def test_an_image_without_an_answer_does_not_leave(cache_bytes, arithmetic, side
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 12_000, HUGE])
-def test_steps_that_nobody_comes_to_take_no_time(cache_bytes, sided, make_cpu):
+def test_steps_that_no_image_reaches_take_no_time(cache_bytes, sided, make_cpu):
     one = sided(POST)
     engine = make_cpu(one.plan, (SINGLE[0], "fp32"), 2, cache_bytes)
     for end, spec in enumerate(SIDENETS):

@@ -100,7 +100,7 @@ def test_a_long_run_lets_other_python_threads_work(plan, make_cpu, draw_images, 
     assert turns > 1
 
 
-def test_engines_end_without_a_sound(plan, make_cpu, batches):
+def test_engines_end_all_their_threads(plan, make_cpu, batches):
     gc.collect()
     before = threads()
     for turn in range(25):

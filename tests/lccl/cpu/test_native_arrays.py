@@ -14,10 +14,10 @@ def test_what_fits_runs():
     assert arrays["logits"].any()
     assert arrays["executed"].all()
     assert arrays["seconds"].sum() > 0
-    assert np.array_equal(arrays["kept"][:, 0], 4 * arrays["masks"][0].sum((1, 2), dtype=np.int64))
+    assert np.array_equal(arrays["kept"][:, 0], 4 * arrays["masks"][0].sum((1, 2, 3), dtype=np.int64))
     executor().run(**batch(images=np.zeros((2, 5, 4, 3), np.float32), masks=None, seconds=None))
     written = executor().run_step(**step())
-    assert {name: value.shape for name, value in written.items()} == {"out": (2, 8, 5 + 6, 4 + 6)}
+    assert {name: value.shape for name, value in written.items()} == {"out": (2, 5 + 6, 4 + 6, 8)}
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def test_what_fits_runs():
         ("exit_index", read_only(np.zeros(2, np.int64))),
         ("exit_index", None),
         ("forced", []),
-        ("forced", [np.zeros((2, 2, 20), np.uint8)] * 2),
-        ("forced", [np.zeros((2, 1, 20), np.uint8)]),
-        ("forced", [np.zeros((1, 2, 20), np.uint8)]),
-        ("forced", [np.zeros((2, 2, 5, 4), np.uint8)]),
-        ("forced", [np.zeros((2, 2, 20), np.int64)]),
-        ("forced", [np.zeros((2, 2, 40), np.uint8)[..., ::2]]),
+        ("forced", [np.zeros((2, 2, 5, 4), np.uint8)] * 2),
+        ("forced", [np.zeros((2, 1, 5, 4), np.uint8)]),
+        ("forced", [np.zeros((1, 2, 5, 4), np.uint8)]),
+        ("forced", [np.zeros((2, 2, 20), np.uint8)]),
+        ("forced", [np.zeros((2, 2, 5, 4), np.int64)]),
+        ("forced", [np.zeros((2, 2, 5, 8), np.uint8)[..., ::2]]),
         ("forced", [None]),
         ("masks", []),
         ("masks", [None]),
-        ("masks", [np.zeros((2, 2, 20), np.uint8)] * 2),
-        ("masks", [np.zeros((2, 2, 19), np.uint8)]),
-        ("masks", [np.zeros((2, 2, 20), np.int8)]),
-        ("masks", [np.zeros((4, 2, 20), np.uint8)[::2]]),
-        ("masks", [read_only(np.zeros((2, 2, 20), np.uint8))]),
+        ("masks", [np.zeros((2, 2, 5, 4), np.uint8)] * 2),
+        ("masks", [np.zeros((2, 2, 4, 5), np.uint8)]),
+        ("masks", [np.zeros((2, 2, 5, 4), np.int8)]),
+        ("masks", [np.zeros((4, 2, 5, 4), np.uint8)[::2]]),
+        ("masks", [read_only(np.zeros((2, 2, 5, 4), np.uint8))]),
         ("seconds", np.zeros(3)),
         ("seconds", np.zeros(4, np.float32)),
         ("seconds", np.zeros(8)[::2]),
@@ -140,18 +140,19 @@ def test_a_step_that_needs_images_or_gives_logits_does_not_run_alone(number):
 @pytest.mark.parametrize("buffer", ["", "out", "features", "x" * 10_000, 0, None])
 def test_a_steps_input_names_a_buffer_that_it_reads(buffer):
     with pytest.raises(REFUSED):
-        executor().run_step(**step(inputs={buffer: np.zeros((2, 3, 5, 4), np.float32)}))
+        executor().run_step(**step(inputs={buffer: np.zeros((2, 11, 10, 3), np.float32)}))
 
 
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((2, 3, 4, 5), np.float32),
-        np.zeros((1, 3, 5, 4), np.float32),
-        np.zeros((2, 3, 20), np.float32),
-        np.zeros((2, 3, 5, 4)),
-        np.zeros((2, 3, 5, 8), np.float32)[..., ::2],
-        misaligned(2, 3, 5, 4),
+        np.zeros((2, 10, 11, 3), np.float32),
+        np.zeros((2, 5, 4, 3), np.float32),
+        np.zeros((1, 11, 10, 3), np.float32),
+        np.zeros((2, 110, 3), np.float32),
+        np.zeros((2, 11, 10, 3)),
+        np.zeros((2, 11, 20, 3), np.float32)[:, :, ::2],
+        misaligned(2, 11, 10, 3),
         None,
     ],
     ids=lambda array: f"{array.dtype}-{array.shape}" if array is not None else "None",

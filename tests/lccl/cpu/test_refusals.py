@@ -1,4 +1,4 @@
-"""Engines, plans, images and controls that do not fit are refused with a sentence."""
+"""Engines, plans, images and options that do not fit are refused with a sentence."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_images_that_do_not_fit_are_refused(change, match, small, make_cpu, rows
         ({"forced_masks": (np.ones((2, 1, 13, 13), np.uint8),) * 18}, "a forced mask must be"),
     ],
 )
-def test_controls_that_do_not_fit_are_refused(changes, match, small, make_cpu):
+def test_options_that_do_not_fit_are_refused(changes, match, small, make_cpu):
     reference, pixels, _ = small(POST, 13)
     engine = make_cpu(reference.plan, ("portable", "fp32"))
     with pytest.raises(InputError, match=match):

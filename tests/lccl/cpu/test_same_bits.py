@@ -14,7 +14,7 @@ from tests.lccl.settings import uniform
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
-def test_an_image_gives_the_same_bits_in_any_company(architecture, arithmetic, small, make_cpu, rows, draw_images):
+def test_an_image_gives_the_same_bits_in_any_batch(architecture, arithmetic, small, make_cpu, rows, draw_images):
     """Alone, at any place of any batch, on any number of threads, with small weights and with large."""
     reference, _, _ = small(architecture, 9)
     pixels, thresholds = draw_images(17, 9, seed=1), mixed(17, 18, seed=1)

@@ -83,7 +83,7 @@ def receptive_field(kept, case):
 
 @pytest.mark.parametrize("gate", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("cache_bytes", [0, LARGE])
-def test_an_image_of_nothing_but_nan_harms_no_other(cache_bytes, gate, arithmetic, make_cpu):
+def test_an_image_of_nothing_but_nan_changes_no_other(cache_bytes, gate, arithmetic, make_cpu):
     case = replace(PLAIN, gate=gate, residual="identity", threads=2, cache_bytes=cache_bytes, thresholds=(0.4,) * 3)
     plan, it = plan_of(case)
     number, values = plan.steps.index(it), values_for(plan, it, 3, 0)

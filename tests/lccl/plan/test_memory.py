@@ -95,6 +95,14 @@ def test_exits_and_classifiers_read_pooled_features():
 def test_a_read_before_its_write_is_refused():
     with pytest.raises(ValueError, match="step 1 reads 'b', which no step before it writes"):
         memory_of(convolve("b", "a"), convolve("a", "b"), last="b")
+    with pytest.raises(ValueError, match="step 2 reads 'b', which no step before it writes"):
+        memory_of(convolve("image", "a"), last="b")
+
+
+def test_a_write_to_no_buffer_is_refused():
+    steps = Normalise(zeros(8), zeros(8), "image"), convolve("image", "a")
+    with pytest.raises(ValueError, match="step 1 writes 'a', which is no buffer of the plan"):
+        assign_memory(Plan((Buffer("image", 8, 6, 5),), steps, (), 2))
 
 
 # borders

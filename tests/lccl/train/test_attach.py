@@ -1,4 +1,4 @@
-"""Attaching starts from the plain network's weights, measures it as the yardstick and resumes as training does."""
+"""Attaching starts from the plain network's weights, measures it for comparison and resumes as training does."""
 
 import math
 from dataclasses import replace
@@ -114,7 +114,7 @@ def test_statistics_that_are_none_are_refused(seer, statistics):
         input_of(seer(), statistics)
 
 
-# the yardstick
+# what it is compared with
 
 
 def test_the_plain_network_is_measured_for_comparison(sighted, dataset):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from service.errors import TransportError
 from service.transport import protocol
+from service.transport import server as server_module
 from service.transport.protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -487,8 +488,8 @@ def test_a_uvicorn_that_lacks_something_is_refused_at_start_by_name(monkeypatch,
 
 
 def test_nothing_is_checked_that_is_not_used():
-    """No name is in the list that the protocol does not take from uvicorn."""
-    source = inspect.getsource(protocol).partition("class BoundedProtocol")[2]
+    """No name is in the list that is not taken from uvicorn."""
+    source = inspect.getsource(protocol).partition("class BoundedProtocol")[2] + inspect.getsource(server_module)
     for names in protocol.USED.values():
         for name in names:
             assert re.search(rf"\b{name}\b", source), name

@@ -87,8 +87,8 @@ void ProgramBuilder::check_gate(const ConvolveStep& step, const Filter& filter) 
     const GateSpec& gate = step.gate;
     check_reads(gate.input);
     const Map &source = map(gate.input), &in = map(step.input);
-    if (gate.layer < 0 || static_cast<uint32_t>(gate.layer) >= program_->layers) refuse("a gate's layer is out of range");
-    if (program_->gates[static_cast<size_t>(gate.layer)].first) refuse("two gates have the same layer");
+    if (static_cast<uint32_t>(gate.layer) >= program_->layers) refuse("a gate's layer is out of range");
+    if (program_->gates[static_cast<size_t>(gate.layer)].maps) refuse("two gates have the same layer");
     if (source.channels != filter.in || source.height != in.height || source.width != in.width) {
         refuse("a gate's input does not fit");
     }
@@ -173,7 +173,7 @@ void ProgramBuilder::add(ConvolveStep step, const ConvolutionWeights& weights) {
     if (step.gate.layer != kNone) {
         check_gate(step, weights.gate);
         uses.reads.push_back(step.gate.input);
-        pack_gate(step, weights);
+        pack_gate(step, weights, height, width);
     }
     step.scale = keep(weights.affine.scale, filter.out);
     step.shift = keep(weights.affine.shift, filter.out);
@@ -187,7 +187,8 @@ void ProgramBuilder::add(ConvolveStep step, const ConvolutionWeights& weights) {
     append(step, std::move(uses));
 }
 
-void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& weights) {
+void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& weights, uint32_t height,
+                               uint32_t width) {
     const Kernels& kernels = *program_->kernels;
     const Filter& filter = weights.gate;
     GateSpec& gate = step.gate;
@@ -201,7 +202,7 @@ void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& wei
     gate.shift = keep(weights.gate_affine.shift, gate.groups);
     if (!gate.scale || !gate.shift) refuse("a gate needs a scale and a shift");
     if (!gate.per_cell) step.groups = gate.groups;
-    program_->gates[static_cast<size_t>(gate.layer)] = {gate.groups, step.positions};
+    program_->gates[static_cast<size_t>(gate.layer)] = {gate.groups, height, width};
 }
 
 void ProgramBuilder::add(MaxPoolStep step) {
@@ -251,8 +252,8 @@ void ProgramBuilder::add(ClassifyStep step, const LinearWeights& answer) {
 
 std::unique_ptr<const Program> ProgramBuilder::finish() {
     if (!classified_) refuse("a plan has a classifier");
-    for (const auto& [maps, positions] : program_->gates) {
-        if (!maps) refuse("a layer of the plan has no gate");
+    for (const GateShape& gate : program_->gates) {
+        if (!gate.maps) refuse("a layer of the plan has no gate");
     }
     if (std::find(exits_.begin(), exits_.end(), false) != exits_.end()) refuse("an exit of the plan has no step");
     for (size_t number = 0; number < storages_.size(); ++number) {

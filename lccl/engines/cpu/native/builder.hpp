@@ -24,8 +24,8 @@ struct LinearWeights {
     std::vector<float> bias;
 };
 
-// Whatever breaks its rules could read memory that nothing wrote, or write what is still read; it throws
-// std::invalid_argument. Steps come with what they run with; weights and offsets are filled in here.
+// A step comes with its buffers and settings; its weights are packed here, and its offsets set at the end. What breaks
+// a rule could read memory that no step wrote, or write what is still read: it throws std::invalid_argument.
 class ProgramBuilder {
   public:
     ProgramBuilder(const Kernels& kernels, uint32_t layers, uint32_t exits, size_t cache_bytes);
@@ -51,7 +51,7 @@ class ProgramBuilder {
     void check_gate(const ConvolveStep& step, const Filter& filter) const;
     void check_pooled(int buffer, const Filter& filter) const;
     void set_classes(uint32_t classes);
-    void pack_gate(ConvolveStep& step, const ConvolutionWeights& weights);
+    void pack_gate(ConvolveStep& step, const ConvolutionWeights& weights, uint32_t height, uint32_t width);
     Linear linear(const LinearWeights& weights);
     void append(Step step, Uses uses);
     const void* keep(Memory memory);
@@ -65,7 +65,7 @@ class ProgramBuilder {
     bool classified_ = false;
 };
 
-// That each buffer's storage, border and lifetime serve all steps that use it.
+// Refuses a program in which a buffer's storage, border or lifetime does not serve all steps that use it.
 void check_memory(const Program& program);
 
 }  // namespace lccl

@@ -43,12 +43,6 @@ bool has_amx() {
 bool has_halves() { return __builtin_cpu_is("amdfam19h") && has_avx512(); }
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#else
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-bool has_avx512_bf16() { return false; }
-bool has_halves() { return false; }
-bool has_amx() { return false; }
 #endif
 
 }  // namespace
@@ -58,12 +52,14 @@ std::vector<const Kernels*> runnable() {
     const auto add = [&](const Kernels* kernels, bool runs) {
         if (kernels && runs) found.push_back(kernels);
     };
+#if defined(__x86_64__)
     add(kAmx, kAmx && has_amx());
     for (const bool halves : {has_halves(), !has_halves()}) {
         add(halves ? kAvx512Bf16Narrow : kAvx512Bf16, has_avx512_bf16());
         add(halves ? kAvx512Narrow : kAvx512, has_avx512());
     }
     add(kAvx2, has_avx2());
+#endif
     add(kPortable, true);
     add(kPortableBf16, true);
     add(kAmxEmulated, true);

@@ -9,7 +9,7 @@
 
 namespace lccl {
 
-// Those that can run here, fastest first; the portable and emulated ones, which run only when they are named, come last.
+// Those that can run here, fastest first; the portable and emulated ones, chosen last or by name only, at the end.
 std::vector<const Kernels*> runnable();
 
 // The kernels of that name and precision; throws std::invalid_argument, which lists the names there are.

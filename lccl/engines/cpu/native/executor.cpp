@@ -56,8 +56,8 @@ void clear(const Program& program, const Batch& batch) {
     std::fill(batch.executed, batch.executed + batch.count, int64_t{0});
     if (batch.exit_index) std::fill(batch.exit_index, batch.exit_index + batch.count, int64_t{batch.exits});
     for (size_t layer = 0; batch.exits && batch.masks && layer < batch.layers; ++layer) {
-        const auto [maps, positions] = program.gates[layer];
-        std::fill(batch.masks[layer], batch.masks[layer] + size_t{batch.count} * maps * positions, uint8_t{0});
+        const auto [maps, height, width] = program.gates[layer];
+        std::fill(batch.masks[layer], batch.masks[layer] + size_t{batch.count} * maps * height * width, uint8_t{0});
     }
 }
 

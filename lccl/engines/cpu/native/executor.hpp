@@ -19,7 +19,7 @@ class Executor {
     Executor(const Executor&) = delete;
     Executor& operator=(const Executor&) = delete;
 
-    // With all threads, or, where others run batches too, `sharing` them.
+    // On all threads or, `sharing` them with other batches, on those of one stream.
     void run(const Batch& batch, bool sharing);
 
     // Throws where this is a forked child of the process that has the threads.

@@ -86,7 +86,7 @@ struct ExitStep {
     Linear hidden, answer;
 };
 
-// What one worker needs for itself.
+// A worker's own memory.
 struct Scratch {
     uint32_t *kept, *skipped;  // listed rows
     char* blocks;              // packed inputs, where an instruction set packs
@@ -116,7 +116,7 @@ struct Active {  // an image whose run has not ended
     uint32_t number;  // in the batch
 };
 
-// What a worker works on: the first `count` of the active images. Every worker of a group has a list of its own, all
+// A worker's images: the first `count` of the active images. Every worker of a group has a list of its own, all
 // with the same images.
 struct Work {
     const Batch* batch;

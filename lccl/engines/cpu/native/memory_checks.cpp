@@ -1,4 +1,4 @@
-// Checks what plan/memory decided: whatever breaks these rules could read or write foreign memory.
+// Checks the memory that plan/memory assigned: a plan that breaks these rules could read or write foreign memory.
 #include <algorithm>
 
 #include "builder.hpp"

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 #include <string>
@@ -23,8 +24,8 @@ namespace lccl {
 namespace {
 
 using Images = nb::ndarray<nb::ro, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using ForcedMasks = std::optional<std::vector<Input<uint8_t, 3>>>;
-using Masks = std::optional<std::vector<Result<uint8_t, 3>>>;
+using ForcedMasks = std::optional<std::vector<Input<uint8_t, 4>>>;
+using Masks = std::optional<std::vector<Result<uint8_t, 4>>>;
 using Values4 = nb::ndarray<nb::numpy, float, nb::ndim<4>>;
 
 // A batch whose arrays fit the program, and the pointers to its masks.
@@ -39,8 +40,8 @@ struct Checked {
         const auto each_layer = [&](const auto& arrays, const char* name, auto& pointers) {
             if (arrays.size() != layers) refuse(std::string(name) + " must hold one array per layer");
             for (size_t layer = 0; layer < layers; ++layer) {
-                const auto [maps, positions] = program.gates[layer];
-                check(arrays[layer], {count, maps, positions}, 1, name);
+                const auto [maps, height, width] = program.gates[layer];
+                check(arrays[layer], {count, maps, height, width}, 1, name);
                 pointers.push_back(arrays[layer].data());
             }
         };
@@ -97,24 +98,25 @@ std::map<std::string, Values4> run_step_alone(Executor& executor, uint32_t step,
     check_aligned(thresholds, sizeof(float), "thresholds");
     const size_t count = thresholds.shape(0);
     const std::vector<int>& reads = reads_of(program, step);
+    const auto shape_of = [&](const Map& map) -> std::array<size_t, 4> {
+        return {count, map.height + 2 * map.pad, map.width + 2 * map.pad, map.channels};
+    };
     std::vector<std::pair<int, const float*>> values;
     for (const auto& [name, array] : inputs) {
         const auto reads_it = [&, &name = name](int buffer) { return program.buffer(buffer).name == name; };
         const auto buffer = std::find_if(reads.begin(), reads.end(), reads_it);
         if (buffer == reads.end()) refuse("a step's input must be a buffer that it reads");
-        const Map& map = program.map(*buffer);
-        check(array, {count, map.channels, map.height, map.width}, sizeof(float), "a step's input");
+        const auto [images, height, width, channels] = shape_of(program.map(*buffer));
+        check(array, {images, height, width, channels}, sizeof(float), "a step's input");
         values.emplace_back(*buffer, array.data());
     }
     const Checked checked(program, count, thresholds, kept, executed, forced, masks);
     std::map<std::string, Values4> outputs;
     for (Values& output : run_single_step(executor, step, values, checked.batch)) {
-        const Map& map = program.map(output.buffer);
         auto* held = new std::vector<float>(std::move(output.values));
         const nb::capsule owner(held, [](void* pointer) noexcept { delete static_cast<std::vector<float>*>(pointer); });
-        const size_t height = map.height + 2 * map.pad, width = map.width + 2 * map.pad;
-        outputs.emplace(program.buffer(output.buffer).name,
-                        Values4(held->data(), {count, map.channels, height, width}, owner));
+        const auto shape = shape_of(program.map(output.buffer));
+        outputs.emplace(program.buffer(output.buffer).name, Values4(held->data(), 4, shape.data(), owner));
     }
     return outputs;
 }

@@ -17,7 +17,8 @@ template <class Value>
 Value value_of(nb::handle object, const char* name) {
     Value value;
     const nb::object field = nb::getattr(object, name, nb::none());
-    if (!nb::try_cast(field, value)) throw nb::type_error((std::string(name) + " is missing or of a wrong type").c_str());
+    const std::string refusal = std::string(name) + " is missing or of a wrong type";
+    if (!nb::try_cast(field, value)) throw nb::type_error(refusal.c_str());
     return value;
 }
 
@@ -105,7 +106,8 @@ class PlanReader {
     void add_step(nb::handle step, bool in_place, bool pooled_alone) {
         const std::string kind = value_of<std::string>(step.type(), "__name__");
         if (kind == "Normalise") {
-            builder_.add(NormaliseStep{buffer_of(step, "raw"), nullptr}, floats_of(step, "mean"), floats_of(step, "std"));
+            const NormaliseStep normalise{buffer_of(step, "raw"), nullptr};
+            builder_.add(normalise, floats_of(step, "mean"), floats_of(step, "std"));
         } else if (kind == "Convolve") {
             add_convolution(step, in_place, pooled_alone);
         } else if (kind == "MaxPool") {
@@ -151,8 +153,8 @@ class PlanReader {
         if (gate.is_none()) return builder_.add(convolution, weights);
         const Weight<4> gate_weight(gate);
         convolution.gate.layer = value_of<int>(gate, "layer");
+        if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");  // −1 would stand for no gate
         convolution.gate.input = buffer_of(gate, "input");
-        if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");
         weights.gate = gate_weight.filter;
         weights.gate_affine = affine_of(optional_of(gate, "affine"));
         builder_.add(convolution, weights);

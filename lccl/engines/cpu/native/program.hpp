@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -22,10 +21,10 @@ struct Uses {  // of buffers by a step
 
 struct Buffer {
     std::string name;
-    Map map;             // without a base, which each workspace sets
-    int storage;         // the buffer whose memory this is, often itself
-    size_t first, last;  // steps that use the storage
-    size_t offset = 0;   // bytes, in the private or the group part of an arena
+    Map map;               // without a base, which each workspace sets
+    int storage;           // the buffer whose memory this is, often itself
+    size_t first, last;    // steps that use the storage
+    size_t offset = 0;     // bytes, in the private or the group part of an arena
     bool grouped = false;  // held for every image of a group
 
     bool overlaps(const Buffer& other) const { return first <= other.last && other.first <= last; }
@@ -37,16 +36,20 @@ struct Banded {  // a convolution that runs together with the pool after it
     uint32_t band, ring;  // rows computed at once, and rows held
 };
 
+struct GateShape {
+    uint32_t maps, height, width;
+};
+
 struct Program {
     const Kernels* kernels;
     uint32_t layers, exits, classes;
     std::vector<Buffer> buffers;
     std::vector<Step> steps;
-    std::vector<Uses> uses;                             // per step
-    std::vector<std::optional<Banded>> banded;          // per step
-    std::vector<std::pair<uint32_t, uint32_t>> gates;   // per layer: maps and positions
-    size_t first_grouped;                               // from this step on images go in groups
-    size_t private_bytes, slot_bytes;                   // of an arena: for one image, and for each image of a group
+    std::vector<Uses> uses;                     // per step
+    std::vector<std::optional<Banded>> banded;  // per step
+    std::vector<GateShape> gates;               // per layer
+    size_t first_grouped;                       // from this step on images go in groups
+    size_t private_bytes, slot_bytes;           // of an arena: for one image, and for each image of a group
 
     // What the steps point to.
     std::vector<std::vector<float>> floats;
@@ -63,8 +66,8 @@ struct Program {
     }
 };
 
-// Gives the storages of a program with all its steps their offsets, and the steps theirs. Images go in groups from the
-// first step whose weights take more than `cache_bytes`; maps that only a pool reads are made in bands that fit there.
+// Sets the offsets of storages and steps in a program that has all its steps. From the first step on whose weights take
+// more than `cache_bytes`, images go in groups; large maps that only a pool reads are made in bands of half of that.
 void lay_out(Program& program, size_t cache_bytes);
 
 [[noreturn]] void refuse(const std::string& what);

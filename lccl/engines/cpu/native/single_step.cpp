@@ -9,43 +9,9 @@ namespace lccl {
 
 namespace {
 
+size_t elements_of(const Map& map) { return size_t{map.height + 2 * map.pad} * map.pitch(); }
+
 char* image_of(const Map& map, uint32_t image) { return map.base + image * map.image_stride; }
-uint32_t rows_of(const Map& map) { return map.height + 2 * map.pad; }
-uint32_t columns_of(const Map& map) { return map.width + 2 * map.pad; }
-size_t elements_of(const Map& map) { return size_t{rows_of(map)} * columns_of(map) * map.channels; }
-
-// Calls use(channel, y, x, number of the element) for everything in a map, its border included.
-template <class Use>
-void each_element(const Map& map, Use use) {
-    size_t number = 0;
-    for (uint32_t y = 0; y < rows_of(map); ++y) {
-        for (uint32_t x = 0; x < columns_of(map); ++x) {
-            for (uint32_t c = 0; c < map.channels; ++c) use(c, y, x, number++);
-        }
-    }
-}
-
-void write_nan(const Map& map, size_t element, uint32_t image) {
-    for (size_t number = 0; number < elements_of(map); ++number) {
-        put(image_of(map, image), number, element, std::numeric_limits<float>::quiet_NaN());
-    }
-}
-
-// From [channels, height, width].
-void write_values(const Map& map, size_t element, uint32_t image, const float* values) {
-    each_element(map, [&](uint32_t c, uint32_t y, uint32_t x, size_t number) {
-        const bool inside = y >= map.pad && y < map.pad + map.height && x >= map.pad && x < map.pad + map.width;
-        const size_t source = (size_t{c} * map.height + (y - map.pad)) * map.width + (x - map.pad);
-        put(image_of(map, image), number, element, inside ? values[source] : 0.0f);
-    });
-}
-
-// To [channels, height + 2 pad, width + 2 pad].
-void read_values(const Map& map, size_t element, uint32_t image, float* values) {
-    each_element(map, [&](uint32_t c, uint32_t y, uint32_t x, size_t number) {
-        values[(size_t{c} * rows_of(map) + y) * columns_of(map) + x] = get(image_of(map, image), number, element);
-    });
-}
 
 }  // namespace
 
@@ -78,12 +44,17 @@ std::vector<Values> run_single_step(Executor& executor, uint32_t number,
         const uint32_t count = std::min(group, batch.count - first);
         for (uint32_t image = 0; image < count; ++image) {
             for (const Values& output : outputs) {
-                write_nan(map_of(output.buffer), program.element(map_of(output.buffer)), image);
+                const Map& map = map_of(output.buffer);
+                for (size_t n = 0; n < elements_of(map); ++n) {
+                    put(image_of(map, image), n, program.element(map), std::numeric_limits<float>::quiet_NaN());
+                }
             }
             for (const auto& [input, values] : inputs) {
                 const Map& map = map_of(input);
-                const size_t size = size_t{map.channels} * map.height * map.width;
-                write_values(map, program.element(map), image, values + (first + image) * size);
+                const float* const source = values + (first + image) * elements_of(map);
+                for (size_t n = 0; n < elements_of(map); ++n) {
+                    put(image_of(map, image), n, program.element(map), source[n]);
+                }
             }
         }
         stream.pool.run([&](uint32_t thread) {
@@ -95,8 +66,10 @@ std::vector<Values> run_single_step(Executor& executor, uint32_t number,
         for (Values& output : outputs) {
             const Map& map = map_of(output.buffer);
             for (uint32_t image = 0; image < count; ++image) {
-                float* const values = output.values.data() + (first + image) * elements_of(map);
-                read_values(map, program.element(map), image, values);
+                float* const target = output.values.data() + (first + image) * elements_of(map);
+                for (size_t n = 0; n < elements_of(map); ++n) {
+                    target[n] = get(image_of(map, image), n, program.element(map));
+                }
             }
         }
     }

@@ -8,7 +8,7 @@
 
 namespace lccl {
 
-struct Values {  // of a buffer with its border: [count, channels, height + 2 pad, width + 2 pad]
+struct Values {  // of a buffer with its border: [count, height + 2 pad, width + 2 pad, channels]
     int buffer;
     std::vector<float> values;
 };
@@ -16,7 +16,7 @@ struct Values {  // of a buffer with its border: [count, channels, height + 2 pa
 // What run_single_step() is given values of: the buffers that a convolution or a pool reads.
 const std::vector<int>& reads_of(const Program& program, uint32_t step);
 
-// `inputs` are float32 [count, channels, height, width] by buffer.
+// `inputs` are of the same form, by buffer.
 std::vector<Values> run_single_step(Executor& executor, uint32_t step,
                                     const std::vector<std::pair<int, const float*>>& inputs, const Batch& batch);
 

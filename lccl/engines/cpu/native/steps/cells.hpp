@@ -21,6 +21,7 @@ struct Cells {
     // Gate values of the tile at `slot` of a chunk; −1 stands for a cell that is not kept.
     static void find(const ConvolveStep& step, Work& work, uint32_t slot, uint32_t begin, uint32_t count) {
         const GateSpec& gate = step.gate;
+        const Batch& batch = *work.batch;
         Block block;
         prepare(block, step, work, begin, count);
         const uint32_t vectors = ceil_div(gate.groups, lanes), pitch = pitch_of(gate);
@@ -33,7 +34,7 @@ struct Cells {
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
                 const size_t global = work.number(image);
-                const Vector threshold = Isa::broadcast(work.batch->thresholds[global * work.batch->layers + gate.layer]);
+                const Vector threshold = Isa::broadcast(batch.thresholds[global * batch.layers + gate.layer]);
                 for (uint32_t v = 0; v < taken; ++v) {
                     const uint32_t map = (vector + v) * lanes;
                     const int valid = static_cast<int>(smaller(lanes, gate.groups - map));
@@ -41,7 +42,7 @@ struct Cells {
                                                                   Float::load_n(gate.scale + map, valid),
                                                                   Float::load_n(gate.shift + map, valid)));
                     float* target = work.scratch.cells + (slot * Isa::rows + n) * size_t{pitch} + map;
-                    if (work.batch->forced) {
+                    if (batch.forced) {
                         Float::store(target, value);
                         force(step, work, target, static_cast<uint32_t>(valid), map, code);
                     } else {
@@ -76,6 +77,7 @@ struct Cells {
     // Kept counts and masks of a tile of rows. Several workers may have tiles of one image.
     static void tally(const ConvolveStep& step, Work& work, uint32_t slot, uint32_t begin, uint32_t count) {
         const GateSpec& gate = step.gate;
+        const Batch& batch = *work.batch;
         const uint32_t share = step.out_channels / gate.groups, pitch = pitch_of(gate);
         for (uint32_t n = 0; n < count; ++n) {
             const uint32_t code = work.scratch.kept[begin + n];
@@ -83,10 +85,10 @@ struct Cells {
             const float* values = work.scratch.cells + (slot * Isa::rows + n) * size_t{pitch};
             int64_t kept = 0;
             for (uint32_t map = 0; map < gate.groups; ++map) kept += !(values[map] < 0.0f);
-            int64_t* total = work.batch->kept + image * work.batch->layers + gate.layer;
+            int64_t* total = batch.kept + image * batch.layers + gate.layer;
             __atomic_fetch_add(total, kept * share, __ATOMIC_RELAXED);
-            if (!work.batch->masks) continue;
-            uint8_t* mask = work.batch->masks[gate.layer] + image * gate.groups * step.positions + (code & kPositionMask);
+            if (!batch.masks) continue;
+            uint8_t* mask = batch.masks[gate.layer] + image * gate.groups * step.positions + (code & kPositionMask);
             for (uint32_t map = 0; map < gate.groups; ++map) {
                 mask[size_t{map} * step.positions] = !(values[map] < 0.0f);
             }

@@ -1,0 +1,16 @@
+"""Images → a network's input in PyTorch, for training and calibration; engines normalise by their plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lccl.preprocessing import Statistics
+
+
+def normalise(images: NDArray[np.uint8], statistics: Statistics, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [N, H, W, 3] → float32 [N, 3, H, W] on the device, with mean 0 and deviation 1 per channel."""
+    mean, std = (torch.tensor(values, device=device) for values in statistics)
+    return ((torch.from_numpy(images).to(device).float() / 255 - mean) / std).permute(0, 3, 1, 2)
