@@ -66,8 +66,7 @@ class Replay:
 
     def __init__(self, program: Program, staging: Staging, stream: torch.cuda.Stream | None) -> None:
         """Compile and warm the kernels, then capture them on ``stream``; without one, they are launched each time."""
-        self.staging = staging
-        self._program, self._stream = program, stream
+        self.staging, self._program, self._stream = staging, program, stream
         self._graph: torch.cuda.CUDAGraph | None = None
         if stream is not None:
             with _one_at_a_time, torch.cuda.device(stream.device):

@@ -107,13 +107,12 @@ def read(path: Path, device: str) -> Tiles:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        tiles = Tiles(f"the table {path.name}", {shape: Tile(**tile) for shape, tile in table["tiles"].items()})
-        of = table.get("device", device)
+        of, known = table.get("device", device), {shape: Tile(**tile) for shape, tile in table["tiles"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"{path} is no table of tiles: make it anew with `lccl tune`") from error
     if of != device:
         raise EngineError(f"{path} is a table for {of}, not for {device}: make one with `lccl tune`")
-    return tiles
+    return Tiles(f"the table {path.name}", known)
 
 
 def write(path: Path, device: str, tiles: Mapping[Shape, Tile], provenance: Mapping[str, Any]) -> None:

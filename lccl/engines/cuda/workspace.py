@@ -41,7 +41,8 @@ class Workspace:
         largest = max(place.elements for place in self.places.values())
         if limit * largest >= ADDRESSABLE:
             raise EngineError(f"{limit} images are too many at once: at most {ADDRESSABLE // largest} of this network")
-        self.processors = _processors(device)
+        is_gpu = device.type == "cuda"
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if is_gpu else 2
         self._take_maps()
         self._take_scratch()
 
@@ -81,10 +82,9 @@ class Workspace:
         }
 
     def _take_scratch(self) -> None:
-        layers = shape_of(self.plan).layers
-        rows = [each.convolution.height * each.convolution.width * each.gate_groups for each in layers]
-        self.gates = self._room(max(rows, default=1), torch.float32)
-        self.listed = self._room(max(rows, default=1), torch.int32)
+        layers = [(layer.convolution, layer.gate_groups) for layer in shape_of(self.plan).layers]
+        rows = max((shape.height * shape.width * groups for shape, groups in layers), default=1)
+        self.gates, self.listed = self._room(rows, torch.float32), self._room(rows, torch.int32)
         self.active = self._room(1, torch.int32)
         pools = [step for step in self.plan.steps if isinstance(step, AveragePool)]
         self.features = {
@@ -96,7 +96,3 @@ class Workspace:
     def _room(self, count: int, dtype: torch.dtype) -> Tensor:
         """Zeros, ``count`` for each image."""
         return torch.zeros(self.limit * count, dtype=dtype, device=self.device)
-
-
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
