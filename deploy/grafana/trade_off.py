@@ -67,7 +67,7 @@ def _images() -> Section:
     drift = f"({_of_point('reached')} - {_of_point('expected')}) / {_of_point('spread')}"
     classes = f"sum by (class) (rate(lccl_predictions_total{OF_MODEL}[$__rate_interval]))"
     every = f"sum(rate(lccl_predictions_total{OF_MODEL}[$__rate_interval]))"
-    return "Images: clients' only, without canaries", [
+    return "Images of clients, without self-tests", [
         lines("Drift of the skip ratio", "How far the mean lies from calibration's, in the spread between held-out "
               "images. Beyond half of it, images are unlike those the points were calibrated on, and stated "
               "accuracies may not hold.", "short", {"{{model}} {{operating_point}}": drift}, least=None,
