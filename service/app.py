@@ -14,8 +14,8 @@ from functools import partial
 from importlib.metadata import version
 
 import torch
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.types import Lifespan
 
@@ -52,7 +52,7 @@ from .telemetry.tracing import Tracing
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
     Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
@@ -93,11 +93,12 @@ def create_app(settings: Settings) -> Starlette:
     ]
     page = openapi.page() if settings.docs else b""
     if page:
-        operations += [*openapi.pages(operations, version("lccl"), page), *playground.operations()]
+        operations += [*openapi.pages(page), *playground.operations()]
     routes = [*(route(operation, access) for operation in operations), *([openapi.assets()] if page else [])]
-    app = Starlette(
-        routes=routes, lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing)
-    )
+    app = FastAPI(
+        title=openapi.TITLE, summary=openapi.SUMMARY, version=version("lccl"), openapi_url=None, routes=routes,
+        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
+    )  # fmt: skip
     app.state = State(
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
@@ -177,11 +178,11 @@ def _lifespan(
     self_test: SelfTest,
     decoders: Executor,
     tracing: Tracing | None,
-) -> Lifespan[Starlette]:
+) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
         tasks = [asyncio.create_task(self_test.watch())]
         if settings.watch_models_s:

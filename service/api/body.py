@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from fastapi import Request
 from starlette.types import Scope
 
 from ..errors import ClientGoneError, NotAnImageError, OverloadedError, TooLargeError

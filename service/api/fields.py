@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
+from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.requests import Request
 
 from lccl.request import QualityRequest
 

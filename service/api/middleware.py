@@ -100,7 +100,7 @@ class RequestObserver:
 
     def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
-        route, model = getattr(scope.get("endpoint"), "path", "unmatched"), state.get("model", "")
+        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
         trace = {}
         if self._tracing is not None:
             name, classified = f"{scope['method']} {route}", state.get("classified")

@@ -5,19 +5,22 @@ The application's routes and the OpenAPI document are both made of these definit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..auth.access import AccessControl, Level
+from .problems import media_type
 
+PROBLEM = "#/components/schemas/ProblemBody"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -52,25 +55,37 @@ class Operation:
     documented: bool = True
 
 
-class Endpoint:
-    """An operation as an ASGI application: access is checked first, then the handler answers."""
+def route(operation: Operation, access: AccessControl) -> APIRoute:
+    """The operation as a route, which FastAPI describes; it answers its own method alone, access checked first."""
 
-    def __init__(self, operation: Operation, access: AccessControl) -> None:
-        self.path = operation.path
-        self._level, self._handler, self._access = operation.level, operation.handler, access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        self._access.admit(request, self._level)
-        response = await self._handler(request)
+        access.admit(request, operation.level)
+        response = await operation.handler(request)
         await response(scope, receive, send)
 
-
-def route(operation: Operation, access: AccessControl) -> Route:
-    """The operation as a route, which answers its own method alone."""
-    made = Route(operation.path, Endpoint(operation, access), methods=[operation.method], name=operation.summary)
-    made.methods = {operation.method}  # without HEAD, which Starlette adds to GET
+    problem = {"content": {media_type(operation.path): {"schema": {"$ref": PROBLEM}}}}
+    responses: dict[int | str, dict[str, Any]] = dict.fromkeys(operation.errors, problem)
+    made = APIRoute(
+        operation.path, operation.handler, methods=[operation.method], tags=[operation.tag], summary=operation.summary,
+        response_model=operation.answer, response_class=Response if operation.answer is None else JSONResponse,
+        responses=responses | {200: {"content": {kind: {} for kind in operation.media_types}}},
+        response_description=operation.told, include_in_schema=operation.documented, openapi_extra=_taken(operation),
+    )  # fmt: skip
+    made.app = answer  # FastAPI's own would validate and serialise every answer
     return made
+
+
+def _taken(operation: Operation) -> dict[str, Any]:
+    """What a request has, as OpenAPI describes it."""
+    names = re.findall(r"{(\w+)}", operation.path)
+    fields = operation.query.model_json_schema()["properties"] if operation.query else {}
+    parameters = [
+        *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names),
+        *({"name": name, "in": "query", "schema": schema} for name, schema in fields.items()),
+    ]
+    body = {"requestBody": {"required": True, "content": operation.body}} if operation.body else {}
+    return {"parameters": parameters, **body}
 
 
 class Json(Response):

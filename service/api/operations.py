@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from starlette.requests import Request
-from starlette.responses import Response
 
 from ..errors import UnavailableError
 from ..inference.registry import Registry

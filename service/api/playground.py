@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from .operation import Operation

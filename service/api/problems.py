@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from fastapi import Request
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 

@@ -6,7 +6,7 @@ import ipaddress
 from functools import lru_cache
 from typing import Literal
 
-from starlette.requests import Request
+from fastapi import Request
 
 from ..errors import ForbiddenError, UnauthorisedError
 from .keys import KeyRing

@@ -11,8 +11,8 @@ from functools import partial
 from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import Counter
-from starlette.applications import Starlette
 
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
 
     Raises:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastapi import Request, Response
 from prometheus_client import Counter
-from starlette.requests import Request
-from starlette.responses import Response
 
 from ...errors import TooLargeError, problem
 from ...inference.pipeline import Classified

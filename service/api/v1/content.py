@@ -7,10 +7,10 @@ import binascii
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
 
 from ...errors import InvalidFieldError, MalformedRequestError, NotAnImageError, TooLargeError
 from ..body import header, refuse_compressed

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
 
 from lccl.operating_points import OperatingPoint
 

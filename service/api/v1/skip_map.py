@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fastapi import Request, Response
 from PIL import Image, PngImagePlugin
-from starlette.requests import Request
-from starlette.responses import Response
 
 from lccl.skip_map import LayerMask, SkipMap
 

@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from fastapi import Request, Response
 from numpy.typing import NDArray
-from starlette.requests import Request
-from starlette.responses import Response
 
 from lccl.request import QualityRequest
 

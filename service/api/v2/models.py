@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
 
 from ...inference.registry import Registry, ServedModel
 from ..exchange import Exchange

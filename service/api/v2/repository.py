@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.requests import Request
-from starlette.responses import Response
 
 from ...errors import InvalidFieldError, MalformedRequestError, TooLargeError
 from ...inference.registry import Registry
