@@ -1,7 +1,5 @@
 """``lccl-serve``: read the settings, run the service."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import signal

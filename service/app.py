@@ -1,7 +1,5 @@
 """create_app(settings): the only place where the parts of the service are put together."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

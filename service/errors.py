@@ -1,7 +1,5 @@
 """What can go wrong with a request, and the single table from error to status code."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from http import HTTPStatus

@@ -1,7 +1,5 @@
 """The service's settings: from the environment (prefix LCCL_) or flags, checked at start, frozen after."""
 
-from __future__ import annotations
-
 import logging
 from ipaddress import ip_network
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading a request's body into memory, within limits on each body and on all together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

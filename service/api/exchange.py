@@ -1,7 +1,5 @@
 """From a request with images to its answer: what v1, the skip map and the Open Inference Protocol do alike."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence

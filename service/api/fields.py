@@ -1,7 +1,5 @@
 """The fields that a request gives beside its images, as query, as headers or in its body: alike in all protocols."""
 
-from __future__ import annotations
-
 import itertools
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar

@@ -1,7 +1,5 @@
 """Middleware around every request: its id, its metrics and log line, and the headers that protect browsers."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """The OpenAPI document, and the page that shows it without any other host."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import fastapi_offline

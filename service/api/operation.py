@@ -3,8 +3,6 @@
 The application's routes and the OpenAPI document are both made of these definitions.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """For operators: health and metrics."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import Request, Response

@@ -1,7 +1,5 @@
 """The playground: a page at / on which to try models, and its files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fastapi import Request, Response

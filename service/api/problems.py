@@ -1,7 +1,5 @@
 """The only place where errors become answers: ``application/problem+json``, or the form that the protocol has."""
 
-from __future__ import annotations
-
 import logging
 
 from fastapi import Request

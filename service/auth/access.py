@@ -1,7 +1,5 @@
 """Who may use a route, and how often: keys and rates together, for one request."""
 
-from __future__ import annotations
-
 import ipaddress
 from functools import lru_cache
 from typing import Literal

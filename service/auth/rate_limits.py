@@ -1,7 +1,5 @@
 """How many requests a caller may send: windows of fixed length, counted in memory that cannot grow without bound."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from collections.abc import Callable

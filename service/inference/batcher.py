@@ -1,7 +1,5 @@
 """Bounded, fair queues → batches, without a timer: whoever is free takes all that waits, up to a limit."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import threading

@@ -1,7 +1,5 @@
 """Brown-out before black-out: how far images that may be served sparser are, while the queue is too long."""
 
-from __future__ import annotations
-
 RISE_S = 0.25  # from nothing to the floor, while the wait is past its target
 FALL_S = 2.5  # back, while it is under half of it
 LONGEST_STEP_S = 0.1  # what the time between two looks counts as, at most, for rising

@@ -1,7 +1,5 @@
 """Bytes → uint8 array: the only place that opens an image, with every limit on its size."""
 
-from __future__ import annotations
-
 import io
 import warnings
 

@@ -1,7 +1,5 @@
 """Images → results, for one request of any protocol: decode, queue, await the device."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,7 +1,5 @@
 """A thread for each of the device's streams: batch → engine → results with their times."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

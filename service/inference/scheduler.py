@@ -1,7 +1,5 @@
 """At batch time: the operating point of each image, which come too late, and which can wait for the next batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar

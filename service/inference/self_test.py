@@ -1,7 +1,5 @@
 """The self-test: each model's own images, run through the queue at intervals, and before it is served at all."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -1,7 +1,5 @@
 """Enters the costs, savings and answers of a batch into the metrics, once per batch, on the device thread."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Every metric's name, labels and buckets, on an injected registry."""
 
-from __future__ import annotations
-
 from functools import lru_cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector

@@ -4,8 +4,6 @@ uvloop accepts one connection a turn. Under overload turns are long, and request
 where neither deadlines nor the queue's bound see them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

@@ -1,7 +1,5 @@
 """The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

@@ -1,7 +1,5 @@
 """Timeouts of one connection: for what it waits for, and for a peer that does not read its answer."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Callable

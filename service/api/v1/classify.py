@@ -1,7 +1,5 @@
 """v1: classify images, each request with its own setting."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import replace

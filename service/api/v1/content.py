@@ -1,7 +1,5 @@
 """The images and fields in a body: a raw image, multipart, or JSON with base64."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import AsyncGenerator

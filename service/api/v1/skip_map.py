@@ -1,7 +1,5 @@
 """v1: where a network computed for an image, as JSON or drawn on it."""
 
-from __future__ import annotations
-
 import io
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """v2: inference over the Open Inference Protocol, as Triton's and KServe's clients speak it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """v2: health, and descriptions of the server and its models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any

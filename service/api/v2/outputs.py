@@ -1,7 +1,5 @@
 """Output tensors of the Open Inference Protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """v2: the model repository extension of the Open Inference Protocol: what there is, loading and unloading."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import asdict
 from typing import Any

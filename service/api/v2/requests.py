@@ -4,8 +4,6 @@ The protocol: https://github.com/kserve/open-inference-protocol. Binary tensors 
 extensions: https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
