@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import platform
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,14 +12,14 @@ from importlib.metadata import version
 
 import torch
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
 
-from .api import openapi, playground
 from .api import operations as operators
+from .api import pages
 from .api.body import BodyMemory
 from .api.exchange import Exchange
 from .api.middleware import RequestObserver, content_security_policy
@@ -39,7 +38,8 @@ from .inference.brownout import BrownOut
 from .inference.cost import CostModel
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
-from .inference.runner import Runner, Work, WorkBatcher
+from .inference.runner import Runner, WorkBatcher
+from .inference.scheduler import Work
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
 from .telemetry.accounting import Accounting
@@ -66,8 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
-    metrics, cost, bodies = _metrics(), CostModel(), BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes)
-    accounting = Accounting(metrics)
+    metrics, cost = Metrics(CollectorRegistry()), CostModel()
+    bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
     batcher: WorkBatcher = Batcher(settings.queue_limit, _batch_limit, time.monotonic)
     registry, self_test = _load_models(settings, metrics, cost, accounting, batcher)
@@ -89,27 +89,20 @@ def create_app(settings: Settings) -> FastAPI:
         *v2_models.operations(exchange, registry, health, most),
         *repository.operations(registry, bodies),
     ]
-    page = openapi.page() if settings.docs else b""
+    page = pages.documentation_page() if settings.docs else b""
     if page:
-        operations += [*openapi.pages(page), *playground.operations()]
-    routes = [*(route(operation, access) for operation in operations), *([openapi.assets()] if page else [])]
+        operations += [*pages.documentation(page), *pages.playground()]
+    routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
     app = FastAPI(
-        title=openapi.TITLE, summary=openapi.SUMMARY, version=version("lccl"), openapi_url=None, routes=routes,
+        title=pages.TITLE, summary=pages.SUMMARY, version=version("lccl"), openapi_url=None, routes=routes,
         lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
     )  # fmt: skip
     app.state = State(
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
-    policies = {openapi.PAGE: content_security_policy(page)} if page else {}
+    policies = {pages.PAGE: content_security_policy(page)} if page else {}
     app.middleware_stack = RequestObserver(Problems(app.router, rejected), metrics, policies, tracing)
     return app
-
-
-def _metrics() -> Metrics:
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = Metrics(CollectorRegistry())
-    metrics.build_info.labels(version("lccl"), platform.python_version(), torch.__version__).set(1)
-    return metrics
 
 
 def _batch_limit(work: Work) -> int:

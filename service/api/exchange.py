@@ -9,13 +9,14 @@ from fastapi import Request, Response
 
 from lccl.request import QualityRequest
 
-from ..errors import DamagedImageError, NotAnImageError, OutOfTimeError, TooLargeError
-from ..inference.pipeline import Classified, ClassifyOptions, Image, Pipeline
+from ..errors import ServiceError
+from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
 from .body import BodyMemory
 
 Details = TypeVar("Details")
+OF_IMAGES = ("damaged_image", "not_an_image", "too_large")
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
@@ -62,16 +63,15 @@ class Exchange:
         model = self.find(request)
         try:
             async with asyncio.timeout(self._limit_s):
-                with self._bodies.lease() as lease:
-                    images, quality, details = await read(request, await self._bodies.read(lease, request), model)
-                    options = ClassifyOptions(
-                        quality, state["caller"].name, state["arrived"], loop_delay_s, state.get("departure"),
-                        want_masks,
+                async with self._bodies.read(request) as body:
+                    images, quality, details = await read(request, body, model)
+                    classified = await self._pipeline.classify(
+                        model, images, quality, client=state["caller"].name, arrived=state["arrived"],
+                        loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
                     )  # fmt: skip
-                    classified = await self._pipeline.classify(model, images, options)
         except TimeoutError as error:
             told = f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
-            raise OutOfTimeError(told) from error
+            raise ServiceError("timeout", told) from error
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
@@ -94,6 +94,6 @@ def _check(classified: Classified, whole: bool) -> None:
     if not failed or (classified.done and not whole):
         return
     index, error = failed[0]
-    if whole and (classified.done or isinstance(error, DamagedImageError | NotAnImageError | TooLargeError)):
+    if whole and (classified.done or (isinstance(error, ServiceError) and error.code in OF_IMAGES)):
         error.args = (f"element {index}: {error}",)
     raise error

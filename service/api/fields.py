@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from lccl.request import QualityRequest
 
-from ..errors import InvalidFieldError
+from ..errors import ServiceError
 
 HEADER_PREFIX = b"x-lccl-"
 REMEMBERED_BYTES = 256  # of a request's query and headers of fields, at most
@@ -79,7 +79,7 @@ def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields]) -> 
     """Join the fields given as query, as headers and in the body; ``kind`` names those that there are.
 
     Raises:
-        InvalidFieldError: a field that is unknown, out of range, or given twice.
+        ServiceError, invalid_field: a field that is unknown, out of range, or given twice.
 
     """
     query: bytes = request.scope["query_string"]
@@ -101,26 +101,28 @@ def _join(query: bytes, headers: Headers, body: dict[str, Any], kind: type[AnyFi
     asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     for name, value in itertools.chain(asked, _named(headers, kind), body.items()):
         if name in given:
-            raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
+            raise ServiceError("invalid_field", f"{name[:64]} is given twice: give it once")
         given[name] = value
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise InvalidFieldError(explain(error.errors(), kind)) from error
+        raise ServiceError("invalid_field", explain(error.errors(), kind)) from error
 
 
 def _named(headers: Headers, kind: type[Fields]) -> list[tuple[str, str]]:
     """The fields that are given as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
 
     Raises:
-        InvalidFieldError: a header with the prefix that is none of them.
+        ServiceError, invalid_field: a header with the prefix that is none of them.
 
     """
     found = []
     for raw_name, raw_value in headers:
         name = raw_name[len(HEADER_PREFIX) :].decode("latin-1").replace("-", "_")
         if name not in kind.model_fields:
-            raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(kind.model_fields)}")
+            raise ServiceError(
+                "invalid_field", f"unknown header X-LCCL-{name[:64]}: use {', '.join(kind.model_fields)}"
+            )
         found.append((name, raw_value.decode("latin-1")))
     return found
 

@@ -66,7 +66,7 @@ def route(operation: Operation, access: AccessControl) -> APIRoute:
     responses: dict[int | str, dict[str, Any]] = dict.fromkeys(operation.errors, problem)
     made = APIRoute(
         operation.path, operation.handler, methods=[operation.method], tags=[operation.tag], summary=operation.summary,
-        response_model=operation.answer, response_class=Response if operation.answer is None else JSONResponse,
+        response_model=operation.answer, response_class=Response if operation.answer is None else Json,
         responses=responses | {200: {"content": {kind: {} for kind in operation.media_types}}},
         response_description=operation.told, include_in_schema=operation.documented, openapi_extra=_taken(operation),
     )  # fmt: skip
@@ -86,13 +86,8 @@ def _taken(operation: Operation) -> dict[str, Any]:
     return {"parameters": parameters, **body}
 
 
-class Json(Response):
+class Json(JSONResponse):
     """A 200 that carries JSON."""
 
-    def __init__(self, content: Any) -> None:
-        self.status_code, self.body, self.background = 200, orjson.dumps(content), None
-        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
-
-    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from ..errors import UnavailableError
+from ..errors import ServiceError
 from ..inference.registry import Registry
 from ..inference.runner import Runner, WorkBatcher
 from ..inference.self_test import SelfTest
@@ -22,18 +22,20 @@ class Health:
         self._registry, self._batcher, self._runner, self._self_test = registry, batcher, runner, self_test
 
     def check_live(self) -> None:
-        """Raises UnavailableError while a device thread does not move."""
+        """Raises ServiceError (unavailable) while a device thread does not move."""
         if not self._runner.moves(LONGEST_BATCH_S):
-            raise UnavailableError("the device thread does not move: restart the service")
+            raise ServiceError("unavailable", "the device thread does not move: restart the service")
 
     def check_ready(self) -> None:
-        """Raises UnavailableError while requests should go elsewhere."""
+        """Raises ServiceError (unavailable) while requests should go elsewhere."""
         if not len(self._registry):
-            raise UnavailableError("not ready: no model is loaded")
+            raise ServiceError("unavailable", "not ready: no model is loaded")
         if self._batcher.closed or not self._runner.moves(LONGEST_BATCH_S):
-            raise UnavailableError("not ready: the server is shutting down, or its device thread does not move")
+            raise ServiceError(
+                "unavailable", "not ready: the server is shutting down, or its device thread does not move"
+            )
         if not self._self_test.is_healthy():
-            raise UnavailableError("not ready: a model did not pass its self-test lately; the log says more")
+            raise ServiceError("unavailable", "not ready: a model did not pass its self-test lately; the log says more")
 
 
 def operations(health: Health, registry: CollectorRegistry) -> list[Operation]:

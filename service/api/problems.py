@@ -1,6 +1,7 @@
 """The only place where errors become answers: ``application/problem+json``, or the form that the protocol has."""
 
 import logging
+from http import HTTPStatus
 
 from fastapi import Request
 from prometheus_client import Counter
@@ -8,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import Problem, UnknownModelError, problem
+from ..errors import problem, problem_body
 from ..telemetry.metrics import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -36,34 +37,22 @@ class Problems:
             await response(scope, receive, send)
 
     def _answer(self, request: Request, error: Exception) -> Response:
-        state = request.scope["state"]
-        headers: dict[str, str] = {}
-        if isinstance(error, HTTPException):
-            told = _of_framework(request, error)
-            headers.update(error.headers or {})
+        state, path = request.scope["state"], request.scope["path"]
+        if isinstance(error, HTTPException):  # no such path, or no such method there
+            detail = f"{request.method} is not answered at this path: see /docs"
+            told = problem_body(HTTPStatus(error.status_code), error.detail.lower().replace(" ", "_"), detail)
+            headers = dict(error.headers or {})
         else:
-            told = problem(error)
-        if told.code == "internal":
+            told, headers = problem(error)
+        if told["code"] == "internal":
             log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
-        if isinstance(error, UnknownModelError):
+        if told["code"] == "unknown_model":
             state["model"] = UNKNOWN
-        self._rejected.labels(state.get("model", ""), told.code).inc()
-        if told.retry_after is not None:
-            headers["Retry-After"] = str(told.retry_after)
-        if told.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        path = request.scope["path"]
-        content = {**told.to_json(), "request_id": state["request_id"]}
+        self._rejected.labels(state.get("model", ""), told["code"]).inc()
+        content = {**told, "request_id": state["request_id"]}
         if is_open_inference(path):
-            content = {"error": told.detail, **content}
-        return JSONResponse(content, told.status, headers, media_type=media_type(path))
-
-
-def _of_framework(request: Request, error: HTTPException) -> Problem:
-    """The problem of an error that Starlette raises itself: no such path, or no such method there."""
-    code = error.detail.lower().replace(" ", "_")
-    detail = f"{request.method} is not answered at this path: see /docs"
-    return Problem(error.status_code, error.detail, code, detail)
+            content = {"error": told["detail"], **content}
+        return JSONResponse(content, told["status"], headers, media_type=media_type(path))
 
 
 def is_open_inference(path: str) -> bool:

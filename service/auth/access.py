@@ -6,7 +6,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from ..errors import ForbiddenError, UnauthorisedError
+from ..errors import ServiceError
 from .keys import KeyRing
 from .rate_limits import RateLimits
 
@@ -30,9 +30,9 @@ class AccessControl:
                 whose key says ``admin = true``.
 
         Raises:
-            UnauthorisedError: keys are asked for, and none of them was given.
-            RateLimitedError: the caller has used up its requests for now.
-            ForbiddenError: the caller is no administrator, or no key is, so that these routes are off.
+            ServiceError, unauthorised: keys are asked for, and none of them was given.
+            ServiceError, rate_limited: the caller has used up its requests for now.
+            ServiceError, forbidden: the caller is no administrator, or no key is, so that these routes are off.
 
         """
         if level == "open":
@@ -40,15 +40,19 @@ class AccessControl:
         address = address_of(request)
         try:
             caller = self._keys.identify(request.headers, address)
-        except UnauthorisedError:
+        except ServiceError:
             self._rates.count(address)
             raise
         request.scope["state"]["caller"] = caller
         self._rates.count(f"key {caller.name}" if self._keys.asked else address, caller.rate)
         if level == "admin" and not self._keys.has_admin:
-            raise ForbiddenError("this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names")
+            raise ServiceError(
+                "forbidden", "this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names"
+            )
         if level == "admin" and not caller.admin:
-            raise ForbiddenError(f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'")
+            raise ServiceError(
+                "forbidden", f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'"
+            )
 
 
 def address_of(request: Request) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Self
 from limits import RateLimitItem
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from ..errors import KeyFileError, UnauthorisedError
+from ..errors import KeyFileError, ServiceError
 from .rate_limits import RateText, parse_rate
 
 SINGLE = "default"
@@ -126,7 +126,7 @@ class KeyRing:
         """Who asks, by ``Authorization: Bearer`` or ``X-API-Key``; every key is compared, in constant time.
 
         Raises:
-            UnauthorisedError: keys are asked for, and none of them was given.
+            ServiceError, unauthorised: keys are asked for, and none of them was given.
 
         """
         if not self.asked:
@@ -139,7 +139,9 @@ class KeyRing:
             if hmac.compare_digest(digest, wanted) and given:
                 found = caller
         if found is None:
-            raise UnauthorisedError("an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY")
+            raise ServiceError(
+                "unauthorised", "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
+            )
         return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..errors import OverloadedError, UnavailableError
+from ..errors import ServiceError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,14 +108,14 @@ class Batcher(Generic[Item, Result]):
         """Queue all items or none. Runs on the event loop whose futures the jobs get.
 
         Raises:
-            OverloadedError: they do not fit, or their client has its share already; it says when they may.
-            UnavailableError: closed.
+            ServiceError, overloaded: they do not fit, or their client has its share already; it says when they may.
+            ServiceError, unavailable: closed.
 
         """
         loop = asyncio.get_running_loop()
         with self._changed:
             if self._closed:
-                raise UnavailableError("the server is shutting down: send the request elsewhere")
+                raise ServiceError("unavailable", "the server is shutting down: send the request elsewhere")
             queue = self._queues.setdefault(key, _Queue())
             self._check_room(queue, len(items), client)
             if not queue.size:
@@ -134,7 +134,8 @@ class Batcher(Generic[Item, Result]):
             return
         rate = queue.drained_per_s
         waiting, whose = (queue.size, "") if left < 0 else (own, " of this client")
-        raise OverloadedError(
+        raise ServiceError(
+            "overloaded",
             f"{waiting} images{whose} are waiting, and no more may: try again later",
             retry_after_s=waiting / rate if rate else 1.0,
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lccl.errors import BundleError, LcclError
 from lccl.request import QualityRequest, Resolution, resolve
 
-from ..errors import UnknownModelError
+from ..errors import ServiceError
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -126,18 +126,20 @@ class Registry:
         """The model of that name, for None the default one; of several versions the one asked for, or the highest.
 
         Raises:
-            UnknownModelError: it is not loaded.
+            ServiceError, unknown_model: it is not loaded.
 
         """
         wanted = name if name is not None else self._default or next((model.name for model in self), "")
         versions = self.versions(wanted)
         if not versions:
-            raise UnknownModelError(f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}")
+            raise ServiceError(
+                "unknown_model", f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}"
+            )
         for model in reversed(versions):
             if version in {None, model.version}:
                 return model
         known = ", ".join(model.version for model in versions)
-        raise UnknownModelError(f"{wanted} has no version {str(version)[:64]!r}; there is {known}")
+        raise ServiceError("unknown_model", f"{wanted} has no version {str(version)[:64]!r}; there is {known}")
 
     def versions(self, name: str) -> list[ServedModel]:
         """All loaded versions of a model, ascending."""
@@ -155,27 +157,27 @@ class Registry:
         """Load a version from the folder, or all of a model's; what is loaded already is read anew and swapped.
 
         Raises:
-            UnknownModelError: the folder has none of that name and version.
+            ServiceError, unknown_model: the folder has none of that name and version.
             BundleError: it cannot be used; what was served before still is.
 
         """
         homes = self._homes()
         wanted = [key for key in homes if key[0] == name and version in {None, key[1]}]
         if not wanted:
-            raise UnknownModelError(f"the folder of models has no {_called(name, version)}")
+            raise ServiceError("unknown_model", f"the folder of models has no {_called(name, version)}")
         return [self._load(key, homes[key]) for key in wanted]
 
     def unload(self, name: str, version: str | None = None) -> None:
         """Stop serving a version, or a model with all its versions.
 
         Raises:
-            UnknownModelError: it is not loaded.
+            ServiceError, unknown_model: it is not loaded.
 
         """
         with self._changing:
             gone = [model for model in self.versions(name) if version in {None, model.version}]
             if not gone:
-                raise UnknownModelError(f"{_called(name, version)} is not loaded")
+                raise ServiceError("unknown_model", f"{_called(name, version)} is not loaded")
             for model in gone:
                 self._drop(model)
 

@@ -14,41 +14,17 @@ from numpy.typing import NDArray
 
 from lccl.operating_points import OperatingPoint
 from lccl.plan.run import RunOptions
-from lccl.request import Resolution
 
-from ..errors import DeadlineError, EngineFailedError
-from .batcher import Batcher, Job
+from ..errors import ServiceError
+from .batcher import Batcher
 from .brownout import BrownOut
 from .cost import CostModel
 from .registry import ServedModel
-from .scheduler import Schedule, schedule
+from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """One image for one model.
-
-    Attributes:
-        image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
-        resolution: the points it may be run at.
-        deadline: monotone seconds after which its answer is of no use.
-        loop_delay_s: seconds that its request waited for the event loop before anything was done for it.
-        probe: whether the server asks itself, and no client.
-        want_masks: whether its result is to carry the masks.
-
-    """
-
-    model: ServedModel
-    image: NDArray[np.uint8] | NDArray[np.float32]
-    resolution: Resolution
-    deadline: float
-    loop_delay_s: float = 0.0
-    probe: bool = False
-    want_masks: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +37,6 @@ class Result:
         logits: [classes].
         probabilities: float64 [classes]; NaN where the logits are not finite.
         ranking: int64 [classes], the likeliest first.
-        finite: whether the logits are.
         kept: int64 [L].
         skip_ratio: of the gated convolutions' cells, weighted by MACs.
         gated_macs: theory: gates, kept cells and the rest, as far as it came.
@@ -80,7 +55,6 @@ class Result:
     logits: NDArray[np.floating]
     probabilities: NDArray[np.float64]
     ranking: NDArray[np.int64]
-    finite: bool
     kept: NDArray[np.int64]
     skip_ratio: float
     gated_macs: int
@@ -106,7 +80,6 @@ class Result:
         return self.finished_at - self.started_at
 
 
-WorkJob = Job[Work, Result]
 WorkBatcher = Batcher[Work, Result]
 Chosen = Sequence[tuple[WorkJob, OperatingPoint]]
 Settled = list[tuple[WorkJob, "Result | Exception"]]
@@ -184,7 +157,7 @@ class Runner:
                 plan = self._schedule(key, jobs, sharing)
                 self._running += 1
             try:
-                self._settle([(job, DeadlineError(TOO_LATE)) for job in plan.late])
+                self._settle([(job, ServiceError("deadline", TOO_LATE)) for job in plan.late])
                 for chosen in _alike(plan.run):
                     self._run(key, chosen, sharing)
             finally:
@@ -194,7 +167,7 @@ class Runner:
             log.exception("a device thread failed on %d images", len(jobs))
             self._settle([(job, _failure(error)) for job in jobs])
 
-    def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule[WorkJob]:
+    def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule:
         """Look at the wait, choose the points, and put back what waits for the next batch."""
         now = self._clock()
         seen_s = median(now - job.enqueued_at + job.item.loop_delay_s for job in jobs)
@@ -227,12 +200,12 @@ class Runner:
         shape, probabilities = model.engine.shape, _softmax(output.logits)
         ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept, output.exit_index).tolist()
         exits = [number if number < len(shape.exits) else None for number in output.exit_index.tolist()]
-        executed, finite = output.executed_macs.tolist(), np.isfinite(output.logits).all(axis=1).tolist()
+        executed = output.executed_macs.tolist()
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         results = [
             Result(
                 point, job.item.resolution.is_downgrade(point), output.logits[row], probabilities[row], ranking[row],
-                finite[row], output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started,
+                output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started,
                 finished, job.item.probe, tuple(mask[row] for mask in output.masks or ()), exits[row],
             )
             for row, (job, point) in enumerate(chosen)
@@ -278,7 +251,7 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _failure(error: Exception) -> EngineFailedError:
-    failure = EngineFailedError("the engine failed on this image: try again")
+def _failure(error: Exception) -> ServiceError:
+    failure = ServiceError("engine_failed", "the engine failed on this image: try again")
     failure.__cause__ = error
     return failure

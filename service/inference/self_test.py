@@ -11,10 +11,11 @@ import numpy as np
 from lccl.plan.run import RunOptions
 from lccl.request import QualityRequest
 
-from ..errors import OverloadedError, ServiceError
+from ..errors import ServiceError
 from .cost import CostModel
 from .registry import Registry, ServedModel
-from .runner import Work, WorkBatcher
+from .runner import WorkBatcher
+from .scheduler import Work
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # intervals without a right answer after which a model is not ready
@@ -65,10 +66,11 @@ class SelfTest:
             (job,) = self._batcher.put(model.key, [work], "self-test")
             async with asyncio.timeout(PATIENCE * self._interval_s):
                 result = await job.future
-        except OverloadedError:
-            self.passed(model)  # a full queue says something of the clients, not of the model
         except (ServiceError, TimeoutError) as error:
-            log.error("%s did not answer its self-test: %s", model.name, error)
+            if isinstance(error, ServiceError) and error.code == "overloaded":
+                self.passed(model)  # a full queue says something of the clients, not of the model
+            else:
+                log.error("%s did not answer its self-test: %s", model.name, error)
         else:
             if np.allclose(result.logits, model.self_test[0], rtol=1e-3, atol=1e-3 * np.abs(model.self_test).max()):
                 self.passed(model)

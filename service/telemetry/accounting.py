@@ -1,5 +1,6 @@
 """Enters the costs, savings and answers of a batch into the metrics, once per batch, on the device thread."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
@@ -35,7 +36,7 @@ class Accounting:
         if ledger is None:
             ledger = self._ledgers[model.key] = _Ledger(self._metrics, model)
         ledger.enter_costs(results)
-        asked = [result for result in results if not result.probe and result.finite]
+        asked = [result for result in results if not result.probe and not math.isnan(result.confidence)]
         if asked:
             ledger.enter_answers(asked)
 

@@ -1,8 +1,10 @@
 """Every metric's name, labels and buckets, on an injected registry."""
 
+import platform
 from functools import lru_cache, partial
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from .histogram import BatchHistogram
 
@@ -35,6 +37,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         ProcessCollector(registry=registry)
         self._of_images()
@@ -109,3 +112,4 @@ class Metrics:
             ("device", "kind"),
         )  # fmt: skip
         self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
+        self.build_info.labels(version("lccl"), platform.python_version(), version("torch")).set(1)

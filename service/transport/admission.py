@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..errors import OverloadedError, Problem, problem
+from ..errors import ServiceError, problem
 
 OVERLOADED = "overloaded"
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
@@ -33,17 +33,18 @@ class Refusal:
     body: bytes
 
     @classmethod
-    def of(cls, answer: Problem, open_inference: bool = False) -> Refusal:
-        """The answer in its protocol's form, ready to be written."""
-        form = {"error": answer.detail} if open_inference else {}
-        body = json.dumps({**form, **answer.to_json()}).encode()
-        advice = "" if answer.retry_after is None else f"retry-after: {answer.retry_after}\r\n"
-        head = (
-            f"HTTP/1.1 {answer.status} {answer.title}\r\n"
-            f"content-type: application/{'json' if open_inference else 'problem+json'}\r\n"
-            f"content-length: {len(body)}\r\n{advice}x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
-        )
-        return cls(head.encode(), body)
+    def of(cls, error: ServiceError, open_inference: bool = False) -> Refusal:
+        """The answer to an error in its protocol's form, ready to be written."""
+        told, headers = problem(error)
+        body = json.dumps({"error": told["detail"], **told} if open_inference else told).encode()
+        headers |= {
+            "Content-Type": "application/json" if open_inference else "application/problem+json",
+            "Content-Length": str(len(body)),
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        return cls(f"HTTP/1.1 {told['status']} {told['title']}\r\n{lines}".encode(), body)
 
 
 class AdmissionControl:
@@ -85,8 +86,8 @@ class AdmissionControl:
 
 @lru_cache(maxsize=64)
 def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
-    error = OverloadedError("more requests arrive than can be answered: try again later", retry_after_s)
-    return Refusal.of(problem(error), open_inference)
+    error = ServiceError("overloaded", "more requests arrive than can be answered: try again later", retry_after_s)
+    return Refusal.of(error, open_inference)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:

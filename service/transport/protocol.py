@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
-from ..errors import (
-    HeadTooLargeError,
-    MalformedRequestError,
-    ServiceError,
-    TooManyConnectionsError,
-    TooSlowError,
-    TransportError,
-    problem,
-)
+from ..errors import ServiceError, TransportError
 from .admission import AdmissionControl, Refusal
 from .watch import Phase, Watch
 
@@ -108,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._whole, self._upgrade = False, True, False
         self._chunk, self._head_size, self._unused = 0, 0, 0  # bytes; unused: read since the last that were body
         self._refused = False
-        self._fault: ServiceError = MalformedRequestError("this is no HTTP request")
+        self._fault: ServiceError = ServiceError("malformed", "this is no HTTP request")
         self._running: RequestResponseCycle | None = None
         self._watch: Watch | None = None
         self._departure: asyncio.Future[None]  # done when the client has left
@@ -126,7 +118,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         self._wait()
         if excess > 0:
-            self._refuse(TooManyConnectionsError("the server has as many connections as it may: try again later", 1.0))
+            self._refuse(
+                ServiceError(
+                    "too_many_connections", "the server has as many connections as it may: try again later", 1.0
+                )
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
@@ -182,9 +178,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            self._fail(MalformedRequestError("CONNECT is not answered: this is no proxy"))
+            self._fail(ServiceError("malformed", "CONNECT is not answered: this is no proxy"))
         if len(self.pipeline) >= self._limits.pipelined:
-            self._fail(MalformedRequestError("too many requests at once on one connection"))
+            self._fail(ServiceError("malformed", "too many requests at once on one connection"))
         self._in_head = False
         self.scope["state"].update(arrived=time.monotonic(), departure=self._departure)
         self._upgrade = self.parser.should_upgrade()
@@ -215,7 +211,7 @@ class BoundedProtocol(HttpToolsProtocol):
         raise error
 
     def _too_large(self) -> ServiceError:
-        return HeadTooLargeError(f"the request's head has more than {self._limits.head_bytes:,} bytes")
+        return ServiceError("head_too_large", f"the request's head has more than {self._limits.head_bytes:,} bytes")
 
     def _stay_with_http_1(self, rest: bytes) -> None:
         """Parse a head again without its Upgrade header: the parser would take the body for bytes of that protocol."""
@@ -258,8 +254,8 @@ class BoundedProtocol(HttpToolsProtocol):
         Requests that came before it on the connection get their answers first, and it gets none.
         """
         self._refused = True
-        answer, newest = problem(error), self.cycle
-        self._report(answer.code)
+        newest = self.cycle
+        self._report(error.code)
         if newest is not None and not newest.response_complete:
             if self.pipeline or self._whole or self._in_head:
                 newest.keep_alive = False
@@ -267,7 +263,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
-            self._write(Refusal.of(answer), keep_alive=False)
+            self._write(Refusal.of(error), keep_alive=False)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -281,23 +277,23 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
             if self._whole or self._refused:
-                self._watch.expect(Phase.ANSWER, math.inf)
+                self._watch.expect("answer", math.inf)
             else:
-                self._watch.expect(Phase.BODY, self._limits.body_s)
+                self._watch.expect("body", self._limits.body_s)
         elif self._refused:
-            self._watch.expect(Phase.LINGER, self._limits.linger_s)
+            self._watch.expect("linger", self._limits.linger_s)
         elif self.cycle is None or self._in_head:
-            self._watch.expect(Phase.HEAD, self._limits.head_s)
+            self._watch.expect("head", self._limits.head_s)
         elif not self._whole:
-            self._watch.expect(Phase.REST, self._limits.head_s)
+            self._watch.expect("rest", self._limits.head_s)
         else:
-            self._watch.expect(Phase.IDLE, self._limits.idle_s)
+            self._watch.expect("idle", self._limits.idle_s)
 
     def _over(self, phase: Phase) -> None:
-        if phase is Phase.HEAD and self._in_head:
-            self._refuse(TooSlowError(f"the request's head was not there within {self._limits.head_s:g} s"))
-        elif phase is Phase.BODY and not self.pipeline:
-            self._refuse(TooSlowError(f"the request's body was not there within {self._limits.body_s:g} s"))
+        if phase == "head" and self._in_head:
+            self._refuse(ServiceError("too_slow", f"the request's head was not there within {self._limits.head_s:g} s"))
+        elif phase == "body" and not self.pipeline:
+            self._refuse(ServiceError("too_slow", f"the request's body was not there within {self._limits.body_s:g} s"))
         else:
             self.transport.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from prometheus_client import Counter
 
-from ...errors import TooLargeError, problem
+from ...errors import ServiceError, problem
 from ...inference.pipeline import Classified
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
@@ -39,9 +39,9 @@ def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[O
         return Json(answer)
 
     def failed(model: ServedModel, error: Exception) -> FailedPrediction:
-        answer = problem(error)
-        rejected.labels(model.name, answer.code).inc()
-        return {"error": answer.to_json()}
+        told, _ = problem(error)
+        rejected.labels(model.name, told["code"]).inc()
+        return {"error": told}
 
     default = Operation(
         "POST", "/v1/classify", "Classify images with the default model", "classify", classify, ClassifyAnswer, ERRORS,
@@ -63,7 +63,7 @@ async def read_images(
     """
     images, given = await parse(request, body, max_images)
     if one and len(images) > 1:
-        raise TooLargeError(f"{len(images)} images: a skip map is made of one at a time")
+        raise ServiceError("too_large", f"{len(images)} images: a skip map is made of one at a time")
     fields = fields_of(request, given, kind)
     return images, fields.quality(), fields
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lccl.request import QualityRequest
 
-from ...errors import InvalidFieldError
+from ...errors import ServiceError
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
@@ -19,9 +19,8 @@ from ..body import refuse_compressed
 from ..exchange import Asked, Exchange
 from ..fields import Fields, fields_of
 from ..operation import Operation
-from .outputs import point_parameters, tensors
 from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
-from .tensors import Interface
+from .tensors import Interface, point_parameters, tensors
 
 NO_EXIT = -1
 TAG = "open inference protocol"
@@ -69,7 +68,7 @@ def interface_of(model: ServedModel) -> Interface:
 def _quality(request: Request, asked: InferRequest) -> QualityRequest:
     fields = fields_of(request, dict(asked.quality), Fields)
     if "top_k" in fields.model_fields_set:
-        raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
+        raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
     return fields.quality()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...errors import InvalidFieldError, MalformedRequestError, TooLargeError
+from ...errors import ServiceError
 from ...inference.registry import Registry
 from ..body import BodyMemory
 from ..operation import Handler, Json, Operation
@@ -67,19 +67,20 @@ def operations(registry: Registry, bodies: BodyMemory) -> list[Operation]:
 
 
 async def _read(request: Request, bodies: BodyMemory) -> _Asked:
-    with bodies.lease() as lease:
-        body = await bodies.read(lease, request)
+    async with bodies.read(request) as body:
         if len(body) > MAX_BYTES:
-            raise TooLargeError(f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here")
+            raise ServiceError(
+                "too_large", f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here"
+            )
         try:
             return _Asked.model_validate(load_json(body)) if body else _Asked()
         except ValidationError as error:
-            raise MalformedRequestError(f"not a repository request: {sentence(error)}") from error
+            raise ServiceError("malformed", f"not a repository request: {sentence(error)}") from error
 
 
 async def _version(request: Request, bodies: BodyMemory) -> str | None:
     """The version to act on: a parameter of the body, or of the query for clients that cannot set the former."""
     given, query = (await _read(request, bodies)).parameters.version, request.query_params.get("version")
     if given is not None and query is not None:
-        raise InvalidFieldError("version is given twice: give it once")
+        raise ServiceError("invalid_field", "version is given twice: give it once")
     return given if given is not None else query

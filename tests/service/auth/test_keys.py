@@ -12,8 +12,9 @@ import pytest
 from service.auth import keys
 from service.auth.keys import Caller, KeyRing, read_keys
 from service.auth.rate_limits import parse_rate
-from service.errors import KeyFileError, UnauthorisedError
+from service.errors import KeyFileError, ServiceError
 from tests.service.auth.conftest import digest
+from tests.service.refusals import refused
 
 PNG = {"Content-Type": "image/png"}
 
@@ -95,7 +96,7 @@ def test_a_file_that_others_may_write_to_is_refused(write, mode, refused):
 def test_a_key_says_who_asks(three, headers, name):
     ring = KeyRing.load(three, "single")
     if name is None:
-        with pytest.raises(UnauthorisedError):
+        with refused("unauthorised"):
             ring.identify(headers, "192.0.2.1")
     else:
         assert ring.identify(headers, "192.0.2.1").name == name
@@ -114,7 +115,7 @@ def test_every_key_is_compared_whichever_is_right(three, monkeypatch, given):
     monkeypatch.setattr(keys.hmac, "compare_digest", compare)
     try:
         ring.identify({"x-api-key": given}, "")
-    except UnauthorisedError:
+    except ServiceError:
         assert given == "nobody's"
     assert [each.hex() for each in compared] == [digest(name) for name in ("one", "two", "boss")]
 
@@ -128,7 +129,7 @@ def test_without_keys_everybody_is_known_by_address():
 
 def test_nobody_gets_in_without_a_key_by_the_hash_of_nothing(write):
     ring = KeyRing.load(write(f'[keys.one]\nsha256 = "{digest("")}"'), None)
-    with pytest.raises(UnauthorisedError):
+    with refused("unauthorised"):
         ring.identify({}, "")
 
 

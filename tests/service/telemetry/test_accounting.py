@@ -56,7 +56,7 @@ def result(bundle, shape):
         point = resolve(bundle.table, quality or QualityRequest(sparsity=0.42)).wanted
         kept, ranking = (shape.cells // 2).astype(np.int64), np.argsort(-probabilities)
         return Result(
-            point, False, logits, probabilities, ranking, finite, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
+            point, False, logits, probabilities, ranking, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
             exit_index=exit_index,
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""The OpenAPI document, and the page that shows it without any other host."""
+"""Pages for browsers: the OpenAPI document and what shows it without any other host, and the playground."""
 
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -16,7 +16,7 @@ SUMMARY = "Classifies images with ResNets that skip work; every request chooses 
 DOCUMENT, PAGE, ASSETS = "/openapi.json", "/docs", "/static-offline-docs"
 
 
-def page() -> bytes:
+def documentation_page() -> bytes:
     """The page that shows the document; its scripts and styles are files under :data:`ASSETS`."""
     html = get_swagger_ui_html(
         openapi_url=DOCUMENT,
@@ -28,7 +28,7 @@ def page() -> bytes:
     return bytes(html.body)
 
 
-def pages(html: bytes) -> list[Operation]:
+def documentation(html: bytes) -> list[Operation]:
     """The document and the page, open to everybody."""
 
     async def show_document(request: Request) -> Response:
@@ -46,3 +46,23 @@ def pages(html: bytes) -> list[Operation]:
 def assets() -> Mount:
     """The files of the page."""
     return Mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
+
+
+def playground() -> list[Operation]:
+    """The page at / on which to try models, and its files, which are no part of the documented interface."""
+    folder = Path(__file__).parents[1] / "playground"
+    files, names = StaticFiles(directory=folder), frozenset(file.name for file in folder.iterdir())
+
+    async def file(request: Request) -> Response:
+        """A file, or 304; browsers ask each time, so that a page never meets another release's files."""
+        name = request.path_params.get("name", "index.html")
+        if name not in names:  # so that no path from a request is looked up on the disk
+            raise HTTPException(404)
+        response = await files.get_response(name, request.scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+    return [
+        Operation("GET", path, "The playground", "pages", file, level="open", documented=False)
+        for path in ("/", "/playground/{name}")
+    ]
