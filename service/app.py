@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
     batcher: WorkBatcher = Batcher(settings.queue_limit, _batch_limit, time.monotonic)
-    registry, self_test = _load_models(settings, metrics, cost, accounting, batcher)
+    registry, self_test = _load_models(settings, metrics, cost, batcher)
     runner = Runner(batcher, cost, brownout, accounting.enter)
     decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
@@ -111,7 +111,7 @@ def _batch_limit(work: Work) -> int:
 
 
 def _load_models(
-    settings: Settings, metrics: Metrics, cost: CostModel, accounting: Accounting, batcher: WorkBatcher
+    settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher
 ) -> tuple[Registry, SelfTest]:
     """Load all models; what is learnt and told of each begins and ends with it."""
 
@@ -121,10 +121,8 @@ def _load_models(
         _announce(metrics, registry, batcher, model)
 
     def end(model: ServedModel) -> None:
-        for forget in (cost.forget, batcher.forget):
-            forget(model.key)
-        accounting.forget(model)
-        self_test.forget(model)
+        cost.forget(model.key)
+        batcher.forget(model.key)
         if _info(model) not in map(_info, registry):  # read anew, it may be the same
             metrics.model_info.remove(*_info(model))
 

@@ -85,14 +85,11 @@ class RequestObserver:
 
     def _protect(self, headers: RawHeaders, path: str) -> None:
         """Add headers that forbid browsers to guess types, frame pages, run foreign scripts and store answers."""
-        may_be_stored, is_page = False, False
-        for name, value in headers:
-            may_be_stored = may_be_stored or name.lower() in CACHED
-            is_page = is_page or (name.lower() == b"content-type" and value.startswith(b"text/html"))
+        given = {name.lower(): value for name, value in headers}
         headers.extend(ALWAYS)
-        if not may_be_stored:
+        if not given.keys() & CACHED:
             headers.append(NOT_STORED)
-        if is_page:
+        if given.get(b"content-type", b"").startswith(b"text/html"):
             headers.append(NOT_FRAMED)
             headers.append((b"content-security-policy", self._policies.get(path, self._strict)))
 

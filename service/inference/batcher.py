@@ -28,10 +28,6 @@ class Job(Generic[Item, Result]):
     enqueued_at: float
     future: asyncio.Future[Result]
 
-    @property
-    def abandoned(self) -> bool:
-        return self.future.cancelled()
-
 
 @dataclass(slots=True)
 class _Queue(Generic[Item, Result]):
@@ -101,7 +97,7 @@ class Batcher(Generic[Item, Result]):
         self._limit, self._batch_limit, self._clock = limit, batch_limit, clock
         self._queues: dict[str, _Queue[Item, Result]] = {}
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._virtual_s = 0.0
 
     def put(self, key: str, items: Sequence[Item], client: str = "") -> list[Job[Item, Result]]:
@@ -114,7 +110,7 @@ class Batcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         with self._changed:
-            if self._closed:
+            if self.closed:
                 raise ServiceError("unavailable", "the server is shutting down: send the request elsewhere")
             queue = self._queues.setdefault(key, _Queue())
             self._check_room(queue, len(items), client)
@@ -146,7 +142,7 @@ class Batcher(Generic[Item, Result]):
         Abandoned items are dropped. None after ``timeout`` seconds without work, or when closed and empty.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or any(q.size for q in self._queues.values()), timeout):
+            if not self._changed.wait_for(lambda: self.closed or any(q.size for q in self._queues.values()), timeout):
                 return None
             waiting = [key for key, queue in self._queues.items() if queue.size]
             if not waiting:
@@ -158,7 +154,7 @@ class Batcher(Generic[Item, Result]):
             limit = 1
             while queue.size and len(batch) < limit:
                 job = queue.pop()
-                if not job.abandoned:
+                if not job.future.cancelled():
                     limit = limit if batch else self._batch_limit(job.item)
                     batch.append(job)
             return key, batch
@@ -197,12 +193,8 @@ class Batcher(Generic[Item, Result]):
             if key in self._queues and not self._queues[key].size:
                 del self._queues[key]
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     def close(self) -> None:
         """Take nothing new; what waits is still handed out."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -35,13 +36,14 @@ State = Literal["READY", "LOADING", "UNAVAILABLE"]
 Key = tuple[str, str]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ServedModel:
     """A bundle and the engine that runs it, under the name and version that clients use.
 
     Attributes:
         key: different for every load, also of the same name and version.
         self_test: logits at exact that the engine gave to the self-test's images, [images, classes].
+        passed_at: monotone seconds when it passed its self-test last.
         dense_macs: the plain twin's, per image.
         resolve: :func:`lccl.request.resolve` with the model's table; what was asked before is remembered.
 
@@ -53,6 +55,7 @@ class ServedModel:
     bundle: Bundle
     engine: Engine
     self_test: NDArray[np.floating]
+    passed_at: float = -math.inf
     dense_macs: int = field(init=False)
     resolve: Callable[[QualityRequest], Resolution] = field(init=False)
 

@@ -24,6 +24,7 @@ from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
 
@@ -163,9 +164,9 @@ class Runner:
             finally:
                 with self._deciding:
                     self._running -= 1
-        except Exception as error:
+        except Exception:
             log.exception("a device thread failed on %d images", len(jobs))
-            self._settle([(job, _failure(error)) for job in jobs])
+            self._settle([(job, ServiceError("engine_failed", FAILED)) for job in jobs])
 
     def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule:
         """Look at the wait, choose the points, and put back what waits for the next batch."""
@@ -190,7 +191,7 @@ class Runner:
         except Exception as error:
             if len(chosen) == 1:
                 log.exception("an image failed on %s", model.name)
-                self._settle([(chosen[0][0], _failure(error))])
+                self._settle([(chosen[0][0], ServiceError("engine_failed", FAILED))])
                 return
             log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
             for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]):
@@ -249,9 +250,3 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
         probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
     return probabilities
-
-
-def _failure(error: Exception) -> ServiceError:
-    failure = ServiceError("engine_failed", "the engine failed on this image: try again")
-    failure.__cause__ = error
-    return failure

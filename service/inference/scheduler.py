@@ -79,7 +79,10 @@ def schedule(jobs: Sequence[WorkJob], brownout: float, now: float, predict: Pred
     batch = list(jobs)
     points = _in_time(batch, brownout, now, predict, LEVELS[:1])
     if points is None:
-        plan.late = [job for job in batch if _is_late(job.item, now, predict)]
+        plan.late = [
+            job for job in batch
+            if now + predict(1, job.item.resolution.sparsest.gated_macs) + ANSWER_S > job.item.deadline
+        ]  # fmt: skip
         batch = [job for job in batch if job not in plan.late]
     while batch and points is None:
         points = _in_time(batch, brownout, now, predict, LEVELS)
@@ -103,11 +106,6 @@ def _in_time(
         if predict(len(batch), sum(point.gated_macs for point in points)) <= left:
             return points
     return None
-
-
-def _is_late(item: Work, now: float, predict: Predict) -> bool:
-    """Whether a deadline cannot be met even alone and as sparse as allowed."""
-    return now + predict(1, item.resolution.sparsest.gated_macs) + ANSWER_S > item.deadline
 
 
 def _point(resolution: Resolution, brownout: float, hurry: float) -> OperatingPoint:

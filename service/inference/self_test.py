@@ -34,19 +34,14 @@ class SelfTest:
         self, registry: Registry, batcher: WorkBatcher, interval_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry, self._batcher, self._interval_s, self._clock = registry, batcher, interval_s, clock
-        self._passed_at: dict[str, float] = {}
 
     def passed(self, model: ServedModel) -> None:
         """A model has just passed."""
-        self._passed_at[model.key] = self._clock()
-
-    def forget(self, model: ServedModel) -> None:
-        """A model is no longer served."""
-        self._passed_at.pop(model.key, None)
+        model.passed_at = self._clock()
 
     def is_healthy(self) -> bool:
         """Whether every model passed within the last three intervals."""
-        oldest = min((self._passed_at.get(model.key, -math.inf) for model in self._registry), default=-math.inf)
+        oldest = min((model.passed_at for model in self._registry), default=-math.inf)
         return self._clock() - oldest < PATIENCE * self._interval_s
 
     async def watch(self) -> None:

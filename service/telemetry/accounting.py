@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,12 @@ class Accounting:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._ledgers: dict[str, _Ledger] = {}
-
-    def forget(self, model: ServedModel) -> None:
-        """Drop the counters remembered for a model that is gone; its metrics stay."""
-        self._ledgers.pop(model.key, None)
+        self._ledgers: WeakKeyDictionary[ServedModel, _Ledger] = WeakKeyDictionary()
 
     def enter(self, model: ServedModel, results: Sequence[Result]) -> None:
-        ledger = self._ledgers.get(model.key)
+        ledger = self._ledgers.get(model)
         if ledger is None:
-            ledger = self._ledgers[model.key] = _Ledger(self._metrics, model)
+            ledger = self._ledgers[model] = _Ledger(self._metrics, model)
         ledger.enter_costs(results)
         asked = [result for result in results if not result.probe and not math.isnan(result.confidence)]
         if asked:

@@ -55,6 +55,9 @@ class AdmissionControl:
         waiting_s: how long what waits will take; the advice to those refused.
         report: told the code of each refusal.
 
+    Attributes:
+        inside: the requests; before one was read whole it is not among them, so that slow uploads shut nobody out.
+
     """
 
     def __init__(
@@ -64,19 +67,11 @@ class AdmissionControl:
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._most, self._waiting_s, self._report = most, waiting_s, report
-        self._inside: set[object] = set()
+        self.inside: set[object] = set()
 
     def refuses(self, scope: Any) -> bool:
         """Whether a request that begins now is refused."""
-        return len(self._inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
-
-    def enter(self, request: object) -> None:
-        """Count a request that was read whole; before that it does not count, so that slow uploads shut nobody out."""
-        self._inside.add(request)
-
-    def leave(self, request: object) -> None:
-        """Count a request no more: it was answered, or its connection is lost."""
-        self._inside.discard(request)
+        return len(self.inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
 
     def refusal(self, path: str) -> Refusal:
         """The answer to a refused request at a path; the refusal is reported."""

@@ -128,7 +128,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._watch is not None:
             self._watch.stop()
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
-            self._limits.admission.leave(cycle)
+            self._limits.admission.inside.discard(cycle)
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
         self._departure.set_result(None)
@@ -198,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self.pipeline:
                 self.flow.resume_reading()  # or nobody would see the client leave
             if not self.cycle.response_complete:
-                self._limits.admission.enter(self.cycle)
+                self._limits.admission.inside.add(self.cycle)
 
     def _count(self, size: int) -> None:
         self._head_size += size
@@ -244,7 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
-        self._limits.admission.leave(self._running)
+        self._limits.admission.inside.discard(self._running)
         super().on_response_complete()
         self._wait()
 

@@ -1,23 +1,33 @@
-"""v1: classify images, each request with its own setting."""
+"""v1: classify images, each request with its own setting. A body is a raw image, multipart, or JSON with base64."""
 
+import base64
+import binascii
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
 from prometheus_client import Counter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ...errors import ServiceError, problem
 from ...inference.pipeline import Classified
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
+from ..body import header, refuse_compressed
 from ..exchange import Asked, Exchange
-from ..fields import AnyFields, Fields, fields_of
+from ..fields import AnyFields, Fields, explain, fields_of
 from ..operation import Json, Operation
-from .answers import ClassifyAnswer, FailedPrediction, Heading, OperatingPointUsed, Prediction, Timing
-from .content import parse
+from .answers import ClassifyAnswer, FailedPrediction, Heading, Prediction, Timing
 
+MAX_FIELDS = 16
+MAX_FIELD_BYTES = 1 << 10
+
+
+Content = tuple[list[bytes], dict[str, Any]]  # encoded images, and the fields given beside them
 ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
@@ -85,6 +95,9 @@ def image_bodies(kind: type[Fields]) -> dict[str, Any]:
 def heading(request: Request, model: ServedModel, classified: Classified) -> Heading:
     """What classify and the skip map answer alike; for several images the longest time of each stage."""
     state, done = request.scope["state"], classified.done
+    # Where brown-out came between the images, the sparsest setting, which promises least.
+    used = max(done, key=lambda result: result.point.skip_ratio)
+    point = used.point
     timing: Timing = {
         "decode": round(1000 * classified.decode_s, 3),
         "queue": round(1000 * max(result.queue_s for result in done), 3),
@@ -95,24 +108,17 @@ def heading(request: Request, model: ServedModel, classified: Classified) -> Hea
         "model": model.name,
         "version": model.version,
         "request_id": state["request_id"],
-        "operating_point": _operating_point(done),
+        "operating_point": {
+            "name": point.name,
+            "sparsity": point.skip_ratio,
+            "norm_set": 0,
+            "exit_confidence": point.setting.exit_confidence,
+            "expected_accuracy": point.accuracy,
+            "accuracy_interval": (point.accuracy_interval.low, point.accuracy_interval.high),
+            "expected_accuracy_drop": point.drop,
+            "downgraded": used.downgraded,
+        },
         "timing_ms": timing,
-    }
-
-
-def _operating_point(results: Sequence[Result]) -> OperatingPointUsed:
-    """The setting of the images; where brown-out came between them, the sparsest, which promises least."""
-    used = max(results, key=lambda result: result.point.skip_ratio)
-    point = used.point
-    return {
-        "name": point.name,
-        "sparsity": point.skip_ratio,
-        "norm_set": 0,
-        "exit_confidence": point.setting.exit_confidence,
-        "expected_accuracy": point.accuracy,
-        "accuracy_interval": (point.accuracy_interval.low, point.accuracy_interval.high),
-        "expected_accuracy_drop": point.drop,
-        "downgraded": used.downgraded,
     }
 
 
@@ -127,3 +133,99 @@ def prediction(model: ServedModel, result: Result, top_k: int) -> Prediction:
         "skip_ratio": result.skip_ratio,
         "macs": {"dense": model.dense_macs, "gated": result.gated_macs, "executed": result.executed_macs},
     }
+
+
+class ClassifyBody(BaseModel):
+    """A JSON request: one image or several, as base64, with the fields beside them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    image: str | None = Field(None, description="base64 of a JPEG, PNG, WebP, GIF or BMP")
+    images: list[str] | None = Field(None, description="several of them")
+
+
+async def parse(request: Request, body: bytes, max_images: int) -> Content:
+    """Find the images and fields: a raw image, multipart with files named ``file``, or JSON with base64.
+
+    Raises:
+        ServiceError, malformed: empty, or not what the content type says.
+        ServiceError, not_an_image: a content type, or a content encoding, that is none of these.
+        ServiceError, too_large: more images than one request may carry.
+        ServiceError, invalid_field: a field of an unknown name or given twice.
+
+    """
+    refuse_compressed(request)
+    kind = header(request.scope, b"content-type").partition(";")[0].strip().lower()
+    if not body:
+        raise ServiceError("malformed", "the body is empty: send an image")
+    if kind == "application/json":
+        images, fields = _from_json(body)
+    elif kind == "multipart/form-data":
+        images, fields = await _from_multipart(request, body, max_images)
+    elif not kind or kind.startswith("image/") or kind == "application/octet-stream":
+        images, fields = [body], {}
+    else:
+        raise ServiceError(
+            "not_an_image",
+            f"content type {kind[:64]!r} is not taken: send an image as image/… or application/octet-stream, "
+            "multipart/form-data with files named 'file', or application/json with base64",
+        )
+    if not images:
+        raise ServiceError(
+            "malformed", "the body holds no image: multipart needs files named 'file', JSON needs 'image'"
+        )
+    if len(images) > max_images:
+        raise ServiceError("too_large", f"{len(images)} images in one request; at most {max_images} are taken")
+    return images, fields
+
+
+def _from_json(body: bytes) -> Content:
+    try:
+        parsed = ClassifyBody.model_validate_json(body)
+    except ValidationError as error:
+        raise ServiceError("malformed", explain(error.errors())) from error
+    if (parsed.image is None) == (parsed.images is None):
+        raise ServiceError("malformed", "JSON needs either 'image', one base64 text, or 'images', a list of them")
+    texts = parsed.images if parsed.images is not None else [parsed.image or ""]
+    return [_from_base64(text) for text in texts], parsed.model_extra or {}
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ServiceError("malformed", f"an image is not valid base64: {error}") from error
+
+
+async def _from_multipart(request: Request, body: bytes, max_images: int) -> Content:
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(
+        request.headers, once(),
+        max_files=max_images, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES,
+    )  # fmt: skip
+    parser.spool_max_size = len(body) + 1  # files never reach the disk: the body is in memory already
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many"):
+            raise ServiceError("too_large", f"{error.message} At most {max_images} files are taken.") from error
+        raise ServiceError("malformed", f"the multipart body cannot be read: {error.message}") from error
+    except (KeyError, ValueError, UnicodeError) as error:
+        raise ServiceError("malformed", "the multipart body cannot be read: check its boundary and headers") from error
+    images: list[bytes] = []
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != "file":
+                    raise ServiceError("invalid_field", f"a file named {name[:64]!r}: name every file 'file'")
+                images.append(await value.read())
+            elif name in fields:
+                raise ServiceError("invalid_field", f"{name[:64]} is given twice: give it once")
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    return images, fields

@@ -16,7 +16,7 @@ from ...inference.registry import ServedModel
 from ..exchange import Asked, Exchange
 from ..fields import SkipMapFields
 from ..operation import Json, Operation
-from .answers import MaskedLayer, SeenImage, SkipMapAnswer
+from .answers import MaskedLayer, SkipMapAnswer
 from .classify import ERRORS, heading, image_bodies, prediction, read_images
 
 PNG = "image/png"
@@ -33,11 +33,13 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         return await read_images(request, body, SkipMapFields, max_images, one=True)
 
     async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
-        skips = _skip_map(model, classified)
+        (result,), plan = classified.done, model.engine.plan
+        size, preprocessing = (plan.image.height, plan.image.width), model.bundle.preprocessing
+        skips = SkipMap.of_masks(model.engine.shape, size, result.masks, result.kept)
         answer: SkipMapAnswer = {
             **heading(request, model, classified),
-            "prediction": prediction(model, classified.done[0], fields.top_k),
-            "image": _seen(model),
+            "prediction": prediction(model, result, fields.top_k),
+            "image": {"width": size[1], "height": size[0], "seen": preprocessing.size / preprocessing.resize},
             "layers": [],
         }
         if _wants_png(request):
@@ -57,12 +59,6 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
     return [named, replace(named, path=path, summary="Show where one version of a model computes")]
 
 
-def _skip_map(model: ServedModel, classified: Classified) -> SkipMap:
-    (result,) = classified.done
-    shape, image = model.engine.shape, model.engine.plan.image
-    return SkipMap.of_masks(shape, (image.height, image.width), result.masks, result.kept)
-
-
 def _wants_png(request: Request) -> bool:
     accepted = request.headers.get("accept", "").lower().split(",")
     return any(one.partition(";")[0].strip() == PNG for one in accepted)
@@ -78,13 +74,11 @@ def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[
     return out.getvalue()
 
 
-def _seen(model: ServedModel) -> SeenImage:
-    image, preprocessing = model.engine.plan.image, model.bundle.preprocessing
-    return {"width": image.width, "height": image.height, "seen": preprocessing.size / preprocessing.resize}
-
-
 def _layer(layer: LayerMask) -> MaskedLayer:
-    _, height, width = layer.mask.shape
+    """A layer with each of its groups' rows as texts of 0 and 1."""
+    groups, height, width = layer.mask.shape
+    digits = (layer.mask + ZERO).tobytes().decode("ascii")
+    rows = [digits[start : start + width] for start in range(0, len(digits), width)]
     return {
         "name": layer.name,
         "height": height,
@@ -93,13 +87,5 @@ def _layer(layer: LayerMask) -> MaskedLayer:
         "kept": layer.kept,
         "skip_ratio": layer.skip_ratio,
         "macs": layer.macs,
-        "mask": _rows(layer),
+        "mask": [rows[group * height : (group + 1) * height] for group in range(groups)],
     }
-
-
-def _rows(layer: LayerMask) -> list[list[str]]:
-    """Each group's rows as texts of 0 and 1."""
-    groups, height, width = layer.mask.shape
-    digits = (layer.mask + ZERO).tobytes().decode("ascii")
-    rows = [digits[start : start + width] for start in range(0, len(digits), width)]
-    return [rows[group * height : (group + 1) * height] for group in range(groups)]

@@ -1,6 +1,6 @@
 """v2: health, and descriptions of the server and its models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from ...inference.registry import Registry, ServedModel
 from ..exchange import Exchange
 from ..operation import Handler, Json, Operation
-from ..operations import Health
+from ..operations import Health, probes
 from .infer import TAG, interface_of
 from .tensors import BYTES, Signature
 
@@ -40,10 +40,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
         return Operation("GET", path, summary, TAG, handler, dict[str, Any], (401, 404, 429, 503))
 
     return [
-        *(_probe(f"/v2/health/{name}", summary, name, check) for name, summary, check in (
-            ("live", "Whether the device thread moves", health.check_live),
-            ("ready", "Whether models passed their self-tests and the queue accepts", health.check_ready),
-        )),
+        *probes("/v2/health", TAG, health, {"live": {"live": True}, "ready": {"ready": True}}),
         operation("/v2", "Describe the server", describe_server),
         operation(MODEL, "Describe a model", describe_model),
         operation(VERSION, "Describe one version of a model", describe_model),
@@ -54,27 +51,19 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
     ]  # fmt: skip
 
 
-def _probe(path: str, summary: str, name: str, check: Callable[[], None]) -> Operation:
-    async def probe(_: Request) -> Response:
-        check()
-        return Json({name: True})
-
-    return Operation("GET", path, summary, TAG, probe, dict[str, bool], (503,), "open")
-
-
-def _platform(model: ServedModel) -> str:
-    return f"lccl_{model.engine.name}"
-
-
 def _metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
     """The protocol's model metadata; one of the inputs is sent, never several."""
     interface = interface_of(model)
+    inputs, outputs = (
+        [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in signatures]
+        for signatures in (interface.inputs, interface.outputs)
+    )
     return {
         "name": model.name,
         "versions": list(versions),
-        "platform": _platform(model),
-        "inputs": [_tensor(signature) for signature in interface.inputs],
-        "outputs": [_tensor(signature) for signature in interface.outputs],
+        "platform": f"lccl_{model.engine.name}",
+        "inputs": inputs,
+        "outputs": outputs,
     }
 
 
@@ -99,7 +88,7 @@ def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
         }
     return {
         "name": model.name,
-        "platform": _platform(model),
+        "platform": f"lccl_{model.engine.name}",
         "backend": "lccl",
         "version_policy": {"specific": {"versions": [model.version]}},
         "max_batch_size": max_images,
@@ -107,10 +96,6 @@ def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
         "output": [_configured(signature) for signature in interface.outputs],
         "parameters": {name: {"string_value": text} for name, text in told.items()},
     }
-
-
-def _tensor(signature: Signature) -> dict[str, Any]:
-    return {"name": signature.name, "datatype": signature.datatype, "shape": list(signature.shape)}
 
 
 def _configured(signature: Signature) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def result(bundle, shape):
     """An image's result: its class, how sure it is, what it was asked with and what it skipped."""
 
     def result(best=3, confidence=0.8, quality=None, skip_ratio=0.4, probe=False, finite=True, exit_index=None):
-        probabilities = np.full(max(best + 1, 10), 0.01)
-        probabilities[best] = confidence if finite else np.nan
+        probabilities = np.full(max(best + 1, 10), 0.01 if finite else np.nan)
+        probabilities[best] *= confidence / 0.01
         logits = probabilities
         point = resolve(bundle.table, quality or QualityRequest(sparsity=0.42)).wanted
         kept, ranking = (shape.cells // 2).astype(np.int64), np.argsort(-probabilities)
