@@ -25,7 +25,6 @@ from .api.exchange import Exchange
 from .api.middleware import RequestObserver, content_security_policy
 from .api.operation import route
 from .api.operations import Health
-from .api.problems import Problems
 from .api.v1 import classify, skip_map
 from .api.v1 import models as v1_models
 from .api.v2 import infer, repository
@@ -39,7 +38,6 @@ from .inference.cost import CostModel
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, WorkBatcher
-from .inference.scheduler import Work
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
 from .telemetry.accounting import Accounting
@@ -56,10 +54,10 @@ def create_app(settings: Settings) -> FastAPI:
     Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
 
     Raises:
-        KeyFileError: the file of API keys cannot be used.
+        StartError: the file of API keys cannot be used.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
-        TracingError: tracing is asked for and its packages are missing.
+        StartError: tracing is asked for and its packages are missing.
 
     """
     settings.warn_of_deprecated()
@@ -69,8 +67,12 @@ def create_app(settings: Settings) -> FastAPI:
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
     bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(settings.queue_limit, _batch_limit, time.monotonic)
-    registry, self_test = _load_models(settings, metrics, cost, batcher)
+    batcher: WorkBatcher = Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+    registry = _load_models(settings, metrics, cost, batcher)
+    self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
     decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
@@ -101,24 +103,28 @@ def create_app(settings: Settings) -> FastAPI:
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
     policies = {pages.PAGE: content_security_policy(page)} if page else {}
-    app.middleware_stack = RequestObserver(Problems(app.router, rejected), metrics, policies, tracing)
+    app.middleware_stack = RequestObserver(app.router, metrics, policies, tracing)
     return app
 
 
-def _batch_limit(work: Work) -> int:
-    engine = work.model.engine
-    return max(1, engine.batch_limit // engine.streams)
-
-
-def _load_models(
-    settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher
-) -> tuple[Registry, SelfTest]:
+def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
     """Load all models; what is learnt and told of each begins and ends with it."""
 
     def begin(model: ServedModel) -> None:
         warm_up(model, cost)
-        self_test.passed(model)
-        _announce(metrics, registry, batcher, model)
+        model.passed_at = time.monotonic()
+        metrics.model_info.labels(*_info(model)).set(1)
+        name = model.name  # not the model, which the metric would keep in memory
+        metrics.queue_depth.labels(name).set_function(
+            lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
+        )
+        for gpu in gpus_in_use():
+            for kind in KINDS:
+                metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(memory, gpu, kind))
+        log.info(
+            "serving %s version %s", model.name, model.version,
+            extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},
+        )  # fmt: skip
 
     def end(model: ServedModel) -> None:
         cost.forget(model.key)
@@ -131,28 +137,12 @@ def _load_models(
         threads=settings.compute_threads, streams=settings.compute_streams, instruction_set=settings.instruction_set,
     )  # fmt: skip
     registry = Registry(settings.models, compile_bundle, settings.default_model, begin, end)
-    self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
     elif settings.compute_threads:
         torch.set_num_threads(settings.compute_threads)
-    return registry, self_test
-
-
-def _announce(metrics: Metrics, registry: Registry, batcher: WorkBatcher, model: ServedModel) -> None:
-    metrics.model_info.labels(*_info(model)).set(1)
-    name = model.name  # not the model, which the metric would keep in memory
-    metrics.queue_depth.labels(name).set_function(
-        lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
-    )
-    for gpu in gpus_in_use():
-        for kind in KINDS:
-            metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(memory, gpu, kind))
-    log.info(
-        "serving %s version %s", model.name, model.version,
-        extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},
-    )  # fmt: skip
+    return registry
 
 
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:

@@ -71,16 +71,8 @@ class ServiceError(LcclError):
         self.code, self.retry_after_s = code, retry_after_s
 
 
-class KeyFileError(LcclError):
-    """The file of API keys cannot be used; ends the start."""
-
-
-class TracingError(LcclError):
-    """Tracing was asked for and its packages are missing; ends the start."""
-
-
-class TransportError(LcclError):
-    """The installed uvicorn does not fit; ends the start."""
+class StartError(LcclError):
+    """The service cannot start: its file of API keys, the packages for tracing or the installed uvicorn do not fit."""
 
 
 class ProblemBody(TypedDict):

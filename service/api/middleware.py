@@ -1,4 +1,4 @@
-"""Middleware around every request: its id, its metrics and log line, and the headers that protect browsers."""
+"""Middleware around every request: id, answer to errors, metrics, log line, and headers that protect browsers."""
 
 import base64
 import hashlib
@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from .body import header
+from .problems import answer
 
 log = logging.getLogger("service.access")
 PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
@@ -39,7 +41,7 @@ def content_security_policy(page: bytes = b"") -> bytes:
 
 
 class RequestObserver:
-    """Gives a request its id, times it, protects its answer, and writes its line to the log."""
+    """Gives a request its id, times it, answers its errors, protects its answer, and writes its line to the log."""
 
     def __init__(
         self,
@@ -79,6 +81,8 @@ class RequestObserver:
         self._inside += 1
         try:
             await self._app(scope, receive, observe)
+        except Exception as error:
+            await answer(Request(scope), error, self._metrics.rejected)(scope, receive, observe)
         finally:
             self._inside -= 1
             self._record(scope, status, started, self._clock())

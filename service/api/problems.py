@@ -7,7 +7,6 @@ from fastapi import Request
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import problem, problem_body
 from ..telemetry.metrics import UNKNOWN
@@ -16,43 +15,24 @@ log = logging.getLogger(__name__)
 OPEN_INFERENCE = "/v2"
 
 
-class Problems:
-    """Middleware around the routes that answers what they raise, and counts it.
-
-    Args:
-        rejected: counts answers by model and code.
-
-    """
-
-    def __init__(self, app: ASGIApp, rejected: Counter) -> None:
-        self._app, self._rejected = app, rejected
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except Exception as error:
-            if scope["type"] != "http":
-                raise
-            response = self._answer(Request(scope), error)
-            await response(scope, receive, send)
-
-    def _answer(self, request: Request, error: Exception) -> Response:
-        state, path = request.scope["state"], request.scope["path"]
-        if isinstance(error, HTTPException):  # no such path, or no such method there
-            detail = f"{request.method} is not answered at this path: see /docs"
-            told = problem_body(HTTPStatus(error.status_code), error.detail.lower().replace(" ", "_"), detail)
-            headers = dict(error.headers or {})
-        else:
-            told, headers = problem(error)
-        if told["code"] == "internal":
-            log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
-        if told["code"] == "unknown_model":
-            state["model"] = UNKNOWN
-        self._rejected.labels(state.get("model", ""), told["code"]).inc()
-        content = {**told, "request_id": state["request_id"]}
-        if is_open_inference(path):
-            content = {"error": told["detail"], **content}
-        return JSONResponse(content, told["status"], headers, media_type=media_type(path))
+def answer(request: Request, error: Exception, rejected: Counter) -> Response:
+    """The answer to an error that a route raised; ``rejected`` counts it by model and code."""
+    state, path = request.scope["state"], request.scope["path"]
+    if isinstance(error, HTTPException):  # no such path, or no such method there
+        detail = f"{request.method} is not answered at this path: see /docs"
+        told = problem_body(HTTPStatus(error.status_code), error.detail.lower().replace(" ", "_"), detail)
+        headers = dict(error.headers or {})
+    else:
+        told, headers = problem(error)
+    if told["code"] == "internal":
+        log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
+    if told["code"] == "unknown_model":
+        state["model"] = UNKNOWN
+    rejected.labels(state.get("model", ""), told["code"]).inc()
+    content = {**told, "request_id": state["request_id"]}
+    if is_open_inference(path):
+        content = {"error": told["detail"], **content}
+    return JSONResponse(content, told["status"], headers, media_type=media_type(path))
 
 
 def is_open_inference(path: str) -> bool:

@@ -1,7 +1,5 @@
 """API keys: who asks, found by the key's hash. ``python -m service.auth.keys NAME`` makes a key."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import hmac
@@ -18,7 +16,7 @@ from typing import Annotated, Self
 from limits import RateLimitItem
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from ..errors import KeyFileError, ServiceError
+from ..errors import ServiceError, StartError
 from .rate_limits import RateText, parse_rate
 
 SINGLE = "default"
@@ -69,21 +67,21 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
     """The callers of a key file by the SHA-256 of their keys.
 
     Raises:
-        KeyFileError: the file cannot be read, others than its owner may write to it, or it is not as it should be.
+        StartError: the file cannot be read, others than its owner may write to it, or it is not as it should be.
 
     """
     try:
         if sys.platform != "win32" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise KeyFileError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
+            raise StartError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
         file = KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from None
+        raise StartError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         complaint = error.errors()[0]
         place = ".".join(str(part) for part in complaint["loc"])
-        raise KeyFileError(f"{path}: {place + ': ' if place else ''}{complaint['msg']}") from None
+        raise StartError(f"{path}: {place + ': ' if place else ''}{complaint['msg']}") from None
     except ValueError as error:
-        raise KeyFileError(f"{path}: is no TOML: {error}") from None
+        raise StartError(f"{path}: is no TOML: {error}") from None
     return {
         bytes.fromhex(entry.sha256): Caller(name, entry.admin, parse_rate(entry.rate))
         for name, entry in file.keys.items()
@@ -98,18 +96,18 @@ class KeyRing:
         self._callers = dict(callers)
 
     @classmethod
-    def load(cls, path: Path | None, single: str | None) -> KeyRing:
+    def load(cls, path: Path | None, single: str | None) -> Self:
         """The keys of a file, and the single one that has no file, under the name ``default``.
 
         Raises:
-            KeyFileError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
+            StartError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
 
         """
         callers = read_keys(path) if path else {}
         if single is not None:
             digest = hashlib.sha256(single.encode()).digest()
             if digest in callers or SINGLE in {caller.name for caller in callers.values()}:
-                raise KeyFileError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
+                raise StartError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
             callers[digest] = Caller(SINGLE)
         return cls(callers)
 

@@ -22,7 +22,7 @@ PATIENCE = 3  # intervals without a right answer after which a model is not read
 
 
 class SelfTest:
-    """Runs the self-tests and remembers when each model passed last.
+    """Runs the self-tests and notes when each model passed last.
 
     Args:
         interval_s: seconds between two rounds.
@@ -34,10 +34,6 @@ class SelfTest:
         self, registry: Registry, batcher: WorkBatcher, interval_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry, self._batcher, self._interval_s, self._clock = registry, batcher, interval_s, clock
-
-    def passed(self, model: ServedModel) -> None:
-        """A model has just passed."""
-        model.passed_at = self._clock()
 
     def is_healthy(self) -> bool:
         """Whether every model passed within the last three intervals."""
@@ -63,12 +59,12 @@ class SelfTest:
                 result = await job.future
         except (ServiceError, TimeoutError) as error:
             if isinstance(error, ServiceError) and error.code == "overloaded":
-                self.passed(model)  # a full queue says something of the clients, not of the model
+                model.passed_at = self._clock()  # a full queue says something of the clients, not of the model
             else:
                 log.error("%s did not answer its self-test: %s", model.name, error)
         else:
             if np.allclose(result.logits, model.self_test[0], rtol=1e-3, atol=1e-3 * np.abs(model.self_test).max()):
-                self.passed(model)
+                model.passed_at = self._clock()
             else:
                 log.error("%s failed its self-test: its answer was wrong", model.name)
 

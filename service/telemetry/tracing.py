@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import TracingError
+from ..errors import StartError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -34,7 +34,7 @@ class Tracing:
         """Export over OTLP and HTTP, in batches, as the ``OTEL_…`` variables say.
 
         Raises:
-            TracingError: the packages are not installed.
+            StartError: the packages are not installed.
 
         """
         try:
@@ -43,7 +43,7 @@ class Tracing:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise TracingError("tracing needs OpenTelemetry's packages: pip install 'lccl[tracing]'") from error
+            raise StartError("tracing needs OpenTelemetry's packages: pip install 'lccl[tracing]'") from error
         provider = TracerProvider(resource=Resource.create({"service.name": "lccl-serve"}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)

@@ -4,19 +4,16 @@ A refusal by the application costs the event loop about as much as an answer. Un
 time on refusals, and accepted requests would wait for it where neither deadlines nor the queue's bound see them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from ..errors import ServiceError, problem
 
-OVERLOADED = "overloaded"
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
 
 
@@ -33,7 +30,7 @@ class Refusal:
     body: bytes
 
     @classmethod
-    def of(cls, error: ServiceError, open_inference: bool = False) -> Refusal:
+    def of(cls, error: ServiceError, open_inference: bool = False) -> Self:
         """The answer to an error in its protocol's form, ready to be written."""
         told, headers = problem(error)
         body = json.dumps({"error": told["detail"], **told} if open_inference else told).encode()
@@ -75,7 +72,7 @@ class AdmissionControl:
 
     def refusal(self, path: str) -> Refusal:
         """The answer to a refused request at a path; the refusal is reported."""
-        self._report(OVERLOADED)
+        self._report("overloaded")
         return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
 
 

@@ -4,8 +4,6 @@ uvicorn's own protocol waits for a head without limit, accepts heads and trailer
 requests from the socket with every one that it answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -13,26 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 
-from ..errors import ServiceError, TransportError
+from ..errors import ServiceError, StartError
 from .admission import AdmissionControl, Refusal
 from .watch import Phase, Watch
 
 ADVICE = "install a version that pyproject.toml names"
 
 try:
-    from uvicorn import Server
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-except ImportError as error:
-    raise TransportError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
-
-if TYPE_CHECKING:
-    from uvicorn import Config
+    from uvicorn import Config, Server
     from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     from uvicorn.server import ServerState
+except ImportError as error:
+    raise StartError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
 
 # What this folder uses of uvicorn beyond what it documents; checked at start.
 USED = {
@@ -313,7 +308,7 @@ def check_uvicorn() -> None:
     """See whether the installed uvicorn has what this folder is built on.
 
     Raises:
-        TransportError: it has not.
+        StartError: it has not.
 
     """
     missing = [
@@ -323,4 +318,4 @@ def check_uvicorn() -> None:
         if not any(name in made.__code__.co_names for made in vars(kind).values() if isinstance(made, FunctionType))
     ]
     if missing:
-        raise TransportError(f"uvicorn {version('uvicorn')} has no {', '.join(missing)}; {ADVICE}")
+        raise StartError(f"uvicorn {version('uvicorn')} has no {', '.join(missing)}; {ADVICE}")

@@ -83,23 +83,20 @@ class Server(uvicorn.Server):
         if sys.platform == "win32":
             return
         listening = [one for server in self.servers for one in server.sockets]
-        self._acceptor = Acceptor(listening, self._make_protocol)
+        make = cast(Callable[..., asyncio.Protocol], self.config.http)
+        self._acceptor = Acceptor(listening, partial(make, self.config, self.server_state, self.lifespan.state))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
         await super().shutdown(sockets)
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        make = cast(Callable[..., asyncio.Protocol], self.config.http)
-        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
 
     Raises:
-        TransportError: the installed uvicorn does not fit.
+        StartError: the installed uvicorn does not fit.
 
     """
     check_uvicorn()

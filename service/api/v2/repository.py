@@ -1,6 +1,7 @@
 """v2: the model repository extension of the Open Inference Protocol: what there is, loading and unloading."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import ServiceError
 from ...inference.registry import Registry
 from ..body import BodyMemory
-from ..operation import Handler, Json, Operation
+from ..operation import Json, Operation
 from .requests import load_json, sentence
 
 TAG = "model repository"
@@ -46,23 +47,19 @@ def operations(registry: Registry, bodies: BodyMemory) -> list[Operation]:
         entries = await asyncio.to_thread(registry.index)
         return Json([asdict(entry) for entry in entries if entry.state == "READY" or not asked.ready])
 
-    async def load(request: Request) -> Response:
-        await asyncio.to_thread(registry.load, request.path_params["model"], await _version(request, bodies))
-        return Response()
+    def change(verb: str, summary: str, act: Callable[[str, str | None], object]) -> Operation:
+        async def changed(request: Request) -> Response:
+            await asyncio.to_thread(act, request.path_params["model"], await _version(request, bodies))
+            return Response()
 
-    async def unload(request: Request) -> Response:
-        await asyncio.to_thread(registry.unload, request.path_params["model"], await _version(request, bodies))
-        return Response()
-
-    def change(verb: str, summary: str, handler: Handler) -> Operation:
         path = f"/v2/repository/models/{{model}}/{verb}"
-        return Operation("POST", path, summary, TAG, handler, None, ERRORS, "admin", query=_Query)
+        return Operation("POST", path, summary, TAG, changed, None, ERRORS, "admin", query=_Query)
 
     entries = list[dict[str, Any]]
     return [
         Operation("POST", "/v2/repository/index", "List the folder of models", TAG, index, entries, ERRORS),
-        change("load", "Load or reload a model", load),
-        change("unload", "Unload a model", unload),
+        change("load", "Load or reload a model", registry.load),
+        change("unload", "Unload a model", registry.unload),
     ]
 
 

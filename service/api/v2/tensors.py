@@ -1,7 +1,5 @@
 """Tensors as the Open Inference Protocol sends them: typed, checked, from and to bytes and JSON."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import math
@@ -9,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +70,7 @@ class Interface:
     outputs: tuple[Signature, ...]
 
     @classmethod
-    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Interface:
+    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Self:
         """The interface of a classifier of images of that size, with early exits or without."""
         return cls(
             inputs=(

@@ -15,6 +15,7 @@ from lccl.networks.lowering import lower
 from lccl.operating_points import ROUNDING
 from lccl.plan.geometry import EarlyExit, shape_of
 from lccl.request import QualityRequest, resolve
+from service.inference.registry import ServedModel
 from service.inference.runner import Result
 from service.telemetry.accounting import Accounting
 from service.telemetry.metrics import MOST_CLASSES, Metrics
@@ -39,7 +40,7 @@ def enter(bundle, shape):
 
     def enter(*results, exits=0, **changes):
         engine = SimpleNamespace(shape=replace(shape, exits=(EarlyExit(1, 1, 1),) * exits))
-        accounting.enter(SimpleNamespace(name="m", key="1", bundle=replace(bundle, **changes), engine=engine), results)
+        accounting.enter(ServedModel("m", "1", "m:1", replace(bundle, **changes), engine, np.zeros(1)), results)
         return lambda name, **labels: registry.get_sample_value(f"lccl_{name}", {"model": "m"} | labels)
 
     return enter
