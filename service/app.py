@@ -20,14 +20,13 @@ from lccl.compiler import compile_network
 
 from .api import operations as operators
 from .api import pages
-from .api.body import BodyMemory
-from .api.exchange import Exchange
+from .api.exchange import BodyMemory, Exchange
 from .api.middleware import RequestObserver, content_security_policy
 from .api.operation import route
 from .api.operations import Health
 from .api.v1 import classify, skip_map
 from .api.v1 import models as v1_models
-from .api.v2 import infer, repository
+from .api.v2 import infer
 from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
@@ -89,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         *operators.operations(health, metrics.registry),
         *v1_models.operations(registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
-        *repository.operations(registry, bodies),
+        *v2_models.repository(registry, bodies),
     ]
     page = pages.documentation_page() if settings.docs else b""
     if page:

@@ -1,11 +1,16 @@
-"""From a request with images to its answer: what v1, the skip map and the Open Inference Protocol do alike."""
+"""From a request with images to its answer: what v1, the skip map and the Open Inference Protocol do alike.
+
+Bodies are read into memory, within limits on each and on all together.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from fastapi import Request, Response
+from starlette.types import Scope
 
 from lccl.request import QualityRequest
 
@@ -13,7 +18,6 @@ from ..errors import ServiceError
 from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
-from .body import BodyMemory
 
 Details = TypeVar("Details")
 OF_IMAGES = ("damaged_image", "not_an_image", "too_large")
@@ -24,6 +28,60 @@ OF_IMAGES = ("damaged_image", "not_an_image", "too_large")
 Asked = tuple[Sequence[bytes | Image], QualityRequest, Details]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
 Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
+
+
+def header(scope: Scope, name: bytes, default: str = "") -> str:
+    """The first header of that name, given in lower case; cheaper than a mapping of all headers."""
+    for given, value in scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return default
+
+
+def refuse_compressed(request: Request) -> None:
+    """Raises ServiceError (not_an_image) for a body with a content encoding."""
+    if header(request.scope, b"content-encoding", "identity").lower() != "identity":
+        raise ServiceError("not_an_image", "compressed bodies are not taken: send the request as it is")
+
+
+class BodyMemory:
+    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
+
+    def __init__(self, per_body: int, together: int) -> None:
+        self._per_body, self._together, self._held = per_body, together, 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, whose bytes count until the context ends.
+
+        Raises:
+            ServiceError, too_large: more bytes, also declared ones, than one body may have.
+            ServiceError, overloaded: more than all bodies together may have.
+            ServiceError, client_gone: the client left.
+
+        """
+        declared = header(request.scope, b"content-length")
+        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
+        chunks, size, more = [], 0, True
+        try:
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ServiceError("client_gone", "the client closed the connection during its upload")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                self._check(size + len(chunk), size)
+                size += len(chunk)
+                self._held += len(chunk)
+                chunks.append(chunk)
+            yield b"".join(chunks)
+        finally:
+            self._held -= size
+
+    def _check(self, size: int, held: int) -> None:
+        if size > self._per_body:
+            raise ServiceError("too_large", f"the body has more than {self._per_body:,} bytes")
+        if self._held + size - held > self._together:
+            raise ServiceError("overloaded", "too many uploads are in progress: try again later", retry_after_s=1.0)
 
 
 class Exchange:

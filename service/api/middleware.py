@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
-from .body import header
+from .exchange import header
 from .problems import answer
 
 log = logging.getLogger("service.access")

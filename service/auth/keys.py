@@ -89,11 +89,18 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
 
 
 class KeyRing:
-    """The callers that have a key; with none in it, whoever asks is welcome."""
+    """The callers that have a key; with none in it, whoever asks is welcome.
+
+    Attributes:
+        asked: whether callers need a key.
+        has_admin: whether one of them is an administrator.
+
+    """
 
     def __init__(self, callers: Mapping[bytes, Caller]) -> None:
         """Takes callers by the SHA-256 of their keys."""
-        self._callers = dict(callers)
+        self._callers, self.asked = dict(callers), bool(callers)
+        self.has_admin = any(caller.admin for caller in callers.values())
 
     @classmethod
     def load(cls, path: Path | None, single: str | None) -> Self:
@@ -110,15 +117,6 @@ class KeyRing:
                 raise StartError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
             callers[digest] = Caller(SINGLE)
         return cls(callers)
-
-    @property
-    def asked(self) -> bool:
-        """Whether callers need a key."""
-        return bool(self._callers)
-
-    @property
-    def has_admin(self) -> bool:
-        return any(caller.admin for caller in self._callers.values())
 
     def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """Who asks, by ``Authorization: Bearer`` or ``X-API-Key``; every key is compared, in constant time.
@@ -157,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     key = PREFIX + secrets.token_urlsafe(32)
-    print(f"The key, shown this once: {key}", file=sys.stderr)
-    print("For the file that LCCL_API_KEYS names, read when the service starts:", file=sys.stderr)
+    told = "For the file that LCCL_API_KEYS names, read when the service starts:"
+    print(f"The key, shown this once: {key}\n{told}", file=sys.stderr)
     print(f'[keys."{options.name}"]')
     print(f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
     if options.rate:

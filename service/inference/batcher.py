@@ -53,22 +53,10 @@ class _Queue(Generic[Item, Result]):
         self.clients.setdefault(job.client, deque()).append(job)
         self.size += 1
 
-    def push_back(self, job: Job[Item, Result]) -> None:
-        self.clients.setdefault(job.client, deque()).appendleft(job)
-        self.clients.move_to_end(job.client, last=False)
-        self.size += 1
-
     @property
     def drained_per_s(self) -> float:
         """Jobs that leave in a second while any run; 0 when none has left yet."""
         return self.left / self.left_in_s if self.left_in_s else 0.0
-
-    def drained(self, jobs: int, seconds: float, now: float) -> None:
-        """Jobs have left after a batch of so many seconds, a part of which others may have run too."""
-        self.served_s += seconds
-        self.left = MEMORY * self.left + jobs
-        self.left_in_s = MEMORY * self.left_in_s + now - max(now - seconds, self.last_left_at)
-        self.last_left_at = now
 
     def pop(self) -> Job[Item, Result]:
         client, line = next(iter(self.clients.items()))
@@ -164,12 +152,18 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             queue = self._queues.setdefault(key, _Queue())
             for job in reversed(jobs):
-                queue.push_back(job)
+                queue.clients.setdefault(job.client, deque()).appendleft(job)
+                queue.clients.move_to_end(job.client, last=False)
+                queue.size += 1
 
     def drained(self, key: str, items: int, seconds: float) -> None:
         """Learn what a batch took that has just ended: for fairness between keys and for advice to the refused."""
         with self._changed:
-            self._queues.setdefault(key, _Queue()).drained(items, seconds, self._clock())
+            queue, now = self._queues.setdefault(key, _Queue()), self._clock()
+            queue.served_s += seconds
+            queue.left = MEMORY * queue.left + items
+            queue.left_in_s = MEMORY * queue.left_in_s + now - max(now - seconds, queue.last_left_at)
+            queue.last_left_at = now
 
     def waiting_s(self) -> float:
         """Seconds until all that waits would have left, at the rates seen so far."""

@@ -45,6 +45,11 @@ class Classified:
         """Those that did not fail."""
         return [one for one in self.results if isinstance(one, Result)]
 
+    @property
+    def sparsest(self) -> Result:
+        """The one whose setting promises least, where brown-out came between them."""
+        return max(self.done, key=lambda result: result.point.skip_ratio)
+
 
 class Pipeline:
     """Takes images to their results.

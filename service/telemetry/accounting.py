@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter as Metric
 
 from lccl.operating_points import ROUNDING
 
@@ -60,7 +59,8 @@ class _Ledger:
             for layer in shape.layers
         ]
         self._spreads = _spreads(model)
-        self._exits = _exits(metrics, name, len(shape.exits))
+        ends = [*enumerate(map(str, range(len(shape.exits)))), (None, END)] if shape.exits else []
+        self._exits = {number: metrics.exits.labels(name, label) for number, label in ends}
         self._images = cache(partial(metrics.images.labels, name))
         self._class = cache(
             lambda index: metrics.predictions.labels(name, labels[index] if index < MOST_CLASSES else OTHER)
@@ -85,7 +85,7 @@ class _Ledger:
         for (cells, whole, skipped), cells_kept in zip(self._layers, kept, strict=True):
             whole.inc(cells * count)
             skipped.inc(cells * count - cells_kept)
-        for point, images in Counter(_point(result) for result in results).items():
+        for point, images in Counter(result.point.name or INTERPOLATED for result in results).items():
             self._images(point).inc(images)
         self._downgraded.inc(sum(result.downgraded for result in results))
 
@@ -99,7 +99,7 @@ class _Ledger:
                 self._exits[exit_index].inc(count)
         by_point: dict[str, list[Result]] = defaultdict(list)
         for result in results:
-            by_point[_point(result)].append(result)
+            by_point[result.point.name or INTERPOLATED].append(result)
         for point, members in by_point.items():
             self._enter_point(point, members)
 
@@ -111,16 +111,6 @@ class _Ledger:
             sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
         for counter, amount in zip(self._sums(point), sums, strict=True):
             counter.inc(max(0.0, amount))
-
-
-def _exits(metrics: Metrics, name: str, exits: int) -> dict[int | None, Metric]:
-    """A counter for each early exit and one for the network's end; none for a network without early exits."""
-    numbers: list[int | None] = [*range(exits), None] if exits else []
-    return {number: metrics.exits.labels(name, END if number is None else str(number)) for number in numbers}
-
-
-def _point(result: Result) -> str:
-    return result.point.name or INTERPOLATED
 
 
 def _spreads(model: ServedModel) -> NDArray[np.float64] | None:

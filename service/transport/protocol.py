@@ -97,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = False
         self._fault: ServiceError = ServiceError("malformed", "this is no HTTP request")
         self._running: RequestResponseCycle | None = None
-        self._watch: Watch | None = None
+        self._watch: Watch  # from when the connection is made
         self._departure: asyncio.Future[None]  # done when the client has left
 
     # The connection
@@ -105,12 +105,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._departure = asyncio.get_running_loop().create_future()
+        shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
+        self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         excess = len(self._server_state.connections) - self._limits.connections
         if excess > self._limits.spare:
             transport.abort()
             return
-        shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
-        self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         self._wait()
         if excess > 0:
             self._refuse(
@@ -120,8 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.stop()
+        self._watch.stop()
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
             self._limits.admission.inside.discard(cycle)
         if self._running is not None and not self._running.response_complete:
@@ -151,8 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def resume_writing(self) -> None:
-        if self._watch is not None:
-            self._watch.moved()
+        self._watch.moved()
         super().resume_writing()
 
     # What the parser finds
@@ -268,13 +266,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Tell the watch what the connection waits for now."""
-        if self._watch is None:
-            return
-        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
-            if self._whole or self._refused:
-                self._watch.expect("answer", math.inf)
-            else:
-                self._watch.expect("body", self._limits.body_s)
+        answering = self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+        if answering and (self._whole or self._refused):
+            self._watch.expect("answer", math.inf)
+        elif answering:
+            self._watch.expect("body", self._limits.body_s)
         elif self._refused:
             self._watch.expect("linger", self._limits.linger_s)
         elif self.cycle is None or self._in_head:

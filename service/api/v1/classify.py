@@ -17,11 +17,10 @@ from ...errors import ServiceError, problem
 from ...inference.pipeline import Classified
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
-from ..body import header, refuse_compressed
-from ..exchange import Asked, Exchange
+from ..exchange import Asked, Exchange, header, refuse_compressed
 from ..fields import AnyFields, Fields, explain, fields_of
 from ..operation import Json, Operation
-from .answers import ClassifyAnswer, FailedPrediction, Heading, Prediction, Timing
+from .answers import ClassifyAnswer, FailedPrediction, Heading, Prediction
 
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 1 << 10
@@ -62,22 +61,6 @@ def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[O
     return [default, named, replace(default, path=path, summary="Classify images with one version of a model")]
 
 
-async def read_images(
-    request: Request, body: bytes, kind: type[AnyFields], max_images: int, *, one: bool = False
-) -> Asked[AnyFields]:
-    """The images in a body, and the fields given with them.
-
-    Args:
-        one: refuse more than one image.
-
-    """
-    images, given = await parse(request, body, max_images)
-    if one and len(images) > 1:
-        raise ServiceError("too_large", f"{len(images)} images: a skip map is made of one at a time")
-    fields = fields_of(request, given, kind)
-    return images, fields.quality(), fields
-
-
 def image_bodies(kind: type[Fields]) -> dict[str, Any]:
     """The bodies of a route that takes images and these fields, as OpenAPI has them."""
     fields: dict[str, Any] = kind.model_json_schema()["properties"]
@@ -95,15 +78,8 @@ def image_bodies(kind: type[Fields]) -> dict[str, Any]:
 def heading(request: Request, model: ServedModel, classified: Classified) -> Heading:
     """What classify and the skip map answer alike; for several images the longest time of each stage."""
     state, done = request.scope["state"], classified.done
-    # Where brown-out came between the images, the sparsest setting, which promises least.
-    used = max(done, key=lambda result: result.point.skip_ratio)
+    used = classified.sparsest
     point = used.point
-    timing: Timing = {
-        "decode": round(1000 * classified.decode_s, 3),
-        "queue": round(1000 * max(result.queue_s for result in done), 3),
-        "compute": round(1000 * max(result.compute_s for result in done), 3),
-        "total": round(1000 * (time.monotonic() - state["arrived"]), 3),
-    }
     return {
         "model": model.name,
         "version": model.version,
@@ -118,7 +94,12 @@ def heading(request: Request, model: ServedModel, classified: Classified) -> Hea
             "expected_accuracy_drop": point.drop,
             "downgraded": used.downgraded,
         },
-        "timing_ms": timing,
+        "timing_ms": {
+            "decode": round(1000 * classified.decode_s, 3),
+            "queue": round(1000 * max(result.queue_s for result in done), 3),
+            "compute": round(1000 * max(result.compute_s for result in done), 3),
+            "total": round(1000 * (time.monotonic() - state["arrived"]), 3),
+        },
     }
 
 
@@ -144,30 +125,35 @@ class ClassifyBody(BaseModel):
     images: list[str] | None = Field(None, description="several of them")
 
 
-async def parse(request: Request, body: bytes, max_images: int) -> Content:
-    """Find the images and fields: a raw image, multipart with files named ``file``, or JSON with base64.
+async def read_images(
+    request: Request, body: bytes, kind: type[AnyFields], max_images: int, *, one: bool = False
+) -> Asked[AnyFields]:
+    """The images in a body (raw, multipart with files named ``file``, or JSON with base64), and a request's fields.
+
+    Args:
+        one: refuse more than one image.
 
     Raises:
         ServiceError, malformed: empty, or not what the content type says.
         ServiceError, not_an_image: a content type, or a content encoding, that is none of these.
         ServiceError, too_large: more images than one request may carry.
-        ServiceError, invalid_field: a field of an unknown name or given twice.
+        ServiceError, invalid_field: a field of an unknown name, given twice, or out of range.
 
     """
     refuse_compressed(request)
-    kind = header(request.scope, b"content-type").partition(";")[0].strip().lower()
+    sent_as = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if not body:
         raise ServiceError("malformed", "the body is empty: send an image")
-    if kind == "application/json":
-        images, fields = _from_json(body)
-    elif kind == "multipart/form-data":
-        images, fields = await _from_multipart(request, body, max_images)
-    elif not kind or kind.startswith("image/") or kind == "application/octet-stream":
-        images, fields = [body], {}
+    if sent_as == "application/json":
+        images, given = _from_json(body)
+    elif sent_as == "multipart/form-data":
+        images, given = await _from_multipart(request, body, max_images)
+    elif not sent_as or sent_as.startswith("image/") or sent_as == "application/octet-stream":
+        images, given = [body], {}
     else:
         raise ServiceError(
             "not_an_image",
-            f"content type {kind[:64]!r} is not taken: send an image as image/… or application/octet-stream, "
+            f"content type {sent_as[:64]!r} is not taken: send an image as image/… or application/octet-stream, "
             "multipart/form-data with files named 'file', or application/json with base64",
         )
     if not images:
@@ -176,7 +162,10 @@ async def parse(request: Request, body: bytes, max_images: int) -> Content:
         )
     if len(images) > max_images:
         raise ServiceError("too_large", f"{len(images)} images in one request; at most {max_images} are taken")
-    return images, fields
+    if one and len(images) > 1:
+        raise ServiceError("too_large", f"{len(images)} images: a skip map is made of one at a time")
+    fields = fields_of(request, given, kind)
+    return images, fields.quality(), fields
 
 
 def _from_json(body: bytes) -> Content:

@@ -9,14 +9,11 @@ import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 
-from lccl.request import QualityRequest
-
 from ...errors import ServiceError
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
-from ..body import refuse_compressed
-from ..exchange import Asked, Exchange
+from ..exchange import Asked, Exchange, refuse_compressed
 from ..fields import Fields, fields_of
 from ..operation import Operation
 from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
@@ -41,7 +38,10 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
         reading = partial(read_request, body, size, interface_of(model), max_images)
         asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
-        return list(asked.images), _quality(request, asked), asked
+        fields = fields_of(request, dict(asked.quality), Fields)
+        if "top_k" in fields.model_fields_set:
+            raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
+        return list(asked.images), fields.quality(), asked
 
     async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
         numbers = len(classified.results) * len(model.bundle.labels)
@@ -65,17 +65,9 @@ def interface_of(model: ServedModel) -> Interface:
     return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 
 
-def _quality(request: Request, asked: InferRequest) -> QualityRequest:
-    fields = fields_of(request, dict(asked.quality), Fields)
-    if "top_k" in fields.model_fields_set:
-        raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
-    return fields.quality()
-
-
 def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> tuple[bytes, int | None]:
     results = classified.done
-    # Where brown-out came between the images, the sparsest point, which promises least.
-    used = max(results, key=lambda result: result.point.skip_ratio)
+    used = classified.sparsest
     head: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,
