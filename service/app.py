@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         *infer.operations(exchange, pipeline, most),
         *skip_map.operations(exchange, pipeline, most),
         *operators.operations(health, metrics.registry),
-        *v1_models.operations(registry, settings.max_body_bytes, settings.max_pixels, most),
+        *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
         *v2_models.repository(registry, bodies),
     ]

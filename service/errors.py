@@ -2,7 +2,7 @@
 
 import math
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -104,3 +104,10 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
 def problem_body(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
     """The body of an answer with that status."""
     return {"type": "about:blank", "title": status.phrase, "status": int(status), "code": code, "detail": detail}
+
+
+def complaint(error: Any, about: str) -> str:
+    """The first complaint of pydantic's ValidationError, with the place it is about, or else what it is about."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:64].encode("ascii", "backslashreplace").decode()
+    return f"{place or about}: {first['msg'][:200]}"

@@ -37,7 +37,8 @@ class AccessControl:
         """
         if level == "open":
             return
-        address = address_of(request)
+        client = request.scope.get("client")
+        address = _address(client[0] if client else "")
         try:
             caller = self._keys.identify(request.headers, address)
         except ServiceError:
@@ -55,14 +56,9 @@ class AccessControl:
             )
 
 
-def address_of(request: Request) -> str:
-    """The address that a request came from; of an IPv6 address the network, or one caller would have 2⁶⁴ names."""
-    client = request.scope.get("client")
-    return _home(client[0] if client else "")
-
-
 @lru_cache(maxsize=4096)
-def _home(host: str) -> str:
+def _address(host: str) -> str:
+    """The address that a request came from; of IPv6 the network, or one caller would have 2⁶⁴ names."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

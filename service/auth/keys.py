@@ -16,7 +16,7 @@ from typing import Annotated, Self
 from limits import RateLimitItem
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from ..errors import ServiceError, StartError
+from ..errors import ServiceError, StartError, complaint
 from .rate_limits import RateText, parse_rate
 
 SINGLE = "default"
@@ -77,9 +77,7 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        complaint = error.errors()[0]
-        place = ".".join(str(part) for part in complaint["loc"])
-        raise StartError(f"{path}: {place + ': ' if place else ''}{complaint['msg']}") from None
+        raise StartError(f"{path}: {complaint(error, 'the file')}") from None
     except ValueError as error:
         raise StartError(f"{path}: is no TOML: {error}") from None
     return {

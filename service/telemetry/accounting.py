@@ -101,16 +101,13 @@ class _Ledger:
         for result in results:
             by_point[result.point.name or INTERPOLATED].append(result)
         for point, members in by_point.items():
-            self._enter_point(point, members)
-
-    def _enter_point(self, point: str, results: Sequence[Result]) -> None:
-        self._durations(point).observe(*[result.finished_at - result.enqueued_at for result in results])
-        expected = [result.point.skip_ratio for result in results]
-        sums = [sum(result.skip_ratio for result in results), sum(expected)]
-        if self._spreads is not None:
-            sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
-        for counter, amount in zip(self._sums(point), sums, strict=True):
-            counter.inc(max(0.0, amount))
+            self._durations(point).observe(*[result.finished_at - result.enqueued_at for result in members])
+            expected = [result.point.skip_ratio for result in members]
+            sums = [sum(result.skip_ratio for result in members), sum(expected)]
+            if self._spreads is not None:
+                sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
+            for counter, amount in zip(self._sums(point), sums, strict=True):
+                counter.inc(max(0.0, amount))
 
 
 def _spreads(model: ServedModel) -> NDArray[np.float64] | None:

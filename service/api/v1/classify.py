@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from ...errors import ServiceError, problem
+from ...errors import ServiceError, complaint, problem
 from ...inference.pipeline import Classified
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
 from ..exchange import Asked, Exchange, header, refuse_compressed
-from ..fields import AnyFields, Fields, explain, fields_of
+from ..fields import AnyFields, Fields, fields_of
 from ..operation import Json, Operation
 from .answers import ClassifyAnswer, FailedPrediction, Heading, Prediction
 
@@ -172,7 +172,7 @@ def _from_json(body: bytes) -> Content:
     try:
         parsed = ClassifyBody.model_validate_json(body)
     except ValidationError as error:
-        raise ServiceError("malformed", explain(error.errors())) from error
+        raise ServiceError("malformed", complaint(error, "the request")) from error
     if (parsed.image is None) == (parsed.images is None):
         raise ServiceError("malformed", "JSON needs either 'image', one base64 text, or 'images', a list of them")
     texts = parsed.images if parsed.images is not None else [parsed.image or ""]

@@ -8,11 +8,14 @@ from lccl.operating_points import OperatingPoint
 
 from ...inference.decode import FORMATS
 from ...inference.registry import Registry, ServedModel
+from ..exchange import Exchange
 from ..operation import Json, Operation
 from .answers import Measured, ModelInput, ModelList, ModelMetadata
 
 
-def operations(registry: Registry, max_body_bytes: int, max_pixels: int, max_images: int) -> list[Operation]:
+def operations(
+    exchange: Exchange, registry: Registry, max_body_bytes: int, max_pixels: int, max_images: int
+) -> list[Operation]:
     """Routes that describe the models; the limits are those of a request."""
 
     async def list_models(_: Request) -> Response:
@@ -20,9 +23,7 @@ def operations(registry: Registry, max_body_bytes: int, max_pixels: int, max_ima
         return Json(answer)
 
     async def describe_model(request: Request) -> Response:
-        model = registry.find(request.path_params["model"])
-        request.scope["state"]["model"] = model.name
-        return Json(describe(model))
+        return Json(describe(exchange.find(request)))
 
     def describe(model: ServedModel) -> ModelMetadata:
         size = model.bundle.preprocessing.size

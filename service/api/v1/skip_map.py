@@ -42,7 +42,8 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
             "image": {"width": size[1], "height": size[0], "seen": preprocessing.size / preprocessing.resize},
             "layers": [],
         }
-        if _wants_png(request):
+        accepted = request.headers.get("accept", "").lower().split(",")
+        if any(one.partition(";")[0].strip() == PNG for one in accepted):
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
             png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
             return Response(png, media_type=PNG)
@@ -57,11 +58,6 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
     )  # fmt: skip
     path = "/v1/models/{model}/versions/{version}/skip-map"
     return [named, replace(named, path=path, summary="Show where one version of a model computes")]
-
-
-def _wants_png(request: Request) -> bool:
-    accepted = request.headers.get("accept", "").lower().split(",")
-    return any(one.partition(";")[0].strip() == PNG for one in accepted)
 
 
 def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[str, Any]) -> bytes:

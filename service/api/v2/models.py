@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...errors import ServiceError
+from ...errors import ServiceError, complaint
 from ...inference.registry import Registry, ServedModel
 from ..exchange import BodyMemory, Exchange
 from ..operation import Handler, Json, Operation
 from ..operations import Health, probes
 from .infer import TAG, interface_of
-from .requests import load_json, sentence
+from .requests import load_json
 from .tensors import BYTES, Signature
 
 REPOSITORY = "model repository"
@@ -166,7 +166,7 @@ async def _read(request: Request, bodies: BodyMemory) -> _Asked:
         try:
             return _Asked.model_validate(load_json(body)) if body else _Asked()
         except ValidationError as error:
-            raise ServiceError("malformed", f"not a repository request: {sentence(error)}") from error
+            raise ServiceError("malformed", f"not a repository request: {complaint(error, 'the JSON')}") from error
 
 
 async def _version(request: Request, bodies: BodyMemory) -> str | None:

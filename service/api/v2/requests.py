@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ...errors import ServiceError
+from ...errors import ServiceError, complaint
 from .tensors import CLASSIFIED, Interface, Parameters, RequestedOutput, Tensor, read_binary, read_json
 
 JSON_SIZE = "Inference-Header-Content-Length"
@@ -123,7 +123,7 @@ def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
     try:
         return _Request.model_validate(load_json(text))
     except ValidationError as error:
-        raise ServiceError("malformed", f"not an infer request: {sentence(error)}") from error
+        raise ServiceError("malformed", f"not an infer request: {complaint(error, 'the JSON')}") from error
 
 
 def load_json(text: bytes) -> Any:
@@ -156,13 +156,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
-
-
-def sentence(error: ValidationError) -> str:
-    """A validation's first complaint, with the place it is about."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:64].encode("ascii", "backslashreplace").decode()
-    return f"{where or 'the JSON'}: {first['msg'][:200]}"
 
 
 def _one_input(inputs: Sequence[_Input], interface: Interface) -> _Input:
