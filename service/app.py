@@ -59,7 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         StartError: tracing is asked for and its packages are missing.
 
     """
-    settings.warn_of_deprecated()
+    if settings.canary_interval_s is not None:
+        log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
@@ -95,14 +96,17 @@ def create_app(settings: Settings) -> FastAPI:
         operations += [*pages.documentation(page), *pages.playground()]
     routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
     app = FastAPI(
-        title=pages.TITLE, summary=pages.SUMMARY, version=version("lccl"), openapi_url=None, routes=routes,
+        title=pages.TITLE,
+        summary="Classifies images with ResNets that skip work; every request chooses how much.",
+        version=version("lccl"), openapi_url=None, routes=routes,
         lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
     )  # fmt: skip
     app.state = State(
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
-    policies = {pages.PAGE: content_security_policy(page)} if page else {}
-    app.middleware_stack = RequestObserver(app.router, metrics, policies, tracing)
+    app.middleware_stack = RequestObserver(
+        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
+    )
     return app
 
 

@@ -128,8 +128,9 @@ class Exchange:
                         loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
                     )  # fmt: skip
         except TimeoutError as error:
-            told = f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
-            raise ServiceError("timeout", told) from error
+            raise ServiceError(
+                "timeout", f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
+            ) from error
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()

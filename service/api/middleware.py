@@ -31,8 +31,6 @@ ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-ref
 NOT_STORED = (b"cache-control", b"no-store")
 NOT_FRAMED = (b"x-frame-options", b"DENY")
 
-RawHeaders = MutableSequence[tuple[bytes, bytes]]
-
 
 def content_security_policy(page: bytes = b"") -> bytes:
     """The Content-Security-Policy of a page: scripts and styles are files of this service, or scripts within it."""
@@ -87,7 +85,7 @@ class RequestObserver:
             self._inside -= 1
             self._record(scope, status, started, self._clock())
 
-    def _protect(self, headers: RawHeaders, path: str) -> None:
+    def _protect(self, headers: MutableSequence[tuple[bytes, bytes]], path: str) -> None:
         """Add headers that forbid browsers to guess types, frame pages, run foreign scripts and store answers."""
         given = {name.lower(): value for name, value in headers}
         headers.extend(ALWAYS)

@@ -64,11 +64,13 @@ def route(operation: Operation, access: AccessControl) -> APIRoute:
 
     problem = {"content": {media_type(operation.path): {"schema": {"$ref": PROBLEM}}}}
     responses: dict[int | str, dict[str, Any]] = dict.fromkeys(operation.errors, problem)
+    if operation.media_types:
+        responses[200] = {"content": {kind: {} for kind in operation.media_types}}
     made = APIRoute(
         operation.path, operation.handler, methods=[operation.method], tags=[operation.tag], summary=operation.summary,
         response_model=operation.answer, response_class=Response if operation.answer is None else Json,
-        responses=responses | {200: {"content": {kind: {} for kind in operation.media_types}}},
-        response_description=operation.told, include_in_schema=operation.documented, openapi_extra=_taken(operation),
+        responses=responses, response_description=operation.told, include_in_schema=operation.documented,
+        openapi_extra=_taken(operation),
     )  # fmt: skip
     made.app = answer  # FastAPI's own would validate and serialise every answer
     return made

@@ -12,7 +12,6 @@ from starlette.routing import Mount
 from .operation import Json, Operation
 
 TITLE = "LCCL model server"
-SUMMARY = "Classifies images with ResNets that skip work; every request chooses how much."
 DOCUMENT, PAGE, ASSETS = "/openapi.json", "/docs", "/static-offline-docs"
 
 

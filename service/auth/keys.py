@@ -153,8 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     key = PREFIX + secrets.token_urlsafe(32)
-    told = "For the file that LCCL_API_KEYS names, read when the service starts:"
-    print(f"The key, shown this once: {key}\n{told}", file=sys.stderr)
+    print(
+        f"The key, shown this once: {key}\nFor the file that LCCL_API_KEYS names, read when the service starts:",
+        file=sys.stderr,
+    )
     print(f'[keys."{options.name}"]')
     print(f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
     if options.rate:

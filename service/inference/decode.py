@@ -62,7 +62,8 @@ def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) 
         except (ServiceError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
-            raise ServiceError("damaged_image", f"the image cannot be decoded: {_brief(error)}") from error
+            brief = str(error).partition("\n")[0][:120] or type(error).__name__
+            raise ServiceError("damaged_image", f"the image cannot be decoded: {brief}") from error
 
 
 def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
@@ -97,8 +98,3 @@ def _plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     except ValueError:  # Pillow finds the words for what is wrong with it
         return None
     return pixels
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).splitlines()
-    return text[0][:120] if text and text[0] else type(error).__name__

@@ -4,8 +4,6 @@ A folder of models holds ``<name>/bundle.json``, whose version is the bundle's o
 Names from requests are only ever looked up among those found there; no path is made of them.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -52,8 +50,8 @@ class ServedModel:
     name: str
     version: str
     key: str
-    bundle: Bundle
-    engine: Engine
+    bundle: "Bundle"
+    engine: "Engine"
     self_test: NDArray[np.floating]
     passed_at: float = -math.inf
     dense_macs: int = field(init=False)
@@ -74,10 +72,6 @@ class IndexEntry:
     reason: str = ""
 
 
-Listener = Callable[[ServedModel], None]
-Compile = Callable[["Bundle"], "Engine"]
-
-
 class Registry:
     """Loads bundles from one folder and finds them by name and version.
 
@@ -93,7 +87,12 @@ class Registry:
     """
 
     def __init__(
-        self, folder: Path, compile_bundle: Compile, default: str | None, on_load: Listener, on_unload: Listener
+        self,
+        folder: Path,
+        compile_bundle: Callable[["Bundle"], "Engine"],
+        default: str | None,
+        on_load: Callable[[ServedModel], None],
+        on_unload: Callable[[ServedModel], None],
     ) -> None:
         self._folder, self._compile, self._default = folder, compile_bundle, default
         self._on_load, self._on_unload = on_load, on_unload
@@ -141,8 +140,10 @@ class Registry:
         for model in reversed(versions):
             if version in {None, model.version}:
                 return model
-        known = ", ".join(model.version for model in versions)
-        raise ServiceError("unknown_model", f"{wanted} has no version {str(version)[:64]!r}; there is {known}")
+        raise ServiceError(
+            "unknown_model",
+            f"{wanted} has no version {str(version)[:64]!r}; there is {', '.join(model.version for model in versions)}",
+        )
 
     def versions(self, name: str) -> list[ServedModel]:
         """All loaded versions of a model, ascending."""
@@ -204,23 +205,21 @@ class Registry:
                 self.unload(*key)
 
     def _load(self, key: Key, home: Path) -> ServedModel:
-        name, version = key
         with self._changing:
             old = self._served.get(key)
             self._stamps[key] = _stamp(home)
             if old is None:
-                self._states[key] = IndexEntry(name, version, "LOADING")
+                self._states[key] = IndexEntry(*key, "LOADING")
             try:
-                model = self._make(name, version, home)
+                model = self._make(*key, home)
                 self._on_load(model)
             except LcclError as error:
-                reason = f"cannot be loaded: {error}"
                 state: State = "UNAVAILABLE" if old is None else "READY"
-                self._states[key] = IndexEntry(name, version, state, reason)
+                self._states[key] = IndexEntry(*key, state, f"cannot be loaded: {error}")
                 raise
             served = self._served | {key: model}
             self._served = {one: served[one] for one in sorted(served, key=_order)}
-            self._states[key] = IndexEntry(name, version, "READY")
+            self._states[key] = IndexEntry(*key, "READY")
             if old is not None:
                 self._on_unload(old)
             return model
@@ -244,14 +243,11 @@ class Registry:
 
     def _homes(self) -> dict[Key, Path]:
         """Where each version lies; a bundle whose description cannot be read has the version ``unreadable``."""
-        homes: dict[Key, Path] = {}
-        for file in sorted([*self._folder.glob("*/bundle.json"), *self._folder.glob("*/*/bundle.json")]):
-            home = file.parent
-            if home.parent == self._folder:
-                homes[home.name, _own_version(home)] = home
-            else:
-                homes[home.parent.name, home.name] = home
-        return homes
+        found = sorted([*self._folder.glob("*/bundle.json"), *self._folder.glob("*/*/bundle.json")])
+        return {
+            (home.name, _own_version(home)) if home.parent == self._folder else (home.parent.name, home.name): home
+            for home in (file.parent for file in found)
+        }
 
 
 def _own_version(home: Path) -> str:

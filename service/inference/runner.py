@@ -84,7 +84,6 @@ class Result:
 WorkBatcher = Batcher[Work, Result]
 Chosen = Sequence[tuple[WorkJob, OperatingPoint]]
 Settled = list[tuple[WorkJob, "Result | Exception"]]
-OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 
 
 class Runner:
@@ -105,7 +104,7 @@ class Runner:
         batcher: WorkBatcher,
         cost: CostModel,
         brownout: BrownOut,
-        on_batch: OnBatch,
+        on_batch: Callable[[ServedModel, Sequence[Result]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._batcher, self._cost, self._brownout, self._on_batch = batcher, cost, brownout, on_batch
@@ -213,8 +212,7 @@ class Runner:
         ]  # fmt: skip
         self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
         seconds = finished - started
-        macs = sum(point.gated_macs for _, point in chosen)
-        self._cost.learn(key, len(chosen), macs, seconds, sharing=sharing)
+        self._cost.learn(key, len(chosen), sum(point.gated_macs for _, point in chosen), seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
         self._on_batch(model, results)
 

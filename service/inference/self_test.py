@@ -51,8 +51,9 @@ class SelfTest:
         from lccl.bundle.self_test import images_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
-        image = images_for(model.engine, model.bundle)[0]
-        work = Work(model, image, model.resolve(QualityRequest()), deadline, probe=True)
+        work = Work(
+            model, images_for(model.engine, model.bundle)[0], model.resolve(QualityRequest()), deadline, probe=True
+        )
         try:
             (job,) = self._batcher.put(model.key, [work], "self-test")
             async with asyncio.timeout(PATIENCE * self._interval_s):

@@ -41,8 +41,7 @@ class _Ledger:
     """A model's counters, each looked up once, because finding one by its labels costs more than counting."""
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
-        name, shape = model.name, model.engine.shape
-        labels = model.bundle.labels
+        name, shape, labels = model.name, model.engine.shape, model.bundle.labels
         self._dense = shape.dense
         self._batch_size = metrics.batch_size.labels(name)
         self._macs = tuple(metrics.macs.labels(name, kind) for kind in ("dense", "gated", "executed"))

@@ -78,8 +78,8 @@ class AdmissionControl:
 
 @lru_cache(maxsize=64)
 def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
-    error = ServiceError("overloaded", "more requests arrive than can be answered: try again later", retry_after_s)
-    return Refusal.of(error, open_inference)
+    told = "more requests arrive than can be answered: try again later"
+    return Refusal.of(ServiceError("overloaded", told, retry_after_s), open_inference)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:

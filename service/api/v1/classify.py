@@ -56,9 +56,11 @@ def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[O
         "POST", "/v1/classify", "Classify images with the default model", "classify", classify, ClassifyAnswer, ERRORS,
         query=Fields, body=image_bodies(Fields),
     )  # fmt: skip
-    named = replace(default, path="/v1/models/{model}/classify", summary="Classify images with a model")
-    path = "/v1/models/{model}/versions/{version}/classify"
-    return [default, named, replace(default, path=path, summary="Classify images with one version of a model")]
+    paths = {
+        "/v1/models/{model}/classify": "Classify images with a model",
+        "/v1/models/{model}/versions/{version}/classify": "Classify images with one version of a model",
+    }
+    return [default, *(replace(default, path=path, summary=summary) for path, summary in paths.items())]
 
 
 def image_bodies(kind: type[Fields]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from .answers import MaskedLayer, SkipMapAnswer
 from .classify import ERRORS, heading, image_bodies, prediction, read_images
 
 PNG = "image/png"
-ZERO = ord("0")
 
 
 def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
@@ -47,8 +46,9 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
             png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
             return Response(png, media_type=PNG)
-        shown = skips.layers if fields.layer is None else (skips.layer(fields.layer),)
-        answer["layers"] = [_layer(one) for one in shown]
+        answer["layers"] = [
+            _layer(one) for one in (skips.layers if fields.layer is None else (skips.layer(fields.layer),))
+        ]
         return Json(answer)
 
     named = Operation(
@@ -56,8 +56,14 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         ERRORS, query=SkipMapFields, body=image_bodies(SkipMapFields), media_types=(PNG,),
         told="Masks as JSON, or a PNG where Accept asks for image/png",
     )  # fmt: skip
-    path = "/v1/models/{model}/versions/{version}/skip-map"
-    return [named, replace(named, path=path, summary="Show where one version of a model computes")]
+    return [
+        named,
+        replace(
+            named,
+            path="/v1/models/{model}/versions/{version}/skip-map",
+            summary="Show where one version of a model computes",
+        ),
+    ]
 
 
 def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[str, Any]) -> bytes:
@@ -73,7 +79,7 @@ def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[
 def _layer(layer: LayerMask) -> MaskedLayer:
     """A layer with each of its groups' rows as texts of 0 and 1."""
     groups, height, width = layer.mask.shape
-    digits = (layer.mask + ZERO).tobytes().decode("ascii")
+    digits = (layer.mask + ord("0")).tobytes().decode("ascii")
     rows = [digits[start : start + width] for start in range(0, len(digits), width)]
     return {
         "name": layer.name,

@@ -44,9 +44,10 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         return list(asked.images), fields.quality(), asked
 
     async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
-        numbers = len(classified.results) * len(model.bundle.labels)
         writing = partial(_answer, model, asked, classified)
-        content, size = await pipeline.beside(writing, if_worth_it=numbers > INLINE_NUMBERS)
+        content, size = await pipeline.beside(
+            writing, if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS
+        )
         if size is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={JSON_SIZE: str(size)}, media_type="application/octet-stream")
@@ -55,8 +56,10 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         "POST", "/v2/models/{model}/infer", "Run a model on tensors", TAG, infer, dict[str, Any], ERRORS,
         body={"application/json": {}, "application/octet-stream": {}}, media_types=("application/octet-stream",),
     )  # fmt: skip
-    path = "/v2/models/{model}/versions/{version}/infer"
-    return [named, replace(named, path=path, summary="Run one version on tensors")]
+    return [
+        named,
+        replace(named, path="/v2/models/{model}/versions/{version}/infer", summary="Run one version on tensors"),
+    ]
 
 
 def interface_of(model: ServedModel) -> Interface:

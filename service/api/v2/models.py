@@ -147,10 +147,15 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
         path = f"/v2/repository/models/{{model}}/{verb}"
         return Operation("POST", path, summary, REPOSITORY, changed, None, REPOSITORY_ERRORS, "admin", query=_Query)
 
-    entries = list[dict[str, Any]]
     return [
         Operation(
-            "POST", "/v2/repository/index", "List the folder of models", REPOSITORY, index, entries, REPOSITORY_ERRORS
+            "POST",
+            "/v2/repository/index",
+            "List the folder of models",
+            REPOSITORY,
+            index,
+            list[dict[str, Any]],
+            REPOSITORY_ERRORS,
         ),
         change("load", "Load or reload a model", registry.load),
         change("unload", "Unload a model", registry.unload),

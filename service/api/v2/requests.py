@@ -26,7 +26,6 @@ MAX_NAME = 64
 MAX_OBJECTS = 1000  # a request has far fewer, even with 16 tensors
 
 Images = list[bytes] | NDArray[Any]
-_Given = Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None
 
 
 class _Part(BaseModel):
@@ -34,7 +33,7 @@ class _Part(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    parameters: _Given = None
+    parameters: Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None = None
 
 
 class _Output(_Part):

@@ -23,8 +23,7 @@ MACS = ("dense", "gated", "executed")
 CLASSIFIED = ("logits", "probabilities")
 LENGTH = struct.Struct("<I")
 
-Scalar = bool | int | float | str
-Parameters = dict[str, Scalar]
+Parameters = dict[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +128,11 @@ def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> N
     number = NUMBERS[signature.datatype]
     wanted = math.prod(shape) * number.itemsize
     if len(content) != wanted:
-        told = f"input {signature.name} has {len(content)} bytes"
-        raise ServiceError("malformed", f"{told}: {signature.datatype} of shape {list(shape)} has {wanted}")
+        raise ServiceError(
+            "malformed",
+            f"input {signature.name} has {len(content)} bytes: "
+            f"{signature.datatype} of shape {list(shape)} has {wanted}",
+        )
     return _finite(signature.name, np.frombuffer(content, number).reshape(shape))
 
 
