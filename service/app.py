@@ -53,10 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
     Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
 
     Raises:
-        StartError: the file of API keys cannot be used.
+        StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
-        StartError: tracing is asked for and its packages are missing.
 
     """
     if settings.canary_interval_s is not None:
@@ -96,9 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
         operations += [*pages.documentation(page), *pages.playground()]
     routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
     app = FastAPI(
-        title=pages.TITLE,
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, routes=routes,
         summary="Classifies images with ResNets that skip work; every request chooses how much.",
-        version=version("lccl"), openapi_url=None, routes=routes,
         lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
     )  # fmt: skip
     app.state = State(
