@@ -1,7 +1,5 @@
 """``lccl-serve``: read the settings, run the service."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import signal
@@ -36,17 +34,12 @@ def main() -> None:
     except LcclError as error:
         print(f"lccl-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    _rest_garbage_collector()
+    gc.collect()
+    gc.freeze()  # what is loaded by now, above all torch, or each later collection would scan all of it
+    gc.set_threshold(YOUNG_OBJECTS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
         Server(config).run()
-
-
-def _rest_garbage_collector() -> None:
-    """Exclude what is loaded by now, above all torch, from later collections, each of which would scan all of it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS)
 
 
 if __name__ == "__main__":

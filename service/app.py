@@ -1,11 +1,8 @@
 """create_app(settings): the only place where the parts of the service are put together."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
-import platform
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,24 +11,22 @@ from functools import partial
 from importlib.metadata import version
 
 import torch
-from prometheus_client import CollectorRegistry, disable_created_metrics
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
 
-from .api import openapi, playground
 from .api import operations as operators
-from .api.body import BodyMemory
-from .api.exchange import Exchange
+from .api import pages
+from .api.exchange import BodyMemory, Exchange
 from .api.middleware import RequestObserver, content_security_policy
 from .api.operation import route
 from .api.operations import Health
-from .api.problems import Problems
 from .api.v1 import classify, skip_map
 from .api.v1 import models as v1_models
-from .api.v2 import infer, repository
+from .api.v2 import infer
 from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
@@ -41,7 +36,7 @@ from .inference.brownout import BrownOut
 from .inference.cost import CostModel
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
-from .inference.runner import Runner, Work, WorkBatcher
+from .inference.runner import Runner, WorkBatcher
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
 from .telemetry.accounting import Accounting
@@ -52,27 +47,31 @@ from .telemetry.tracing import Tracing
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
     Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
 
     Raises:
-        KeyFileError: the file of API keys cannot be used.
+        StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
-        TracingError: tracing is asked for and its packages are missing.
 
     """
-    settings.warn_of_deprecated()
+    if settings.canary_interval_s is not None:
+        log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
-    metrics, cost, bodies = _metrics(), CostModel(), BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes)
-    accounting = Accounting(metrics)
+    metrics, cost = Metrics(CollectorRegistry()), CostModel()
+    bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(settings.queue_limit, _batch_limit, time.monotonic)
-    registry, self_test = _load_models(settings, metrics, cost, accounting, batcher)
+    batcher: WorkBatcher = Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+    registry = _load_models(settings, metrics, cost, batcher)
+    self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
     decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
@@ -87,52 +86,50 @@ def create_app(settings: Settings) -> Starlette:
         *infer.operations(exchange, pipeline, most),
         *skip_map.operations(exchange, pipeline, most),
         *operators.operations(health, metrics.registry),
-        *v1_models.operations(registry, settings.max_body_bytes, settings.max_pixels, most),
+        *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
-        *repository.operations(registry, bodies),
+        *v2_models.repository(registry, bodies),
     ]
-    page = openapi.page() if settings.docs else b""
+    page = pages.documentation_page() if settings.docs else b""
     if page:
-        operations += [*openapi.pages(operations, version("lccl"), page), *playground.operations()]
-    routes = [*(route(operation, access) for operation in operations), *([openapi.assets()] if page else [])]
-    app = Starlette(
-        routes=routes, lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing)
-    )
+        operations += [*pages.documentation(page), *pages.playground()]
+    routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
+    app = FastAPI(
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, routes=routes,
+        summary="Classifies images with ResNets that skip work; every request chooses how much.",
+        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
+    )  # fmt: skip
     app.state = State(
         {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
     )
-    policies = {openapi.PAGE: content_security_policy(page)} if page else {}
-    app.middleware_stack = RequestObserver(Problems(app.router, rejected), metrics, policies, tracing)
+    app.middleware_stack = RequestObserver(
+        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
+    )
     return app
 
 
-def _metrics() -> Metrics:
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = Metrics(CollectorRegistry())
-    metrics.build_info.labels(version("lccl"), platform.python_version(), torch.__version__).set(1)
-    return metrics
-
-
-def _batch_limit(work: Work) -> int:
-    engine = work.model.engine
-    return max(1, engine.batch_limit // engine.streams)
-
-
-def _load_models(
-    settings: Settings, metrics: Metrics, cost: CostModel, accounting: Accounting, batcher: WorkBatcher
-) -> tuple[Registry, SelfTest]:
+def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
     """Load all models; what is learnt and told of each begins and ends with it."""
 
     def begin(model: ServedModel) -> None:
         warm_up(model, cost)
-        self_test.passed(model)
-        _announce(metrics, registry, batcher, model)
+        model.passed_at = time.monotonic()
+        metrics.model_info.labels(*_info(model)).set(1)
+        name = model.name  # not the model, which the metric would keep in memory
+        metrics.queue_depth.labels(name).set_function(
+            lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
+        )
+        for gpu in gpus_in_use():
+            for kind in KINDS:
+                metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(memory, gpu, kind))
+        log.info(
+            "serving %s version %s", model.name, model.version,
+            extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},
+        )  # fmt: skip
 
     def end(model: ServedModel) -> None:
-        for forget in (cost.forget, batcher.forget):
-            forget(model.key)
-        accounting.forget(model)
-        self_test.forget(model)
+        cost.forget(model.key)
+        batcher.forget(model.key)
         if _info(model) not in map(_info, registry):  # read anew, it may be the same
             metrics.model_info.remove(*_info(model))
 
@@ -141,28 +138,12 @@ def _load_models(
         threads=settings.compute_threads, streams=settings.compute_streams, instruction_set=settings.instruction_set,
     )  # fmt: skip
     registry = Registry(settings.models, compile_bundle, settings.default_model, begin, end)
-    self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
     elif settings.compute_threads:
         torch.set_num_threads(settings.compute_threads)
-    return registry, self_test
-
-
-def _announce(metrics: Metrics, registry: Registry, batcher: WorkBatcher, model: ServedModel) -> None:
-    metrics.model_info.labels(*_info(model)).set(1)
-    name = model.name  # not the model, which the metric would keep in memory
-    metrics.queue_depth.labels(name).set_function(
-        lambda: sum(batcher.depth(served.key) for served in registry.versions(name))
-    )
-    for gpu in gpus_in_use():
-        for kind in KINDS:
-            metrics.gpu_memory.labels(f"cuda:{gpu}", kind).set_function(partial(memory, gpu, kind))
-    log.info(
-        "serving %s version %s", model.name, model.version,
-        extra={"model": model.name, "engine": model.engine.name, "digest": model.bundle.digest},
-    )  # fmt: skip
+    return registry
 
 
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
@@ -177,11 +158,11 @@ def _lifespan(
     self_test: SelfTest,
     decoders: Executor,
     tracing: Tracing | None,
-) -> Lifespan[Starlette]:
+) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
         tasks = [asyncio.create_task(self_test.watch())]
         if settings.watch_models_s:

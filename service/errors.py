@@ -1,141 +1,82 @@
-"""What can go wrong with a request, and the single table from error to status code."""
-
-from __future__ import annotations
+"""What can go wrong with a request, and the single table from its code to a status."""
 
 import math
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
 from lccl.errors import BundleError, InputError, LcclError, QualityError
 
+# What a request can be refused for, as its answer and the ``reason`` of the rejection metric say it.
+Code = Literal[
+    "malformed",  # a body that cannot be read as what it claims to be
+    "damaged_image",  # in a known format, and cannot be decoded
+    "client_gone",  # it closed the connection before its answer; nobody reads this one
+    "unauthorised",  # a missing or wrong API key
+    "forbidden",  # a route that this caller may not use, or that nobody may because it is switched off
+    "unknown_model",
+    "too_slow",  # a request's head, or its body, did not arrive in time
+    "too_large",  # too many bytes, pixels or files
+    "not_an_image",  # bytes, or a content type, that are no image this service reads
+    "invalid_field",  # unknown, given twice, or out of range
+    "bad_wish", "bad_input", "bad_bundle",  # the library's errors
+    "rate_limited",  # the caller has used up its requests for now
+    "overloaded",  # the queue, or the memory for request bodies, is full
+    "head_too_large",  # the head, or what trails the body
+    "engine_failed",  # the batch that held this image failed inside the engine
+    "internal",
+    "unavailable",  # loading or draining
+    "too_many_connections",
+    "timeout",  # the server-side time limit passed before the answer was there
+    "deadline",  # the request's cannot be met, however sparse; found before any compute was spent
+]  # fmt: skip
+STATUS: dict[Code, HTTPStatus] = {
+    "malformed": HTTPStatus.BAD_REQUEST,
+    "damaged_image": HTTPStatus.BAD_REQUEST,
+    "client_gone": HTTPStatus.BAD_REQUEST,
+    "unauthorised": HTTPStatus.UNAUTHORIZED,
+    "forbidden": HTTPStatus.FORBIDDEN,
+    "unknown_model": HTTPStatus.NOT_FOUND,
+    "too_slow": HTTPStatus.REQUEST_TIMEOUT,
+    "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "not_an_image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "invalid_field": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "bad_wish": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "bad_input": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "bad_bundle": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "overloaded": HTTPStatus.TOO_MANY_REQUESTS,
+    "head_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "engine_failed": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "too_many_connections": HTTPStatus.SERVICE_UNAVAILABLE,
+    "timeout": HTTPStatus.GATEWAY_TIMEOUT,
+    "deadline": HTTPStatus.GATEWAY_TIMEOUT,
+}
+LIBRARY: dict[type[Exception], Code] = {QualityError: "bad_wish", InputError: "bad_input", BundleError: "bad_bundle"}
+
 
 class ServiceError(LcclError):
-    """Base of the service's own errors; the text is shown to the client."""
-
-
-class KeyFileError(LcclError):
-    """The file of API keys cannot be used; ends the start."""
-
-
-class TracingError(LcclError):
-    """Tracing was asked for and its packages are missing."""
-
-
-class MalformedRequestError(ServiceError):
-    """A body that cannot be read as what it claims to be."""
-
-
-class InvalidFieldError(ServiceError):
-    """A field that is unknown, given twice, or out of range."""
-
-
-class DamagedImageError(ServiceError):
-    """An image in a known format that cannot be decoded."""
-
-
-class NotAnImageError(ServiceError):
-    """Bytes, or a content type, that are no image this service reads."""
-
-
-class TooLargeError(ServiceError):
-    """Too many bytes, pixels or files."""
-
-
-class UnauthorisedError(ServiceError):
-    """A missing or wrong API key."""
-
-
-class ForbiddenError(ServiceError):
-    """A route that this caller may not use, or that nobody may because it is switched off."""
-
-
-class UnknownModelError(ServiceError):
-    """No model of that name is served."""
-
-
-class OverloadedError(ServiceError):
-    """The queue, or the memory for request bodies, is full.
+    """A request, or one of its images, that is refused; the text is shown to the client.
 
     Attributes:
         retry_after_s: when trying again makes sense.
 
     """
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, code: Code, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.code, self.retry_after_s = code, retry_after_s
 
 
-class RateLimitedError(OverloadedError):
-    """The caller has used up its requests for now."""
-
-
-class UnavailableError(ServiceError):
-    """Loading or draining."""
-
-
-class TooManyConnectionsError(OverloadedError):
-    """The server holds as many connections as it may."""
-
-
-class TooSlowError(ServiceError):
-    """A request's head, or its body, did not arrive in time."""
-
-
-class HeadTooLargeError(ServiceError):
-    """A request's head, or what trails its body, has too many bytes."""
-
-
-class OutOfTimeError(ServiceError):
-    """The server-side time limit passed before the answer was there."""
-
-
-class DeadlineError(ServiceError):
-    """The request's deadline cannot be met, however sparse; found before any compute was spent."""
-
-
-class TransportError(LcclError):
-    """The installed uvicorn does not fit; ends the start."""
-
-
-class ClientGoneError(ServiceError):
-    """The client closed the connection before its answer; nobody reads this one."""
-
-
-class EngineFailedError(ServiceError):
-    """The batch that held this image failed inside the engine."""
-
-
-# The first row that an error is an instance of decides.
-STATUS: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
-    (MalformedRequestError, HTTPStatus.BAD_REQUEST, "malformed"),
-    (DamagedImageError, HTTPStatus.BAD_REQUEST, "damaged_image"),
-    (ClientGoneError, HTTPStatus.BAD_REQUEST, "client_gone"),
-    (UnauthorisedError, HTTPStatus.UNAUTHORIZED, "unauthorised"),
-    (ForbiddenError, HTTPStatus.FORBIDDEN, "forbidden"),
-    (UnknownModelError, HTTPStatus.NOT_FOUND, "unknown_model"),
-    (TooSlowError, HTTPStatus.REQUEST_TIMEOUT, "too_slow"),
-    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
-    (NotAnImageError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
-    (InvalidFieldError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),
-    (QualityError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_wish"),
-    (InputError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_input"),
-    (BundleError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_bundle"),
-    (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
-    (TooManyConnectionsError, HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections"),
-    (OverloadedError, HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
-    (HeadTooLargeError, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
-    (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
-    (OutOfTimeError, HTTPStatus.GATEWAY_TIMEOUT, "timeout"),
-    (DeadlineError, HTTPStatus.GATEWAY_TIMEOUT, "deadline"),
-    (EngineFailedError, HTTPStatus.INTERNAL_SERVER_ERROR, "engine_failed"),
-)
+class StartError(LcclError):
+    """The service cannot start: its file of API keys, the packages for tracing or the installed uvicorn do not fit."""
 
 
 class ProblemBody(TypedDict):
-    """An error as the client reads it (RFC 9457)."""
+    """An error as the client reads it (RFC 9457); ``code`` is also the ``reason`` of the rejection metric."""
 
     type: str
     title: str
@@ -144,33 +85,29 @@ class ProblemBody(TypedDict):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An error as it is answered.
-
-    Attributes:
-        code: a short word for programs; also the ``reason`` of the rejection metric.
-        retry_after: whole seconds for the Retry-After header.
-
-    """
-
-    status: int
-    title: str
-    code: str
-    detail: str
-    retry_after: int | None = None
-
-    def to_json(self) -> ProblemBody:
-        return {
-            "type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail,
-        }  # fmt: skip
+def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
+    """The body and headers that an error is answered with; one that nobody foresaw is a 500 that tells nothing."""
+    headers, text = {}, str(error)
+    if isinstance(error, ServiceError):
+        code = error.code
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    else:
+        code = next((code for kind, code in LIBRARY.items() if isinstance(error, kind)), "internal")
+    if code == "unauthorised":
+        headers["WWW-Authenticate"] = "Bearer"
+    if code == "internal":
+        text = "the server failed to answer; its log says why"
+    return problem_body(STATUS[code], code, text), headers
 
 
-def problem(error: Exception) -> Problem:
-    """The problem that an error is answered with; what is not in the table is a 500 that tells nothing."""
-    for kind, status, code in STATUS:
-        if isinstance(error, kind):
-            retry = max(1, math.ceil(error.retry_after_s)) if isinstance(error, OverloadedError) else None
-            return Problem(int(status), status.phrase, code, str(error), retry)
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return Problem(int(status), status.phrase, "internal", "the server failed to answer; its log says why")
+def problem_body(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
+    """The body of an answer with that status."""
+    return {"type": "about:blank", "title": status.phrase, "status": int(status), "code": code, "detail": detail}
+
+
+def complaint(error: Any, about: str) -> str:
+    """The first complaint of pydantic's ValidationError, with the place it is about, or else what it is about."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:64].encode("ascii", "backslashreplace").decode()
+    return f"{place or about}: {first['msg'][:200]}"

@@ -1,7 +1,5 @@
 """The former name of ``python -m service.auth.keys``, for one release."""
 
-from __future__ import annotations
-
 import sys
 
 from .auth.keys import main

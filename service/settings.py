@@ -1,8 +1,5 @@
 """The service's settings: from the environment (prefix LCCL_) or flags, checked at start, frozen after."""
 
-from __future__ import annotations
-
-import logging
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,8 +8,6 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .auth.rate_limits import RateText
-
-log = logging.getLogger(__name__)
 
 
 def _networks(text: str) -> str:
@@ -73,11 +68,6 @@ class Settings(BaseSettings):
     def _renamed(cls, given: dict[str, Any]) -> dict[str, Any]:
         former = given.get("canary_interval_s")
         return given if former is None else {"self_test_interval_s": former, **given}
-
-    def warn_of_deprecated(self) -> None:
-        """Log which settings that were given will go with the next release."""
-        if self.canary_interval_s is not None:
-            log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

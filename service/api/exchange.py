@@ -1,24 +1,26 @@
-"""From a request with images to its answer: what v1, the skip map and the Open Inference Protocol do alike."""
+"""From a request with images to its answer: what v1, the skip map and the Open Inference Protocol do alike.
 
-from __future__ import annotations
+Bodies are read into memory, within limits on each and on all together.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
+from starlette.types import Scope
 
 from lccl.request import QualityRequest
 
-from ..errors import DamagedImageError, NotAnImageError, OutOfTimeError, TooLargeError
-from ..inference.pipeline import Classified, ClassifyOptions, Image, Pipeline
+from ..errors import ServiceError
+from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
-from .body import BodyMemory
 
 Details = TypeVar("Details")
+OF_IMAGES = ("damaged_image", "not_an_image", "too_large")
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
@@ -26,6 +28,60 @@ Details = TypeVar("Details")
 Asked = tuple[Sequence[bytes | Image], QualityRequest, Details]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
 Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
+
+
+def header(scope: Scope, name: bytes, default: str = "") -> str:
+    """The first header of that name, given in lower case; cheaper than a mapping of all headers."""
+    for given, value in scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return default
+
+
+def refuse_compressed(request: Request) -> None:
+    """Raises ServiceError (not_an_image) for a body with a content encoding."""
+    if header(request.scope, b"content-encoding", "identity").lower() != "identity":
+        raise ServiceError("not_an_image", "compressed bodies are not taken: send the request as it is")
+
+
+class BodyMemory:
+    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
+
+    def __init__(self, per_body: int, together: int) -> None:
+        self._per_body, self._together, self._held = per_body, together, 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, whose bytes count until the context ends.
+
+        Raises:
+            ServiceError, too_large: more bytes, also declared ones, than one body may have.
+            ServiceError, overloaded: more than all bodies together may have.
+            ServiceError, client_gone: the client left.
+
+        """
+        declared = header(request.scope, b"content-length")
+        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
+        chunks, size, more = [], 0, True
+        try:
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ServiceError("client_gone", "the client closed the connection during its upload")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                self._check(size + len(chunk), size)
+                size += len(chunk)
+                self._held += len(chunk)
+                chunks.append(chunk)
+            yield b"".join(chunks)
+        finally:
+            self._held -= size
+
+    def _check(self, size: int, held: int) -> None:
+        if size > self._per_body:
+            raise ServiceError("too_large", f"the body has more than {self._per_body:,} bytes")
+        if self._held + size - held > self._together:
+            raise ServiceError("overloaded", "too many uploads are in progress: try again later", retry_after_s=1.0)
 
 
 class Exchange:
@@ -65,22 +121,22 @@ class Exchange:
         model = self.find(request)
         try:
             async with asyncio.timeout(self._limit_s):
-                with self._bodies.lease() as lease:
-                    images, quality, details = await read(request, await self._bodies.read(lease, request), model)
-                    options = ClassifyOptions(
-                        quality, state["caller"].name, state["arrived"], loop_delay_s, state.get("departure"),
-                        want_masks,
+                async with self._bodies.read(request) as body:
+                    images, quality, details = await read(request, body, model)
+                    classified = await self._pipeline.classify(
+                        model, images, quality, client=state["caller"].name, arrived=state["arrived"],
+                        loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
                     )  # fmt: skip
-                    classified = await self._pipeline.classify(model, images, options)
         except TimeoutError as error:
-            told = f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
-            raise OutOfTimeError(told) from error
+            raise ServiceError(
+                "timeout", f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
+            ) from error
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
         response = await write(request, model, details, classified)
-        self._metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
-        self._metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding_at)
+        self._metrics.stage_duration.labels(model.name, "decode").observe(classified.decode_s)
+        self._metrics.stage_duration.labels(model.name, "encode").observe(time.monotonic() - encoding_at)
         return response
 
     def find(self, request: Request) -> ServedModel:
@@ -97,6 +153,6 @@ def _check(classified: Classified, whole: bool) -> None:
     if not failed or (classified.done and not whole):
         return
     index, error = failed[0]
-    if whole and (classified.done or isinstance(error, DamagedImageError | NotAnImageError | TooLargeError)):
+    if whole and (classified.done or (isinstance(error, ServiceError) and error.code in OF_IMAGES)):
         error.args = (f"element {index}: {error}",)
     raise error

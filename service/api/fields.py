@@ -1,18 +1,17 @@
 """The fields that a request gives beside its images, as query, as headers or in its body: alike in all protocols."""
 
-from __future__ import annotations
-
 import itertools
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
+from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.requests import Request
 
 from lccl.request import QualityRequest
 
-from ..errors import InvalidFieldError
+from ..errors import ServiceError, complaint
 
 HEADER_PREFIX = b"x-lccl-"
 REMEMBERED_BYTES = 256  # of a request's query and headers of fields, at most
@@ -81,7 +80,7 @@ def fields_of(request: Request, body: dict[str, Any], kind: type[AnyFields]) -> 
     """Join the fields given as query, as headers and in the body; ``kind`` names those that there are.
 
     Raises:
-        InvalidFieldError: a field that is unknown, out of range, or given twice.
+        ServiceError, invalid_field: a field that is unknown, out of range, or given twice.
 
     """
     query: bytes = request.scope["query_string"]
@@ -103,34 +102,33 @@ def _join(query: bytes, headers: Headers, body: dict[str, Any], kind: type[AnyFi
     asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     for name, value in itertools.chain(asked, _named(headers, kind), body.items()):
         if name in given:
-            raise InvalidFieldError(f"{name[:64]} is given twice: give it once")
+            raise ServiceError("invalid_field", f"{name[:64]} is given twice: give it once")
         given[name] = value
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise InvalidFieldError(explain(error.errors(), kind)) from error
+        raise ServiceError("invalid_field", explain(error, kind)) from error
 
 
-def _named(headers: Headers, kind: type[Fields]) -> list[tuple[str, str]]:
+def _named(headers: Headers, kind: type[Fields]) -> Iterator[tuple[str, str]]:
     """The fields that are given as headers: ``X-LCCL-Sparsity: 0.4`` is the field ``sparsity``.
 
     Raises:
-        InvalidFieldError: a header with the prefix that is none of them.
+        ServiceError, invalid_field: a header with the prefix that is none of them.
 
     """
-    found = []
     for raw_name, raw_value in headers:
         name = raw_name[len(HEADER_PREFIX) :].decode("latin-1").replace("-", "_")
         if name not in kind.model_fields:
-            raise InvalidFieldError(f"unknown header X-LCCL-{name[:64]}: use {', '.join(kind.model_fields)}")
-        found.append((name, raw_value.decode("latin-1")))
-    return found
+            raise ServiceError(
+                "invalid_field", f"unknown header X-LCCL-{name[:64]}: use {', '.join(kind.model_fields)}"
+            )
+        yield name, raw_value.decode("latin-1")
 
 
-def explain(errors: Any, kind: type[Fields] = Fields) -> str:
+def explain(error: ValidationError, kind: type[Fields]) -> str:
     """A validation's first complaint as one sentence with the field's name."""
-    first = errors[0]
-    name = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))[:64]
+    first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        return f"unknown field {name!r}: use {', '.join(kind.model_fields)}"
-    return f"{name or 'the request'}: {first['msg'][:200]}"
+        return f"unknown field {str(first['loc'][0])[:64]!r}: use {', '.join(kind.model_fields)}"
+    return complaint(error, "the request")

@@ -1,6 +1,4 @@
-"""Middleware around every request: its id, its metrics and log line, and the headers that protect browsers."""
-
-from __future__ import annotations
+"""Middleware around every request: id, answer to errors, metrics, log line, and headers that protect browsers."""
 
 import base64
 import hashlib
@@ -11,12 +9,14 @@ import time
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
-from .body import header
+from .exchange import header
+from .problems import answer
 
 log = logging.getLogger("service.access")
 PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
@@ -31,8 +31,6 @@ ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-ref
 NOT_STORED = (b"cache-control", b"no-store")
 NOT_FRAMED = (b"x-frame-options", b"DENY")
 
-RawHeaders = MutableSequence[tuple[bytes, bytes]]
-
 
 def content_security_policy(page: bytes = b"") -> bytes:
     """The Content-Security-Policy of a page: scripts and styles are files of this service, or scripts within it."""
@@ -41,7 +39,7 @@ def content_security_policy(page: bytes = b"") -> bytes:
 
 
 class RequestObserver:
-    """Gives a request its id, times it, protects its answer, and writes its line to the log."""
+    """Gives a request its id, times it, answers its errors, protects its answer, and writes its line to the log."""
 
     def __init__(
         self,
@@ -81,26 +79,25 @@ class RequestObserver:
         self._inside += 1
         try:
             await self._app(scope, receive, observe)
+        except Exception as error:
+            await answer(Request(scope), error, self._metrics.rejected)(scope, receive, observe)
         finally:
             self._inside -= 1
             self._record(scope, status, started, self._clock())
 
-    def _protect(self, headers: RawHeaders, path: str) -> None:
+    def _protect(self, headers: MutableSequence[tuple[bytes, bytes]], path: str) -> None:
         """Add headers that forbid browsers to guess types, frame pages, run foreign scripts and store answers."""
-        may_be_stored, is_page = False, False
-        for name, value in headers:
-            may_be_stored = may_be_stored or name.lower() in CACHED
-            is_page = is_page or (name.lower() == b"content-type" and value.startswith(b"text/html"))
+        given = {name.lower(): value for name, value in headers}
         headers.extend(ALWAYS)
-        if not may_be_stored:
+        if not given.keys() & CACHED:
             headers.append(NOT_STORED)
-        if is_page:
+        if given.get(b"content-type", b"").startswith(b"text/html"):
             headers.append(NOT_FRAMED)
             headers.append((b"content-security-policy", self._policies.get(path, self._strict)))
 
     def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
-        route, model = getattr(scope.get("endpoint"), "path", "unmatched"), state.get("model", "")
+        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
         trace = {}
         if self._tracing is not None:
             name, classified = f"{scope['method']} {route}", state.get("classified")

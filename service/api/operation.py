@@ -3,21 +3,22 @@
 The application's routes and the OpenAPI document are both made of these definitions.
 """
 
-from __future__ import annotations
-
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..auth.access import AccessControl, Level
+from .problems import media_type
 
+PROBLEM = "#/components/schemas/ProblemBody"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -52,34 +53,43 @@ class Operation:
     documented: bool = True
 
 
-class Endpoint:
-    """An operation as an ASGI application: access is checked first, then the handler answers."""
+def route(operation: Operation, access: AccessControl) -> APIRoute:
+    """The operation as a route, which FastAPI describes; it answers its own method alone, access checked first."""
 
-    def __init__(self, operation: Operation, access: AccessControl) -> None:
-        self.path = operation.path
-        self._level, self._handler, self._access = operation.level, operation.handler, access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        self._access.admit(request, self._level)
-        response = await self._handler(request)
+        access.admit(request, operation.level)
+        response = await operation.handler(request)
         await response(scope, receive, send)
 
-
-def route(operation: Operation, access: AccessControl) -> Route:
-    """The operation as a route, which answers its own method alone."""
-    made = Route(operation.path, Endpoint(operation, access), methods=[operation.method], name=operation.summary)
-    made.methods = {operation.method}  # without HEAD, which Starlette adds to GET
+    problem = {"content": {media_type(operation.path): {"schema": {"$ref": PROBLEM}}}}
+    responses: dict[int | str, dict[str, Any]] = dict.fromkeys(operation.errors, problem)
+    if operation.media_types:
+        responses[200] = {"content": {kind: {} for kind in operation.media_types}}
+    made = APIRoute(
+        operation.path, operation.handler, methods=[operation.method], tags=[operation.tag], summary=operation.summary,
+        response_model=operation.answer, response_class=Response if operation.answer is None else Json,
+        responses=responses, response_description=operation.told, include_in_schema=operation.documented,
+        openapi_extra=_taken(operation),
+    )  # fmt: skip
+    made.app = answer  # FastAPI's own would validate and serialise every answer
     return made
 
 
-class Json(Response):
+def _taken(operation: Operation) -> dict[str, Any]:
+    """What a request has, as OpenAPI describes it."""
+    names = re.findall(r"{(\w+)}", operation.path)
+    fields = operation.query.model_json_schema()["properties"] if operation.query else {}
+    parameters = [
+        *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names),
+        *({"name": name, "in": "query", "schema": schema} for name, schema in fields.items()),
+    ]
+    body = {"requestBody": {"required": True, "content": operation.body}} if operation.body else {}
+    return {"parameters": parameters, **body}
+
+
+class Json(JSONResponse):
     """A 200 that carries JSON."""
 
-    def __init__(self, content: Any) -> None:
-        self.status_code, self.body, self.background = 200, orjson.dumps(content), None
-        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
-
-    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)

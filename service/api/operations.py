@@ -1,19 +1,17 @@
 """For operators: health and metrics."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import Any
 
+from fastapi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from starlette.requests import Request
-from starlette.responses import Response
 
-from ..errors import UnavailableError
+from ..errors import ServiceError
 from ..inference.registry import Registry
 from ..inference.runner import Runner, WorkBatcher
 from ..inference.self_test import SelfTest
-from .operation import Handler, Json, Operation
+from .operation import Json, Operation
 
 LONGEST_BATCH_S = 60.0
 
@@ -25,42 +23,46 @@ class Health:
         self._registry, self._batcher, self._runner, self._self_test = registry, batcher, runner, self_test
 
     def check_live(self) -> None:
-        """Raises UnavailableError while a device thread does not move."""
+        """Raises ServiceError (unavailable) while a device thread does not move."""
         if not self._runner.moves(LONGEST_BATCH_S):
-            raise UnavailableError("the device thread does not move: restart the service")
+            raise ServiceError("unavailable", "the device thread does not move: restart the service")
 
     def check_ready(self) -> None:
-        """Raises UnavailableError while requests should go elsewhere."""
+        """Raises ServiceError (unavailable) while requests should go elsewhere."""
         if not len(self._registry):
-            raise UnavailableError("not ready: no model is loaded")
+            raise ServiceError("unavailable", "not ready: no model is loaded")
         if self._batcher.closed or not self._runner.moves(LONGEST_BATCH_S):
-            raise UnavailableError("not ready: the server is shutting down, or its device thread does not move")
+            raise ServiceError(
+                "unavailable", "not ready: the server is shutting down, or its device thread does not move"
+            )
         if not self._self_test.is_healthy():
-            raise UnavailableError("not ready: a model did not pass its self-test lately; the log says more")
+            raise ServiceError("unavailable", "not ready: a model did not pass its self-test lately; the log says more")
+
+
+def probes(prefix: str, tag: str, health: Health, answers: dict[str, Any]) -> list[Operation]:
+    """The routes ``live`` and ``ready`` under a prefix, and what they answer while all is well."""
+
+    def probe(name: str, summary: str, check: Callable[[], None]) -> Operation:
+        async def answer(_: Request) -> Response:
+            check()
+            return Json(answers[name])
+
+        return Operation("GET", f"{prefix}/{name}", summary, tag, answer, dict[str, Any], (503,), "open")
+
+    return [
+        probe("live", "Whether the device thread moves", health.check_live),
+        probe("ready", "Whether models passed their self-tests and the queue accepts", health.check_ready),
+    ]
 
 
 def operations(health: Health, registry: CollectorRegistry) -> list[Operation]:
     """Routes that everybody may use."""
 
-    async def live(_: Request) -> Response:
-        health.check_live()
-        return Json({"status": "live"})
-
-    async def ready(_: Request) -> Response:
-        health.check_ready()
-        return Json({"status": "ready"})
-
     async def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)
 
-    def operation(path: str, summary: str, handler: Handler, answer: Any = None) -> Operation:
-        return Operation("GET", path, summary, "operations", handler, answer, (503,), "open")
-
     return [
-        operation("/health/live", "Whether the device thread moves", live, dict[str, str]),
-        operation(
-            "/health/ready", "Whether models passed their self-tests and the queue accepts", ready, dict[str, str]
-        ),
-        operation("/metrics", "Prometheus metrics", metrics),
+        *probes("/health", "operations", health, {"live": {"status": "live"}, "ready": {"status": "ready"}}),
+        Operation("GET", "/metrics", "Prometheus metrics", "operations", metrics, None, (503,), "open"),
     ]

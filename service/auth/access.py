@@ -1,14 +1,12 @@
 """Who may use a route, and how often: keys and rates together, for one request."""
 
-from __future__ import annotations
-
 import ipaddress
 from functools import lru_cache
 from typing import Literal
 
-from starlette.requests import Request
+from fastapi import Request
 
-from ..errors import ForbiddenError, UnauthorisedError
+from ..errors import ServiceError
 from .keys import KeyRing
 from .rate_limits import RateLimits
 
@@ -32,35 +30,35 @@ class AccessControl:
                 whose key says ``admin = true``.
 
         Raises:
-            UnauthorisedError: keys are asked for, and none of them was given.
-            RateLimitedError: the caller has used up its requests for now.
-            ForbiddenError: the caller is no administrator, or no key is, so that these routes are off.
+            ServiceError, unauthorised: keys are asked for, and none of them was given.
+            ServiceError, rate_limited: the caller has used up its requests for now.
+            ServiceError, forbidden: the caller is no administrator, or no key is, so that these routes are off.
 
         """
         if level == "open":
             return
-        address = address_of(request)
+        client = request.scope.get("client")
+        address = _address(client[0] if client else "")
         try:
             caller = self._keys.identify(request.headers, address)
-        except UnauthorisedError:
+        except ServiceError:
             self._rates.count(address)
             raise
         request.scope["state"]["caller"] = caller
         self._rates.count(f"key {caller.name}" if self._keys.asked else address, caller.rate)
         if level == "admin" and not self._keys.has_admin:
-            raise ForbiddenError("this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names")
+            raise ServiceError(
+                "forbidden", "this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names"
+            )
         if level == "admin" and not caller.admin:
-            raise ForbiddenError(f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'")
-
-
-def address_of(request: Request) -> str:
-    """The address that a request came from; of an IPv6 address the network, or one caller would have 2⁶⁴ names."""
-    client = request.scope.get("client")
-    return _home(client[0] if client else "")
+            raise ServiceError(
+                "forbidden", f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'"
+            )
 
 
 @lru_cache(maxsize=4096)
-def _home(host: str) -> str:
+def _address(host: str) -> str:
+    """The address that a request came from; of IPv6 the network, or one caller would have 2⁶⁴ names."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,7 +1,5 @@
 """API keys: who asks, found by the key's hash. ``python -m service.auth.keys NAME`` makes a key."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import hmac
@@ -18,7 +16,7 @@ from typing import Annotated, Self
 from limits import RateLimitItem
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from ..errors import KeyFileError, UnauthorisedError
+from ..errors import ServiceError, StartError, complaint
 from .rate_limits import RateText, parse_rate
 
 SINGLE = "default"
@@ -69,21 +67,19 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
     """The callers of a key file by the SHA-256 of their keys.
 
     Raises:
-        KeyFileError: the file cannot be read, others than its owner may write to it, or it is not as it should be.
+        StartError: the file cannot be read, others than its owner may write to it, or it is not as it should be.
 
     """
     try:
         if sys.platform != "win32" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise KeyFileError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
+            raise StartError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
         file = KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from None
+        raise StartError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        complaint = error.errors()[0]
-        place = ".".join(str(part) for part in complaint["loc"])
-        raise KeyFileError(f"{path}: {place + ': ' if place else ''}{complaint['msg']}") from None
+        raise StartError(f"{path}: {complaint(error, 'the file')}") from None
     except ValueError as error:
-        raise KeyFileError(f"{path}: is no TOML: {error}") from None
+        raise StartError(f"{path}: is no TOML: {error}") from None
     return {
         bytes.fromhex(entry.sha256): Caller(name, entry.admin, parse_rate(entry.rate))
         for name, entry in file.keys.items()
@@ -91,42 +87,40 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
 
 
 class KeyRing:
-    """The callers that have a key; with none in it, whoever asks is welcome."""
+    """The callers that have a key; with none in it, whoever asks is welcome.
+
+    Attributes:
+        asked: whether callers need a key.
+        has_admin: whether one of them is an administrator.
+
+    """
 
     def __init__(self, callers: Mapping[bytes, Caller]) -> None:
         """Takes callers by the SHA-256 of their keys."""
-        self._callers = dict(callers)
+        self._callers, self.asked = dict(callers), bool(callers)
+        self.has_admin = any(caller.admin for caller in callers.values())
 
     @classmethod
-    def load(cls, path: Path | None, single: str | None) -> KeyRing:
+    def load(cls, path: Path | None, single: str | None) -> Self:
         """The keys of a file, and the single one that has no file, under the name ``default``.
 
         Raises:
-            KeyFileError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
+            StartError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
 
         """
         callers = read_keys(path) if path else {}
         if single is not None:
             digest = hashlib.sha256(single.encode()).digest()
             if digest in callers or SINGLE in {caller.name for caller in callers.values()}:
-                raise KeyFileError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
+                raise StartError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
             callers[digest] = Caller(SINGLE)
         return cls(callers)
-
-    @property
-    def asked(self) -> bool:
-        """Whether callers need a key."""
-        return bool(self._callers)
-
-    @property
-    def has_admin(self) -> bool:
-        return any(caller.admin for caller in self._callers.values())
 
     def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """Who asks, by ``Authorization: Bearer`` or ``X-API-Key``; every key is compared, in constant time.
 
         Raises:
-            UnauthorisedError: keys are asked for, and none of them was given.
+            ServiceError, unauthorised: keys are asked for, and none of them was given.
 
         """
         if not self.asked:
@@ -139,7 +133,9 @@ class KeyRing:
             if hmac.compare_digest(digest, wanted) and given:
                 found = caller
         if found is None:
-            raise UnauthorisedError("an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY")
+            raise ServiceError(
+                "unauthorised", "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
+            )
         return found
 
 
@@ -157,8 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     key = PREFIX + secrets.token_urlsafe(32)
-    print(f"The key, shown this once: {key}", file=sys.stderr)
-    print("For the file that LCCL_API_KEYS names, read when the service starts:", file=sys.stderr)
+    print(
+        f"The key, shown this once: {key}\nFor the file that LCCL_API_KEYS names, read when the service starts:",
+        file=sys.stderr,
+    )
     print(f'[keys."{options.name}"]')
     print(f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
     if options.rate:

@@ -1,7 +1,5 @@
 """How many requests a caller may send: windows of fixed length, counted in memory that cannot grow without bound."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from typing import Annotated
 from limits import RateLimitItem, parse_many
 from pydantic import AfterValidator
 
-from ..errors import RateLimitedError
+from ..errors import ServiceError
 
 CALLERS = 1 << 16
 
@@ -59,7 +57,7 @@ class RateLimits:
         """Count a request of a caller under its own rate, or else the default one.
 
         Raises:
-            RateLimitedError: it has no more in this window.
+            ServiceError, rate_limited: it has no more in this window.
 
         """
         rate = own or self._default
@@ -74,4 +72,4 @@ class RateLimits:
             self._windows.popitem(last=False)
         if count >= rate.amount:
             told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {end - now:.1f} s"
-            raise RateLimitedError(told, end - now)
+            raise ServiceError("rate_limited", told, end - now)

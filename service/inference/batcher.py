@@ -1,7 +1,5 @@
 """Bounded, fair queues → batches, without a timer: whoever is free takes all that waits, up to a limit."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import threading
@@ -10,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..errors import OverloadedError, UnavailableError
+from ..errors import ServiceError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,10 +27,6 @@ class Job(Generic[Item, Result]):
     client: str
     enqueued_at: float
     future: asyncio.Future[Result]
-
-    @property
-    def abandoned(self) -> bool:
-        return self.future.cancelled()
 
 
 @dataclass(slots=True)
@@ -59,22 +53,10 @@ class _Queue(Generic[Item, Result]):
         self.clients.setdefault(job.client, deque()).append(job)
         self.size += 1
 
-    def push_back(self, job: Job[Item, Result]) -> None:
-        self.clients.setdefault(job.client, deque()).appendleft(job)
-        self.clients.move_to_end(job.client, last=False)
-        self.size += 1
-
     @property
     def drained_per_s(self) -> float:
         """Jobs that leave in a second while any run; 0 when none has left yet."""
         return self.left / self.left_in_s if self.left_in_s else 0.0
-
-    def drained(self, jobs: int, seconds: float, now: float) -> None:
-        """Jobs have left after a batch of so many seconds, a part of which others may have run too."""
-        self.served_s += seconds
-        self.left = MEMORY * self.left + jobs
-        self.left_in_s = MEMORY * self.left_in_s + now - max(now - seconds, self.last_left_at)
-        self.last_left_at = now
 
     def pop(self) -> Job[Item, Result]:
         client, line = next(iter(self.clients.items()))
@@ -103,21 +85,21 @@ class Batcher(Generic[Item, Result]):
         self._limit, self._batch_limit, self._clock = limit, batch_limit, clock
         self._queues: dict[str, _Queue[Item, Result]] = {}
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._virtual_s = 0.0
 
     def put(self, key: str, items: Sequence[Item], client: str = "") -> list[Job[Item, Result]]:
         """Queue all items or none. Runs on the event loop whose futures the jobs get.
 
         Raises:
-            OverloadedError: they do not fit, or their client has its share already; it says when they may.
-            UnavailableError: closed.
+            ServiceError, overloaded: they do not fit, or their client has its share already; it says when they may.
+            ServiceError, unavailable: closed.
 
         """
         loop = asyncio.get_running_loop()
         with self._changed:
-            if self._closed:
-                raise UnavailableError("the server is shutting down: send the request elsewhere")
+            if self.closed:
+                raise ServiceError("unavailable", "the server is shutting down: send the request elsewhere")
             queue = self._queues.setdefault(key, _Queue())
             self._check_room(queue, len(items), client)
             if not queue.size:
@@ -136,7 +118,8 @@ class Batcher(Generic[Item, Result]):
             return
         rate = queue.drained_per_s
         waiting, whose = (queue.size, "") if left < 0 else (own, " of this client")
-        raise OverloadedError(
+        raise ServiceError(
+            "overloaded",
             f"{waiting} images{whose} are waiting, and no more may: try again later",
             retry_after_s=waiting / rate if rate else 1.0,
         )
@@ -147,7 +130,7 @@ class Batcher(Generic[Item, Result]):
         Abandoned items are dropped. None after ``timeout`` seconds without work, or when closed and empty.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or any(q.size for q in self._queues.values()), timeout):
+            if not self._changed.wait_for(lambda: self.closed or any(q.size for q in self._queues.values()), timeout):
                 return None
             waiting = [key for key, queue in self._queues.items() if queue.size]
             if not waiting:
@@ -159,7 +142,7 @@ class Batcher(Generic[Item, Result]):
             limit = 1
             while queue.size and len(batch) < limit:
                 job = queue.pop()
-                if not job.abandoned:
+                if not job.future.cancelled():
                     limit = limit if batch else self._batch_limit(job.item)
                     batch.append(job)
             return key, batch
@@ -169,12 +152,18 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             queue = self._queues.setdefault(key, _Queue())
             for job in reversed(jobs):
-                queue.push_back(job)
+                queue.clients.setdefault(job.client, deque()).appendleft(job)
+                queue.clients.move_to_end(job.client, last=False)
+                queue.size += 1
 
     def drained(self, key: str, items: int, seconds: float) -> None:
         """Learn what a batch took that has just ended: for fairness between keys and for advice to the refused."""
         with self._changed:
-            self._queues.setdefault(key, _Queue()).drained(items, seconds, self._clock())
+            queue, now = self._queues.setdefault(key, _Queue()), self._clock()
+            queue.served_s += seconds
+            queue.left = MEMORY * queue.left + items
+            queue.left_in_s = MEMORY * queue.left_in_s + now - max(now - seconds, queue.last_left_at)
+            queue.last_left_at = now
 
     def waiting_s(self) -> float:
         """Seconds until all that waits would have left, at the rates seen so far."""
@@ -198,12 +187,8 @@ class Batcher(Generic[Item, Result]):
             if key in self._queues and not self._queues[key].size:
                 del self._queues[key]
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     def close(self) -> None:
         """Take nothing new; what waits is still handed out."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()

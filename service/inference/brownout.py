@@ -1,7 +1,5 @@
 """Brown-out before black-out: how far images that may be served sparser are, while the queue is too long."""
 
-from __future__ import annotations
-
 RISE_S = 0.25  # from nothing to the floor, while the wait is past its target
 FALL_S = 2.5  # back, while it is under half of it
 LONGEST_STEP_S = 0.1  # what the time between two looks counts as, at most, for rising
@@ -19,18 +17,14 @@ class BrownOut:
     """
 
     def __init__(self, target_s: float) -> None:
-        self._target_s, self._level, self._looked_at = target_s, 0.0, 0.0
-
-    @property
-    def level(self) -> float:
-        return self._level
+        self._target_s, self.level, self._looked_at = target_s, 0.0, 0.0
 
     def look(self, wait_s: float, now: float) -> float:
         """Follow the wait of images, seen or predicted; returns the level."""
         elapsed = now - self._looked_at
         self._looked_at = now
         if wait_s > self._target_s:
-            self._level = min(1.0, self._level + min(elapsed, LONGEST_STEP_S) / RISE_S)
+            self.level = min(1.0, self.level + min(elapsed, LONGEST_STEP_S) / RISE_S)
         elif wait_s < self._target_s / 2:
-            self._level = max(0.0, self._level - elapsed / FALL_S)
-        return self._level
+            self.level = max(0.0, self.level - elapsed / FALL_S)
+        return self.level

@@ -1,7 +1,5 @@
 """How long a batch will take: learnt from the batches that ran, linear in their MACs."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Bytes → uint8 array: the only place that opens an image, with every limit on its size."""
 
-from __future__ import annotations
-
 import io
 import warnings
 
@@ -12,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lccl.preprocessing import Preprocessing
 
-from ..errors import DamagedImageError, NotAnImageError, TooLargeError
+from ..errors import ServiceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 EXIF = b"Exif\0\0"
@@ -26,20 +24,20 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
     that claims to be huge costs nothing.
 
     Raises:
-        NotAnImageError: no JPEG, PNG, WebP, GIF or BMP.
-        TooLargeError: more than ``max_pixels`` pixels.
-        DamagedImageError: truncated, corrupt or lying about itself.
+        ServiceError, not_an_image: no JPEG, PNG, WebP, GIF or BMP.
+        ServiceError, too_large: more than ``max_pixels`` pixels.
+        ServiceError, damaged_image: truncated, corrupt or lying about itself.
 
     """
     if not content:
-        raise DamagedImageError("the image is empty: send its bytes")
+        raise ServiceError("damaged_image", "the image is empty: send its bytes")
     try:
         pixels = _plain_jpeg(content, max_pixels)
         if pixels is not None:
             return preprocessing.apply_to_pixels(pixels)
         return _with_pillow(content, preprocessing, max_pixels)
     except MemoryError as error:
-        raise TooLargeError("the image needs more memory than there is") from error
+        raise ServiceError("too_large", "the image needs more memory than there is") from error
 
 
 def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
@@ -49,18 +47,23 @@ def _with_pillow(content: bytes, preprocessing: Preprocessing, max_pixels: int) 
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise TooLargeError(f"the image has {width} × {height} pixels; at most {max_pixels:,} are taken")
+                    raise ServiceError(
+                        "too_large", f"the image has {width} × {height} pixels; at most {max_pixels:,} are taken"
+                    )
                 if not width or not height:
-                    raise DamagedImageError("the image has no pixels")
+                    raise ServiceError("damaged_image", "the image has no pixels")
                 return preprocessing.apply(image)
         except UnidentifiedImageError as error:
-            raise NotAnImageError(f"not an image this service reads ({', '.join(FORMATS)})") from error
+            raise ServiceError("not_an_image", f"not an image this service reads ({', '.join(FORMATS)})") from error
         except Image.DecompressionBombError as error:
-            raise TooLargeError(f"the image has too many pixels; at most {max_pixels:,} are taken") from error
-        except (TooLargeError, DamagedImageError, MemoryError):
+            raise ServiceError(
+                "too_large", f"the image has too many pixels; at most {max_pixels:,} are taken"
+            ) from error
+        except (ServiceError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
-            raise DamagedImageError(f"the image cannot be decoded: {_brief(error)}") from error
+            brief = str(error).partition("\n")[0][:120] or type(error).__name__
+            raise ServiceError("damaged_image", f"the image cannot be decoded: {brief}") from error
 
 
 def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
@@ -74,8 +77,10 @@ def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.
         return None
     try:
         return decode(content, preprocessing, SMALL_PIXELS)
-    except TooLargeError:
-        return None
+    except ServiceError as error:
+        if error.code == "too_large":
+            return None
+        raise
 
 
 def _plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -93,8 +98,3 @@ def _plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     except ValueError:  # Pillow finds the words for what is wrong with it
         return None
     return pixels
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).splitlines()
-    return text[0][:120] if text and text[0] else type(error).__name__

@@ -1,9 +1,8 @@
 """Images → results, for one request of any protocol: decode, queue, await the device."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -15,36 +14,16 @@ from numpy.typing import NDArray
 
 from lccl.request import QualityRequest
 
-from ..errors import ClientGoneError, EngineFailedError
+from ..errors import ServiceError
 from .decode import decode, decode_if_small
 from .registry import ServedModel
-from .runner import Result, Work, WorkBatcher, WorkJob
+from .runner import Result, WorkBatcher
+from .scheduler import Work, WorkJob
 
 Image = NDArray[np.uint8] | NDArray[np.float32]
 Value = TypeVar("Value")
 
 NOT_FINITE = "the model has no finite answer for this image: it is too unlike its training data"
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifyOptions:
-    """How a request wants its images classified.
-
-    Attributes:
-        client: whom fairness counts it for.
-        arrived: monotone seconds when its first byte was read; its deadline counts from there.
-        loop_delay_s: seconds from then until something was done for it: how late the event loop was.
-        departure: done when the client has left; None where nobody tells.
-        want_masks: whether the results are to carry masks.
-
-    """
-
-    quality: QualityRequest
-    client: str
-    arrived: float
-    loop_delay_s: float
-    departure: asyncio.Future[None] | None = None
-    want_masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +45,11 @@ class Classified:
         """Those that did not fail."""
         return [one for one in self.results if isinstance(one, Result)]
 
+    @property
+    def sparsest(self) -> Result:
+        """The one whose setting promises least, where brown-out came between them."""
+        return max(self.done, key=lambda result: result.point.skip_ratio)
+
 
 class Pipeline:
     """Takes images to their results.
@@ -82,32 +66,46 @@ class Pipeline:
         self._max_pixels, self._limit_s = max_pixels, limit_s
 
     async def classify(
-        self, model: ServedModel, images: Sequence[bytes | Image], options: ClassifyOptions
+        self,
+        model: ServedModel,
+        images: Sequence[bytes | Image],
+        quality: QualityRequest,
+        *,
+        client: str,
+        arrived: float,
+        loop_delay_s: float = 0.0,
+        departure: asyncio.Future[None] | None = None,
+        want_masks: bool = False,
     ) -> Classified:
         """Classify images with one quality. An image's own error takes its place among the results.
 
         Args:
             images: encoded ones, or images that fit the network: uint8, or float32 and normalised, [H, W, 3].
+            client: whom fairness counts them for.
+            arrived: monotone seconds when the request's first byte was read; its deadline counts from there.
+            loop_delay_s: seconds from then until something was done for it: how late the event loop was.
+            departure: done when the client has left; None where nobody tells.
+            want_masks: whether the results are to carry masks.
 
         Raises:
             QualityError: the model does not offer what is asked for.
-            ClientGoneError: the client left before its results were there.
-            OverloadedError, UnavailableError: the queue takes no more.
+            ServiceError, client_gone: the client left before its results were there.
+            ServiceError, overloaded, unavailable: the queue takes no more.
 
         """
-        resolution = model.resolve(options.quality)
+        resolution = model.resolve(quality)
         allowed_s = min(self._limit_s, resolution.deadline_s or self._limit_s)
         began = time.monotonic()
         decoded = await self._decode_all(model, images)
         decode_s = time.monotonic() - began
-        deadline = options.arrived + allowed_s
+        deadline = arrived + allowed_s
         work = [
-            Work(model, one, resolution, deadline, options.loop_delay_s, want_masks=options.want_masks)
+            Work(model, one, resolution, deadline, loop_delay_s, want_masks=want_masks)
             for one in decoded
             if not isinstance(one, Exception)
         ]
-        jobs = self._batcher.put(model.key, work, options.client) if work else []
-        await _wait(jobs, options.departure)
+        jobs = self._batcher.put(model.key, work, client) if work else []
+        await _wait(jobs, departure)
         done = (_outcome(job) for job in jobs)
         results = [one if isinstance(one, Exception) else next(done) for one in decoded]
         return Classified(results, decode_s, decoded)
@@ -121,17 +119,16 @@ class Pipeline:
     async def _decode_all(self, model: ServedModel, images: Sequence[bytes | Image]) -> Sequence[Image | Exception]:
         """Small images are decoded here, in less time than a thread takes to wake; others in the threads, together."""
         loop, preprocessing = asyncio.get_running_loop(), model.bundle.preprocessing
-        decoded: list[Image | asyncio.Future[Image]] = []
-        alone = len(images) == 1
-        for image in images:
+
+        def decoding(image: bytes | Image) -> Image | asyncio.Future[Image]:
             if not isinstance(image, bytes):
-                decoded.append(image)
-                continue
-            small = decode_if_small(image, preprocessing) if alone else None
-            if small is None:
-                decoded.append(loop.run_in_executor(self._decoders, decode, image, preprocessing, self._max_pixels))
-            else:
-                decoded.append(small)
+                return image
+            small = decode_if_small(image, preprocessing) if len(images) == 1 else None
+            if small is not None:
+                return small
+            return loop.run_in_executor(self._decoders, decode, image, preprocessing, self._max_pixels)
+
+        decoded = [decoding(image) for image in images]
         waiting = [one for one in decoded if isinstance(one, asyncio.Future)]
         if waiting:
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -142,7 +139,7 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
     """Wait for the jobs' outcomes. Images that nobody waits for any more leave the queue.
 
     Raises:
-        ClientGoneError: the client left first.
+        ServiceError, client_gone: the client left first.
 
     """
 
@@ -158,7 +155,7 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
                 await job.future
     except asyncio.CancelledError:
         if departure is not None and departure.done():
-            raise ClientGoneError("the client closed the connection") from None
+            raise ServiceError("client_gone", "the client closed the connection") from None
         raise
     finally:
         if departure is not None:
@@ -168,8 +165,8 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
 
 def _outcome(job: WorkJob) -> Result | Exception:
     outcome: Result | Exception = _value_or_error(job.future)
-    if isinstance(outcome, Result) and not outcome.finite:
-        return EngineFailedError(NOT_FINITE)
+    if isinstance(outcome, Result) and math.isnan(outcome.confidence):
+        return ServiceError("engine_failed", NOT_FINITE)
     return outcome
 
 

@@ -4,10 +4,9 @@ A folder of models holds ``<name>/bundle.json``, whose version is the bundle's o
 Names from requests are only ever looked up among those found there; no path is made of them.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from lccl.errors import BundleError, LcclError
 from lccl.request import QualityRequest, Resolution, resolve
 
-from ..errors import UnknownModelError
+from ..errors import ServiceError
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -35,13 +34,14 @@ State = Literal["READY", "LOADING", "UNAVAILABLE"]
 Key = tuple[str, str]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ServedModel:
     """A bundle and the engine that runs it, under the name and version that clients use.
 
     Attributes:
         key: different for every load, also of the same name and version.
         self_test: logits at exact that the engine gave to the self-test's images, [images, classes].
+        passed_at: monotone seconds when it passed its self-test last.
         dense_macs: the plain twin's, per image.
         resolve: :func:`lccl.request.resolve` with the model's table; what was asked before is remembered.
 
@@ -50,9 +50,10 @@ class ServedModel:
     name: str
     version: str
     key: str
-    bundle: Bundle
-    engine: Engine
+    bundle: "Bundle"
+    engine: "Engine"
     self_test: NDArray[np.floating]
+    passed_at: float = -math.inf
     dense_macs: int = field(init=False)
     resolve: Callable[[QualityRequest], Resolution] = field(init=False)
 
@@ -71,10 +72,6 @@ class IndexEntry:
     reason: str = ""
 
 
-Listener = Callable[[ServedModel], None]
-Compile = Callable[["Bundle"], "Engine"]
-
-
 class Registry:
     """Loads bundles from one folder and finds them by name and version.
 
@@ -90,7 +87,12 @@ class Registry:
     """
 
     def __init__(
-        self, folder: Path, compile_bundle: Compile, default: str | None, on_load: Listener, on_unload: Listener
+        self,
+        folder: Path,
+        compile_bundle: Callable[["Bundle"], "Engine"],
+        default: str | None,
+        on_load: Callable[[ServedModel], None],
+        on_unload: Callable[[ServedModel], None],
     ) -> None:
         self._folder, self._compile, self._default = folder, compile_bundle, default
         self._on_load, self._on_unload = on_load, on_unload
@@ -126,18 +128,22 @@ class Registry:
         """The model of that name, for None the default one; of several versions the one asked for, or the highest.
 
         Raises:
-            UnknownModelError: it is not loaded.
+            ServiceError, unknown_model: it is not loaded.
 
         """
         wanted = name if name is not None else self._default or next((model.name for model in self), "")
         versions = self.versions(wanted)
         if not versions:
-            raise UnknownModelError(f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}")
+            raise ServiceError(
+                "unknown_model", f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}"
+            )
         for model in reversed(versions):
             if version in {None, model.version}:
                 return model
-        known = ", ".join(model.version for model in versions)
-        raise UnknownModelError(f"{wanted} has no version {str(version)[:64]!r}; there is {known}")
+        raise ServiceError(
+            "unknown_model",
+            f"{wanted} has no version {str(version)[:64]!r}; there is {', '.join(model.version for model in versions)}",
+        )
 
     def versions(self, name: str) -> list[ServedModel]:
         """All loaded versions of a model, ascending."""
@@ -155,27 +161,27 @@ class Registry:
         """Load a version from the folder, or all of a model's; what is loaded already is read anew and swapped.
 
         Raises:
-            UnknownModelError: the folder has none of that name and version.
+            ServiceError, unknown_model: the folder has none of that name and version.
             BundleError: it cannot be used; what was served before still is.
 
         """
         homes = self._homes()
         wanted = [key for key in homes if key[0] == name and version in {None, key[1]}]
         if not wanted:
-            raise UnknownModelError(f"the folder of models has no {_called(name, version)}")
+            raise ServiceError("unknown_model", f"the folder of models has no {_called(name, version)}")
         return [self._load(key, homes[key]) for key in wanted]
 
     def unload(self, name: str, version: str | None = None) -> None:
         """Stop serving a version, or a model with all its versions.
 
         Raises:
-            UnknownModelError: it is not loaded.
+            ServiceError, unknown_model: it is not loaded.
 
         """
         with self._changing:
             gone = [model for model in self.versions(name) if version in {None, model.version}]
             if not gone:
-                raise UnknownModelError(f"{_called(name, version)} is not loaded")
+                raise ServiceError("unknown_model", f"{_called(name, version)} is not loaded")
             for model in gone:
                 self._drop(model)
 
@@ -199,23 +205,21 @@ class Registry:
                 self.unload(*key)
 
     def _load(self, key: Key, home: Path) -> ServedModel:
-        name, version = key
         with self._changing:
             old = self._served.get(key)
             self._stamps[key] = _stamp(home)
             if old is None:
-                self._states[key] = IndexEntry(name, version, "LOADING")
+                self._states[key] = IndexEntry(*key, "LOADING")
             try:
-                model = self._make(name, version, home)
+                model = self._make(*key, home)
                 self._on_load(model)
             except LcclError as error:
-                reason = f"cannot be loaded: {error}"
                 state: State = "UNAVAILABLE" if old is None else "READY"
-                self._states[key] = IndexEntry(name, version, state, reason)
+                self._states[key] = IndexEntry(*key, state, f"cannot be loaded: {error}")
                 raise
             served = self._served | {key: model}
             self._served = {one: served[one] for one in sorted(served, key=_order)}
-            self._states[key] = IndexEntry(name, version, "READY")
+            self._states[key] = IndexEntry(*key, "READY")
             if old is not None:
                 self._on_unload(old)
             return model
@@ -239,14 +243,11 @@ class Registry:
 
     def _homes(self) -> dict[Key, Path]:
         """Where each version lies; a bundle whose description cannot be read has the version ``unreadable``."""
-        homes: dict[Key, Path] = {}
-        for file in sorted([*self._folder.glob("*/bundle.json"), *self._folder.glob("*/*/bundle.json")]):
-            home = file.parent
-            if home.parent == self._folder:
-                homes[home.name, _own_version(home)] = home
-            else:
-                homes[home.parent.name, home.name] = home
-        return homes
+        found = sorted([*self._folder.glob("*/bundle.json"), *self._folder.glob("*/*/bundle.json")])
+        return {
+            (home.name, _own_version(home)) if home.parent == self._folder else (home.parent.name, home.name): home
+            for home in (file.parent for file in found)
+        }
 
 
 def _own_version(home: Path) -> str:

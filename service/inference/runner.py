@@ -1,7 +1,5 @@
 """A thread for each of the device's streams: batch → engine → results with their times."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading
@@ -16,41 +14,18 @@ from numpy.typing import NDArray
 
 from lccl.operating_points import OperatingPoint
 from lccl.plan.run import RunOptions
-from lccl.request import Resolution
 
-from ..errors import DeadlineError, EngineFailedError
-from .batcher import Batcher, Job
+from ..errors import ServiceError
+from .batcher import Batcher
 from .brownout import BrownOut
 from .cost import CostModel
 from .registry import ServedModel
-from .scheduler import Schedule, schedule
+from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """One image for one model.
-
-    Attributes:
-        image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
-        resolution: the points it may be run at.
-        deadline: monotone seconds after which its answer is of no use.
-        loop_delay_s: seconds that its request waited for the event loop before anything was done for it.
-        probe: whether the server asks itself, and no client.
-        want_masks: whether its result is to carry the masks.
-
-    """
-
-    model: ServedModel
-    image: NDArray[np.uint8] | NDArray[np.float32]
-    resolution: Resolution
-    deadline: float
-    loop_delay_s: float = 0.0
-    probe: bool = False
-    want_masks: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +38,6 @@ class Result:
         logits: [classes].
         probabilities: float64 [classes]; NaN where the logits are not finite.
         ranking: int64 [classes], the likeliest first.
-        finite: whether the logits are.
         kept: int64 [L].
         skip_ratio: of the gated convolutions' cells, weighted by MACs.
         gated_macs: theory: gates, kept cells and the rest, as far as it came.
@@ -82,7 +56,6 @@ class Result:
     logits: NDArray[np.floating]
     probabilities: NDArray[np.float64]
     ranking: NDArray[np.int64]
-    finite: bool
     kept: NDArray[np.int64]
     skip_ratio: float
     gated_macs: int
@@ -108,11 +81,9 @@ class Result:
         return self.finished_at - self.started_at
 
 
-WorkJob = Job[Work, Result]
 WorkBatcher = Batcher[Work, Result]
 Chosen = Sequence[tuple[WorkJob, OperatingPoint]]
 Settled = list[tuple[WorkJob, "Result | Exception"]]
-OnBatch = Callable[[ServedModel, Sequence[Result]], None]
 
 
 class Runner:
@@ -133,7 +104,7 @@ class Runner:
         batcher: WorkBatcher,
         cost: CostModel,
         brownout: BrownOut,
-        on_batch: OnBatch,
+        on_batch: Callable[[ServedModel, Sequence[Result]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._batcher, self._cost, self._brownout, self._on_batch = batcher, cost, brownout, on_batch
@@ -186,17 +157,17 @@ class Runner:
                 plan = self._schedule(key, jobs, sharing)
                 self._running += 1
             try:
-                self._settle([(job, DeadlineError(TOO_LATE)) for job in plan.late])
+                self._settle([(job, ServiceError("deadline", TOO_LATE)) for job in plan.late])
                 for chosen in _alike(plan.run):
                     self._run(key, chosen, sharing)
             finally:
                 with self._deciding:
                     self._running -= 1
-        except Exception as error:
+        except Exception:
             log.exception("a device thread failed on %d images", len(jobs))
-            self._settle([(job, _failure(error)) for job in jobs])
+            self._settle([(job, ServiceError("engine_failed", FAILED)) for job in jobs])
 
-    def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule[WorkJob]:
+    def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule:
         """Look at the wait, choose the points, and put back what waits for the next batch."""
         now = self._clock()
         seen_s = median(now - job.enqueued_at + job.item.loop_delay_s for job in jobs)
@@ -219,7 +190,7 @@ class Runner:
         except Exception as error:
             if len(chosen) == 1:
                 log.exception("an image failed on %s", model.name)
-                self._settle([(chosen[0][0], _failure(error))])
+                self._settle([(chosen[0][0], ServiceError("engine_failed", FAILED))])
                 return
             log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
             for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]):
@@ -229,20 +200,19 @@ class Runner:
         shape, probabilities = model.engine.shape, _softmax(output.logits)
         ratios, gated = shape.skip_ratio(output.kept).tolist(), shape.gated(output.kept, output.exit_index).tolist()
         exits = [number if number < len(shape.exits) else None for number in output.exit_index.tolist()]
-        executed, finite = output.executed_macs.tolist(), np.isfinite(output.logits).all(axis=1).tolist()
+        executed = output.executed_macs.tolist()
         ranking = np.argsort(-probabilities, axis=1, kind="stable")
         results = [
             Result(
                 point, job.item.resolution.is_downgrade(point), output.logits[row], probabilities[row], ranking[row],
-                finite[row], output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started,
+                output.kept[row], ratios[row], gated[row], executed[row], job.enqueued_at, started,
                 finished, job.item.probe, tuple(mask[row] for mask in output.masks or ()), exits[row],
             )
             for row, (job, point) in enumerate(chosen)
         ]  # fmt: skip
         self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
         seconds = finished - started
-        macs = sum(point.gated_macs for _, point in chosen)
-        self._cost.learn(key, len(chosen), macs, seconds, sharing=sharing)
+        self._cost.learn(key, len(chosen), sum(point.gated_macs for _, point in chosen), seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
         self._on_batch(model, results)
 
@@ -278,9 +248,3 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
         probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
     return probabilities
-
-
-def _failure(error: Exception) -> EngineFailedError:
-    failure = EngineFailedError("the engine failed on this image: try again")
-    failure.__cause__ = error
-    return failure

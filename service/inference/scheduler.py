@@ -1,13 +1,17 @@
 """At batch time: the operating point of each image, which come too late, and which can wait for the next batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lccl.operating_points import OperatingPoint
 from lccl.request import Resolution
+
+from .batcher import Job
+from .registry import ServedModel
 
 ANSWER_S = 0.001  # from the end of a batch to the last byte of its answers
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -16,33 +20,34 @@ Predict = Callable[[int, float], float]
 """Safely predicted seconds of a batch, from its number of images and the MACs it is expected to run."""
 
 
-class Schedulable(Protocol):
-    """What the scheduler needs to know of an image that waits.
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """One image for one model.
 
     Attributes:
+        image: uint8 [H, W, 3], or float32 [H, W, 3] already normalised.
         resolution: the points it may be run at.
         deadline: monotone seconds after which its answer is of no use.
+        loop_delay_s: seconds that its request waited for the event loop before anything was done for it.
+        probe: whether the server asks itself, and no client.
+        want_masks: whether its result is to carry the masks.
 
     """
 
-    @property
-    def resolution(self) -> Resolution: ...
-    @property
-    def deadline(self) -> float: ...
+    model: ServedModel
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    resolution: Resolution
+    deadline: float
+    loop_delay_s: float = 0.0
+    probe: bool = False
+    want_masks: bool = False
 
 
-class Waiting(Protocol):
-    """What the scheduler needs to know of a job."""
-
-    @property
-    def item(self) -> Schedulable: ...
-
-
-J = TypeVar("J", bound=Waiting)
+WorkJob = Job[Work, Any]
 
 
 @dataclass(slots=True)
-class Schedule(Generic[J]):
+class Schedule:
     """The decision about each of the jobs that were taken.
 
     Attributes:
@@ -52,12 +57,12 @@ class Schedule(Generic[J]):
 
     """
 
-    run: list[tuple[J, OperatingPoint]] = field(default_factory=list)
-    later: list[J] = field(default_factory=list)
-    late: list[J] = field(default_factory=list)
+    run: list[tuple[WorkJob, OperatingPoint]] = field(default_factory=list)
+    later: list[WorkJob] = field(default_factory=list)
+    late: list[WorkJob] = field(default_factory=list)
 
 
-def schedule(jobs: Sequence[J], brownout: float, now: float, predict: Predict) -> Schedule[J]:
+def schedule(jobs: Sequence[WorkJob], brownout: float, now: float, predict: Predict) -> Schedule:
     """Choose points so that every deadline in the batch is met, as little sparser than wanted as possible.
 
     Images that give way start at the brown-out's level. If the batch is then too long for its tightest deadline,
@@ -70,11 +75,14 @@ def schedule(jobs: Sequence[J], brownout: float, now: float, predict: Predict) -
         predict: see :data:`Predict`.
 
     """
-    plan: Schedule[J] = Schedule()
+    plan = Schedule()
     batch = list(jobs)
     points = _in_time(batch, brownout, now, predict, LEVELS[:1])
     if points is None:
-        plan.late = [job for job in batch if _is_late(job.item, now, predict)]
+        plan.late = [
+            job for job in batch
+            if now + predict(1, job.item.resolution.sparsest.gated_macs) + ANSWER_S > job.item.deadline
+        ]  # fmt: skip
         batch = [job for job in batch if job not in plan.late]
     while batch and points is None:
         points = _in_time(batch, brownout, now, predict, LEVELS)
@@ -89,7 +97,7 @@ def schedule(jobs: Sequence[J], brownout: float, now: float, predict: Predict) -
 
 
 def _in_time(
-    batch: Sequence[Waiting], brownout: float, now: float, predict: Predict, hurries: Sequence[float]
+    batch: Sequence[WorkJob], brownout: float, now: float, predict: Predict, hurries: Sequence[float]
 ) -> list[OperatingPoint] | None:
     """The first points with which a batch meets its tightest deadline, in rising hurry; None if there are none."""
     left = min(job.item.deadline for job in batch) - now - ANSWER_S
@@ -98,11 +106,6 @@ def _in_time(
         if predict(len(batch), sum(point.gated_macs for point in points)) <= left:
             return points
     return None
-
-
-def _is_late(item: Schedulable, now: float, predict: Predict) -> bool:
-    """Whether a deadline cannot be met even alone and as sparse as allowed."""
-    return now + predict(1, item.resolution.sparsest.gated_macs) + ANSWER_S > item.deadline
 
 
 def _point(resolution: Resolution, brownout: float, hurry: float) -> OperatingPoint:

@@ -1,7 +1,5 @@
 """The self-test: each model's own images, run through the queue at intervals, and before it is served at all."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
@@ -13,17 +11,18 @@ import numpy as np
 from lccl.plan.run import RunOptions
 from lccl.request import QualityRequest
 
-from ..errors import OverloadedError, ServiceError
+from ..errors import ServiceError
 from .cost import CostModel
 from .registry import Registry, ServedModel
-from .runner import Work, WorkBatcher
+from .runner import WorkBatcher
+from .scheduler import Work
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # intervals without a right answer after which a model is not ready
 
 
 class SelfTest:
-    """Runs the self-tests and remembers when each model passed last.
+    """Runs the self-tests and notes when each model passed last.
 
     Args:
         interval_s: seconds between two rounds.
@@ -35,19 +34,10 @@ class SelfTest:
         self, registry: Registry, batcher: WorkBatcher, interval_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry, self._batcher, self._interval_s, self._clock = registry, batcher, interval_s, clock
-        self._passed_at: dict[str, float] = {}
-
-    def passed(self, model: ServedModel) -> None:
-        """A model has just passed."""
-        self._passed_at[model.key] = self._clock()
-
-    def forget(self, model: ServedModel) -> None:
-        """A model is no longer served."""
-        self._passed_at.pop(model.key, None)
 
     def is_healthy(self) -> bool:
         """Whether every model passed within the last three intervals."""
-        oldest = min((self._passed_at.get(model.key, -math.inf) for model in self._registry), default=-math.inf)
+        oldest = min((model.passed_at for model in self._registry), default=-math.inf)
         return self._clock() - oldest < PATIENCE * self._interval_s
 
     async def watch(self) -> None:
@@ -61,19 +51,21 @@ class SelfTest:
         from lccl.bundle.self_test import images_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
-        image = images_for(model.engine, model.bundle)[0]
-        work = Work(model, image, model.resolve(QualityRequest()), deadline, probe=True)
+        work = Work(
+            model, images_for(model.engine, model.bundle)[0], model.resolve(QualityRequest()), deadline, probe=True
+        )
         try:
             (job,) = self._batcher.put(model.key, [work], "self-test")
             async with asyncio.timeout(PATIENCE * self._interval_s):
                 result = await job.future
-        except OverloadedError:
-            self.passed(model)  # a full queue says something of the clients, not of the model
         except (ServiceError, TimeoutError) as error:
-            log.error("%s did not answer its self-test: %s", model.name, error)
+            if isinstance(error, ServiceError) and error.code == "overloaded":
+                model.passed_at = self._clock()  # a full queue says something of the clients, not of the model
+            else:
+                log.error("%s did not answer its self-test: %s", model.name, error)
         else:
             if np.allclose(result.logits, model.self_test[0], rtol=1e-3, atol=1e-3 * np.abs(model.self_test).max()):
-                self.passed(model)
+                model.passed_at = self._clock()
             else:
                 log.error("%s failed its self-test: its answer was wrong", model.name)
 

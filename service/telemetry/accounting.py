@@ -1,15 +1,14 @@
 """Enters the costs, savings and answers of a batch into the metrics, once per batch, on the device thread."""
 
-from __future__ import annotations
-
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter as Metric
 
 from lccl.operating_points import ROUNDING
 
@@ -26,18 +25,14 @@ class Accounting:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._ledgers: dict[str, _Ledger] = {}
-
-    def forget(self, model: ServedModel) -> None:
-        """Drop the counters remembered for a model that is gone; its metrics stay."""
-        self._ledgers.pop(model.key, None)
+        self._ledgers: WeakKeyDictionary[ServedModel, _Ledger] = WeakKeyDictionary()
 
     def enter(self, model: ServedModel, results: Sequence[Result]) -> None:
-        ledger = self._ledgers.get(model.key)
+        ledger = self._ledgers.get(model)
         if ledger is None:
-            ledger = self._ledgers[model.key] = _Ledger(self._metrics, model)
+            ledger = self._ledgers[model] = _Ledger(self._metrics, model)
         ledger.enter_costs(results)
-        asked = [result for result in results if not result.probe and result.finite]
+        asked = [result for result in results if not result.probe and not math.isnan(result.confidence)]
         if asked:
             ledger.enter_answers(asked)
 
@@ -46,8 +41,7 @@ class _Ledger:
     """A model's counters, each looked up once, because finding one by its labels costs more than counting."""
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
-        name, shape = model.name, model.engine.shape
-        labels = model.bundle.labels
+        name, shape, labels = model.name, model.engine.shape, model.bundle.labels
         self._dense = shape.dense
         self._batch_size = metrics.batch_size.labels(name)
         self._macs = tuple(metrics.macs.labels(name, kind) for kind in ("dense", "gated", "executed"))
@@ -64,7 +58,8 @@ class _Ledger:
             for layer in shape.layers
         ]
         self._spreads = _spreads(model)
-        self._exits = _exits(metrics, name, len(shape.exits))
+        ends = [*enumerate(map(str, range(len(shape.exits)))), (None, END)] if shape.exits else []
+        self._exits = {number: metrics.exits.labels(name, label) for number, label in ends}
         self._images = cache(partial(metrics.images.labels, name))
         self._class = cache(
             lambda index: metrics.predictions.labels(name, labels[index] if index < MOST_CLASSES else OTHER)
@@ -89,7 +84,7 @@ class _Ledger:
         for (cells, whole, skipped), cells_kept in zip(self._layers, kept, strict=True):
             whole.inc(cells * count)
             skipped.inc(cells * count - cells_kept)
-        for point, images in Counter(_point(result) for result in results).items():
+        for point, images in Counter(result.point.name or INTERPOLATED for result in results).items():
             self._images(point).inc(images)
         self._downgraded.inc(sum(result.downgraded for result in results))
 
@@ -103,28 +98,15 @@ class _Ledger:
                 self._exits[exit_index].inc(count)
         by_point: dict[str, list[Result]] = defaultdict(list)
         for result in results:
-            by_point[_point(result)].append(result)
+            by_point[result.point.name or INTERPOLATED].append(result)
         for point, members in by_point.items():
-            self._enter_point(point, members)
-
-    def _enter_point(self, point: str, results: Sequence[Result]) -> None:
-        self._durations(point).observe(*[result.finished_at - result.enqueued_at for result in results])
-        expected = [result.point.skip_ratio for result in results]
-        sums = [sum(result.skip_ratio for result in results), sum(expected)]
-        if self._spreads is not None:
-            sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
-        for counter, amount in zip(self._sums(point), sums, strict=True):
-            counter.inc(max(0.0, amount))
-
-
-def _exits(metrics: Metrics, name: str, exits: int) -> dict[int | None, Metric]:
-    """A counter for each early exit and one for the network's end; none for a network without early exits."""
-    numbers: list[int | None] = [*range(exits), None] if exits else []
-    return {number: metrics.exits.labels(name, END if number is None else str(number)) for number in numbers}
-
-
-def _point(result: Result) -> str:
-    return result.point.name or INTERPOLATED
+            self._durations(point).observe(*[result.finished_at - result.enqueued_at for result in members])
+            expected = [result.point.skip_ratio for result in members]
+            sums = [sum(result.skip_ratio for result in members), sum(expected)]
+            if self._spreads is not None:
+                sums.append(float(np.interp(expected, self._ratios, self._spreads).sum()))
+            for counter, amount in zip(self._sums(point), sums, strict=True):
+                counter.inc(max(0.0, amount))
 
 
 def _spreads(model: ServedModel) -> NDArray[np.float64] | None:

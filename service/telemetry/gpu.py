@@ -1,7 +1,5 @@
 """The memory of the GPUs that models run on, read at each scrape."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Logs as JSON, one object a line, written by a separate thread, so that a blocked log delays no request."""
 
-from __future__ import annotations
-
 import logging.config
 import os
 import sys

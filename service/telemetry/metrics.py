@@ -1,10 +1,10 @@
 """Every metric's name, labels and buckets, on an injected registry."""
 
-from __future__ import annotations
-
+import platform
 from functools import lru_cache, partial
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from .histogram import BatchHistogram
 
@@ -29,7 +29,6 @@ class Metrics:
         gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.telemetry.gpu.KINDS`.
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
-        stage_timer: the series of stages for a model and a stage.
         point_skip_ratio: divided by the images of ``image_duration``, what a point reached and what calibration
             expected of it. The spread is the standard deviation between held-out images, or a little more: the
             layers' own ones added up.
@@ -37,12 +36,12 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         ProcessCollector(registry=registry)
         self._of_images()
         self._of_requests()
         self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
-        self.stage_timer = self.stage_duration.labels
 
     def _of_images(self) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
@@ -111,3 +110,4 @@ class Metrics:
             ("device", "kind"),
         )  # fmt: skip
         self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
+        self.build_info.labels(version("lccl"), platform.python_version(), version("torch")).set(1)

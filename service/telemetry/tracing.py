@@ -3,13 +3,11 @@
 The standard ``OTEL_…`` variables set the exporter, the names and the sampling.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from ..errors import TracingError
+from ..errors import StartError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -25,16 +23,16 @@ Stage = tuple[str, float, float, Attributes]  # name, and monotone seconds of st
 class Tracing:
     """Makes a request's span when it begins and its stages' spans once they are known."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: "TracerProvider") -> None:
         self._provider, self._tracer = provider, provider.get_tracer("lccl.service")
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
     @classmethod
-    def from_environment(cls) -> Tracing:
+    def from_environment(cls) -> Self:
         """Export over OTLP and HTTP, in batches, as the ``OTEL_…`` variables say.
 
         Raises:
-            TracingError: the packages are not installed.
+            StartError: the packages are not installed.
 
         """
         try:
@@ -43,12 +41,12 @@ class Tracing:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise TracingError("tracing needs OpenTelemetry's packages: pip install 'lccl[tracing]'") from error
+            raise StartError("tracing needs OpenTelemetry's packages: pip install 'lccl[tracing]'") from error
         provider = TracerProvider(resource=Resource.create({"service.name": "lccl-serve"}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)
 
-    def begin(self, headers: Mapping[str, str], started: float) -> Span:
+    def begin(self, headers: Mapping[str, str], started: float) -> "Span":
         """The span of a request, a child of the one that its ``traceparent`` names."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -57,7 +55,7 @@ class Tracing:
         return self._tracer.start_span("request", context, SpanKind.SERVER, start_time=self._ns(started))
 
     def end(
-        self, span: Span, name: str, status: int, classified: Classified | None, started: float, ended: float
+        self, span: "Span", name: str, status: int, classified: "Classified | None", started: float, ended: float
     ) -> str:
         """Name the span, give it its stages, and send it off.
 
@@ -87,7 +85,7 @@ class Tracing:
         return self._epoch_ns + int(monotone_s * 1e9)
 
 
-def _stages(classified: Classified, started: float, ended: float) -> list[Stage]:
+def _stages(classified: "Classified", started: float, ended: float) -> list[Stage]:
     """A request's time in stages that follow each other; of several images, from the first to the last."""
     results = classified.done
     queued = min(result.enqueued_at for result in results)

@@ -4,19 +4,16 @@ A refusal by the application costs the event loop about as much as an answer. Un
 time on refusals, and accepted requests would wait for it where neither deadlines nor the queue's bound see them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
-from ..errors import OverloadedError, Problem, problem
+from ..errors import ServiceError, problem
 
-OVERLOADED = "overloaded"
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
 
 
@@ -33,17 +30,18 @@ class Refusal:
     body: bytes
 
     @classmethod
-    def of(cls, answer: Problem, open_inference: bool = False) -> Refusal:
-        """The answer in its protocol's form, ready to be written."""
-        form = {"error": answer.detail} if open_inference else {}
-        body = json.dumps({**form, **answer.to_json()}).encode()
-        advice = "" if answer.retry_after is None else f"retry-after: {answer.retry_after}\r\n"
-        head = (
-            f"HTTP/1.1 {answer.status} {answer.title}\r\n"
-            f"content-type: application/{'json' if open_inference else 'problem+json'}\r\n"
-            f"content-length: {len(body)}\r\n{advice}x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
-        )
-        return cls(head.encode(), body)
+    def of(cls, error: ServiceError, open_inference: bool = False) -> Self:
+        """The answer to an error in its protocol's form, ready to be written."""
+        told, headers = problem(error)
+        body = json.dumps({"error": told["detail"], **told} if open_inference else told).encode()
+        headers |= {
+            "Content-Type": "application/json" if open_inference else "application/problem+json",
+            "Content-Length": str(len(body)),
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        return cls(f"HTTP/1.1 {told['status']} {told['title']}\r\n{lines}".encode(), body)
 
 
 class AdmissionControl:
@@ -54,6 +52,9 @@ class AdmissionControl:
         waiting_s: how long what waits will take; the advice to those refused.
         report: told the code of each refusal.
 
+    Attributes:
+        inside: the requests; before one was read whole it is not among them, so that slow uploads shut nobody out.
+
     """
 
     def __init__(
@@ -63,30 +64,22 @@ class AdmissionControl:
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._most, self._waiting_s, self._report = most, waiting_s, report
-        self._inside: set[object] = set()
+        self.inside: set[object] = set()
 
     def refuses(self, scope: Any) -> bool:
         """Whether a request that begins now is refused."""
-        return len(self._inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
-
-    def enter(self, request: object) -> None:
-        """Count a request that was read whole; before that it does not count, so that slow uploads shut nobody out."""
-        self._inside.add(request)
-
-    def leave(self, request: object) -> None:
-        """Count a request no more: it was answered, or its connection is lost."""
-        self._inside.discard(request)
+        return len(self.inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
 
     def refusal(self, path: str) -> Refusal:
         """The answer to a refused request at a path; the refusal is reported."""
-        self._report(OVERLOADED)
+        self._report("overloaded")
         return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
 
 
 @lru_cache(maxsize=64)
 def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
-    error = OverloadedError("more requests arrive than can be answered: try again later", retry_after_s)
-    return Refusal.of(problem(error), open_inference)
+    told = "more requests arrive than can be answered: try again later"
+    return Refusal.of(ServiceError("overloaded", told, retry_after_s), open_inference)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:

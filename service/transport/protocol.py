@@ -4,8 +4,6 @@ uvicorn's own protocol waits for a head without limit, accepts heads and trailer
 requests from the socket with every one that it answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -13,34 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 
-from ..errors import (
-    HeadTooLargeError,
-    MalformedRequestError,
-    ServiceError,
-    TooManyConnectionsError,
-    TooSlowError,
-    TransportError,
-    problem,
-)
+from ..errors import ServiceError, StartError
 from .admission import AdmissionControl, Refusal
 from .watch import Phase, Watch
 
 ADVICE = "install a version that pyproject.toml names"
 
 try:
-    from uvicorn import Server
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-except ImportError as error:
-    raise TransportError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
-
-if TYPE_CHECKING:
-    from uvicorn import Config
+    from uvicorn import Config, Server
     from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     from uvicorn.server import ServerState
+except ImportError as error:
+    raise StartError(f"the installed uvicorn has another HTTP protocol: {error}; {ADVICE}") from error
 
 # What this folder uses of uvicorn beyond what it documents; checked at start.
 USED = {
@@ -108,9 +95,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._whole, self._upgrade = False, True, False
         self._chunk, self._head_size, self._unused = 0, 0, 0  # bytes; unused: read since the last that were body
         self._refused = False
-        self._fault: ServiceError = MalformedRequestError("this is no HTTP request")
+        self._fault: ServiceError = ServiceError("malformed", "this is no HTTP request")
         self._running: RequestResponseCycle | None = None
-        self._watch: Watch | None = None
+        self._watch: Watch  # from when the connection is made
         self._departure: asyncio.Future[None]  # done when the client has left
 
     # The connection
@@ -118,21 +105,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._departure = asyncio.get_running_loop().create_future()
+        shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
+        self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         excess = len(self._server_state.connections) - self._limits.connections
         if excess > self._limits.spare:
             transport.abort()
             return
-        shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
-        self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         self._wait()
         if excess > 0:
-            self._refuse(TooManyConnectionsError("the server has as many connections as it may: try again later", 1.0))
+            self._refuse(
+                ServiceError(
+                    "too_many_connections", "the server has as many connections as it may: try again later", 1.0
+                )
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.stop()
+        self._watch.stop()
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
-            self._limits.admission.leave(cycle)
+            self._limits.admission.inside.discard(cycle)
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
         self._departure.set_result(None)
@@ -160,8 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def resume_writing(self) -> None:
-        if self._watch is not None:
-            self._watch.moved()
+        self._watch.moved()
         super().resume_writing()
 
     # What the parser finds
@@ -182,9 +171,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            self._fail(MalformedRequestError("CONNECT is not answered: this is no proxy"))
+            self._fail(ServiceError("malformed", "CONNECT is not answered: this is no proxy"))
         if len(self.pipeline) >= self._limits.pipelined:
-            self._fail(MalformedRequestError("too many requests at once on one connection"))
+            self._fail(ServiceError("malformed", "too many requests at once on one connection"))
         self._in_head = False
         self.scope["state"].update(arrived=time.monotonic(), departure=self._departure)
         self._upgrade = self.parser.should_upgrade()
@@ -202,7 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self.pipeline:
                 self.flow.resume_reading()  # or nobody would see the client leave
             if not self.cycle.response_complete:
-                self._limits.admission.enter(self.cycle)
+                self._limits.admission.inside.add(self.cycle)
 
     def _count(self, size: int) -> None:
         self._head_size += size
@@ -215,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
         raise error
 
     def _too_large(self) -> ServiceError:
-        return HeadTooLargeError(f"the request's head has more than {self._limits.head_bytes:,} bytes")
+        return ServiceError("head_too_large", f"the request's head has more than {self._limits.head_bytes:,} bytes")
 
     def _stay_with_http_1(self, rest: bytes) -> None:
         """Parse a head again without its Upgrade header: the parser would take the body for bytes of that protocol."""
@@ -248,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
-        self._limits.admission.leave(self._running)
+        self._limits.admission.inside.discard(self._running)
         super().on_response_complete()
         self._wait()
 
@@ -258,8 +247,8 @@ class BoundedProtocol(HttpToolsProtocol):
         Requests that came before it on the connection get their answers first, and it gets none.
         """
         self._refused = True
-        answer, newest = problem(error), self.cycle
-        self._report(answer.code)
+        newest = self.cycle
+        self._report(error.code)
         if newest is not None and not newest.response_complete:
             if self.pipeline or self._whole or self._in_head:
                 newest.keep_alive = False
@@ -267,7 +256,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
-            self._write(Refusal.of(answer), keep_alive=False)
+            self._write(Refusal.of(error), keep_alive=False)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -277,27 +266,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Tell the watch what the connection waits for now."""
-        if self._watch is None:
-            return
-        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected):
-            if self._whole or self._refused:
-                self._watch.expect(Phase.ANSWER, math.inf)
-            else:
-                self._watch.expect(Phase.BODY, self._limits.body_s)
+        answering = self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+        if answering and (self._whole or self._refused):
+            self._watch.expect("answer", math.inf)
+        elif answering:
+            self._watch.expect("body", self._limits.body_s)
         elif self._refused:
-            self._watch.expect(Phase.LINGER, self._limits.linger_s)
+            self._watch.expect("linger", self._limits.linger_s)
         elif self.cycle is None or self._in_head:
-            self._watch.expect(Phase.HEAD, self._limits.head_s)
+            self._watch.expect("head", self._limits.head_s)
         elif not self._whole:
-            self._watch.expect(Phase.REST, self._limits.head_s)
+            self._watch.expect("rest", self._limits.head_s)
         else:
-            self._watch.expect(Phase.IDLE, self._limits.idle_s)
+            self._watch.expect("idle", self._limits.idle_s)
 
     def _over(self, phase: Phase) -> None:
-        if phase is Phase.HEAD and self._in_head:
-            self._refuse(TooSlowError(f"the request's head was not there within {self._limits.head_s:g} s"))
-        elif phase is Phase.BODY and not self.pipeline:
-            self._refuse(TooSlowError(f"the request's body was not there within {self._limits.body_s:g} s"))
+        if phase == "head" and self._in_head:
+            self._refuse(ServiceError("too_slow", f"the request's head was not there within {self._limits.head_s:g} s"))
+        elif phase == "body" and not self.pipeline:
+            self._refuse(ServiceError("too_slow", f"the request's body was not there within {self._limits.body_s:g} s"))
         else:
             self.transport.close()
 
@@ -317,7 +304,7 @@ def check_uvicorn() -> None:
     """See whether the installed uvicorn has what this folder is built on.
 
     Raises:
-        TransportError: it has not.
+        StartError: it has not.
 
     """
     missing = [
@@ -327,4 +314,4 @@ def check_uvicorn() -> None:
         if not any(name in made.__code__.co_names for made in vars(kind).values() if isinstance(made, FunctionType))
     ]
     if missing:
-        raise TransportError(f"uvicorn {version('uvicorn')} has no {', '.join(missing)}; {ADVICE}")
+        raise StartError(f"uvicorn {version('uvicorn')} has no {', '.join(missing)}; {ADVICE}")

@@ -1,28 +1,76 @@
 """The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import Counter
-from starlette.applications import Starlette
 
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
-from .accept import Acceptor
 from .admission import AdmissionControl, requests_in_time
 from .protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
 OTHER_FILES = 256  # what is open beside connections: models, pipes, sockets that listen
+
+
+MOST_AT_ONCE = 256  # connections that are accepted in one turn of the event loop
+
+
+class Acceptor:
+    """Accepts connections from listening sockets, in addition to the server's own accepting.
+
+    uvloop accepts one connection a turn. Under overload turns are long, and requests would wait for seconds in the
+    kernel, where neither deadlines nor the queue's bound see them.
+
+    Args:
+        make_protocol: a protocol for each connection.
+
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        self._make_protocol, self._loop = make_protocol, asyncio.get_running_loop()
+        self._greeting: set[asyncio.Task[object]] = set()
+        self._sockets = [socket.socket(fileno=listening.dup().detach()) for listening in sockets]
+        for listening in self._sockets:
+            listening.setblocking(False)
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def close(self) -> None:
+        """Accept no more."""
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+        self._sockets = []
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(MOST_AT_ONCE):
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # too many open files, or the peer has gone already
+                log.warning("a connection was not accepted: %s", error)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._greet(connection))
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError as error:
+            log.warning("a connection was lost while it was accepted: %s", error)
+            connection.close()
 
 
 class Server(uvicorn.Server):
@@ -35,23 +83,20 @@ class Server(uvicorn.Server):
         if sys.platform == "win32":
             return
         listening = [one for server in self.servers for one in server.sockets]
-        self._acceptor = Acceptor(listening, self._make_protocol)
+        make = cast(Callable[..., asyncio.Protocol], self.config.http)
+        self._acceptor = Acceptor(listening, partial(make, self.config, self.server_state, self.lifespan.state))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
         await super().shutdown(sockets)
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        make = cast(Callable[..., asyncio.Protocol], self.config.http)
-        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-
-def server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
 
     Raises:
-        TransportError: the installed uvicorn does not fit.
+        StartError: the installed uvicorn does not fit.
 
     """
     check_uvicorn()

@@ -1,22 +1,13 @@
 """Timeouts of one connection: for what it waits for, and for a peer that does not read its answer."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Callable
-from enum import Enum, auto
+from typing import Literal
 
-
-class Phase(Enum):
-    """What a connection waits for."""
-
-    HEAD = auto()  # the head of a request
-    BODY = auto()  # the body of a request
-    ANSWER = auto()  # the application
-    REST = auto()  # the rest of a body that was answered before it was there
-    IDLE = auto()  # another request
-    LINGER = auto()  # its peer to read a refusal
+# What a connection waits for: the head or body of a request, the application's answer, the rest of a body that was
+# answered before it was there, another request, or its peer to read a refusal.
+Phase = Literal["head", "body", "answer", "rest", "idle", "linger"]
 
 
 class Watch:
@@ -25,7 +16,7 @@ class Watch:
     One timer serves all waits: it looks often enough to see each one's end in time, and no request sets or cancels it.
 
     Args:
-        shortest_s: no wait is shorter than this but LINGER's.
+        shortest_s: no wait is shorter than this but a lingering one.
         on_over: called at the end of a wait.
 
     """
@@ -40,7 +31,8 @@ class Watch:
     ) -> None:
         self._loop, self._transport, self._on_over = loop, transport, on_over
         self._shortest_s, self._stall_s = shortest_s, stall_s
-        self._phase, self._end = Phase.ANSWER, math.inf
+        self._phase: Phase = "answer"
+        self._end = math.inf
         self._unsent, self._moved = 0, loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._look_later()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.applications import Starlette
+from fastapi import FastAPI
 
 from service.__main__ import main
 from service.app import create_app
@@ -24,7 +24,7 @@ Serve = Callable[..., "Iterator[httpx.Client]"]
 def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
     chosen = Settings(port=0, **settings)
-    app: Starlette = create_app(chosen)
+    app: FastAPI = create_app(chosen)
     server = Server(server_config(app, chosen))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from lccl.compiler import ENGINES
+from lccl.errors import BundleError
+from service.app import create_app
 from service.settings import Settings
 from service.transport import protocol
 
@@ -115,11 +117,12 @@ def test_help_names_every_setting():
         assert "--" + name.replace("_", "-") in shown
 
 
-def test_the_former_name_of_the_self_tests_interval_still_works_and_warns(monkeypatch, caplog):
+def test_the_former_name_of_the_self_tests_interval_still_works_and_warns(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("LCCL_CANARY_INTERVAL_S", "7")
-    settings = Settings()
+    settings = Settings(models=tmp_path)
     assert settings.self_test_interval_s == 7
-    settings.warn_of_deprecated()
+    with pytest.raises(BundleError):
+        create_app(settings)
     assert "LCCL_SELF_TEST_INTERVAL_S" in caplog.text
     monkeypatch.setenv("LCCL_SELF_TEST_INTERVAL_S", "5")
     assert Settings().self_test_interval_s == 5
@@ -127,6 +130,7 @@ def test_the_former_name_of_the_self_tests_interval_still_works_and_warns(monkey
         Settings(canary_interval_s=0)
 
 
-def test_without_former_names_nothing_warns(caplog):
-    Settings().warn_of_deprecated()
+def test_without_former_names_nothing_warns(caplog, tmp_path):
+    with pytest.raises(BundleError):
+        create_app(Settings(models=tmp_path))
     assert not caplog.records

@@ -1,7 +1,5 @@
 """What the v1 routes answer: the types that shape the answers and their schemas in the OpenAPI document."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any
 

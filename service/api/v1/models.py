@@ -1,24 +1,21 @@
 """v1: what is served, and what each model offers."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
 
 from lccl.operating_points import OperatingPoint
 
 from ...inference.decode import FORMATS
 from ...inference.registry import Registry, ServedModel
+from ..exchange import Exchange
 from ..operation import Json, Operation
-from .answers import Measured, ModelInput, ModelList, ModelMetadata, OfferedExit
-
-if TYPE_CHECKING:
-    from lccl.bundle.format import Bundle
+from .answers import Measured, ModelInput, ModelList, ModelMetadata
 
 
-def operations(registry: Registry, max_body_bytes: int, max_pixels: int, max_images: int) -> list[Operation]:
+def operations(
+    exchange: Exchange, registry: Registry, max_body_bytes: int, max_pixels: int, max_images: int
+) -> list[Operation]:
     """Routes that describe the models; the limits are those of a request."""
 
     async def list_models(_: Request) -> Response:
@@ -26,23 +23,14 @@ def operations(registry: Registry, max_body_bytes: int, max_pixels: int, max_ima
         return Json(answer)
 
     async def describe_model(request: Request) -> Response:
-        model = registry.find(request.path_params["model"])
-        request.scope["state"]["model"] = model.name
-        return Json(describe(model))
+        return Json(describe(exchange.find(request)))
 
     def describe(model: ServedModel) -> ModelMetadata:
         size = model.bundle.preprocessing.size
-        return _metadata(
-            model,
-            {
-                "width": size,
-                "height": size,
-                "formats": FORMATS,
-                "max_body_bytes": max_body_bytes,
-                "max_pixels": max_pixels,
-                "max_images": max_images,
-            },
-        )
+        return _metadata(model, {
+            "width": size, "height": size, "formats": FORMATS, "max_body_bytes": max_body_bytes,
+            "max_pixels": max_pixels, "max_images": max_images,
+        })  # fmt: skip
 
     errors = (401, 404, 429)
     return [
@@ -52,7 +40,7 @@ def operations(registry: Registry, max_body_bytes: int, max_pixels: int, max_ima
 
 
 def _metadata(model: ServedModel, taken: ModelInput) -> ModelMetadata:
-    bundle, table = model.bundle, model.bundle.table
+    bundle, table, shares = model.bundle, model.bundle.table, _images_by_exit(model)
     return {
         "name": model.name,
         "version": model.version,
@@ -71,7 +59,10 @@ def _metadata(model: ServedModel, taken: ModelInput) -> ModelMetadata:
             {"name": str(point.name), "exit_confidence": point.setting.exit_confidence, **_measured(point)}
             for point in table.points
         ],
-        "exits": _exits(bundle),
+        "exits": [
+            {"number": number, "after_block": spec.after, "images": {name: row[number] for name, row in shares.items()}}
+            for number, spec in enumerate(bundle.network.sidenets.specs)
+        ],
         "exit_confidence_range": table.exit_confidence_range,
         "exit_points": [
             {"exit_confidence": point.setting.exit_confidence[0], **_measured(point)} for point in table.exit_points
@@ -91,19 +82,12 @@ def _measured(point: OperatingPoint) -> Measured:
     }
 
 
-def _exits(bundle: Bundle) -> list[OfferedExit]:
-    shares = _images_by_exit(bundle)
-    return [
-        {"number": number, "after_block": spec.after, "images": {name: row[number] for name, row in shares.items()}}
-        for number, spec in enumerate(bundle.network.sidenets.specs)
-    ]
-
-
-def _images_by_exit(bundle: Bundle) -> dict[str, list[float]]:
+def _images_by_exit(model: ServedModel) -> dict[str, list[float]]:
     """For each operating point the share of held-out images that each exit answered, the network's end last.
 
     Nothing where calibration recorded nothing that fits.
     """
+    bundle = model.bundle
     recorded: Any = bundle.calibration.get("images_by_exit")
     points, ends = bundle.table.points, len(bundle.network.sidenets) + 1
     try:

@@ -1,16 +1,13 @@
 """v1: where a network computed for an image, as JSON or drawn on it."""
 
-from __future__ import annotations
-
 import io
 import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fastapi import Request, Response
 from PIL import Image, PngImagePlugin
-from starlette.requests import Request
-from starlette.responses import Response
 
 from lccl.skip_map import LayerMask, SkipMap
 
@@ -19,11 +16,10 @@ from ...inference.registry import ServedModel
 from ..exchange import Asked, Exchange
 from ..fields import SkipMapFields
 from ..operation import Json, Operation
-from .answers import MaskedLayer, SeenImage, SkipMapAnswer
+from .answers import MaskedLayer, SkipMapAnswer
 from .classify import ERRORS, heading, image_bodies, prediction, read_images
 
 PNG = "image/png"
-ZERO = ord("0")
 
 
 def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
@@ -36,19 +32,23 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         return await read_images(request, body, SkipMapFields, max_images, one=True)
 
     async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
-        skips = _skip_map(model, classified)
+        (result,), plan = classified.done, model.engine.plan
+        size, preprocessing = (plan.image.height, plan.image.width), model.bundle.preprocessing
+        skips = SkipMap.of_masks(model.engine.shape, size, result.masks, result.kept)
         answer: SkipMapAnswer = {
             **heading(request, model, classified),
-            "prediction": prediction(model, classified.done[0], fields.top_k),
-            "image": _seen(model),
+            "prediction": prediction(model, result, fields.top_k),
+            "image": {"width": size[1], "height": size[0], "seen": preprocessing.size / preprocessing.resize},
             "layers": [],
         }
-        if _wants_png(request):
+        accepted = request.headers.get("accept", "").lower().split(",")
+        if any(one.partition(";")[0].strip() == PNG for one in accepted):
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
             png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
             return Response(png, media_type=PNG)
-        shown = skips.layers if fields.layer is None else (skips.layer(fields.layer),)
-        answer["layers"] = [_layer(one) for one in shown]
+        answer["layers"] = [
+            _layer(one) for one in (skips.layers if fields.layer is None else (skips.layer(fields.layer),))
+        ]
         return Json(answer)
 
     named = Operation(
@@ -56,19 +56,14 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         ERRORS, query=SkipMapFields, body=image_bodies(SkipMapFields), media_types=(PNG,),
         told="Masks as JSON, or a PNG where Accept asks for image/png",
     )  # fmt: skip
-    path = "/v1/models/{model}/versions/{version}/skip-map"
-    return [named, replace(named, path=path, summary="Show where one version of a model computes")]
-
-
-def _skip_map(model: ServedModel, classified: Classified) -> SkipMap:
-    (result,) = classified.done
-    shape, image = model.engine.shape, model.engine.plan.image
-    return SkipMap.of_masks(shape, (image.height, image.width), result.masks, result.kept)
-
-
-def _wants_png(request: Request) -> bool:
-    accepted = request.headers.get("accept", "").lower().split(",")
-    return any(one.partition(";")[0].strip() == PNG for one in accepted)
+    return [
+        named,
+        replace(
+            named,
+            path="/v1/models/{model}/versions/{version}/skip-map",
+            summary="Show where one version of a model computes",
+        ),
+    ]
 
 
 def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[str, Any]) -> bytes:
@@ -81,13 +76,11 @@ def _draw(skips: SkipMap, classified: Classified, layer: str | None, told: dict[
     return out.getvalue()
 
 
-def _seen(model: ServedModel) -> SeenImage:
-    image, preprocessing = model.engine.plan.image, model.bundle.preprocessing
-    return {"width": image.width, "height": image.height, "seen": preprocessing.size / preprocessing.resize}
-
-
 def _layer(layer: LayerMask) -> MaskedLayer:
-    _, height, width = layer.mask.shape
+    """A layer with each of its groups' rows as texts of 0 and 1."""
+    groups, height, width = layer.mask.shape
+    digits = (layer.mask + ord("0")).tobytes().decode("ascii")
+    rows = [digits[start : start + width] for start in range(0, len(digits), width)]
     return {
         "name": layer.name,
         "height": height,
@@ -96,13 +89,5 @@ def _layer(layer: LayerMask) -> MaskedLayer:
         "kept": layer.kept,
         "skip_ratio": layer.skip_ratio,
         "macs": layer.macs,
-        "mask": _rows(layer),
+        "mask": [rows[group * height : (group + 1) * height] for group in range(groups)],
     }
-
-
-def _rows(layer: LayerMask) -> list[list[str]]:
-    """Each group's rows as texts of 0 and 1."""
-    groups, height, width = layer.mask.shape
-    digits = (layer.mask + ZERO).tobytes().decode("ascii")
-    rows = [digits[start : start + width] for start in range(0, len(digits), width)]
-    return [rows[group * height : (group + 1) * height] for group in range(groups)]

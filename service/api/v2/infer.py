@@ -1,30 +1,23 @@
 """v2: inference over the Open Inference Protocol, as Triton's and KServe's clients speak it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from fastapi import Request, Response
 from numpy.typing import NDArray
-from starlette.requests import Request
-from starlette.responses import Response
 
-from lccl.request import QualityRequest
-
-from ...errors import InvalidFieldError
+from ...errors import ServiceError
 from ...inference.pipeline import Classified, Pipeline
 from ...inference.registry import ServedModel
 from ...inference.runner import Result
-from ..body import refuse_compressed
-from ..exchange import Asked, Exchange
+from ..exchange import Asked, Exchange, refuse_compressed
 from ..fields import Fields, fields_of
 from ..operation import Operation
-from .outputs import point_parameters, tensors
 from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
-from .tensors import Interface
+from .tensors import Interface, point_parameters, tensors
 
 NO_EXIT = -1
 TAG = "open inference protocol"
@@ -45,12 +38,16 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
         reading = partial(read_request, body, size, interface_of(model), max_images)
         asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
-        return list(asked.images), _quality(request, asked), asked
+        fields = fields_of(request, dict(asked.quality), Fields)
+        if "top_k" in fields.model_fields_set:
+            raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
+        return list(asked.images), fields.quality(), asked
 
     async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
-        numbers = len(classified.results) * len(model.bundle.labels)
         writing = partial(_answer, model, asked, classified)
-        content, size = await pipeline.beside(writing, if_worth_it=numbers > INLINE_NUMBERS)
+        content, size = await pipeline.beside(
+            writing, if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS
+        )
         if size is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={JSON_SIZE: str(size)}, media_type="application/octet-stream")
@@ -59,8 +56,10 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         "POST", "/v2/models/{model}/infer", "Run a model on tensors", TAG, infer, dict[str, Any], ERRORS,
         body={"application/json": {}, "application/octet-stream": {}}, media_types=("application/octet-stream",),
     )  # fmt: skip
-    path = "/v2/models/{model}/versions/{version}/infer"
-    return [named, replace(named, path=path, summary="Run one version on tensors")]
+    return [
+        named,
+        replace(named, path="/v2/models/{model}/versions/{version}/infer", summary="Run one version on tensors"),
+    ]
 
 
 def interface_of(model: ServedModel) -> Interface:
@@ -69,17 +68,9 @@ def interface_of(model: ServedModel) -> Interface:
     return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 
 
-def _quality(request: Request, asked: InferRequest) -> QualityRequest:
-    fields = fields_of(request, dict(asked.quality), Fields)
-    if "top_k" in fields.model_fields_set:
-        raise InvalidFieldError("top_k is not of this protocol: set classification on an output")
-    return fields.quality()
-
-
 def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> tuple[bytes, int | None]:
     results = classified.done
-    # Where brown-out came between the images, the sparsest point, which promises least.
-    used = max(results, key=lambda result: result.point.skip_ratio)
+    used = classified.sparsest
     head: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,

@@ -1,21 +1,26 @@
-"""v2: health, and descriptions of the server and its models."""
+"""v2: health, descriptions of the server and its models, and the extension that loads and unloads models."""
 
-from __future__ import annotations
-
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ...errors import ServiceError, complaint
 from ...inference.registry import Registry, ServedModel
-from ..exchange import Exchange
+from ..exchange import BodyMemory, Exchange
 from ..operation import Handler, Json, Operation
-from ..operations import Health
+from ..operations import Health, probes
 from .infer import TAG, interface_of
+from .requests import load_json
 from .tensors import BYTES, Signature
 
+REPOSITORY = "model repository"
+MAX_BYTES = 1 << 12
+REPOSITORY_ERRORS = (400, 401, 403, 404, 413, 415, 422, 429)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
 MODEL = "/v2/models/{model}"
 VERSION = MODEL + "/versions/{version}"
@@ -43,10 +48,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
         return Operation("GET", path, summary, TAG, handler, dict[str, Any], (401, 404, 429, 503))
 
     return [
-        *(_probe(f"/v2/health/{name}", summary, name, check) for name, summary, check in (
-            ("live", "Whether the device thread moves", health.check_live),
-            ("ready", "Whether models passed their self-tests and the queue accepts", health.check_ready),
-        )),
+        *probes("/v2/health", TAG, health, {"live": {"live": True}, "ready": {"ready": True}}),
         operation("/v2", "Describe the server", describe_server),
         operation(MODEL, "Describe a model", describe_model),
         operation(VERSION, "Describe one version of a model", describe_model),
@@ -57,27 +59,19 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
     ]  # fmt: skip
 
 
-def _probe(path: str, summary: str, name: str, check: Callable[[], None]) -> Operation:
-    async def probe(_: Request) -> Response:
-        check()
-        return Json({name: True})
-
-    return Operation("GET", path, summary, TAG, probe, dict[str, bool], (503,), "open")
-
-
-def _platform(model: ServedModel) -> str:
-    return f"lccl_{model.engine.name}"
-
-
 def _metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
     """The protocol's model metadata; one of the inputs is sent, never several."""
     interface = interface_of(model)
+    inputs, outputs = (
+        [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in signatures]
+        for signatures in (interface.inputs, interface.outputs)
+    )
     return {
         "name": model.name,
         "versions": list(versions),
-        "platform": _platform(model),
-        "inputs": [_tensor(signature) for signature in interface.inputs],
-        "outputs": [_tensor(signature) for signature in interface.outputs],
+        "platform": f"lccl_{model.engine.name}",
+        "inputs": inputs,
+        "outputs": outputs,
     }
 
 
@@ -102,7 +96,7 @@ def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
         }
     return {
         "name": model.name,
-        "platform": _platform(model),
+        "platform": f"lccl_{model.engine.name}",
         "backend": "lccl",
         "version_policy": {"specific": {"versions": [model.version]}},
         "max_batch_size": max_images,
@@ -112,10 +106,77 @@ def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
     }
 
 
-def _tensor(signature: Signature) -> dict[str, Any]:
-    return {"name": signature.name, "datatype": signature.datatype, "shape": list(signature.shape)}
-
-
 def _configured(signature: Signature) -> dict[str, Any]:
     kind = "STRING" if signature.datatype == BYTES else signature.datatype
     return {"name": signature.name, "data_type": f"TYPE_{kind}", "dims": list(signature.shape[1:])}
+
+
+class _Parameters(BaseModel):
+    """A model is loaded as it lies in the folder; Triton's ``config`` and files in a request are not taken."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    version: str | None = None
+    unload_dependents: bool = False  # no model here has any
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    ready: bool = False
+    parameters: _Parameters = _Parameters()
+
+
+class _Query(BaseModel):
+    version: str | None = None
+
+
+def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
+    """Routes that list, load and unload models; the last two are the administrators'."""
+
+    async def index(request: Request) -> Response:
+        asked = await _read(request, bodies)
+        entries = await asyncio.to_thread(registry.index)
+        return Json([asdict(entry) for entry in entries if entry.state == "READY" or not asked.ready])
+
+    def change(verb: str, summary: str, act: Callable[[str, str | None], object]) -> Operation:
+        async def changed(request: Request) -> Response:
+            await asyncio.to_thread(act, request.path_params["model"], await _version(request, bodies))
+            return Response()
+
+        path = f"/v2/repository/models/{{model}}/{verb}"
+        return Operation("POST", path, summary, REPOSITORY, changed, None, REPOSITORY_ERRORS, "admin", query=_Query)
+
+    return [
+        Operation(
+            "POST",
+            "/v2/repository/index",
+            "List the folder of models",
+            REPOSITORY,
+            index,
+            list[dict[str, Any]],
+            REPOSITORY_ERRORS,
+        ),
+        change("load", "Load or reload a model", registry.load),
+        change("unload", "Unload a model", registry.unload),
+    ]
+
+
+async def _read(request: Request, bodies: BodyMemory) -> _Asked:
+    async with bodies.read(request) as body:
+        if len(body) > MAX_BYTES:
+            raise ServiceError(
+                "too_large", f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here"
+            )
+        try:
+            return _Asked.model_validate(load_json(body)) if body else _Asked()
+        except ValidationError as error:
+            raise ServiceError("malformed", f"not a repository request: {complaint(error, 'the JSON')}") from error
+
+
+async def _version(request: Request, bodies: BodyMemory) -> str | None:
+    """The version to act on: a parameter of the body, or of the query for clients that cannot set the former."""
+    given, query = (await _read(request, bodies)).parameters.version, request.query_params.get("version")
+    if given is not None and query is not None:
+        raise ServiceError("invalid_field", "version is given twice: give it once")
+    return given if given is not None else query

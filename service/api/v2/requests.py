@@ -4,8 +4,6 @@ The protocol: https://github.com/kserve/open-inference-protocol. Binary tensors 
 extensions: https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -16,9 +14,8 @@ from typing import Annotated, Any
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ...errors import InvalidFieldError, MalformedRequestError, TooLargeError
-from .outputs import CLASSIFIED, RequestedOutput
-from .tensors import Interface, Parameters, Tensor, read_binary, read_json
+from ...errors import ServiceError, complaint
+from .tensors import CLASSIFIED, Interface, Parameters, RequestedOutput, Tensor, read_binary, read_json
 
 JSON_SIZE = "Inference-Header-Content-Length"
 QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
@@ -29,7 +26,6 @@ MAX_NAME = 64
 MAX_OBJECTS = 1000  # a request has far fewer, even with 16 tensors
 
 Images = list[bytes] | NDArray[Any]
-_Given = Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None
 
 
 class _Part(BaseModel):
@@ -37,7 +33,7 @@ class _Part(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    parameters: _Given = None
+    parameters: Annotated[Parameters, Field(max_length=MAX_PARAMETERS)] | None = None
 
 
 class _Output(_Part):
@@ -77,14 +73,14 @@ def json_size(headers: Sequence[str], size: int) -> int:
     """How many bytes of a body are JSON, from its headers of the name :data:`JSON_SIZE`: all without one.
 
     Raises:
-        MalformedRequestError: several, no whole number, or more than the body has.
+        ServiceError, malformed: several, no whole number, or more than the body has.
 
     """
     if not headers:
         return size
     (given, *more) = headers
     if more or not (given.isascii() and given.isdigit() and len(given) < 20) or int(given) > size:
-        raise MalformedRequestError(f"{JSON_SIZE} must say, once, how many of the body's {size} bytes are JSON")
+        raise ServiceError("malformed", f"{JSON_SIZE} must say, once, how many of the body's {size} bytes are JSON")
     return int(given)
 
 
@@ -96,9 +92,9 @@ def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) 
         most: how many images one request may carry.
 
     Raises:
-        MalformedRequestError: no JSON, or none of the protocol's; sizes or shapes that do not fit.
-        InvalidFieldError: a parameter that there is not, or out of range.
-        TooLargeError: too many images, or JSON with more in it than these images have.
+        ServiceError, malformed: no JSON, or none of the protocol's; sizes or shapes that do not fit.
+        ServiceError, invalid_field: a parameter that there is not, or out of range.
+        ServiceError, too_large: too many images, or JSON with more in it than these images have.
         InputError: numbers that are not finite.
 
     """
@@ -122,27 +118,30 @@ def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
     """Parse the JSON, unless it has more parts than any good request: parsed, they are many times its size."""
     values = most * max(math.prod(signature.shape[1:]) for signature in interface.inputs)
     if text.count(b"{") > MAX_OBJECTS or text.count(b",") + text.count(b"[") > 2 * values + MAX_OBJECTS:
-        raise TooLargeError(f"the JSON has more values than {most} images, the most in one request, have")
+        raise ServiceError("too_large", f"the JSON has more values than {most} images, the most in one request, have")
     try:
         return _Request.model_validate(load_json(text))
     except ValidationError as error:
-        raise MalformedRequestError(f"not an infer request: {sentence(error)}") from error
+        raise ServiceError("malformed", f"not an infer request: {complaint(error, 'the JSON')}") from error
 
 
 def load_json(text: bytes) -> Any:
     """JSON as its standard has it: UTF-8, no NaN, no name twice in an object.
 
     Raises:
-        MalformedRequestError: anything else.
+        ServiceError, malformed: anything else.
 
     """
     try:
         return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
     except RecursionError as error:
-        raise MalformedRequestError("the JSON is nested too deeply: tensors nest no deeper than their shape") from error
+        raise ServiceError(
+            "malformed", "the JSON is nested too deeply: tensors nest no deeper than their shape"
+        ) from error
     except ValueError as error:
-        raise MalformedRequestError(
-            f"the JSON cannot be read: {str(error)[:120]}. If binary tensors follow it, {JSON_SIZE} says where it ends"
+        raise ServiceError(
+            "malformed",
+            f"the JSON cannot be read: {str(error)[:120]}. If binary tensors follow it, {JSON_SIZE} says where it ends",
         ) from error
 
 
@@ -150,7 +149,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise MalformedRequestError(f"{twice[:64]!r} is given twice in one JSON object: give it once")
+        raise ServiceError("malformed", f"{twice[:64]!r} is given twice in one JSON object: give it once")
     return value
 
 
@@ -158,20 +157,13 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-def sentence(error: ValidationError) -> str:
-    """A validation's first complaint, with the place it is about."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:64].encode("ascii", "backslashreplace").decode()
-    return f"{where or 'the JSON'}: {first['msg'][:200]}"
-
-
 def _one_input(inputs: Sequence[_Input], interface: Interface) -> _Input:
     names = [signature.name for signature in interface.inputs]
     for one in inputs:
         if one.name not in names:
-            raise MalformedRequestError(f"no input {one.name!r}: send one of {', '.join(names)}")
+            raise ServiceError("malformed", f"no input {one.name!r}: send one of {', '.join(names)}")
     if len(inputs) != 1:
-        raise MalformedRequestError(f"{len(inputs)} inputs: send exactly one, of {', '.join(names)}")
+        raise ServiceError("malformed", f"{len(inputs)} inputs: send exactly one, of {', '.join(names)}")
     return inputs[0]
 
 
@@ -180,16 +172,17 @@ def _binary_part(given: _Input, rest: bytes) -> bytes | None:
     size = _known(f"input {given.name}", given, ("binary_data_size",)).get("binary_data_size")
     if size is None:
         if given.data is None:
-            raise MalformedRequestError(f"input {given.name} has no data: send data, or binary_data_size and bytes")
+            raise ServiceError("malformed", f"input {given.name} has no data: send data, or binary_data_size and bytes")
         if rest:
-            raise MalformedRequestError(f"{len(rest)} bytes follow the JSON, and no input has a binary_data_size")
+            raise ServiceError("malformed", f"{len(rest)} bytes follow the JSON, and no input has a binary_data_size")
         return None
     if given.data is not None:
-        raise MalformedRequestError(f"input {given.name} has both data and binary_data_size: send one of them")
+        raise ServiceError("malformed", f"input {given.name} has both data and binary_data_size: send one of them")
     if isinstance(size, bool) or not isinstance(size, int) or size != len(rest):
-        raise MalformedRequestError(
+        raise ServiceError(
+            "malformed",
             f"input {given.name} has binary_data_size {str(size)[:20]!r}, and {len(rest)} bytes follow the JSON: "
-            f"set {JSON_SIZE} and binary_data_size to what is sent"
+            f"set {JSON_SIZE} and binary_data_size to what is sent",
         )
     return rest
 
@@ -201,9 +194,9 @@ def _outputs(given: Sequence[_Output], binary: bool, interface: Interface) -> tu
     outputs: dict[str, RequestedOutput] = {}
     for one in given:
         if one.name not in names:
-            raise MalformedRequestError(f"no output {one.name!r}: there are {', '.join(names)}")
+            raise ServiceError("malformed", f"no output {one.name!r}: there are {', '.join(names)}")
         if one.name in outputs:
-            raise MalformedRequestError(f"output {one.name} is asked for twice: ask once")
+            raise ServiceError("malformed", f"output {one.name} is asked for twice: ask once")
         parameters = _known(f"output {one.name}", one, ("binary_data", "classification"))
         flag = _flag(parameters, "binary_data", binary)
         outputs[one.name] = RequestedOutput(one.name, flag, _classes(one.name, parameters))
@@ -213,16 +206,16 @@ def _outputs(given: Sequence[_Output], binary: bool, interface: Interface) -> tu
 def _classes(output: str, parameters: Parameters) -> int:
     count = parameters.get("classification", 0)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InvalidFieldError(f"classification of output {output} must be a whole number from 0 on")
+        raise ServiceError("invalid_field", f"classification of output {output} must be a whole number from 0 on")
     if count and output not in CLASSIFIED:
-        raise InvalidFieldError(f"output {output} is not classified: ask it of {' or '.join(CLASSIFIED)}")
+        raise ServiceError("invalid_field", f"output {output} is not classified: ask it of {' or '.join(CLASSIFIED)}")
     return count
 
 
 def _flag(parameters: Parameters, name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidFieldError(f"{name} must be true or false")
+        raise ServiceError("invalid_field", f"{name} must be true or false")
     return value
 
 
@@ -230,7 +223,9 @@ def _known(owner: str, part: _Part, names: Sequence[str]) -> Parameters:
     """A part's parameters; an unknown one is an error, because it may be a misspelt field of the quality."""
     for name in part.parameters or {}:
         if name not in names:
-            raise InvalidFieldError(f"{owner} has an unknown parameter {name[:MAX_NAME]!r}: use {', '.join(names)}")
+            raise ServiceError(
+                "invalid_field", f"{owner} has an unknown parameter {name[:MAX_NAME]!r}: use {', '.join(names)}"
+            )
     return part.parameters or {}
 
 

@@ -1,30 +1,29 @@
 """Tensors as the Open Inference Protocol sends them: typed, checked, from and to bytes and JSON."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lccl.errors import InputError
+from lccl.operating_points import OperatingPoint
 
-from ...errors import MalformedRequestError, TooLargeError
+from ...errors import ServiceError
 
 BYTES = "BYTES"
 NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 MACS = ("dense", "gated", "executed")
+CLASSIFIED = ("logits", "probabilities")
 LENGTH = struct.Struct("<I")
 
-Scalar = bool | int | float | str
-Parameters = dict[str, Scalar]
+Parameters = dict[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +41,24 @@ class Signature:
             most: how many images one request may carry.
 
         Raises:
-            MalformedRequestError: another datatype or shape, or no image at all.
-            TooLargeError: too many images.
+            ServiceError, malformed: another datatype or shape, or no image at all.
+            ServiceError, too_large: too many images.
 
         """
         if datatype != self.datatype:
-            raise MalformedRequestError(f"input {self.name} has datatype {datatype!r}: send it as {self.datatype}")
+            raise ServiceError("malformed", f"input {self.name} has datatype {datatype!r}: send it as {self.datatype}")
         fits = len(shape) == len(self.shape) and all(
             wanted in {-1, size} for size, wanted in zip(shape, self.shape, strict=True)
         )
         if not fits:
-            raise MalformedRequestError(
-                f"input {self.name} has shape {list(shape)}: send {list(self.shape)}, -1 being the number of images"
+            raise ServiceError(
+                "malformed",
+                f"input {self.name} has shape {list(shape)}: send {list(self.shape)}, -1 being the number of images",
             )
         if shape[0] > most:
-            raise TooLargeError(f"{shape[0]} images in one request; at most {most} are taken")
+            raise ServiceError("too_large", f"{shape[0]} images in one request; at most {most} are taken")
         if shape[0] < 1:
-            raise MalformedRequestError(f"input {self.name} holds no image: send at least one")
+            raise ServiceError("malformed", f"input {self.name} holds no image: send at least one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Interface:
     outputs: tuple[Signature, ...]
 
     @classmethod
-    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Interface:
+    def of(cls, height: int, width: int, classes: int, *, exits: bool = False) -> Self:
         """The interface of a classifier of images of that size, with early exits or without."""
         return cls(
             inputs=(
@@ -119,7 +119,7 @@ def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> N
         An array of that shape, or the elements of BYTES.
 
     Raises:
-        MalformedRequestError: too few or too many bytes.
+        ServiceError, malformed: too few or too many bytes.
         InputError: a number that is not finite.
 
     """
@@ -128,8 +128,10 @@ def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> N
     number = NUMBERS[signature.datatype]
     wanted = math.prod(shape) * number.itemsize
     if len(content) != wanted:
-        raise MalformedRequestError(
-            f"input {signature.name} has {len(content)} bytes: {signature.datatype} of shape {list(shape)} has {wanted}"
+        raise ServiceError(
+            "malformed",
+            f"input {signature.name} has {len(content)} bytes: "
+            f"{signature.datatype} of shape {list(shape)} has {wanted}",
         )
     return _finite(signature.name, np.frombuffer(content, number).reshape(shape))
 
@@ -141,7 +143,7 @@ def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> ND
         An array of that shape, or the elements of BYTES, which JSON carries as base64.
 
     Raises:
-        MalformedRequestError: too few, too many or other values than the datatype has, or no base64.
+        ServiceError, malformed: too few, too many or other values than the datatype has, or no base64.
         InputError: a number that is not finite.
 
     """
@@ -149,7 +151,7 @@ def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> ND
     kinds = set(map(type, values))
     if signature.datatype == BYTES:
         if kinds != {str}:
-            raise MalformedRequestError(f"input {signature.name} holds something else than base64 texts")
+            raise ServiceError("malformed", f"input {signature.name} holds something else than base64 texts")
         return [_from_base64(signature.name, index, value) for index, value in enumerate(values)]
     try:
         if signature.datatype == "UINT8" and kinds == {int}:
@@ -159,8 +161,10 @@ def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> ND
                 numbers = np.array(values, np.float64).astype(np.float32)
             return _finite(signature.name, numbers.reshape(shape))
     except (ValueError, OverflowError) as error:
-        raise MalformedRequestError(f"input {signature.name} holds a number that {signature.datatype} lacks") from error
-    raise MalformedRequestError(f"input {signature.name} holds a value that is no {signature.datatype}")
+        raise ServiceError(
+            "malformed", f"input {signature.name} holds a number that {signature.datatype} lacks"
+        ) from error
+    raise ServiceError("malformed", f"input {signature.name} holds a value that is no {signature.datatype}")
 
 
 def _read_elements(name: str, count: int, content: bytes) -> list[bytes]:
@@ -169,16 +173,19 @@ def _read_elements(name: str, count: int, content: bytes) -> list[bytes]:
     for index in range(count):
         start = place + LENGTH.size
         if start > len(content):
-            raise MalformedRequestError(f"input {name} ends before element {index}: its shape says there are {count}")
+            raise ServiceError(
+                "malformed", f"input {name} ends before element {index}: its shape says there are {count}"
+            )
         place = start + LENGTH.unpack_from(content, place)[0]
         if place > len(content):
-            raise MalformedRequestError(
+            raise ServiceError(
+                "malformed",
                 f"element {index} of input {name} claims {place - start} bytes, of which {len(content) - start} are "
-                "there: before each element come 4 bytes with its length, little-endian"
+                "there: before each element come 4 bytes with its length, little-endian",
             )
         elements.append(content[start:place])
     if place != len(content):
-        raise MalformedRequestError(f"input {name} has {len(content) - place} bytes after its {count} elements")
+        raise ServiceError("malformed", f"input {name} has {len(content) - place} bytes after its {count} elements")
     return elements
 
 
@@ -187,9 +194,10 @@ def _flatten(name: str, shape: Sequence[int], data: list[Any]) -> list[Any]:
     rows: list[Any] = [data]
     for size in shape if nested else (math.prod(shape),):
         if not all(isinstance(row, list) and len(row) == size for row in rows):
-            raise MalformedRequestError(
+            raise ServiceError(
+                "malformed",
                 f"the data of input {name} does not have the shape {list(shape)}: send {math.prod(shape)} values, "
-                "flat or nested like the shape"
+                "flat or nested like the shape",
             )
         rows = list(chain.from_iterable(rows))
     return rows
@@ -199,8 +207,8 @@ def _from_base64(name: str, index: int, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MalformedRequestError(
-            f"element {index} of input {name} is not valid base64: JSON carries encoded images as base64"
+        raise ServiceError(
+            "malformed", f"element {index} of input {name} is not valid base64: JSON carries encoded images as base64"
         ) from error
 
 
@@ -208,3 +216,64 @@ def _finite(name: str, numbers: NDArray[Any]) -> NDArray[Any]:
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise InputError(f"input {name} holds NaN or infinity: send finite numbers")
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the answer shall have.
+
+    Attributes:
+        binary: whether its values follow the JSON as bytes.
+        classes: how many of the best classes to name instead of the values; 0 for the values.
+
+    """
+
+    name: str
+    binary: bool
+    classes: int = 0
+
+
+def tensors(
+    values: Mapping[str, NDArray[Any] | list[bytes]], labels: Sequence[str], outputs: Sequence[RequestedOutput]
+) -> list[Tensor]:
+    """The requested outputs as tensors, in the order they were asked for.
+
+    Args:
+        values: of each output: numbers of its datatype [N, …], or N texts.
+
+    """
+    order = np.argsort(-np.asarray(values["logits"]), axis=1, kind="stable")
+    return [
+        _classification(output.name, values[output.name], order[:, : output.classes], labels)
+        if output.classes
+        else _plain(output.name, values[output.name])
+        for output in outputs
+    ]
+
+
+def _plain(name: str, values: NDArray[Any] | list[bytes]) -> Tensor:
+    if isinstance(values, list):
+        return Tensor(name, BYTES, (len(values),), values)
+    return Tensor(name, "INT64" if values.dtype == np.int64 else "FP32", values.shape, values)
+
+
+def _classification(name: str, values: Any, order: NDArray[np.int64], labels: Sequence[str]) -> Tensor:
+    """The best classes of each image as ``value:index:label``, Triton's classification extension."""
+    texts = [
+        f"{row[index]:f}:{index}:{labels[index]}".encode()
+        for row, best in zip(values, order, strict=True) for index in best
+    ]  # fmt: skip
+    return Tensor(name, BYTES, order.shape, texts)
+
+
+def point_parameters(point: OperatingPoint, downgraded: bool) -> Parameters:
+    """The operating point of an answer, as the protocol's parameters: texts, numbers and truth values only."""
+    named: Parameters = {} if point.name is None else {"operating_point": point.name}
+    return named | {
+        "sparsity": point.skip_ratio,
+        "expected_accuracy": point.accuracy,
+        "expected_accuracy_low": point.accuracy_interval.low,
+        "expected_accuracy_high": point.accuracy_interval.high,
+        "expected_accuracy_drop": point.drop,
+        "downgraded": downgraded,
+    }

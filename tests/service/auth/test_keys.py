@@ -12,8 +12,9 @@ import pytest
 from service.auth import keys
 from service.auth.keys import Caller, KeyRing, read_keys
 from service.auth.rate_limits import parse_rate
-from service.errors import KeyFileError, UnauthorisedError
+from service.errors import ServiceError, StartError
 from tests.service.auth.conftest import digest
+from tests.service.refusals import refused
 
 PNG = {"Content-Type": "image/png"}
 
@@ -49,19 +50,19 @@ GOOD = f'sha256 = "{"a" * 64}"'
 )
 def test_a_wrong_key_file_is_refused_by_name_and_place(write, text, complaint):
     path = write(text)
-    with pytest.raises(KeyFileError) as refused:
+    with pytest.raises(StartError) as refused:
         read_keys(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert complaint in str(refused.value)
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
-    with pytest.raises(KeyFileError, match="No such file"):
+    with pytest.raises(StartError, match="No such file"):
         read_keys(tmp_path / "none.toml")
-    with pytest.raises(KeyFileError, match="Is a directory"):
+    with pytest.raises(StartError, match="Is a directory"):
         read_keys(tmp_path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
-    with pytest.raises(KeyFileError, match="is no TOML"):
+    with pytest.raises(StartError, match="is no TOML"):
         read_keys(tmp_path / "bytes.toml")
 
 
@@ -70,7 +71,7 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
 def test_a_file_that_others_may_write_to_is_refused(write, mode, refused):
     path = write(f"[keys.one]\n{GOOD}", mode)
     if refused:
-        with pytest.raises(KeyFileError, match="chmod go-w"):
+        with pytest.raises(StartError, match="chmod go-w"):
             read_keys(path)
     else:
         read_keys(path)
@@ -95,7 +96,7 @@ def test_a_file_that_others_may_write_to_is_refused(write, mode, refused):
 def test_a_key_says_who_asks(three, headers, name):
     ring = KeyRing.load(three, "single")
     if name is None:
-        with pytest.raises(UnauthorisedError):
+        with refused("unauthorised"):
             ring.identify(headers, "192.0.2.1")
     else:
         assert ring.identify(headers, "192.0.2.1").name == name
@@ -114,7 +115,7 @@ def test_every_key_is_compared_whichever_is_right(three, monkeypatch, given):
     monkeypatch.setattr(keys.hmac, "compare_digest", compare)
     try:
         ring.identify({"x-api-key": given}, "")
-    except UnauthorisedError:
+    except ServiceError:
         assert given == "nobody's"
     assert [each.hex() for each in compared] == [digest(name) for name in ("one", "two", "boss")]
 
@@ -128,14 +129,14 @@ def test_without_keys_everybody_is_known_by_address():
 
 def test_nobody_gets_in_without_a_key_by_the_hash_of_nothing(write):
     ring = KeyRing.load(write(f'[keys.one]\nsha256 = "{digest("")}"'), None)
-    with pytest.raises(UnauthorisedError):
+    with refused("unauthorised"):
         ring.identify({}, "")
 
 
 def test_the_single_key_may_not_be_in_the_file_too(write):
-    with pytest.raises(KeyFileError, match="LCCL_API_KEY"):
+    with pytest.raises(StartError, match="LCCL_API_KEY"):
         KeyRing.load(write(f"[keys.default]\n{GOOD}"), "single")
-    with pytest.raises(KeyFileError, match="LCCL_API_KEY"):
+    with pytest.raises(StartError, match="LCCL_API_KEY"):
         KeyRing.load(write(f'[keys.one]\nsha256 = "{digest("single")}"'), "single")
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.auth.rate_limits import RateLimits, parse_rate
-from service.errors import RateLimitedError
+from tests.service.refusals import refused
 
 
 class Clock:
@@ -45,11 +45,11 @@ def test_a_window_takes_its_requests_and_no_more_until_it_ends():
     for _ in range(3):
         limits.count("a")
         clock.now += 1
-    with pytest.raises(RateLimitedError) as refused:
+    with refused("rate_limited") as caught:
         limits.count("a")
-    assert refused.value.retry_after_s == pytest.approx(7)
+    assert caught.value.retry_after_s == pytest.approx(7)
     limits.count("b")
-    clock.now += refused.value.retry_after_s
+    clock.now += caught.value.retry_after_s
     limits.count("a")
 
 
@@ -57,7 +57,7 @@ def test_a_callers_own_rate_goes_before_the_default():
     limits = RateLimits("1/minute", clock=Clock())
     for _ in range(5):
         limits.count("a", parse_rate("5/minute"))
-    with pytest.raises(RateLimitedError):
+    with refused("rate_limited"):
         limits.count("a", parse_rate("5/minute"))
 
 
@@ -75,7 +75,7 @@ def test_memory_is_bounded_and_the_longest_quiet_caller_is_forgotten_first():
         limits.count(f"caller {number}", once)
     assert len(limits._windows) == 100
     for caller, rate in (("busy", None), ("caller 9999", once)):
-        with pytest.raises(RateLimitedError):
+        with refused("rate_limited"):
             limits.count(caller, rate)
     limits.count("caller 0", once)
 
@@ -94,9 +94,9 @@ def test_no_window_lets_more_through_than_its_rate(steps):
             limits.count(caller)
             passed += 1
         else:
-            with pytest.raises(RateLimitedError) as refused:
+            with refused("rate_limited") as caught:
                 limits.count(caller)
-            assert refused.value.retry_after_s == pytest.approx(start + 4 - clock.now)
+            assert caught.value.retry_after_s == pytest.approx(start + 4 - clock.now)
         windows[caller] = start, passed
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lccl.request import QualityRequest, resolve
-from service.errors import ClientGoneError
 from service.inference.batcher import Batcher
-from service.inference.pipeline import NOT_FINITE, ClassifyOptions, Pipeline
+from service.inference.pipeline import NOT_FINITE, Pipeline
 from service.inference.runner import Result
 from tests.conftest import make_table
+from tests.service.refusals import refused
 
 TABLE = make_table(3)
 MODEL = SimpleNamespace(
@@ -24,15 +24,18 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
 def result(finite=True):
-    scores = np.ones(2)
-    return Result(TABLE.points[0], False, scores, scores, scores, finite, scores, 0.1, 1, 1, 0.0, 0.0, 0.0, False)
+    scores, ranking = np.full(2, 1.0 if finite else np.nan), np.arange(2)
+    return Result(TABLE.points[0], False, scores, scores, ranking, scores, 0.1, 1, 1, 0.0, 0.0, 0.0, False)
 
 
 async def begin(batcher, departure=None, images=1):
     """Start to classify; the images are in the queue when this returns."""
     pipeline = Pipeline(batcher, None, 10**6, 10.0)
-    options = ClassifyOptions(QualityRequest(), "me", time.monotonic(), 0.0, departure)
-    asking = asyncio.create_task(pipeline.classify(MODEL, [IMAGE] * images, options))
+    asking = asyncio.create_task(
+        pipeline.classify(
+            MODEL, [IMAGE] * images, QualityRequest(), client="me", arrived=time.monotonic(), departure=departure
+        )
+    )
     await asyncio.sleep(0)
     return asking
 
@@ -68,7 +71,7 @@ def test_a_client_that_leaves_takes_its_images_out_of_the_queue(batcher, before)
         assert batcher.depth("m") == 1
         if not before:
             departure.set_result(None)
-        with pytest.raises(ClientGoneError):
+        with refused("client_gone"):
             await asking
         assert batcher.take(0) == ("m", [])
 

@@ -15,6 +15,7 @@ from lccl.networks.lowering import lower
 from lccl.operating_points import ROUNDING
 from lccl.plan.geometry import EarlyExit, shape_of
 from lccl.request import QualityRequest, resolve
+from service.inference.registry import ServedModel
 from service.inference.runner import Result
 from service.telemetry.accounting import Accounting
 from service.telemetry.metrics import MOST_CLASSES, Metrics
@@ -39,7 +40,7 @@ def enter(bundle, shape):
 
     def enter(*results, exits=0, **changes):
         engine = SimpleNamespace(shape=replace(shape, exits=(EarlyExit(1, 1, 1),) * exits))
-        accounting.enter(SimpleNamespace(name="m", key="1", bundle=replace(bundle, **changes), engine=engine), results)
+        accounting.enter(ServedModel("m", "1", "m:1", replace(bundle, **changes), engine, np.zeros(1)), results)
         return lambda name, **labels: registry.get_sample_value(f"lccl_{name}", {"model": "m"} | labels)
 
     return enter
@@ -50,13 +51,13 @@ def result(bundle, shape):
     """An image's result: its class, how sure it is, what it was asked with and what it skipped."""
 
     def result(best=3, confidence=0.8, quality=None, skip_ratio=0.4, probe=False, finite=True, exit_index=None):
-        probabilities = np.full(max(best + 1, 10), 0.01)
-        probabilities[best] = confidence if finite else np.nan
+        probabilities = np.full(max(best + 1, 10), 0.01 if finite else np.nan)
+        probabilities[best] *= confidence / 0.01
         logits = probabilities
         point = resolve(bundle.table, quality or QualityRequest(sparsity=0.42)).wanted
         kept, ranking = (shape.cells // 2).astype(np.int64), np.argsort(-probabilities)
         return Result(
-            point, False, logits, probabilities, ranking, finite, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
+            point, False, logits, probabilities, ranking, kept, skip_ratio, 20, 25, 1.0, 1.5, 2.0, probe,
             exit_index=exit_index,
         )  # fmt: skip
 

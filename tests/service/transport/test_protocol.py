@@ -18,7 +18,7 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import TransportError
+from service.errors import StartError
 from service.transport import protocol
 from service.transport import server as server_module
 from service.transport.protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
@@ -483,7 +483,7 @@ def test_the_installed_uvicorn_fits():
 @pytest.mark.parametrize("kind", list(protocol.USED), ids=lambda kind: kind.__name__)
 def test_a_uvicorn_that_lacks_something_is_refused_at_start_by_name(monkeypatch, kind):
     monkeypatch.setitem(protocol.USED, kind, protocol.USED[kind] | {"moved_elsewhere"})
-    with pytest.raises(TransportError, match=rf"uvicorn {uvicorn.__version__} has no {kind.__name__}.moved_elsewhere"):
+    with pytest.raises(StartError, match=rf"uvicorn {uvicorn.__version__} has no {kind.__name__}.moved_elsewhere"):
         check_uvicorn()
 
 
