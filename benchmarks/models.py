@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lccl
-from lccl.bench.clock import WallClock
-from lccl.bench.turns import Turn
+from lccl.bench.turns import Turn, WallClock
 from lccl.bundle.format import Bundle
 from lccl.calibration.intervals import paired_difference
 from lccl.data import Dataset, load_dataset

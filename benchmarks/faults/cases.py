@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
 
 from benchmarks.faults.images import SEED, damaged, huge, images, large
 from lccl.bench.images import noise_images
+
+CLIENT, OPERATOR, LIMITED = ({"X-API-Key": f"lccl_faults_{name}"} for name in ("client", "operator", "limited"))
+LINES = {"client": [], "operator": ["admin = true"], "limited": ['rate = "5/hour"']}
+
+
+def key_file(folder: Path) -> Path:
+    """Write the file that ``--api-keys`` takes."""
+    lines = []
+    for name, more in LINES.items():
+        digest = hashlib.sha256(f"lccl_faults_{name}".encode()).hexdigest()
+        lines += [f'[keys."{name}"]', f'sha256 = "{digest}"', *more]
+    file = folder / "keys.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    file.chmod(0o600)
+    return file
+
 
 MODEL = "resnet20-cifar10"
 CLASSIFY, INFER = "/v1/classify", f"/v2/models/{MODEL}/infer"

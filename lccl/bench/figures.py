@@ -2,14 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lccl.bench.layers import Layers, Measured, realised
-from lccl.bench.names import OWN, OWN_DENSE
+import numpy as np
+from numpy.typing import NDArray
+
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import Workload
-from lccl.plan.geometry import NetworkShape, shape_of
+from lccl.bench.workload import OWN, OWN_DENSE, Counts, Workload
+from lccl.plan.geometry import NetworkShape, convolution_of, shape_of
+from lccl.plan.steps import AveragePool, Classify, Convolve, Exit, Plan, Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """All that was measured.
+
+    Attributes:
+        contestants: absent ones too; own ones with the main number of threads come before those with others.
+        counts: by setting.
+        profiles: seconds of each step, float64 [steps], by contestant; empty where no steps were timed.
+
+    """
+
+    contestants: tuple[Contestant, ...]
+    samples: Samples
+    counts: Mapping[str, Counts]
+    profiles: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What counts in a step.
+
+    Attributes:
+        name: unlike any other's, and the same in the plain twin, if that has the step.
+        macs: of an image that comes there, with nothing skipped.
+        layer: its column if gated.
+        exits_before: how many early exits an image passes on the way there.
+
+    """
+
+    name: str
+    macs: int
+    layer: int | None
+    last_stage: bool
+    exits_before: int
+
+
+def realised(time_share: float, macs_share: float) -> float | None:
+    """(1 − t / t(own dense)) / (1 − gated / dense MACs); None where theory promises no gain."""
+    return None if macs_share >= 1 else (1 - time_share) / (1 - macs_share)
+
+
+def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
+    """The plan's steps in order; the last stage is that of the convolutions with the smallest maps."""
+    smallest = min(convolution_of(plan, step).height for step in plan.steps if isinstance(step, Convolve))
+    facts, exits = [], 0
+    for step in plan.steps:
+        if isinstance(step, Convolve):
+            shape, layer = convolution_of(plan, step), None if step.gate is None else step.gate.layer
+            facts.append(StepFacts(step.name, shape.macs, layer, shape.height == smallest, exits))
+        elif isinstance(step, Exit):
+            macs = step.hidden_weight.size + step.weight.size
+            facts.append(StepFacts(f"Exit {step.exit}", macs, None, False, exits))
+            exits += 1
+        else:
+            macs = step.weight.size if isinstance(step, Classify) else 0
+            facts.append(StepFacts(_name(step), macs, None, False, exits))
+    return tuple(facts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layers:
+    """A profile with the facts it is told by.
+
+    Attributes:
+        facts: of each of the network's steps.
+        dense_seconds: of own dense, by step; exits, and the pools before them, are not in it.
+        settings: names, with ``counts`` and ``seconds`` [steps] by name.
+
+    """
+
+    facts: tuple[StepFacts, ...]
+    dense_seconds: Mapping[str, float]
+    counts: Mapping[str, Counts]
+    seconds: Mapping[str, NDArray[np.float64]]
+    shape: NetworkShape
+    batch: int
+
+    @classmethod
+    def of(cls, workload: Workload, measured: Measured) -> Layers:
+        """Those of a workload whose steps were timed."""
+        names = (step.name for step in step_facts(workload.dense_plan))
+        return cls(
+            facts=step_facts(workload.plan),
+            dense_seconds=dict(zip(names, measured.profiles[OWN_DENSE].tolist(), strict=True)),
+            counts=measured.counts,
+            seconds={setting.name: measured.profiles[f"{OWN} {setting.name}"] for setting in workload.settings},
+            shape=shape_of(workload.plan),
+            batch=workload.batch,
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per step, as result files hold them."""
+        return [self._row(index, step) for index, step in enumerate(self.facts)]
+
+    def last_stage_apart(self) -> dict[str, Any]:
+        """Sums over all steps but the last stage's, whose many weights are read however few positions are kept."""
+        chosen = [index for index, step in enumerate(self.facts) if not step.last_stage]
+        shared = [self.facts[index] for index in chosen if self.facts[index].name in self.dense_seconds]
+        dense_s, macs = sum(self.dense_seconds[step.name] for step in shared), sum(step.macs for step in shared)
+        apart = {}
+        for name, seconds in self.seconds.items():
+            time_share = float(seconds[chosen].sum() / dense_s)
+            macs_share = sum(self._gated_macs(self.facts[index], name) for index in chosen) / macs
+            apart[name] = {
+                "macs_share": macs_share,
+                "time_share": time_share,
+                "realised": realised(time_share, macs_share),
+            }
+        return apart
+
+    def _row(self, index: int, step: StepFacts) -> dict[str, Any]:
+        dense = self.dense_seconds.get(step.name)
+        row: dict[str, Any] = {
+            "step": step.name,
+            "macs": step.macs,
+            "last_stage": step.last_stage,
+            "dense_ms": None if dense is None else 1000 * dense,
+            "dense_gmacs_per_s": self.batch * step.macs / dense / 1e9 if dense else None,
+            "settings": {},
+        }
+        for name, seconds in self.seconds.items():
+            time_share = float(seconds[index]) / dense if dense else None
+            entry: dict[str, Any] = {"ms": 1000 * float(seconds[index]), "time_share": time_share}
+            if step.layer is not None and time_share is not None:
+                skipped = self.shape.layer_skip_ratios(self.counts[name].kept)[:, step.layer]
+                entry["skip_ratio"] = float(skipped.mean())
+                entry["realised"] = realised(time_share, self._gated_macs(step, name) / step.macs)
+            row["settings"][name] = entry
+        return row
+
+    def _gated_macs(self, step: StepFacts, setting: str) -> float:
+        """A step's MACs, the mean of all images: 0 for those that left before it."""
+        counts = self.counts[setting]
+        came = float((counts.exit_index >= step.exits_before).mean())
+        if step.layer is None:
+            return came * step.macs
+        layer = self.shape.layers[step.layer]
+        return came * layer.gate_macs + float(counts.kept[:, step.layer].mean()) * layer.convolution.cell_macs
+
+
+def _name(step: Step) -> str:
+    """A network may have several pools, one of each exit and its own."""
+    name = type(step).__name__
+    return f"{name} {step.raw}" if isinstance(step, AveragePool) else name
 
 
 def figures(workload: Workload, precision: str, measured: Measured) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lccl.bench.names import OPEN
+from lccl.bench.workload import OPEN
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:

@@ -10,16 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bench import cpu, gpu_baselines
+from lccl.bench import cpu
 from lccl.bench import gpu as gpus
 from lccl.bench.baselines import BASELINES
-from lccl.bench.figures import contestant_row, figures
+from lccl.bench.figures import Measured, contestant_row, figures
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
-from lccl.bench.layers import Measured
-from lccl.bench.names import DENSE
 from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
-from lccl.bench.workload import Counts, Workload
+from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
 from lccl.plan.geometry import shape_of
 
@@ -93,7 +91,7 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
 
 def _start(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None, stack: ExitStack) -> list[Contestant]:
     threads = tuple(dict.fromkeys((options.threads, *options.scaling)))
-    others = (BASELINES if gpu is None else gpu_baselines.NAMES) if options.baselines else ()
+    others = (BASELINES if gpu is None else gpus.BASELINES) if options.baselines else ()
     advance = stages.begin("starting", len(others) + 2 * len(threads))
     if gpu is not None:
         return gpus.start(workload, gpu, options.baselines, advance)
