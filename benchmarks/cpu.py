@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from benchmarks import goals, results
-from benchmarks.models import command_line
 from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.report import showing, tables
 from lccl.bench.run import Options, run
@@ -64,10 +63,12 @@ MEASUREMENTS = _measurements()
 
 def main() -> None:
     """Measure what is named, write a file each, and print goals beside what was reached."""
-    parser = command_line(__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}")
-    parser.add_argument("--images", type=Path, default=results.usual_data())
-    parser.add_argument("--rounds", type=int, default=Options().rounds)
+    parser = results.command_line(
+        __doc__,
+        results.argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}"),
+        results.argument("--images", type=Path, default=results.usual_data()),
+        results.argument("--rounds", type=int, default=Options().rounds),
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(MEASUREMENTS))
     if unknown:

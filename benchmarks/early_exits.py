@@ -41,9 +41,10 @@ BATCH, ROUNDS = 32, 31
 
 def main() -> None:
     """Measure, print, write the result file."""
-    parser = model_command_line(__doc__)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
+    options = model_command_line(
+        __doc__,
+        results.argument("--threads", type=int, default=0),
+    ).parse_args()
     bundle, dataset = load_model(options)
     engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
     points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
@@ -56,8 +57,7 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.print_tables(figures)
-    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures))
+    results.publish("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

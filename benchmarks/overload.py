@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from benchmarks.models import command_line
 from benchmarks.serving.measure import awake
 from benchmarks.serving.servers import Ask, Server, ask_service, start_service
 from benchmarks.serving.workload import Served, serve_all
@@ -36,11 +35,12 @@ IN_FLIGHT = 64
 
 def main() -> None:
     """Measure both servers in turn at every load, print a table, write the result file."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--network", choices=sorted(QUALITIES), default="resnet20")
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        results.argument("--seconds", type=float, default=6.0),
+        results.argument("--rounds", type=int, default=3),
+        results.argument("--network", choices=sorted(QUALITIES), default="resnet20"),
+    ).parse_args()
     (served,) = serve_all([options.network], results.usual_data())
     ask, deadline_ms = ask_service(QUALITIES[options.network], served), DEADLINES_MS[options.network]
     servers = {name: _start(served, name, deadline_ms) for name in ("with", "without")}

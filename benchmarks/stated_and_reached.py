@@ -18,7 +18,6 @@ from rich.progress import track
 
 from benchmarks import results
 from benchmarks.faults.images import encode
-from benchmarks.models import command_line
 from benchmarks.server import Server
 from lccl.calibration.intervals import Z_TWO_SIDED, wilson
 from lccl.data import Split, load_dataset
@@ -29,11 +28,12 @@ PER_REQUEST = 50
 
 def main() -> None:
     """Ask, compare, print a table, write the result file."""
-    parser = command_line(__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="resnet20-cifar10")
-    parser.add_argument("--images", type=int, default=0, help="how many test images; 0 takes all")
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        results.argument("data", type=Path),
+        results.argument("--model", default="resnet20-cifar10"),
+        results.argument("--images", type=int, default=0, help="how many test images; 0 takes all"),
+    ).parse_args()
     with (
         Server("stated", "--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as server,
         httpx.Client(base_url=f"{server.base}/v1/models", timeout=180) as client,

@@ -12,7 +12,6 @@ from rich.table import Table
 from benchmarks import faults, results
 from benchmarks.faults import clients, endurance, failures
 from benchmarks.faults.outcome import Outcome, Scale
-from benchmarks.models import command_line
 from lccl import provenance
 from lccl_client.load import allow_connections
 
@@ -69,10 +68,12 @@ QUICK_MINUTES = 0.25
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = command_line(faults.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TRIALS)}; without any, all")
-    parser.add_argument("--minutes", type=float, default=None, help="of mixed load; 10, quick a quarter")
-    parser.add_argument("--quick", action="store_true", help="small numbers, for a look; nothing is written")
+    parser = results.command_line(
+        faults.__doc__,
+        results.argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TRIALS)}; without any, all"),
+        results.argument("--minutes", type=float, default=None, help="of mixed load; 10, quick a quarter"),
+        results.argument("--quick", action="store_true", help="small numbers, for a look; nothing is written"),
+    )
     options = parser.parse_args()
     unknown = set(options.names) - set(TRIALS)
     if unknown:

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks import results
 from benchmarks.gpu import environment, kernels, networks
 from benchmarks.gpu.layers import layers_on
 from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
-from benchmarks.models import command_line
 from lccl.bench.gpu import Gpu
 from lccl.bench.report import showing
 from lccl.engines.cuda.tiles import read, tiles_for
@@ -72,19 +72,24 @@ def _keep(file: Path, head: dict[str, Any], made: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line(__doc__)
-    parser.add_argument("what", choices=("kernels", "networks"))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:i")
-    parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels")
-    parser.add_argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
-    parser.add_argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10")
-    parser.add_argument("--batch", type=int, default=256, help="kernels: images")
-    names = [case.name.replace(" ", "-") for case in CASES]
-    parser.add_argument("--case", nargs="+", choices=names, help="networks: which; default: all")
-    parser.add_argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time")
-    return parser
+    return results.command_line(
+        __doc__,
+        results.argument("what", choices=("kernels", "networks")),
+        results.argument("--out", type=Path, required=True, help="folder of the result files"),
+        results.argument("--device", default="cuda", help="cuda or cuda:i"),
+        results.argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels"),
+        results.argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own"),
+        results.argument("--rounds", type=int, default=9, help="turns of each contestant"),
+        results.argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10"),
+        results.argument("--batch", type=int, default=256, help="kernels: images"),
+        results.argument(
+            "--case",
+            nargs="+",
+            choices=[case.name.replace(" ", "-") for case in CASES],
+            help="networks: which; default: all",
+        ),
+        results.argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time"),
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.models import command_line
 from benchmarks.paper.rows import PRESETS, find
 from benchmarks.paper.table import page
 from benchmarks.paper.train import Options, train_rows
@@ -73,20 +72,21 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, runs: Pat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line(__doc__)
-    parser.add_argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py")
-    parser.add_argument("--rows", choices=PRESETS, help="the rows for one kind of machine")
-    parser.add_argument("--data", type=Path, help="a data set with test images, as for `lccl train`")
-    parser.add_argument("--epochs", type=int, help="default: the preset's, 10 for rows by name")
-    parser.add_argument("--images", type=int, help="training images to take; default: all")
-    parser.add_argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:i")
-    parser.add_argument("--compile", action="store_true", help="compile the network first")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
-    parser.add_argument("--again", action="store_true", help="train rows that have a result, from the start")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--table", action="store_true", help="write docs/paper.md")
-    return parser
+    return results.command_line(
+        __doc__,
+        results.argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py"),
+        results.argument("--rows", choices=PRESETS, help="the rows for one kind of machine"),
+        results.argument("--data", type=Path, help="a data set with test images, as for `lccl train`"),
+        results.argument("--epochs", type=int, help="default: the preset's, 10 for rows by name"),
+        results.argument("--images", type=int, help="training images to take; default: all"),
+        results.argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name"),
+        results.argument("--device", default="cpu", help="cpu, cuda or cuda:i"),
+        results.argument("--compile", action="store_true", help="compile the network first"),
+        results.argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core"),
+        results.argument("--again", action="store_true", help="train rows that have a result, from the start"),
+        results.argument("--results", type=Path, default=RESULTS, help="folder of the result files"),
+        results.argument("--table", action="store_true", help="write docs/paper.md"),
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 
 from benchmarks import results, serving
-from benchmarks.models import command_line
 from benchmarks.serving import report, tune
 from benchmarks.serving.measure import IN_FLIGHT, Alone, Contestant, Loaded, alone, awake, load, saturate
 from benchmarks.serving.servers import Setup, ask_peer, ask_service, check_peer, peers_python, start_peer, start_service
@@ -149,14 +148,15 @@ ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine tha
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = command_line(serving.__doc__)
-    parser.add_argument("what", nargs="?", choices=("compare", "tune"), default="compare")
-    parser.add_argument("--quick", action="store_true", help="a round of short turns: figures to look at only")
-    parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out")
-    parser.add_argument("--images", type=Path, default=results.usual_data())
-    options = parser.parse_args()
+    options = results.command_line(
+        serving.__doc__,
+        results.argument("what", nargs="?", choices=("compare", "tune"), default="compare"),
+        results.argument("--quick", action="store_true", help="a round of short turns: figures to look at only"),
+        results.argument("--rounds", type=int, default=None),
+        results.argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS)),
+        results.argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out"),
+        results.argument("--images", type=Path, default=results.usual_data()),
+    ).parse_args()
     torch.set_num_threads(2)
     console = Console(width=None if sys.stdout.isatty() else 140)
     versions = _peers_versions(console)
