@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,17 +118,21 @@ def in_one_line(error: Exception) -> str:
 Logits = NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
 class HostRunner(Runner):
-    """Runs batches in this process; each run is over when it returns."""
+    """Runs batches in this process; each run is over when it returns.
 
-    batches: Sequence[NDArray[Any]]
+    Attributes:
+        run: (setting, the batch's number) → logits [N, classes], perhaps in a buffer that the next run overwrites.
+        batch_count: how many batches there are.
 
-    def run(self, setting: str, index: int) -> Logits:
-        """Logits of the batch of that number, [N, classes]; perhaps in a buffer that the next run overwrites."""
-        raise NotImplementedError
+    """
+
+    run: Callable[[str, int], Logits]
+    batch_count: int
 
     def time(self, setting: str, repeats: int) -> Seconds:
-        launches = [partial(self.run, setting, index) for index in range(len(self.batches))]
+        launches = [partial(self.run, setting, index) for index in range(self.batch_count)]
         return WallClock().seconds(launches, repeats)
 
     def check(self, setting: str, expected: Logits, precision: str) -> None:
@@ -138,7 +142,7 @@ class HostRunner(Runner):
             AbsentError: they differ.
 
         """
-        logits = np.concatenate([np.array(self.run(setting, index)) for index in range(len(self.batches))])
+        logits = np.concatenate([np.array(self.run(setting, index)) for index in range(self.batch_count)])
         check_logits(logits, expected, precision)
 
 
@@ -150,25 +154,11 @@ class OwnRunner(HostRunner):
     batches: Sequence[NDArray[np.uint8]]
     options: Mapping[str, RunOptions]
 
-    def run(self, setting: str, index: int) -> Logits:
-        return cast(Logits, self.engine.run(self.batches[index], self.options[setting]).logits)
-
     def count(self, setting: str) -> Counts:
         return count_outputs(self.engine.run(batch, self.options[setting]) for batch in self.batches)
 
     def profile(self, setting: str, index: int, repeats: int) -> Seconds:
         return self.engine.profile(self.batches[index], self.options[setting], repeats)
-
-
-@dataclass(frozen=True, eq=False)
-class BaselineRunner(HostRunner):
-    """Another's dense engine, with normalised batches float32 [N, 3, H, W]."""
-
-    classify: Callable[[int], Logits]
-    batches: Sequence[NDArray[np.float32]]
-
-    def run(self, setting: str, index: int) -> Logits:
-        return self.classify(index)
 
 
 def start(
@@ -232,13 +222,18 @@ def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner
         device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=workload.preprocessing,
     )  # fmt: skip
     options = {each.name: RunOptions.of([each.setting] * workload.batch) for each in settings}
-    runner = OwnRunner(cast("CpuEngine", engine), workload.batches, options)
+    batches = workload.batches
+
+    def classify(setting: str, index: int) -> Logits:
+        return cast(Logits, engine.run(batches[index], options[setting]).logits)
+
+    runner = OwnRunner(classify, len(batches), cast("CpuEngine", engine), batches, options)
     known = OPEN if which == OWN else DENSE
     runner.check(known, workload.logits[known], precision)
     return runner
 
 
-def build_baseline(file: Path, which: str, threads: int, precision: str) -> BaselineRunner:
+def build_baseline(file: Path, which: str, threads: int, precision: str) -> HostRunner:
     """A baseline by name for the pickled workload in a file.
 
     Raises:
@@ -252,6 +247,6 @@ def build_baseline(file: Path, which: str, threads: int, precision: str) -> Base
     workload: Workload = pickle.loads(file.read_bytes())
     batches = tuple(normalised(batch, workload.preprocessing) for batch in workload.batches)
     classify = BASELINES[which](Job(workload.twin, batches, threads, precision, file.parent))
-    runner = BaselineRunner(classify, batches)
+    runner = HostRunner(lambda _, index: classify(index), len(batches))
     runner.check(DENSE, workload.logits[DENSE], precision)
     return runner

@@ -74,85 +74,51 @@ def step_facts(plan: Plan) -> tuple[StepFacts, ...]:
     return tuple(facts)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layers:
-    """A profile with the facts it is told by.
+def layer_figures(workload: Workload, measured: Measured) -> dict[str, Any]:
+    """What each step takes, and sums over all but the last stage, whose many weights are read however few are kept.
 
-    Attributes:
-        facts: of each of the network's steps.
-        dense_seconds: of own dense, by step; exits, and the pools before them, are not in it.
-        settings: names, with ``counts`` and ``seconds`` [steps] by name.
-
+    Own dense has no exits, and no pools before them; these count in the sums' seconds, and not in the shares of its.
     """
-
-    facts: tuple[StepFacts, ...]
-    dense_seconds: Mapping[str, float]
-    counts: Mapping[str, Counts]
-    seconds: Mapping[str, NDArray[np.float64]]
-    shape: NetworkShape
-    batch: int
-
-    @classmethod
-    def of(cls, workload: Workload, measured: Measured) -> Layers:
-        """Those of a workload whose steps were timed."""
-        names = (step.name for step in step_facts(workload.dense_plan))
-        return cls(
-            facts=step_facts(workload.plan),
-            dense_seconds=dict(zip(names, measured.profiles[OWN_DENSE].tolist(), strict=True)),
-            counts=measured.counts,
-            seconds={setting.name: measured.profiles[f"{OWN} {setting.name}"] for setting in workload.settings},
-            shape=shape_of(workload.plan),
-            batch=workload.batch,
-        )
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row per step, as result files hold them."""
-        return [self._row(index, step) for index, step in enumerate(self.facts)]
-
-    def last_stage_apart(self) -> dict[str, Any]:
-        """Sums over all steps but the last stage's, whose many weights are read however few positions are kept."""
-        chosen = [index for index, step in enumerate(self.facts) if not step.last_stage]
-        shared = [self.facts[index] for index in chosen if self.facts[index].name in self.dense_seconds]
-        dense_s, macs = sum(self.dense_seconds[step.name] for step in shared), sum(step.macs for step in shared)
-        apart = {}
-        for name, seconds in self.seconds.items():
-            time_share = float(seconds[chosen].sum() / dense_s)
-            macs_share = sum(self._gated_macs(self.facts[index], name) for index in chosen) / macs
-            apart[name] = {
-                "macs_share": macs_share,
-                "time_share": time_share,
-                "realised": realised(time_share, macs_share),
-            }
-        return apart
-
-    def _row(self, index: int, step: StepFacts) -> dict[str, Any]:
-        dense = self.dense_seconds.get(step.name)
-        row: dict[str, Any] = {
-            "step": step.name,
-            "macs": step.macs,
-            "last_stage": step.last_stage,
-            "dense_ms": None if dense is None else 1000 * dense,
-            "dense_gmacs_per_s": self.batch * step.macs / dense / 1e9 if dense else None,
-            "settings": {},
-        }
-        for name, seconds in self.seconds.items():
-            time_share = float(seconds[index]) / dense if dense else None
-            entry: dict[str, Any] = {"ms": 1000 * float(seconds[index]), "time_share": time_share}
+    facts, shape = step_facts(workload.plan), shape_of(workload.plan)
+    dense_seconds = measured.profiles[OWN_DENSE].tolist()
+    dense_s = dict(zip((step.name for step in step_facts(workload.dense_plan)), dense_seconds, strict=True))
+    seconds = {setting.name: measured.profiles[f"{OWN} {setting.name}"] for setting in workload.settings}
+    macs = {name: [_gated_macs(step, measured.counts[name], shape) for step in facts] for name in seconds}
+    rows = []
+    for index, step in enumerate(facts):
+        dense = dense_s.get(step.name)
+        settings: dict[str, dict[str, float | None]] = {}
+        for name, taken in seconds.items():
+            time_share = float(taken[index]) / dense if dense else None
+            settings[name] = {"ms": 1000 * float(taken[index]), "time_share": time_share}
             if step.layer is not None and time_share is not None:
-                skipped = self.shape.layer_skip_ratios(self.counts[name].kept)[:, step.layer]
-                entry["skip_ratio"] = float(skipped.mean())
-                entry["realised"] = realised(time_share, self._gated_macs(step, name) / step.macs)
-            row["settings"][name] = entry
-        return row
+                skipped = shape.layer_skip_ratios(measured.counts[name].kept)[:, step.layer]
+                share = realised(time_share, macs[name][index] / step.macs)
+                settings[name] |= {"skip_ratio": float(skipped.mean()), "realised": share}
+        rows.append({
+            "step": step.name, "macs": step.macs, "last_stage": step.last_stage,
+            "dense_ms": None if dense is None else 1000 * dense,
+            "dense_gmacs_per_s": workload.batch * step.macs / dense / 1e9 if dense else None,
+            "settings": settings,
+        })  # fmt: skip
+    chosen = [index for index, step in enumerate(facts) if not step.last_stage]
+    shared = [facts[index] for index in chosen if facts[index].name in dense_s]
+    apart = {}
+    for name, taken in seconds.items():
+        time_share = float(taken[chosen].sum() / sum(dense_s[step.name] for step in shared))
+        macs_share = sum(macs[name][index] for index in chosen) / sum(step.macs for step in shared)
+        share = realised(time_share, macs_share)
+        apart[name] = {"macs_share": macs_share, "time_share": time_share, "realised": share}
+    return {"layers": rows, "last_stage_apart": apart}
 
-    def _gated_macs(self, step: StepFacts, setting: str) -> float:
-        """A step's MACs, the mean of all images: 0 for those that left before it."""
-        counts = self.counts[setting]
-        came = float((counts.exit_index >= step.exits_before).mean())
-        if step.layer is None:
-            return came * step.macs
-        layer = self.shape.layers[step.layer]
-        return came * layer.gate_macs + float(counts.kept[:, step.layer].mean()) * layer.convolution.cell_macs
+
+def _gated_macs(step: StepFacts, counts: Counts, shape: NetworkShape) -> float:
+    """A step's MACs, the mean of all images: 0 for those that left before it."""
+    came = float((counts.exit_index >= step.exits_before).mean())
+    if step.layer is None:
+        return came * step.macs
+    layer = shape.layers[step.layer]
+    return came * layer.gate_macs + float(counts.kept[:, step.layer].mean()) * layer.convolution.cell_macs
 
 
 def _name(step: Step) -> str:
@@ -191,8 +157,7 @@ def figures(workload: Workload, precision: str, measured: Measured) -> dict[str,
         "scaling": _scaling(present, samples, threads),
     }
     if measured.profiles:
-        layers = Layers.of(workload, measured)
-        result |= {"layers": layers.rows(), "last_stage_apart": layers.last_stage_apart()}
+        result |= layer_figures(workload, measured)
     return result
 
 

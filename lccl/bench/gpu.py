@@ -56,37 +56,30 @@ Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DenseRunner(Runner):
-    """A dense network made ready for one batch.
+class GraphRunner(Runner):
+    """A network made ready for one batch.
 
     Attributes:
-        images: uint8 [N, H, W, 3] in the host's memory.
-        pixels: the same on the device; what a launch reads.
-        launch: the network.
-        answers: holds what a launch wrote last, float32 [N, classes] on the device.
+        launches: the device's work by setting.
+        runs: the same end to end, from the host's memory to the host's.
+        outputs: what these gave; own engines only.
 
     """
 
     clock: Clock
-    images: NDArray[np.uint8]
-    pixels: Tensor
-    launch: Launch
-    answers: list[Tensor]
+    launches: Mapping[str, Launch]
+    runs: Mapping[str, Launch]
+    outputs: Mapping[str, RunOutput]
 
     def time(self, setting: str, repeats: int) -> Seconds:
-        return self.clock.seconds([self.launch], repeats)
+        return self.clock.seconds([self.launches[setting]], repeats)
 
     def end_to_end(self, setting: str) -> Launch:
-        """From the host's memory to the host's, pixels through memory that the device reads by itself."""
-        staged = torch.empty(self.images.shape, dtype=torch.uint8, pin_memory=self.pixels.is_cuda)
+        """From the host's memory to the host's."""
+        return self.runs[setting]
 
-        def run() -> Tensor:
-            staged.copy_(torch.from_numpy(self.images))
-            self.pixels.copy_(staged, non_blocking=True)
-            self.launch()
-            return self.answers[0].cpu()
-
-        return run
+    def count(self, setting: str) -> Counts:
+        return count_outputs([self.outputs[setting]])
 
 
 def start_baselines(workload: Workload, device: torch.device, clock: Clock, until: float) -> Iterator[Contestant]:
@@ -144,7 +137,16 @@ def _contestant(
 
         launch()
         check_logits(answers[0].cpu().numpy(), workload.logits[DENSE], precision)
-        runner = DenseRunner(clock, images, pixels, clock.graph(launch), answers)
+        graph = clock.graph(launch)
+        staged = torch.empty(images.shape, dtype=torch.uint8, pin_memory=pixels.is_cuda)
+
+        def run() -> Tensor:
+            staged.copy_(torch.from_numpy(images))  # pixels go through memory that the device reads by itself
+            pixels.copy_(staged, non_blocking=True)
+            graph()
+            return answers[0].cpu()
+
+        runner = GraphRunner(clock, {DENSE: graph}, {DENSE: run}, {})
     except Exception as error:  # compilers raise all sorts
         return Contestant(name, "baseline", 1, DENSE, absent=in_one_line(error))
     return Contestant(name, "baseline", 1, DENSE, runner)
@@ -196,33 +198,6 @@ class Gpu:
         return cls(device, DeviceClock(device), make, precision)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OwnRunner(Runner):
-    """The own engine on one batch.
-
-    Attributes:
-        launches: the device's work by setting.
-        runs: the same end to end.
-        outputs: what these gave.
-
-    """
-
-    clock: Clock
-    launches: Mapping[str, Launch]
-    runs: Mapping[str, Launch]
-    outputs: Mapping[str, RunOutput]
-
-    def time(self, setting: str, repeats: int) -> Seconds:
-        return self.clock.seconds([self.launches[setting]], repeats)
-
-    def end_to_end(self, setting: str) -> Launch:
-        """From the host's memory to the host's."""
-        return self.runs[setting]
-
-    def count(self, setting: str) -> Counts:
-        return count_outputs([self.outputs[setting]])
-
-
 def start(workload: Workload, gpu: Gpu, baselines: bool, advance: Callable[[], None]) -> list[Contestant]:
     """Make all contestants ready for the workload's first batch; ``advance`` is called after each.
 
@@ -247,7 +222,7 @@ def start(workload: Workload, gpu: Gpu, baselines: bool, advance: Callable[[], N
         except AbsentError as error:
             raise LcclError(f"{which} cannot be measured: {error}") from error
         launches = {name: gpu.clock.graph(network.launch(images, each)) for name, each in options.items()}
-        runner = OwnRunner(gpu.clock, launches, runs, outputs)
+        runner = GraphRunner(gpu.clock, launches, runs, outputs)
         names = {each.name: OWN_DENSE if which == OWN_DENSE else f"{OWN} {each.name}" for each in settings}
         contestants += [Contestant(name, "own", 1, setting, runner) for setting, name in names.items()]
         advance()

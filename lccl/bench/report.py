@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-
-from lccl.bench.workload import OPEN
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
@@ -27,23 +25,11 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
 
 
 @contextmanager
-def showing(console: Console) -> Iterator[StagesShown]:
-    """Show the stages of a benchmark as progress bars while it runs."""
+def showing(console: Console) -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Show the stages of a benchmark as progress bars while it runs; each has its name and its number of turns."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield StagesShown(progress)
-
-
-@dataclass(frozen=True, slots=True)
-class StagesShown:
-    """Stages as lines of a rich progress display."""
-
-    progress: Progress
-
-    def begin(self, what: str, turns: int) -> Callable[[], None]:
-        """Show a new line of ``turns`` turns; call what is returned after each."""
-        task = self.progress.add_task(what, total=turns)
-        return lambda: self.progress.advance(task)
+        yield lambda what, turns: partial(progress.advance, progress.add_task(what, total=turns))
 
 
 def _end_to_end(figures: Mapping[str, Any]) -> Table:
@@ -78,7 +64,7 @@ def _by_skip_ratio(figures: Mapping[str, Any]) -> Table:
 
 
 def _by_layer(figures: Mapping[str, Any]) -> Table:
-    closed = [row["name"] for row in figures["settings"] if row["name"] != OPEN]
+    everything, *closed = (row["name"] for row in figures["settings"])  # the first skips nothing
     columns = [column for name in closed for column in (f"t({name})", "skipped", "realised")]
     table = new_table(
         "Layers: times are shares of own dense", "step", "M MACs", "dense ms", "GMAC/s", "t(−∞)", *columns
@@ -94,13 +80,13 @@ def _by_layer(figures: Mapping[str, Any]) -> Table:
         table.add_row(
             row["step"], f"{row['macs'] / 1e6:.2f}", _or_dash(row["dense_ms"], ".3f"),
             _or_dash(row["dense_gmacs_per_s"] if row["macs"] else None, ".1f"),
-            _or_dash(row["settings"][OPEN]["time_share"], ".2f"), *cells,
+            _or_dash(row["settings"][everything]["time_share"], ".2f"), *cells,
         )  # fmt: skip
     apart, cells = figures["last_stage_apart"], []
     for name in closed:
         cells += [f"{apart[name]['time_share']:.2f}", "", _or_dash(apart[name]["realised"], ".2f")]
     table.add_section()
-    table.add_row("last stage apart", "", "", "", f"{apart[OPEN]['time_share']:.2f}", *cells)
+    table.add_row("last stage apart", "", "", "", f"{apart[everything]['time_share']:.2f}", *cells)
     return table
 
 

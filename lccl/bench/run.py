@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from lccl.bench.baselines import BASELINES
 from lccl.bench.figures import Measured, contestant_row, figures
 from lccl.bench.fresh import TOLERANCE
 from lccl.bench.gpu import Gpu
-from lccl.bench.turns import TURN_S, Contestant, profile, profile_turns, take_turns
+from lccl.bench.turns import TURN_S, Advance, Contestant, profile, profile_turns, take_turns
 from lccl.bench.workload import DENSE, Counts, Workload
 from lccl.errors import LcclError
 from lccl.plan.geometry import shape_of
@@ -48,10 +48,8 @@ class Options:
             raise LcclError(f"unknown precision {self.precision!r}: use fp32 or bf16")
 
 
-class Stages(Protocol):
-    """Where progress goes: ``begin`` names a stage and its number of turns, and returns what to call after each."""
-
-    def begin(self, what: str, turns: int) -> Callable[[], None]: ...
+# Where progress goes: begins a stage with its name and number of turns, and returns what to call after each turn.
+Stages = Callable[[str, int], Advance]
 
 
 def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = None) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
         contestants = _start(workload, options, stages, gpu, stack)
         present = [each for each in contestants if each.absent is None]
         own = [each for each in present if each.kind == "own" and each.threads == options.threads]
-        advance = stages.begin("measuring", options.rounds * len(present))
+        advance = stages("measuring", options.rounds * len(present))
         turn_s = TURN_S if gpu is None else gpus.TURN_S
         turns = {each.name: each.turn for each in present}
         samples = take_turns(turns, options.rounds, advance=advance, turn_s=turn_s)
@@ -77,13 +75,13 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
         profiles: dict[str, NDArray[np.float64]] = {}
         batches = len(workload.batches)
         if options.layers and gpu is None:
-            profiles = profile(own, batches, stages.begin("profiling", profile_turns(batches) * len(own)))
+            profiles = profile(own, batches, stages("profiling", profile_turns(batches) * len(own)))
         precision = options.precision if gpu is None else gpu.precision
         result = figures(workload, precision, Measured(tuple(contestants), samples, counts, profiles))
         if gpu is not None:
             best = result["best_baseline"]
             whole = [each for each in present if each.kind == "own" or each.name == best]
-            advance = stages.begin("end to end", options.rounds * len(whole))
+            advance = stages("end to end", options.rounds * len(whole))
             samples = gpus.end_to_end(whole, options.rounds, advance)
             result["end_to_end"] = [contestant_row(each, samples, best) for each in whole]
     return result
@@ -92,7 +90,7 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
 def _start(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None, stack: ExitStack) -> list[Contestant]:
     threads = tuple(dict.fromkeys((options.threads, *options.scaling)))
     others = (BASELINES if gpu is None else gpus.BASELINES) if options.baselines else ()
-    advance = stages.begin("starting", len(others) + 2 * len(threads))
+    advance = stages("starting", len(others) + 2 * len(threads))
     if gpu is not None:
         return gpus.start(workload, gpu, options.baselines, advance)
     return cpu.start(workload, threads, options.precision, options.baselines, advance, stack)
