@@ -114,22 +114,14 @@ def _along(engine: Engine, curve: ThresholdCurve, test: Split) -> list[_Position
     return [_Position.of(engine, measure(engine, test, setting)) for setting in settings]
 
 
-def _around(positions: list[_Position], work: float) -> tuple[_Position, _Position, float] | None:
-    """The neighbours in work, and how far it lies from the first towards the second; None out of reach."""
+def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
+    """Each image's chance of being right at that work, between the neighbours' answers; None out of reach."""
     above = min((one for one in positions if one.work >= work), key=lambda one: one.work, default=None)
     below = max((one for one in positions if one.work <= work), key=lambda one: one.work, default=None)
     if above is None or below is None:
         return None
     span = above.work - below.work
-    return below, above, (work - below.work) / span if span else 0.0
-
-
-def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
-    """Each image's chance of being right at that work, between the neighbours' answers."""
-    around = _around(positions, work)
-    if around is None:
-        return None
-    below, above, share = around
+    share = (work - below.work) / span if span else 0.0
     rights: NDArray[np.float64] = (1 - share) * below.right + share * above.right
     return rights
 

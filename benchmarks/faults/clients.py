@@ -31,9 +31,7 @@ def disconnects(scale: Scale, outcome: Outcome) -> None:
         loaded.enter(outcome, rest)
         outcome.counts.add(counts)
         outcome.figures["left"] = dict(stages)
-        outcome.faults += server.settled(files)
-        outcome.faults += server.unready()
-        outcome.faults += server.errors()
+        outcome.faults += server.settled(files) + server.unready() + server.errors()
 
 
 async def _leave_all(base: str, count: int) -> tuple[Counter[str], Counts]:
@@ -87,7 +85,7 @@ async def _go_to(stage: Stage, connection: Connection, whole: bytes) -> None:
         await connection.send(part)
     await asyncio.sleep(stage.wait_s)
     if stage.reads == "first bytes":
-        await connection.first_bytes()
+        await connection.reader.read(20)
     elif stage.reads:
         await connection.answer()
         await connection.send(whole[:100])
@@ -125,7 +123,7 @@ async def _trickle_all(base: str, each: int) -> tuple[dict[str, tuple[Counter[st
         began = time.monotonic()
         sending = asyncio.create_task(_drip(connection, first, rest))
         try:
-            told = await asyncio.wait_for(connection.ended(), 60)
+            told = await asyncio.wait_for(connection.reader.read(), 60)
         except ENDED:
             told = b""
         finally:
@@ -167,8 +165,7 @@ def many_connections(scale: Scale, outcome: Outcome) -> None:
         outcome.require(not counts.failed, f"{counts.failed} of the crowd's connections failed")
         outcome.require(set(counts.answered) <= {"200", *BUSY}, f"the crowd was answered {dict(counts.answered)}")
         outcome.require("200" in counts.answered, "nobody of the crowd was served")
-        outcome.faults += server.unready()
-        outcome.faults += server.errors()
+        outcome.faults += server.unready() + server.errors()
 
 
 async def _crowd(server: Server, rest: Rest, count: int) -> tuple[Counts, dict[str, float]]:

@@ -50,9 +50,7 @@ def mixed(scale: Scale, outcome: Outcome) -> None:
         finally:
             other.kill()
             other.wait()
-        outcome.faults += rest.surprises + server.settled(files)
-        outcome.faults += server.errors()
-        outcome.faults += server.unready()
+        outcome.faults += rest.surprises + server.settled(files) + server.errors() + server.unready()
         outcome.figures["memory_mib"] = [round(one / 2**20) for one in (memory, server.memory_bytes())]
         outcome.figures["downgraded"] = server.metric("lccl_downgraded_total")
 

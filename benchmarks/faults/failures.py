@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import re
 import resource
 import shutil
 import signal
@@ -106,7 +105,7 @@ async def _stop(server: Server, forms: Rest) -> tuple[Counts, float]:
     await upload.send(asked[-500:])
     for connection in [*crowd, upload]:  # which have sent their requests already
         await ask(connection, b"", counts, forms, str(stream.bodies[0].label))
-    await asyncio.wait_for(idle.ended(), 40)
+    await asyncio.wait_for(idle.reader.read(), 40)
     await asyncio.to_thread(server.process.wait, 60)
     return counts, time.monotonic() - began
 
@@ -137,8 +136,7 @@ def corrupt_bundle(scale: Scale, outcome: Outcome) -> None:
                     for name, damage in DAMAGES.items():
                         _try(outcome, server, folder / "models" / MODEL, name, damage)
             loaded.enter(outcome, rest)
-            outcome.faults += server.unready()
-            outcome.faults += rest.surprises + server.errors()
+            outcome.faults += server.unready() + rest.surprises + server.errors()
 
 
 def _try(outcome: Outcome, server: Server, home: Path, name: str, damage: Callable[[Path], None]) -> None:
@@ -217,8 +215,7 @@ def failing_engine(scale: Scale, outcome: Outcome) -> None:
         rest = at_rest(server.base, [*small_cases(), *poison])
         files = server.open_files()
         load(server, rest, 300, 5 if scale.quick else 60).enter(outcome, rest)
-        outcome.faults += rest.surprises + server.settled(files)
-        outcome.faults += server.unready()
+        outcome.faults += rest.surprises + server.settled(files) + server.unready()
         halves = server.log.read_text(encoding="utf-8").count("is run in halves")
         outcome.figures["batches_run_in_halves"] = halves
         outcome.require(halves > 0 or scale.quick, "no good image shared a batch with a poisonous one")
@@ -233,7 +230,9 @@ def out_of_memory(scale: Scale, outcome: Outcome) -> None:
         files, number = server.open_files(), server.process.pid
         with loading(server, rest, 60, 3 * seconds, BUSY | {"413"}) as loaded:
             time.sleep(seconds)
-            resource.prlimit(number, resource.RLIMIT_AS, (_address_space(number) + LITTLE, resource.RLIM_INFINITY))
+            resource.prlimit(
+                number, resource.RLIMIT_AS, (server.memory_bytes("VmSize") + LITTLE, resource.RLIM_INFINITY)
+            )
             time.sleep(seconds)
             outcome.require(server.status("/health/live") == 200, "the server is not alive without memory")
             resource.prlimit(number, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -241,13 +240,6 @@ def out_of_memory(scale: Scale, outcome: Outcome) -> None:
         outcome.require(loaded.counts.answered["413"] > 0, "memory never was short")
         load(server, rest, 30, 2).enter(outcome, rest)
         outcome.faults += server.settled(files)
-
-
-def _address_space(number: int) -> int:
-    text = Path(f"/proc/{number}/status").read_text(encoding="ascii")
-    found = re.search(r"^VmSize:\s+(\d+) kB$", text, re.MULTILINE)
-    assert found is not None
-    return 1024 * int(found[1])
 
 
 DAY_S = 86_400

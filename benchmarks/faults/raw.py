@@ -6,25 +6,17 @@ import asyncio
 import socket
 import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 ENDED = (ConnectionError, asyncio.IncompleteReadError, OSError)
 RESET = struct.pack("ii", 1, 0)
 
 
-class Answer(NamedTuple):
-    """A whole answer."""
-
-    status: int
-    content: bytes
-
-
 class Connection:
     """One connection of a client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+        self.reader, self._writer = reader, writer
 
     @classmethod
     async def open(cls, base: str, source: str | None = None) -> Connection:
@@ -37,27 +29,19 @@ class Connection:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def answer(self) -> Answer:
-        """The next answer.
+    async def answer(self) -> tuple[int, bytes]:
+        """The next answer's status and content.
 
         Raises:
             ENDED: the connection ended before it was whole.
 
         """
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        head = await self.reader.readuntil(b"\r\n\r\n")
         status, length = int(head.split(b" ", 2)[1]), 0
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 length = int(line.partition(b":")[2])
-        return Answer(status, await self._reader.readexactly(length))
-
-    async def first_bytes(self) -> bytes:
-        """Whatever comes next; nothing at the connection's end."""
-        return await self._reader.read(20)
-
-    async def ended(self) -> bytes:
-        """All that comes until the connection ends."""
-        return await self._reader.read()
+        return status, await self.reader.readexactly(length)
 
     def close(self, reset: bool = False) -> None:
         """Close; with a reset, what is on its way is dropped."""
@@ -67,12 +51,6 @@ class Connection:
             self._writer.transport.abort()
         else:
             self._writer.close()
-
-    def listen_little(self) -> None:
-        """Take as little as possible into the buffers of this side."""
-        connection: socket.socket = self._writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
 
 def request(path: str, content: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST") -> bytes:

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks import results, serving
 from benchmarks.serving import report, tune
-from benchmarks.serving.measure import IN_FLIGHT, Alone, Contestant, Loaded, alone, awake, load, saturate
+from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, alone, awake, load, saturate
 from benchmarks.serving.servers import Setup, ask_peer, ask_service, check_peer, peers_python, start_peer, start_service
 from benchmarks.serving.tune import DENSE, NATIVE, PEERS, Tried
 from benchmarks.serving.workload import NETWORKS, Served, serve_all
@@ -29,6 +29,7 @@ EXACT, HALF, MIXED = "LCCL exact", "LCCL sparsity 0.5", "LCCL mixed"
 QUALITIES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sparsity=0.5", "sparsity=0.64")}
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL engine"}
 TAIL_SHARE = 0.7
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,20 @@ def compare(
 ) -> dict[str, Any]:
     """All figures of one network; see :mod:`benchmarks.serving` for what they are."""
     with started(served, peers, tuned, console) as contestants:
-        found_alone = _alone(contestants, length, console)
-        saturated = _saturated(contestants, length, console)
+        single = [one for one in contestants if one.name != MIXED]
+        lone = _in_turns("alone", single, 1, console, lambda one, _: alone(one, length.alone_seconds))
+        saturated = _in_turns(
+            "saturated", contestants, length.rounds, console, lambda one, _: saturate(one, length.seconds)
+        )
         best = report.best(saturated, [one.name for one in contestants if one.kind == "dense"])
         tails: dict[str, list[Loaded]] = {}
-        if best is not None:
+        if best is not None:  # all but the peers with this project's engine, at the same rate
             rate = TAIL_SHARE * median(report.highest(saturated[best]))
-            tails = _tails(contestants, rate, length, console)
+            chosen = [one for one in single if one.kind != "native"]
+            tails = _in_turns(
+                f"{rate:.0f} a second", chosen, length.rounds, console,
+                lambda one, number: load(one, Open(rate), length.tail_seconds, seed=number),
+            )  # fmt: skip
     kinds = {one.name: one.kind for one in contestants}
     setups = {name: setup for name, (_, setup) in _setups(served, peers, tuned).items()}
     return {
@@ -62,7 +70,7 @@ def compare(
         "rounds": length.rounds,
         "seconds": length.seconds,
         "tail_rate_per_s": None if best is None else rate,
-        **report.figures(kinds, setups, found_alone, saturated, tails),
+        **report.figures(kinds, setups, {name: found for name, (found,) in lone.items()}, saturated, tails),
     }
 
 
@@ -101,41 +109,17 @@ def _setups(served: Served, peers: Sequence[str], tuned: Sequence[Tried]) -> dic
     return found
 
 
-def _alone(contestants: Sequence[Contestant], length: Length, console: Console) -> dict[str, Alone]:
-    found = {}
-    for contestant in contestants:
-        if contestant.name != MIXED:
-            with console.status(f"alone: {contestant.name}"), awake(contestant.server):
-                found[contestant.name] = alone(contestant, length.alone_seconds)
-    return found
-
-
-def _saturated(
-    contestants: Sequence[Contestant], length: Length, console: Console
-) -> dict[str, list[tuple[Loaded, Loaded]]]:
-    found: dict[str, list[tuple[Loaded, Loaded]]] = {one.name: [] for one in contestants}
-    for number, contestant in _turns(contestants, length.rounds):
-        with console.status(f"saturated, round {number + 1}: {contestant.name}"), awake(contestant.server):
-            found[contestant.name].append(saturate(contestant, length.seconds))
-    return found
-
-
-def _tails(contestants: Sequence[Contestant], rate: float, length: Length, console: Console) -> dict[str, list[Loaded]]:
-    """All but the peers with this project's engine, at the same rate."""
-    chosen = [one for one in contestants if one.kind != "native" and one.name != MIXED]
-    found: dict[str, list[Loaded]] = {one.name: [] for one in chosen}
-    for number, contestant in _turns(chosen, length.rounds):
-        with console.status(f"{rate:.0f} a second, round {number + 1}: {contestant.name}"), awake(contestant.server):
-            found[contestant.name].append(load(contestant, Open(rate), length.tail_seconds, seed=number))
-    return found
-
-
-def _turns(contestants: Sequence[Contestant], rounds: int) -> Iterator[tuple[int, Contestant]]:
-    """Every contestant once a round, in an order that changes."""
+def _in_turns(
+    what: str, contestants: Sequence[Contestant], rounds: int, console: Console, measure: Callable[[Contestant, int], T]
+) -> dict[str, list[T]]:
+    """What ``measure(contestant, round)`` gives: every contestant once a round, in an order that changes."""
     random = np.random.default_rng(0)
+    found: dict[str, list[T]] = {one.name: [] for one in contestants}
     for number in range(rounds):
-        for index in random.permutation(len(contestants)):
-            yield number, contestants[index]
+        for contestant in (contestants[index] for index in random.permutation(len(contestants))):
+            with console.status(f"{what}, round {number + 1}: {contestant.name}"), awake(contestant.server):
+                found[contestant.name].append(measure(contestant, number))
+    return found
 
 
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
@@ -202,7 +186,7 @@ def _tune(
                 "seconds": TUNE_S,
                 "rounds": rounds,
                 "peers": versions,
-                "tried": [one.to_json() for one in known],
+                "tried": [asdict(one) for one in known],
             }
             results.write("serving/tuning", _command(), content)
 
