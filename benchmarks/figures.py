@@ -137,10 +137,14 @@ def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:
 
 def goals_table(measured: dict[str, Figures]) -> Iterator[str]:
     """What the measurements on a CPU aim at and reach, as Markdown rows."""
-    yield from table("measurement", "figure", "aim", "reached")
-    for goal in goals.on_cpu(measured):
-        if goal.figure is not None:
-            yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
+    return table(
+        "measurement", "figure", "aim", "reached",
+        rows=(
+            f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
+            for goal in goals.on_cpu(measured)
+            if goal.figure is not None
+        ),
+    )  # fmt: skip
 
 
 def serving_table(served: list[Figures]) -> Iterator[str]:

@@ -62,10 +62,9 @@ def publish(name: str, command: str, figures: Mapping[str, Any]) -> None:
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Print rows as a table; its columns are their keys."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = new_table(title, *(column.replace("_", " ") for column in columns))
-    for row in rows:
-        table.add_row(*(_text(row.get(column, "")) for column in columns))
-    Console(width=None if Console().is_terminal else 200).print(table)
+    heads = (column.replace("_", " ") for column in columns)
+    cells = ([_text(row.get(column, "")) for column in columns] for row in rows)
+    Console(width=None if Console().is_terminal else 200).print(new_table(title, *heads, rows=cells))
 
 
 def _text(value: object) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks import results
-from benchmarks.faults.images import encode
+from benchmarks.faults.cases import encode
 from benchmarks.server import Server
 from lccl.calibration.intervals import Z_TWO_SIDED, wilson
 from lccl.data import Split, load_dataset

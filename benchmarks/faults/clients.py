@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.faults.cases import CLASSIFY, FORM, JPEG, form, small_cases
-from benchmarks.faults.images import SEED, images, large
+from benchmarks.faults.cases import CLASSIFY, FORM, JPEG, SEED, form, images, large, small_cases
 from benchmarks.faults.load import BUSY, Rest, ask, at_rest, loading
 from benchmarks.faults.outcome import Counts, Outcome, Scale
 from benchmarks.faults.raw import ENDED, Connection, pieces, request

@@ -15,8 +15,7 @@ import time
 
 import numpy as np
 
-from benchmarks.faults.cases import CLASSIFY, JPEG, Case, bad_cases, good_cases, shuffled
-from benchmarks.faults.images import SEED, images
+from benchmarks.faults.cases import CLASSIFY, JPEG, SEED, Case, bad_cases, good_cases, images, shuffled
 from benchmarks.faults.load import Rest, ask, at_rest, load, weighted
 from benchmarks.faults.outcome import Counts, Outcome, Scale
 from benchmarks.faults.raw import Connection, request

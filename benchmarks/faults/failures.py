@@ -29,12 +29,14 @@ from benchmarks.faults.cases import (
     OPERATOR,
     PNG,
     Case,
+    blank,
     classify,
     form,
+    images,
     key_file,
+    large,
     small_cases,
 )
-from benchmarks.faults.images import blank, images, large
 from benchmarks.faults.load import BUSY, Rest, ask, at_rest, load, loading
 from benchmarks.faults.outcome import Counts, Outcome, Scale
 from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, RAISES, STALLS
@@ -133,21 +135,25 @@ def corrupt_bundle(scale: Scale, outcome: Outcome) -> None:
             rest = at_rest(server.base, cases)
             with loading(server, rest, 100, rounds * (3 + 2 * len(DAMAGES))) as loaded:
                 for _ in range(rounds):
-                    for name, damage in DAMAGES.items():
-                        _try(outcome, server, folder / "models" / MODEL, name, damage)
+                    for name in DAMAGES:
+                        _try(outcome, server, folder / "models" / MODEL, name)
             loaded.enter(outcome, rest)
             outcome.faults += server.unready() + rest.surprises + server.errors()
 
 
-def _try(outcome: Outcome, server: Server, home: Path, name: str, damage: Callable[[Path], None]) -> None:
+def _try(outcome: Outcome, server: Server, home: Path, name: str) -> None:
     """Load a damaged bundle, then the whole one."""
-    damage(home)
+    file, change = DAMAGES[name]
+    if change is None:
+        (home / file).unlink()
+    else:
+        (home / file).write_bytes(change((home / file).read_bytes()))
     refused, state = _load(server, outcome.counts), _state(server)
     outcome.require(refused in {404, 422}, f"a bundle with {name} is answered {refused}")
     outcome.require(state == "READY" or refused == 404, f"with {name} on disk, the index calls the old version {state}")
-    for file in (MODELS / MODEL).iterdir():
-        if file.is_file():
-            shutil.copy(file, home)
+    for whole in (MODELS / MODEL).iterdir():
+        if whole.is_file():
+            shutil.copy(whole, home)
     taken = _load(server, outcome.counts)
     outcome.require(taken == 200, f"after {name}, the whole bundle is answered {taken}")
 
@@ -165,37 +171,18 @@ def _state(server: Server) -> str:
     return str(next((entry["state"] for entry in entries if entry["version"] == "1"), "gone"))
 
 
-def _flip(home: Path) -> None:
-    content = bytearray((home / "model.safetensors").read_bytes())
-    content[len(content) // 2] ^= 1
-    (home / "model.safetensors").write_bytes(content)
+def _flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def _truncate(home: Path) -> None:
-    with (home / "model.safetensors").open("r+b") as file:
-        file.truncate(1000)
-
-
-def _remove(home: Path) -> None:
-    (home / "model.safetensors").unlink()
-
-
-def _cut_description(home: Path) -> None:
-    file = home / "bundle.json"
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def _edit_description(home: Path) -> None:
-    file = home / "bundle.json"
-    file.write_text(file.read_text(encoding="utf-8").replace("airplane", "aeroplane", 1), encoding="utf-8")
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "one bit of the weights flipped": _flip,
-    "the weights cut off in place": _truncate,
-    "the weights removed": _remove,
-    "its description cut off": _cut_description,
-    "its description edited": _edit_description,
+WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {  # a file, and what becomes of its content
+    "one bit of the weights flipped": (WEIGHTS, _flip),
+    "the weights cut off in place": (WEIGHTS, lambda content: content[:1000]),
+    "the weights removed": (WEIGHTS, None),
+    "its description cut off": (DESCRIPTION, lambda content: content[:-100]),
+    "its description edited": (DESCRIPTION, lambda content: content.replace(b"airplane", b"aeroplane", 1)),
 }
 
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,44 +34,7 @@ from lccl.errors import LcclError
 def main(words: Sequence[str] | None = None) -> None:
     """Measure what is asked for."""
     words = sys.argv[1:] if words is None else words
-    parser = _parser()
-    asked = parser.parse_args(words)
-    try:
-        device = environment.device_of(asked.device)
-        if device.type != "cuda":
-            parser.error("give a GPU: cuda or cuda:i")
-        torch.cuda.set_device(device)
-        _measure(asked, device, f"python -m benchmarks.gpu {shlex.join(words)}")
-    except LcclError as error:
-        parser.exit(1, f"error: {error}\n")
-
-
-def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> None:
-    head = {"command": command, **environment.describe(device), "precision": asked.precision}
-    name = torch.cuda.get_device_name(device)
-    tiles = tiles_for(name) if asked.tiles is None else read(asked.tiles, name)
-    console, gpu = Console(), Gpu.on(device, asked.precision, tiles)
-    keep = partial(_keep, asked.out / f"{asked.what}.json", head)
-    if asked.what == "kernels":
-        layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
-        own = layers_on(device, asked.precision, tiles)
-        kernels.show(
-            kernels.measure(layers, kernels.Bench(asked.batch, own, gpu.clock, device, asked.rounds), keep), console
-        )
-        return
-    cases = [case for case in CASES if not asked.case or case.name.replace(" ", "-") in asked.case]
-    with showing(console) as stages:
-        limited = replace(gpu, until=time.monotonic() + asked.seconds)
-        made = networks.measure_all(cases, limited, asked.rounds, stages, keep)
-    networks.show(made, console)
-
-
-def _keep(file: Path, head: dict[str, Any], made: dict[str, Any]) -> None:
-    write(file, {**head, **made})
-
-
-def _parser() -> argparse.ArgumentParser:
-    return results.command_line(
+    parser = results.command_line(
         __doc__,
         results.argument("what", choices=("kernels", "networks")),
         results.argument("--out", type=Path, required=True, help="folder of the result files"),
@@ -90,6 +52,38 @@ def _parser() -> argparse.ArgumentParser:
         ),
         results.argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time"),
     )
+    asked = parser.parse_args(words)
+    try:
+        device = environment.device_of(asked.device)
+        if device.type != "cuda":
+            parser.error("give a GPU: cuda or cuda:i")
+        torch.cuda.set_device(device)
+        _measure(asked, device, f"python -m benchmarks.gpu {shlex.join(words)}")
+    except LcclError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> None:
+    head = {"command": command, **environment.describe(device), "precision": asked.precision}
+    name = torch.cuda.get_device_name(device)
+    tiles = tiles_for(name) if asked.tiles is None else read(asked.tiles, name)
+    console, gpu = Console(), Gpu.on(device, asked.precision, tiles)
+
+    def keep(made: dict[str, Any]) -> None:
+        write(asked.out / f"{asked.what}.json", {**head, **made})
+
+    if asked.what == "kernels":
+        layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
+        own = layers_on(device, asked.precision, tiles)
+        kernels.show(
+            kernels.measure(layers, kernels.Bench(asked.batch, own, gpu.clock, device, asked.rounds), keep), console
+        )
+        return
+    cases = [case for case in CASES if not asked.case or case.name.replace(" ", "-") in asked.case]
+    with showing(console) as stages:
+        limited = replace(gpu, until=time.monotonic() + asked.seconds)
+        made = networks.measure_all(cases, limited, asked.rounds, stages, keep)
+    networks.show(made, console)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,21 @@ def main(words: Sequence[str] | None = None, runs: Path = RUNS, to: Path = PAGE)
         to: the page.
 
     """
-    parser = _parser()
+    parser = results.command_line(
+        __doc__,
+        results.argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py"),
+        results.argument("--rows", choices=PRESETS, help="the rows for one kind of machine"),
+        results.argument("--data", type=Path, help="a data set with test images, as for `lccl train`"),
+        results.argument("--epochs", type=int, help="default: the preset's, 10 for rows by name"),
+        results.argument("--images", type=int, help="training images to take; default: all"),
+        results.argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name"),
+        results.argument("--device", default="cpu", help="cpu, cuda or cuda:i"),
+        results.argument("--compile", action="store_true", help="compile the network first"),
+        results.argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core"),
+        results.argument("--again", action="store_true", help="train rows that have a result, from the start"),
+        results.argument("--results", type=Path, default=RESULTS, help="folder of the result files"),
+        results.argument("--table", action="store_true", help="write docs/paper.md"),
+    )
     asked = parser.parse_args(words)
     if not (asked.names or asked.rows or asked.table):
         parser.error("nothing to do: name rows, or give --rows or --table")
@@ -69,24 +83,6 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, runs: Pat
         runs=runs,
     )
     train_rows(rows, options)
-
-
-def _parser() -> argparse.ArgumentParser:
-    return results.command_line(
-        __doc__,
-        results.argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py"),
-        results.argument("--rows", choices=PRESETS, help="the rows for one kind of machine"),
-        results.argument("--data", type=Path, help="a data set with test images, as for `lccl train`"),
-        results.argument("--epochs", type=int, help="default: the preset's, 10 for rows by name"),
-        results.argument("--images", type=int, help="training images to take; default: all"),
-        results.argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name"),
-        results.argument("--device", default="cpu", help="cpu, cuda or cuda:i"),
-        results.argument("--compile", action="store_true", help="compile the network first"),
-        results.argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core"),
-        results.argument("--again", action="store_true", help="train rows that have a result, from the start"),
-        results.argument("--results", type=Path, default=RESULTS, help="folder of the result files"),
-        results.argument("--table", action="store_true", help="write docs/paper.md"),
-    )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ QUALITIES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sp
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL engine"}
 TAIL_SHARE = 0.7
 T = TypeVar("T")
+REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
+PACKAGES = ("litserve", "bentoml", "ray", "fastapi", "uvicorn", "onnxruntime", "openvino", "numpy", "simplejpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class Length:
     seconds: float
     tail_seconds: float
     alone_seconds: float
+
+
+LONG = Length(rounds=3, seconds=4.0, tail_seconds=8.0, alone_seconds=2.0)
+QUICK = Length(rounds=1, seconds=1.5, tail_seconds=2.0, alone_seconds=0.5)
+TUNE_S, TUNE_ROUNDS = 6.0, 1
+ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine that tells one setting from another
 
 
 def compare(
@@ -120,14 +128,6 @@ def _in_turns(
             with console.status(f"{what}, round {number + 1}: {contestant.name}"), awake(contestant.server):
                 found[contestant.name].append(measure(contestant, number))
     return found
-
-
-REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
-PACKAGES = ("litserve", "bentoml", "ray", "fastapi", "uvicorn", "onnxruntime", "openvino", "numpy", "simplejpeg")
-LONG = Length(rounds=3, seconds=4.0, tail_seconds=8.0, alone_seconds=2.0)
-QUICK = Length(rounds=1, seconds=1.5, tail_seconds=2.0, alone_seconds=0.5)
-TUNE_S, TUNE_ROUNDS = 6.0, 1
-ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine that tells one setting from another
 
 
 def main() -> None:

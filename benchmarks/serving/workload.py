@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import lccl
 from benchmarks import results
-from benchmarks.faults.images import encode
+from benchmarks.faults.cases import encode
 from lccl.bench.baselines import FromPixels, export_onnx
 from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bench.workload import Workload, find_model, make_workload, plain_twin

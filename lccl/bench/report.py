@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,9 +16,8 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     """Figures as tables: end to end, by skip ratio, scaling over threads, and layer by layer."""
     shown = [_end_to_end(figures), _by_skip_ratio(figures)]
     if figures["scaling"]:
-        shown.append(new_table("Threads", "contestant", "from", "to", "times as fast"))
-        for row in figures["scaling"]:
-            shown[-1].add_row(row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}")
+        rows = ((row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}") for row in figures["scaling"])
+        shown.append(new_table("Threads", "contestant", "from", "to", "times as fast", rows=rows))
     if "layers" in figures:
         shown.append(_by_layer(figures))
     return shown
@@ -48,19 +47,21 @@ def _end_to_end(figures: Mapping[str, Any]) -> Table:
 
 
 def _by_skip_ratio(figures: Mapping[str, Any]) -> Table:
-    table = new_table(
+    return new_table(
         f"dense {figures['dense_macs'] / 1e6:.1f} M MACs; best dense: {figures['best_dense']}",
         "wanted", "skipped", "left early", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
         "speed-up / own dense", "/ best dense", "/ best baseline",
+        rows=(
+            (
+                row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"),
+                f"{row['macs_share']:.3f}", f"{row['executed_macs'] / figures['dense_macs']:.3f}",
+                f"{row['time_share']:.3f}", _or_dash(row["realised"], ".2f"),
+                f"{row['speed_up_against_own_dense']:.2f}", f"{row['speed_up_against_best_dense']:.2f}",
+                _or_dash(row["speed_up_against_best_baseline"], ".2f"),
+            )
+            for row in figures["settings"]
+        ),
     )  # fmt: skip
-    for row in figures["settings"]:
-        table.add_row(
-            row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"), f"{row['macs_share']:.3f}",
-            f"{row['executed_macs'] / figures['dense_macs']:.3f}", f"{row['time_share']:.3f}",
-            _or_dash(row["realised"], ".2f"), f"{row['speed_up_against_own_dense']:.2f}",
-            f"{row['speed_up_against_best_dense']:.2f}", _or_dash(row["speed_up_against_best_baseline"], ".2f"),
-        )  # fmt: skip
-    return table
 
 
 def _by_layer(figures: Mapping[str, Any]) -> Table:
@@ -90,11 +91,13 @@ def _by_layer(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are figures."""
+def new_table(title: str, *columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
+    """A table whose first column is text and whose others are figures; rows are cells."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

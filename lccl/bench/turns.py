@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -73,7 +74,7 @@ class DeviceClock:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             launch()
-        return _Replay(graph, launch)
+        return partial(_replay, graph, launch)
 
     def seconds(self, launches: Sequence[Launch], repeats: int) -> Seconds:
         order = [launches[-1], *list(launches) * repeats]
@@ -88,15 +89,9 @@ class DeviceClock:
         return np.reshape(milliseconds, (repeats, len(launches))) / 1e3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Replay:
-    """A captured launch; holds on to it, for the graph knows only the addresses of its tensors."""
-
-    graph: torch.cuda.CUDAGraph
-    launch: Launch
-
-    def __call__(self) -> None:
-        self.graph.replay()
+def _replay(graph: torch.cuda.CUDAGraph, _: Launch) -> None:
+    """Run a captured launch, which a partial holds on to: the graph knows only the addresses of its tensors."""
+    graph.replay()
 
 
 TURN_S = 0.3
