@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import faults, results
-from benchmarks.faults import clients, endurance, failures
+from benchmarks.faults import clients, failures
 from benchmarks.faults.outcome import Outcome, Scale
 from lccl import provenance
 from lccl_client.load import allow_connections
@@ -18,7 +18,7 @@ from lccl_client.load import allow_connections
 Trial = Callable[[Scale, Outcome], None]
 TRIALS: dict[str, tuple[Trial, str]] = {
     "mixed": (
-        endurance.mixed,
+        clients.mixed,
         "mixed load in waves up to overload, a third of it malformed, and schemathesis beside it",
     ),
     "disconnects": (
@@ -59,7 +59,7 @@ TRIALS: dict[str, tuple[Trial, str]] = {
         "the calendar clock jumps under load with deadlines: nothing notices, and no rate begins anew",
     ),
     "memory": (
-        endurance.flat_memory,
+        clients.flat_memory,
         "requests of all kinds with ever new wishes and ids from many addresses: memory stays flat",
     ),
 }

@@ -37,10 +37,9 @@ from benchmarks.faults.cases import (
     large,
     small_cases,
 )
-from benchmarks.faults.load import BUSY, Rest, ask, at_rest, load, loading
+from benchmarks.faults.load import BUSY, Connection, Rest, ask, at_rest, load, loading, request
 from benchmarks.faults.outcome import Counts, Outcome, Scale
 from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, RAISES, STALLS
-from benchmarks.faults.raw import Connection, request
 from benchmarks.server import BUILD, MODELS, Server
 
 ACCEPTED = 30

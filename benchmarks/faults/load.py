@@ -1,9 +1,11 @@
-"""What a server answers at rest, and load beside a trial, whose answers are held against these."""
+"""What a server answers at rest, and load beside a trial, whose answers are held against these; and bare connections."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +13,72 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from benchmarks.faults.cases import CLASSIFY, Case
 from benchmarks.faults.outcome import FAILED, NOT_SENT, TIMEOUT, Counts, Outcome
-from benchmarks.faults.raw import ENDED, Connection
 from benchmarks.server import Server
 from lccl_client.load import Body, Open, Plan, Report, Stream, allow_connections, run
+
+ENDED = (ConnectionError, asyncio.IncompleteReadError, OSError)
+RESET = struct.pack("ii", 1, 0)
+
+
+class Connection:
+    """One connection of a client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, base: str, source: str | None = None) -> Connection:
+        """Connect, from an address of this machine if one is given."""
+        parts = urlsplit(base)
+        local = (source, 0) if source else None
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port, local_addr=local))
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The next answer's status and content.
+
+        Raises:
+            ENDED: the connection ended before it was whole.
+
+        """
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status, length = int(head.split(b" ", 2)[1]), 0
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        return status, await self.reader.readexactly(length)
+
+    def close(self, reset: bool = False) -> None:
+        """Close; with a reset, what is on its way is dropped."""
+        if reset:
+            connection: socket.socket = self._writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self._writer.transport.abort()
+        else:
+            self._writer.close()
+
+
+def request(path: str, content: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST") -> bytes:
+    """A whole request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: faults", f"Content-Length: {len(content)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+def pieces(data: bytes, count: int) -> Sequence[bytes]:
+    """Data in so many parts."""
+    size = max(1, -(-len(data) // count))
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
 
 OWN = ("request_id", "timing_ms")  # of one answer, not of what was asked
 SAMPLES = 5

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lccl.bench.figures import Measured, figures, realised, step_facts
 from lccl.bench.report import tables
+from lccl.bench.run import Measured, figures, realised, step_facts
 from lccl.bench.turns import Contestant, Samples
 from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts
 from lccl.networks import Architecture, build
