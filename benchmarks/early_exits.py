@@ -98,11 +98,9 @@ def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: li
         "exits": search_thresholds(engine, [*nothing * len(gates), *exits], weighed, LARGEST_COST),
     }
     positions = {"both": both} | {name: _along(engine, curve, test) for name, curve in alone.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for work in WORK:
-        row: dict[str, Any] = {"work": work}
-        for name, curve in positions.items():
-            row[name] = _accuracy_at(curve, work)
+        row: dict[str, Any] = {"work": work, **{name: _accuracy_at(curve, work) for name, curve in positions.items()}}
         for name in alone:
             row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
         rows.append(row)

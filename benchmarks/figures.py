@@ -72,16 +72,14 @@ def points_table(bundle: Figures) -> Iterator[str]:
         "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
     )
     for point in bundle["operating_points"]["points"]:
-        interval = point["accuracy_interval"]
         yield (
             f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / DENSE_MACS:.3f} | "
-            f"{100 * point['accuracy']:.1f} ({100 * interval['low']:.1f} – {100 * interval['high']:.1f}) | "
+            f"{_with_interval(point['accuracy'], **point['accuracy_interval'])} | "
             f"{point['drop']:.2f} | {point['drop_bound']:.2f} |"
         )
     twin = bundle["training"].get("plain_twin")
     if twin:
-        low, high = twin["accuracy_interval"]
-        yield f"| plain twin | – | 1 | {100 * twin['accuracy']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | – | – |"
+        yield f"| plain twin | – | 1 | {_with_interval(twin['accuracy'], *twin['accuracy_interval'])} | – | – |"
 
 
 def gain_table(result: Figures) -> Iterator[str]:
@@ -104,14 +102,19 @@ def gain_table(result: Figures) -> Iterator[str]:
 
 def reached_table(result: Figures) -> Iterator[str]:
     """What was asked, stated and reached over HTTP as Markdown rows."""
-    yield from table("asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z")
-    for row in result["rows"]:
-        low, high = row["accuracy_interval"]
-        asked = f"sparsity={row['asked']:g}" if row["asked"] else "exact"
-        yield (
-            f"| {asked} | {row['skip_reached']:.3f} | {100 * row['accuracy_stated']:.1f} | "
-            f"{100 * row['accuracy_reached']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | {row['z']:+.2f} |"
-        )
+    return table(
+        "asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z",
+        rows=(
+            f"| {'sparsity=' + format(row['asked'], 'g') if row['asked'] else 'exact'} | {row['skip_reached']:.3f} | "
+            f"{100 * row['accuracy_stated']:.1f} | "
+            f"{_with_interval(row['accuracy_reached'], *row['accuracy_interval'])} | {row['z']:+.2f} |"
+            for row in result["rows"]
+        ),
+    )  # fmt: skip
+
+
+def _with_interval(accuracy: float, low: float, high: float) -> str:
+    return f"{100 * accuracy:.1f} ({100 * low:.1f} – {100 * high:.1f})"
 
 
 def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:

@@ -42,17 +42,13 @@ def main() -> None:
         size = model["input"]["width"]
         test = load_dataset(options.data, Preprocessing(size, size, (0.5,) * 3, (0.5,) * 3)).test
         order = np.random.default_rng(0).permutation(len(test))[: options.images or None]
-        rows = [_row(client, options.model, test.subset(order), value) for value in _ratios(model)]
+        low, high = model["sparsity_range"]
+        asked = [0.0, *(step / 10 for step in range(10) if low < step / 10 < high)]
+        rows = [_row(client, options.model, test.subset(order), value) for value in asked]
     results.print_rows(rows, "stated and reached; z differs beyond ± 1.96")
     figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
     command = f"python -m benchmarks.stated_and_reached {options.data.name} --images {options.images}"
     print(results.write("stated_and_reached", command, figures))
-
-
-def _ratios(model: dict[str, Any]) -> list[float]:
-    """Nothing skipped that need not be, then every tenth within the range."""
-    low, high = model["sparsity_range"]
-    return [0.0, *(step / 10 for step in range(10) if low < step / 10 < high)]
 
 
 def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict[str, Any]:

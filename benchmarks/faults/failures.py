@@ -64,8 +64,7 @@ def kill_and_restart(scale: Scale, outcome: Outcome) -> None:
                     time.sleep(max(0.0, EVERY_S / 2 - down[-1]))
         loaded.enter(outcome, rest, may_fail=True)
         outcome.require(loaded.counts.failed > 0, "the kill was not felt: nothing was tried")
-        after = load(server, rest, 50, 2)
-        after.enter(outcome, rest)
+        load(server, rest, 50, 2).enter(outcome, rest)
         outcome.figures["down_s"] = down
 
 

@@ -1,4 +1,4 @@
-"""What a server answers at rest, and load beside a trial, whose answers are held against these; and bare connections."""
+"""What a server answers at rest, and load beside a trial, held against these answers; and bare connections."""
 
 from __future__ import annotations
 

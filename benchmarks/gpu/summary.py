@@ -79,9 +79,7 @@ def write(file: Path, content: Figures) -> None:
 
 def read(file: Path) -> Figures | None:
     """A JSON file's content; None where there is no such file."""
-    if not file.is_file():
-        return None
-    found: Figures = json.loads(file.read_text(encoding="utf-8"))
+    found: Figures | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found
 
 

@@ -71,18 +71,20 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, runs: Pat
         parser.error("training needs images: give --data")
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    options = Options(
-        data=asked.data,
-        epochs=asked.epochs or preset.epochs,
-        images=asked.images,
-        seeds=tuple(asked.seed or preset.seeds),
-        device=asked.device,
-        compile_network=asked.compile,
-        again=asked.again,
-        results=asked.results,
-        runs=runs,
+    train_rows(
+        rows,
+        Options(
+            data=asked.data,
+            epochs=asked.epochs or preset.epochs,
+            images=asked.images,
+            seeds=tuple(asked.seed or preset.seeds),
+            device=asked.device,
+            compile_network=asked.compile,
+            again=asked.again,
+            results=asked.results,
+            runs=runs,
+        ),
     )
-    train_rows(rows, options)
 
 
 if __name__ == "__main__":

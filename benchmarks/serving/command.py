@@ -201,12 +201,9 @@ def _try(served: Served, peer: str, setup: Setup) -> Tried:
             found.append(load(Contestant(peer, "dense", server, (ask,)), Closed(IN_FLIGHT), TUNE_S))
     finally:
         server.close()
-    return _tried(served, peer, setup, min(found, key=lambda one: one.others_cores))
-
-
-def _tried(served: Served, peer: str, setup: Setup, found: Loaded) -> Tried:
-    left = 1 - found.others_cores / len(os.sched_getaffinity(0))
-    return Tried(served.name, peer, setup, round(found.answers_per_s, 3), round(found.answers_per_s / left, 3))
+    quietest = min(found, key=lambda one: one.others_cores)
+    left = 1 - quietest.others_cores / len(os.sched_getaffinity(0))
+    return Tried(served.name, peer, setup, round(quietest.answers_per_s, 3), round(quietest.answers_per_s / left, 3))
 
 
 def _peers_versions(console: Console) -> dict[str, str]:

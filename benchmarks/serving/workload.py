@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,9 +96,20 @@ def emptied(folder: Path) -> Path:
 
 
 def _save(folder: Path, twin: ResNet, bundle: Bundle, images: Images, data: Path | None) -> Served:
-    """Write the twin and the images beside the models that a folder holds already."""
+    """Write the twin and the images beside the models that a folder holds already.
+
+    The twin is an ONNX file that starts from pixels, for batches of any size, its weights, and what describes them.
+    """
     files, module = _jpegs(images.images), FromPixels(twin, bundle.preprocessing)
-    save_twin(emptied(folder / "twin"), module, bundle)
+    twins, size = emptied(folder / "twin"), bundle.preprocessing.size
+    export_onnx(module, torch.zeros((2, size, size, 3), dtype=torch.uint8), twins / "twin.onnx", any_batch=True)
+    save_file({name: value.contiguous() for name, value in twin.state_dict().items()}, twins / "twin.safetensors")
+    described = {
+        "architecture": bundle.architecture.plain_twin.to_json(),
+        "preprocessing": bundle.preprocessing.to_json(),
+        "labels": list(bundle.labels),
+    }
+    (twins / "twin.json").write_text(json.dumps(described), encoding="utf-8")
     with torch.inference_mode():
         logits = module(torch.from_numpy(_inputs(files, bundle.preprocessing)))
     np.save(folder / "expected.npy", torch.softmax(logits, 1).numpy())
@@ -193,17 +203,3 @@ class Measure:
             drop_interval=UNKNOWN,
             drop_bound=100.0,
         )
-
-
-def save_twin(folder: Path, twin: FromPixels, bundle: Bundle) -> None:
-    """Write ``twin.onnx`` for batches of any size, ``twin.safetensors`` and ``twin.json``."""
-    size = bundle.preprocessing.size
-    export_onnx(twin, torch.zeros((2, size, size, 3), dtype=torch.uint8), folder / "twin.onnx", any_batch=True)
-    state = {name: value.contiguous() for name, value in twin.twin.state_dict().items()}
-    save_file(state, folder / "twin.safetensors")
-    described: dict[str, Any] = {
-        "architecture": bundle.architecture.plain_twin.to_json(),
-        "preprocessing": bundle.preprocessing.to_json(),
-        "labels": list(bundle.labels),
-    }
-    (folder / "twin.json").write_text(json.dumps(described), encoding="utf-8")

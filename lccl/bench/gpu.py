@@ -162,11 +162,9 @@ class OwnNetwork(Protocol):
 
     def run(self, images: Pixels, options: RunOptions) -> RunOutput:
         """From the host's memory to the host's."""
-        ...
 
     def launch(self, images: Pixels, options: RunOptions) -> Launch:
         """The device's part of that run, its inputs laid down already."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,9 @@ class Clock(Protocol):
 
     def graph(self, launch: Launch) -> Launch:
         """The same work in a form that starts as cheaply as the device allows."""
-        ...
 
     def seconds(self, launches: Sequence[Launch], repeats: int) -> Seconds:
         """Seconds of every launch, ``repeats`` times in turn after an untimed one, float64 [repeats, launches]."""
-        ...
 
 
 class WallClock:
