@@ -37,10 +37,11 @@ CLOSED = float(np.finfo(np.float32).max)
 
 def main() -> None:
     """Measure, print, write the result file."""
-    parser = model_command_line(__doc__)
-    parser.add_argument("--twin", type=Path, required=True)
-    parser.add_argument("--attached", type=Path)
-    options = parser.parse_args()
+    options = model_command_line(
+        __doc__,
+        results.argument("--twin", type=Path, required=True),
+        results.argument("--attached", type=Path),
+    ).parse_args()
     (bundle, dataset), twin = load_model(options), lccl.load(options.twin)
     served = serve(bundle, dataset.test)
     right_of_twin = measure(lccl.compile(twin), dataset.test, Setting(())).right
@@ -59,8 +60,7 @@ def main() -> None:
         attached = serve(lccl.load(options.attached), dataset.test)
         figures["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
         command += " --attached ATTACHED"
-    results.print_tables(figures)
-    print(results.write("any_sparsity", command, figures))
+    results.publish("any_sparsity", command, figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from benchmarks import goals, results
-from benchmarks.models import command_line
 from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.report import showing, tables
 from lccl.bench.run import Options, run
@@ -37,37 +36,36 @@ class Measurement:
     options: Options
 
 
-def _measurements() -> dict[str, Measurement]:
-    usual = (0.35, 0.5, 0.7)
-    two = Options(threads=2)
-    bf16 = replace(two, precision="bf16")
-    scaling = replace(two, scaling=(1,), baselines=False, layers=False)
-    one = Options(threads=1)
-    listed = [
-        Measurement("resnet18-b1-fp32", "resnet18", 1, usual, two),
-        Measurement("resnet18-b8-fp32", "resnet18", 8, usual, two),
-        Measurement("resnet18-b1-bf16", "resnet18", 1, usual, bf16),
-        Measurement("resnet20-b1-fp32", "resnet20", 1, (0.5,), two),
-        Measurement("resnet20-b32-fp32", "resnet20", 32, (0.5,), two),
-        Measurement("resnet20-b32-bf16", "resnet20", 32, (0.5,), bf16),
-        Measurement("shipped-b32-fp32", str(results.HOME / "models" / "resnet20-cifar10"), 32, (0.5,), two),
-        Measurement("resnet18-b1-threads", "resnet18", 1, (0.5,), scaling),
-        Measurement("resnet20-b32-threads", "resnet20", 32, (0.5,), scaling),
-        Measurement("paper-resnet18", "resnet18", 1, (0.382,), one),
-        Measurement("paper-resnet34", "resnet34", 1, (0.264,), one),
-    ]
-    return {measurement.name: measurement for measurement in listed}
-
-
-MEASUREMENTS = _measurements()
+USUAL = (0.35, 0.5, 0.7)
+ONE, TWO = Options(threads=1), Options(threads=2)
+BF16 = replace(TWO, precision="bf16")
+SCALING = replace(TWO, scaling=(1,), baselines=False, layers=False)
+MEASUREMENTS = {
+    measurement.name: measurement
+    for measurement in (
+        Measurement("resnet18-b1-fp32", "resnet18", 1, USUAL, TWO),
+        Measurement("resnet18-b8-fp32", "resnet18", 8, USUAL, TWO),
+        Measurement("resnet18-b1-bf16", "resnet18", 1, USUAL, BF16),
+        Measurement("resnet20-b1-fp32", "resnet20", 1, (0.5,), TWO),
+        Measurement("resnet20-b32-fp32", "resnet20", 32, (0.5,), TWO),
+        Measurement("resnet20-b32-bf16", "resnet20", 32, (0.5,), BF16),
+        Measurement("shipped-b32-fp32", str(results.HOME / "models" / "resnet20-cifar10"), 32, (0.5,), TWO),
+        Measurement("resnet18-b1-threads", "resnet18", 1, (0.5,), SCALING),
+        Measurement("resnet20-b32-threads", "resnet20", 32, (0.5,), SCALING),
+        Measurement("paper-resnet18", "resnet18", 1, (0.382,), ONE),
+        Measurement("paper-resnet34", "resnet34", 1, (0.264,), ONE),
+    )
+}
 
 
 def main() -> None:
     """Measure what is named, write a file each, and print goals beside what was reached."""
-    parser = command_line(__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}")
-    parser.add_argument("--images", type=Path, default=results.usual_data())
-    parser.add_argument("--rounds", type=int, default=Options().rounds)
+    parser = results.command_line(
+        __doc__,
+        results.argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}"),
+        results.argument("--images", type=Path, default=results.usual_data()),
+        results.argument("--rounds", type=int, default=Options().rounds),
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(MEASUREMENTS))
     if unknown:

@@ -41,9 +41,10 @@ BATCH, ROUNDS = 32, 31
 
 def main() -> None:
     """Measure, print, write the result file."""
-    parser = model_command_line(__doc__)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
+    options = model_command_line(
+        __doc__,
+        results.argument("--threads", type=int, default=0),
+    ).parse_args()
     bundle, dataset = load_model(options)
     engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
     points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
@@ -56,8 +57,7 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.print_tables(figures)
-    print(results.write("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures))
+    results.publish("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,11 +98,9 @@ def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: li
         "exits": search_thresholds(engine, [*nothing * len(gates), *exits], weighed, LARGEST_COST),
     }
     positions = {"both": both} | {name: _along(engine, curve, test) for name, curve in alone.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for work in WORK:
-        row: dict[str, Any] = {"work": work}
-        for name, curve in positions.items():
-            row[name] = _accuracy_at(curve, work)
+        row: dict[str, Any] = {"work": work, **{name: _accuracy_at(curve, work) for name, curve in positions.items()}}
         for name in alone:
             row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
         rows.append(row)
@@ -114,22 +112,14 @@ def _along(engine: Engine, curve: ThresholdCurve, test: Split) -> list[_Position
     return [_Position.of(engine, measure(engine, test, setting)) for setting in settings]
 
 
-def _around(positions: list[_Position], work: float) -> tuple[_Position, _Position, float] | None:
-    """The neighbours in work, and how far it lies from the first towards the second; None out of reach."""
+def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
+    """Each image's chance of being right at that work, between the neighbours' answers; None out of reach."""
     above = min((one for one in positions if one.work >= work), key=lambda one: one.work, default=None)
     below = max((one for one in positions if one.work <= work), key=lambda one: one.work, default=None)
     if above is None or below is None:
         return None
     span = above.work - below.work
-    return below, above, (work - below.work) / span if span else 0.0
-
-
-def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
-    """Each image's chance of being right at that work, between the neighbours' answers."""
-    around = _around(positions, work)
-    if around is None:
-        return None
-    below, above, share = around
+    share = (work - below.work) / span if span else 0.0
     rights: NDArray[np.float64] = (1 - share) * below.right + share * above.right
     return rights
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from benchmarks import cpu, goals, results, training_tables
-from benchmarks.training_tables import head
+from benchmarks.training_tables import table
 
 DOCS = results.HOME / "docs"
 MODEL = results.HOME / "models" / "resnet20-cifar10"
@@ -41,13 +41,13 @@ def main() -> None:
 def fill_tables(page: str) -> str:
     """A page with its tables written again from the bundle and the result files."""
     tables: dict[str, Iterable[str]] = {"table": points_table(_bundle()), **training_tables.tables()}
-    for name, result, table in (
+    for name, result, make in (
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
         ("faults", "faults", faults_table),
     ):  # fmt: skip
         figures = results.read(result)
         if figures is not None:
-            tables[name] = table(figures)
+            tables[name] = make(figures)
     measured = cpu.measured()
     if measured:
         tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}
@@ -68,50 +68,58 @@ def _bundle() -> Figures:
 
 def points_table(bundle: Figures) -> Iterator[str]:
     """Operating points as Markdown rows."""
-    yield from head(
+    yield from table(
         "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
     )
     for point in bundle["operating_points"]["points"]:
-        interval = point["accuracy_interval"]
         yield (
             f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / DENSE_MACS:.3f} | "
-            f"{100 * point['accuracy']:.1f} ({100 * interval['low']:.1f} – {100 * interval['high']:.1f}) | "
+            f"{_with_interval(point['accuracy'], **point['accuracy_interval'])} | "
             f"{point['drop']:.2f} | {point['drop_bound']:.2f} |"
         )
     twin = bundle["training"].get("plain_twin")
     if twin:
-        low, high = twin["accuracy_interval"]
-        yield f"| plain twin | – | 1 | {100 * twin['accuracy']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | – | – |"
+        yield f"| plain twin | – | 1 | {_with_interval(twin['accuracy'], *twin['accuracy_interval'])} | – | – |"
 
 
 def gain_table(result: Figures) -> Iterator[str]:
     """What is gained at which accuracy, as Markdown rows."""
-    yield from head(
-        "you ask for", "point", "accuracy %", "lost, points", "plain twin's MACs left", "speed, times `exact`'s"
-    )
-    for row in result["rows"]:
-        asked = "nothing" if row["asked"] == "exact" else f"`max_accuracy_drop={row['asked']}`"
-        yield (
-            f"| {asked} | {row['point']} | {100 * row['accuracy']:.1f} | {max(row['drop'], 0):.1f} | "
+    return table(
+        "you ask for",
+        "point",
+        "accuracy %",
+        "lost, points",
+        "plain twin's MACs left",
+        "speed, times `exact`'s",
+        rows=(
+            f"| {'nothing' if row['asked'] == 'exact' else '`max_accuracy_drop=' + row['asked'] + '`'} | "
+            f"{row['point']} | {100 * row['accuracy']:.1f} | {max(row['drop'], 0):.1f} | "
             f"{100 * row['gated_macs'] / result['dense_macs']:.0f} % | {row['speed_up']:.2f} × |"
-        )
+            for row in result["rows"]
+        ),
+    )
 
 
 def reached_table(result: Figures) -> Iterator[str]:
     """What was asked, stated and reached over HTTP as Markdown rows."""
-    yield from head("asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z")
-    for row in result["rows"]:
-        low, high = row["accuracy_interval"]
-        asked = f"sparsity={row['asked']:g}" if row["asked"] else "exact"
-        yield (
-            f"| {asked} | {row['skip_reached']:.3f} | {100 * row['accuracy_stated']:.1f} | "
-            f"{100 * row['accuracy_reached']:.1f} ({100 * low:.1f} – {100 * high:.1f}) | {row['z']:+.2f} |"
-        )
+    return table(
+        "asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z",
+        rows=(
+            f"| {'sparsity=' + format(row['asked'], 'g') if row['asked'] else 'exact'} | {row['skip_reached']:.3f} | "
+            f"{100 * row['accuracy_stated']:.1f} | "
+            f"{_with_interval(row['accuracy_reached'], *row['accuracy_interval'])} | {row['z']:+.2f} |"
+            for row in result["rows"]
+        ),
+    )  # fmt: skip
+
+
+def _with_interval(accuracy: float, low: float, high: float) -> str:
+    return f"{100 * accuracy:.1f} ({100 * low:.1f} – {100 * high:.1f})"
 
 
 def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:
     """What skipping gains on a CPU as Markdown rows: a row per result and skip ratio."""
-    yield from head(
+    yield from table(
         "network", "batch, threads", "best dense, ms", "skip ratio", "ms", "speed-up (MACs allow)", "realised"
     )
     for _, result in sorted(measured.items()):
@@ -132,15 +140,19 @@ def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:
 
 def goals_table(measured: dict[str, Figures]) -> Iterator[str]:
     """What the measurements on a CPU aim at and reach, as Markdown rows."""
-    yield from head("measurement", "figure", "aim", "reached")
-    for goal in goals.on_cpu(measured):
-        if goal.figure is not None:
-            yield f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
+    return table(
+        "measurement", "figure", "aim", "reached",
+        rows=(
+            f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
+            for goal in goals.on_cpu(measured)
+            if goal.figure is not None
+        ),
+    )  # fmt: skip
 
 
 def serving_table(served: list[Figures]) -> Iterator[str]:
     """How this service and its peers compare, the best peer first, as Markdown rows."""
-    yield from head(
+    yield from table(
         "network", "server", "answers a second", "against the best peer", "p99 ms at 70 %", "outside the engine, ms"
     )
     for result in served:
@@ -164,7 +176,7 @@ def _outside(row: dict[str, Any]) -> str:
 
 def faults_table(result: Figures) -> Iterator[str]:
     """What was tried, and how many requests were sent and answered, as Markdown rows."""
-    yield from head("tried", "seconds", "sent", "answered", "connection failed", "left by the client", "wrong", "lost")
+    yield from table("tried", "seconds", "sent", "answered", "connection failed", "left by the client", "wrong", "lost")
     for row in (row for row in result.values() if isinstance(row, dict) and "abandoned" in row):
         answered = ", ".join(f"{count:,} × {status}" for status, count in row["answered"].items())
         yield (
@@ -187,10 +199,11 @@ def draw_example(file: Path) -> None:
         draw.line([(0, row), (256, row)], fill=(30, 95 - (row - 130) // 4, 140 - (row - 130) // 4))
     draw.polygon([(18, 132), (238, 132), (206, 178), (52, 178)], fill=(58, 62, 78))
     draw.polygon([(18, 132), (238, 132), (234, 140), (24, 140)], fill=(168, 44, 38))
-    draw.rectangle((84, 96, 190, 132), fill=(238, 238, 234))
-    draw.rectangle((104, 68, 162, 96), fill=(226, 226, 220))
-    draw.rectangle((120, 34, 142, 68), fill=(190, 60, 44))
-    draw.rectangle((120, 34, 142, 44), fill=(40, 40, 46))
+    for box, colour in (
+        ((84, 96, 190, 132), (238, 238, 234)), ((104, 68, 162, 96), (226, 226, 220)),
+        ((120, 34, 142, 68), (190, 60, 44)), ((120, 34, 142, 44), (40, 40, 46)),
+    ):  # fmt: skip
+        draw.rectangle(box, fill=colour)
     for left in range(92, 184, 16):
         draw.ellipse((left, 108, left + 8, 116), fill=(60, 90, 120))
     for row, left in ((192, 20), (206, 120), (222, 60), (238, 160)):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lccl
-from lccl.bench.clock import WallClock
-from lccl.bench.turns import Turn
+from benchmarks.results import Argument, argument, command_line
+from lccl.bench.turns import Turn, WallClock
 from lccl.bundle.format import Bundle
 from lccl.calibration.intervals import paired_difference
 from lccl.data import Dataset, load_dataset
@@ -25,17 +25,10 @@ from lccl.request import QualityRequest, resolve
 VARIES = 0.02
 
 
-def command_line(description: str | None) -> argparse.ArgumentParser:
-    """A parser that prints a module's docstring as it is."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-def model_command_line(description: str | None) -> argparse.ArgumentParser:
+def model_command_line(description: str | None, *arguments: Argument) -> argparse.ArgumentParser:
     """A parser for a data set and a calibrated model, by default the shipped one."""
-    parser = command_line(description)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
-    return parser
+    shipped = argument("--model", type=Path, default=Path("models/resnet20-cifar10"))
+    return command_line(description, argument("data", type=Path), shipped, *arguments)
 
 
 def load_model(options: argparse.Namespace) -> tuple[Bundle, Dataset]:

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 import lccl
 from benchmarks import results
-from benchmarks.models import command_line, data_of, paired
-from benchmarks.recipes import budget_flags, budgeted, calibrated_curve, part_of, run_folder, shared_recipe, trained
+from benchmarks.models import data_of, paired
+from benchmarks.recipes import BUDGET, budget_flags, calibrated_curve, part_of, run_folder, shared_recipe, trained
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import ThresholdCurve
 from lccl.data import HeldOut, Split
@@ -72,10 +72,12 @@ def trained_with(macs: list[int], folder: Path, ratio: float) -> Setting:
 
 def main() -> None:
     """Train what has no checkpoint yet, measure, print, write the result file."""
-    parser = budgeted(command_line(__doc__))
-    parser.add_argument("--start", type=Path, help="a bundle of a network with gates to go on from")
-    parser.add_argument("--ratios", type=float, nargs="+", default=list(SKIP_RATIOS))
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        *BUDGET,
+        results.argument("--start", type=Path, help="a bundle of a network with gates to go on from"),
+        results.argument("--ratios", type=float, nargs="+", default=list(SKIP_RATIOS)),
+    ).parse_args()
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
     start = lccl.load(options.start) if options.start else plain
@@ -97,11 +99,10 @@ def main() -> None:
         "budget": {name: getattr(options, name) for name in ("images", "epochs", "seed", "precision")},
         "rows": rows,
     }
-    results.print_tables(figures)
     begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
     ratios = "" if options.ratios == list(SKIP_RATIOS) else f" --ratios {' '.join(map(str, options.ratios))}"
     command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}{ratios}"
-    print(results.write("one_ratio", command, figures))
+    results.publish("one_ratio", command, figures)
 
 
 def better_at(ratio: float, one: Contender, settings: list[Setting], choose: Split) -> Setting:

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from benchmarks.models import command_line
 from benchmarks.serving.measure import awake
 from benchmarks.serving.servers import Ask, Server, ask_service, start_service
-from benchmarks.serving.workload import Served, serve_all
+from benchmarks.serving.workload import serve_all
 from lccl_client.load import Body, Closed, Open, Plan, Report, Stream, run_apart
 
 QUALITIES = {
@@ -36,14 +35,17 @@ IN_FLIGHT = 64
 
 def main() -> None:
     """Measure both servers in turn at every load, print a table, write the result file."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--network", choices=sorted(QUALITIES), default="resnet20")
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        results.argument("--seconds", type=float, default=6.0),
+        results.argument("--rounds", type=int, default=3),
+        results.argument("--network", choices=sorted(QUALITIES), default="resnet20"),
+    ).parse_args()
     (served,) = serve_all([options.network], results.usual_data())
     ask, deadline_ms = ask_service(QUALITIES[options.network], served), DEADLINES_MS[options.network]
-    servers = {name: _start(served, name, deadline_ms) for name in ("with", "without")}
+    limit = ("--request-timeout-s", f"{deadline_ms / 1000:g}")
+    brownout = {"with": "true", "without": "false"}
+    servers = {name: start_service(served, "--brownout", value, *limit) for name, value in brownout.items()}
     try:
         for server in servers.values():
             server.wait(ask)
@@ -59,11 +61,6 @@ def main() -> None:
     )
     figures |= {"wish": QUALITIES[options.network], "source": served.source}
     print(results.write(f"overload-{options.network}", command, figures))
-
-
-def _start(served: Served, name: str, deadline_ms: float) -> Server:
-    limit_s = f"{deadline_ms / 1000:g}"
-    return start_service(served, "--brownout", str(name == "with").lower(), "--request-timeout-s", limit_s)
 
 
 def measure(servers: dict[str, Server], ask: Ask, deadline_ms: float, seconds: float, rounds: int) -> dict[str, Any]:

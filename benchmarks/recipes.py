@@ -20,7 +20,7 @@ import torch
 
 import lccl
 from benchmarks import results
-from benchmarks.models import command_line, data_of, varying
+from benchmarks.models import data_of, varying
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import LARGEST_COST, ThresholdCurve, gate_candidates, gate_values, search_thresholds
 from lccl.data import Dataset, HeldOut, Split, hold_out
@@ -43,12 +43,26 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 SKIP_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
 POSITIONS = 25
 WEIGHED = 500
+# The images, the plain network that all begin from, and the budget.
+BUDGET = (
+    results.argument("data", type=Path),
+    results.argument("--plain", type=Path, required=True),
+    results.argument("--seed", type=int, default=0),
+    results.argument("--images", type=int, default=20_000),
+    results.argument("--epochs", type=int, default=3),
+    results.argument("--precision", default="fp32"),
+    results.argument("--compile", action="store_true", dest="compile_network"),
+    results.argument("--threads", type=int, default=1),
+)
 
 
 def main() -> None:
     """Train and measure the variants named, or all."""
-    parser = budgeted(command_line(__doc__))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(VARIANTS)}; all of them without any")
+    parser = results.command_line(
+        __doc__,
+        *BUDGET,
+        results.argument("names", nargs="*", help=f"of {', '.join(VARIANTS)}; all of them without any"),
+    )
     options = parser.parse_intermixed_args()
     unknown = set(options.names) - set(VARIANTS)
     if unknown:
@@ -66,19 +80,6 @@ def main() -> None:
         command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} {budget_flags(options)}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
         print(results.write(file, command, {"variant": name, "description": description, **budget, **figures}))
-
-
-def budgeted(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Let a parser read the images, the plain network that all begin from, and the budget."""
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--plain", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--compile", action="store_true", dest="compile_network")
-    parser.add_argument("--threads", type=int, default=1)
-    return parser
 
 
 def budget_flags(options: argparse.Namespace) -> str:
@@ -101,9 +102,17 @@ def shared_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _run(name: str, plain: Bundle, data: HeldOut, recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    """Train a network, and measure calibration's way through it, and the plain one, on the measuring part."""
     network, seconds = trained(name, plain, data, recipe, options)
-    engine = lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads)
-    return {"recipe": dataclasses.asdict(recipe), "seconds": seconds, **_curve(network, engine, plain, data)}
+    engine, twin = (
+        lccl.compile(network, preprocessing=plain.preprocessing, threads=options.threads),
+        lccl.compile(plain),
+    )
+    return {
+        "recipe": dataclasses.asdict(recipe), "seconds": seconds,
+        "plain_accuracy": measure(twin, data.measure, exact_setting(twin)).accuracy,
+        **along(calibrated_curve(network, engine, plain, data), engine, data.measure),
+    }  # fmt: skip
 
 
 def trained(
@@ -143,14 +152,6 @@ def calibrated_curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldO
     """The way from exact to sparse that calibration finds for a network, on fewer images."""
     candidates = gate_candidates(gate_values(network, plain.preprocessing, data.choose))
     return search_thresholds(engine, candidates, data.choose.first(WEIGHED), LARGEST_COST)
-
-
-def _curve(network: ResNet, engine: Engine, plain: Bundle, data: HeldOut) -> dict[str, Any]:
-    """What calibration's way through a network comes to on the measuring part."""
-    measured = along(calibrated_curve(network, engine, plain, data), engine, data.measure)
-    twin = lccl.compile(plain)
-    plain_accuracy = measure(twin, data.measure, exact_setting(twin)).accuracy
-    return {"plain_accuracy": plain_accuracy, **measured}
 
 
 def along(curve: ThresholdCurve, engine: Engine, split: Split) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Result files: figures with the commit, machine and versions they were taken on; and rows of them as tables."""
+"""What commands share: command lines; result files with the commit, machine and versions; and rows as tables."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,22 @@ from lccl.bench.report import new_table
 HOME = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "results"
 DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+
+
+Argument = tuple[str, dict[str, Any]]
+
+
+def argument(name: str, **settings: Any) -> Argument:
+    """An argument for :func:`command_line`, as ``add_argument`` takes it."""
+    return name, settings
+
+
+def command_line(description: str | None, *arguments: Argument) -> argparse.ArgumentParser:
+    """A parser that prints a module's docstring as it is."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, settings in arguments:
+        parser.add_argument(name, **settings)
+    return parser
 
 
 def write(name: str, command: str, figures: Mapping[str, Any]) -> Path:
@@ -34,20 +51,20 @@ def usual_data() -> Path | None:
     return DATA if DATA.exists() else None
 
 
-def print_tables(figures: Mapping[str, Any]) -> None:
-    """Print those of a result's values that are lists of rows as tables, each under its name."""
-    for name, rows in figures.items():
+def publish(name: str, command: str, figures: Mapping[str, Any]) -> None:
+    """Print those of a result's values that are lists of rows, each under its name, and write the result file."""
+    for title, rows in figures.items():
         if isinstance(rows, list):
-            print_rows(rows, name)
+            print_rows(rows, title)
+    print(write(name, command, figures))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Print rows as a table; its columns are their keys."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = new_table(title, *(column.replace("_", " ") for column in columns))
-    for row in rows:
-        table.add_row(*(_text(row.get(column, "")) for column in columns))
-    Console(width=None if Console().is_terminal else 200).print(table)
+    heads = (column.replace("_", " ") for column in columns)
+    cells = ([_text(row.get(column, "")) for column in columns] for row in rows)
+    Console(width=None if Console().is_terminal else 200).print(new_table(title, *heads, rows=cells))
 
 
 def _text(value: object) -> str:

@@ -119,10 +119,10 @@ class Server:
         values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, values))
 
-    def memory_bytes(self) -> int:
-        """Resident memory."""
+    def memory_bytes(self, kind: str = "VmRSS") -> int:
+        """Resident memory, or what else /proc calls by that name."""
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", text, re.MULTILINE)
+        found = re.search(rf"^{kind}:\s+(\d+) kB$", text, re.MULTILINE)
         assert found is not None
         return 1024 * int(found[1])
 

@@ -17,8 +17,7 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks import results
-from benchmarks.faults.images import encode
-from benchmarks.models import command_line
+from benchmarks.faults.cases import encode
 from benchmarks.server import Server
 from lccl.calibration.intervals import Z_TWO_SIDED, wilson
 from lccl.data import Split, load_dataset
@@ -29,11 +28,12 @@ PER_REQUEST = 50
 
 def main() -> None:
     """Ask, compare, print a table, write the result file."""
-    parser = command_line(__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="resnet20-cifar10")
-    parser.add_argument("--images", type=int, default=0, help="how many test images; 0 takes all")
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        results.argument("data", type=Path),
+        results.argument("--model", default="resnet20-cifar10"),
+        results.argument("--images", type=int, default=0, help="how many test images; 0 takes all"),
+    ).parse_args()
     with (
         Server("stated", "--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as server,
         httpx.Client(base_url=f"{server.base}/v1/models", timeout=180) as client,
@@ -42,17 +42,13 @@ def main() -> None:
         size = model["input"]["width"]
         test = load_dataset(options.data, Preprocessing(size, size, (0.5,) * 3, (0.5,) * 3)).test
         order = np.random.default_rng(0).permutation(len(test))[: options.images or None]
-        rows = [_row(client, options.model, test.subset(order), value) for value in _ratios(model)]
+        low, high = model["sparsity_range"]
+        asked = [0.0, *(step / 10 for step in range(10) if low < step / 10 < high)]
+        rows = [_row(client, options.model, test.subset(order), value) for value in asked]
     results.print_rows(rows, "stated and reached; z differs beyond ± 1.96")
     figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
     command = f"python -m benchmarks.stated_and_reached {options.data.name} --images {options.images}"
     print(results.write("stated_and_reached", command, figures))
-
-
-def _ratios(model: dict[str, Any]) -> list[float]:
-    """Nothing skipped that need not be, then every tenth within the range."""
-    low, high = model["sparsity_range"]
-    return [0.0, *(step / 10 for step in range(10) if low < step / 10 < high)]
 
 
 def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 import lccl
 from benchmarks import results
-from benchmarks.models import at, command_line, turn_of
+from benchmarks.models import at, turn_of
 from lccl.bench.images import dataset_images, noise_images
 from lccl.bench.turns import Samples, take_turns
 from lccl.operating_points import OperatingPoint
@@ -27,10 +27,11 @@ BATCH, IMAGES, REPEATS = 32, 512, 2
 
 def main() -> None:
     """Measure, print a table, write the result file."""
-    parser = command_line(__doc__)
-    parser.add_argument("--images", type=Path, default=results.usual_data())
-    parser.add_argument("--rounds", type=int, default=21)
-    options = parser.parse_args()
+    options = results.command_line(
+        __doc__,
+        results.argument("--images", type=Path, default=results.usual_data()),
+        results.argument("--rounds", type=int, default=21),
+    ).parse_args()
     bundle = lccl.load(MODEL)
     if options.images is None:
         images = noise_images(IMAGES, bundle.preprocessing.size)

@@ -4,23 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import results
 
 Figures = dict[str, Any]
 Table = Callable[[Figures], Iterator[str]]
+END = "the network's end"
 
 
 def tables() -> dict[str, Iterator[str]]:
     """The tables whose results are there, by the name of their place in the page."""
     recipes = [results.read(f"recipes/{file.stem}") for file in sorted((results.FOLDER / "recipes").glob("*.json"))]
     made = {
-        name: table(figures)
+        name: make(figures)
         for file in FILES
         if (figures := results.read(file))
-        for name, table in FILES[file].items()
+        for name, make in FILES[file].items()
         if name != "attached" or "attached" in figures
     }
     return made | ({"recipes": recipes_table([each for each in recipes if each])} if recipes else {})
@@ -28,7 +29,7 @@ def tables() -> dict[str, Iterator[str]]:
 
 def lost_table(result: Figures) -> Iterator[str]:
     """Points lost against the plain twin at each skip ratio, and what was aimed at."""
-    yield from head("skip ratio", "accuracy %", "lost against the plain twin, points (95 %)", "aim", "")
+    yield from table("skip ratio", "accuracy %", "lost against the plain twin, points (95 %)", "aim", "")
     for row in result["lost"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | beyond the last point, {row['out_of_reach']:.2f} | – | missed |"
@@ -41,29 +42,41 @@ def lost_table(result: Figures) -> Iterator[str]:
 
 def removal_table(result: Figures) -> Iterator[str]:
     """Skipping beside whole branches removed at no fewer MACs."""
-    yield from head(
-        "skip ratio", "M MACs", "accuracy %", "branches removed: M MACs, accuracy %", "ahead, points (95 %)", "vary"
-    )
-    for row in result["removal"]:
-        yield (
+    return table(
+        "skip ratio",
+        "M MACs",
+        "accuracy %",
+        "branches removed: M MACs, accuracy %",
+        "ahead, points (95 %)",
+        "vary",
+        rows=(
             f"| {row['skip_ratio']:g} | {row['macs'] / 1e6:.1f} | {100 * row['accuracy']:.1f} | "
             f"{len(row['removed_blocks'])}: {row['removed_macs'] / 1e6:.1f}, {100 * row['removed_accuracy']:.1f} | "
             f"{_paired(row['ahead'], row['interval'])} | {row['layers_that_vary']} of {row['layers']} |"
-        )
+            for row in result["removal"]
+        ),
+    )
 
 
 def floors_table(result: Figures) -> Iterator[str]:
     """What each ``max_accuracy_drop`` is served with, and what that loses on images nobody has seen."""
-    yield from head("`max_accuracy_drop`", "point", "skip ratio", "lost on the test images, points (95 %)", "")
-    for row in result["floors"]:
-        kept = "kept" if row["met"] else "broken"
-        lost = _paired(row["lost"], row["interval"])
-        yield f"| {row['floor']:g} | {row['point']} | {row['skip_ratio']:.2f} | {lost} | {kept} |"
+    return table(
+        "`max_accuracy_drop`",
+        "point",
+        "skip ratio",
+        "lost on the test images, points (95 %)",
+        "",
+        rows=(
+            f"| {row['floor']:g} | {row['point']} | {row['skip_ratio']:.2f} | "
+            f"{_paired(row['lost'], row['interval'])} | {'kept' if row['met'] else 'broken'} |"
+            for row in result["floors"]
+        ),
+    )
 
 
 def attached_table(result: Figures) -> Iterator[str]:
     """A network that began as a plain one, beside the one trained with gates."""
-    yield from head("skip ratio", "trained with gates %", "attached %", "behind, points (95 %)", "aim", "")
+    yield from table("skip ratio", "trained with gates %", "attached %", "behind, points (95 %)", "aim", "")
     for row in result["attached"]:
         if "out_of_reach" in row:
             yield f"| {row['skip_ratio']:g} | – | – | beyond the last point, {row['out_of_reach']:.2f} | | |"
@@ -77,34 +90,51 @@ def attached_table(result: Figures) -> Iterator[str]:
 
 def one_ratio_table(result: Figures) -> Iterator[str]:
     """One network for every ratio beside networks for one alone, at equal budgets."""
-    yield from head("skip ratio", "trained for every ratio %", "for this one alone %", "ahead, points (95 %)", "")
-    for row in result["rows"]:
-        verdict = "not below" if row["met"] else "below"
-        yield (
+    return table(
+        "skip ratio",
+        "trained for every ratio %",
+        "for this one alone %",
+        "ahead, points (95 %)",
+        "",
+        rows=(
             f"| {row['skip_ratio']:g} | {100 * row['accuracy']:.1f} | {100 * row['alone_accuracy']:.1f} | "
-            f"{_paired(row['ahead'], row['interval'])} | {verdict} |"
-        )
+            f"{_paired(row['ahead'], row['interval'])} | {'not below' if row['met'] else 'below'} |"
+            for row in result["rows"]
+        ),
+    )
 
 
 def recipes_table(runs: list[Figures]) -> Iterator[str]:
     """What was tried, at equal budgets: accuracy on held-out images along calibration's way."""
     ratios = _reached_by_any(runs)
-    yield from head("variant", "seed", "exact", *ratios, "layers that vary at 0.45")
-    for result in sorted(runs, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"])):
-        yield f"| {result['description']} | {result['seed']} | {_along(result, ratios)} |"
+    return table(
+        "variant",
+        "seed",
+        "exact",
+        *ratios,
+        "layers that vary at 0.45",
+        rows=(
+            f"| {result['description']} | {result['seed']} | {_along(result, ratios)} |"
+            for result in sorted(runs, key=lambda one: (one["variant"] != "path", one["variant"], one["seed"]))
+        ),
+    )
 
 
 def paths_table(result: Figures) -> Iterator[str]:
     """The same weights under other thresholds: accuracy on held-out images along each way."""
     ratios = _reached_by_any(result["ways"])
-    yield from head("thresholds", "exact", *ratios, "layers that vary at 0.45")
-    for way in result["ways"]:
-        yield f"| {way['way']} | {_along(way, ratios)} |"
+    return table(
+        "thresholds",
+        "exact",
+        *ratios,
+        "layers that vary at 0.45",
+        rows=(f"| {way['way']} | {_along(way, ratios)} |" for way in result["ways"]),
+    )
 
 
 def fronts_table(result: Figures) -> Iterator[str]:
     """Accuracy at equal work of gates and exits together, and of either alone."""
-    yield from head(
+    yield from table(
         "MACs / plain", "both, %", "gates alone, %", "ahead, points (95 %)", "exits alone, %", "ahead, points (95 %)"
     )
     for row in result["curves"]:
@@ -117,11 +147,18 @@ def fronts_table(result: Figures) -> Iterator[str]:
 
 def exits_table(result: Figures) -> Iterator[str]:
     """What each exit is worth on the test images if all of them took it."""
-    yield from head("exit", "accuracy %", "expected calibration error %", "aim", "")
-    for row in result["exits"]:
-        name = "the network's end" if row["exit"] == "end" else row["exit"]
-        error, goal = 100 * row["calibration_error"], 100 * row["goal"]
-        yield f"| {name} | {100 * row['accuracy']:.1f} | {error:.1f} | ≤ {goal:g} | {_reached(row)} |"
+    return table(
+        "exit",
+        "accuracy %",
+        "expected calibration error %",
+        "aim",
+        "",
+        rows=(
+            f"| {END if row['exit'] == 'end' else row['exit']} | {100 * row['accuracy']:.1f} | "
+            f"{100 * row['calibration_error']:.1f} | ≤ {100 * row['goal']:g} | {_reached(row)} |"
+            for row in result["exits"]
+        ),
+    )
 
 
 def saved_table(result: Figures) -> Iterator[str]:
@@ -130,7 +167,7 @@ def saved_table(result: Figures) -> Iterator[str]:
     low, middle, high = half["quartiles"]
     lost = f"{free['point']}; on the test images {_paired(free['lost'], free['interval'])} points"
     batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
-    yield from head("", "measured", "aim", "")
+    yield from table("", "measured", "aim", "")
     yield (
         f"| exact's MACs at the sparsest point that may lose nothing by the table ({lost}) | {free['work']:.2f} | "
         f"≤ {free['goal']:g} at no loss | {_reached(free)} |"
@@ -151,10 +188,11 @@ def _along(row: Figures, ratios: list[str]) -> str:
     return " | ".join((_percent(row["exact_accuracy"]), *at, varying))
 
 
-def head(*columns: str) -> Iterator[str]:
-    """The first two lines of a Markdown table."""
+def table(*columns: str, rows: Iterable[str] = ()) -> Iterator[str]:
+    """A Markdown table, or its first two lines; rows are lines."""
     yield "|" + "".join(f" {name} |" if name else " |" for name in columns)
     yield "|" + "---|" * len(columns)
+    yield from rows
 
 
 def _percent(share: float | None) -> str:

@@ -1,10 +1,30 @@
-"""What a trial showed: requests counted by what became of them, and the faults found."""
+"""How much of a trial there is, and what it showed: requests counted by what became of them, and the faults found."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The size of a run.
+
+    Attributes:
+        minutes: of mixed load.
+        quick: a look at everything rather than a test of it.
+
+    """
+
+    minutes: float = 10.0
+    quick: bool = False
+
+    @property
+    def mutations(self) -> int:
+        """Malformed bodies made of each kind."""
+        return 30 if self.quick else 400
+
 
 FAILED, TIMEOUT, NOT_SENT = "connection", "timeout", "not_sent"  # as the load generator calls them
 

@@ -14,18 +14,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from benchmarks import results
 from benchmarks.gpu import environment, kernels, networks
 from benchmarks.gpu.layers import layers_on
 from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
-from benchmarks.models import command_line
 from lccl.bench.gpu import Gpu
 from lccl.bench.report import showing
 from lccl.engines.cuda.tiles import read, tiles_for
@@ -35,7 +34,24 @@ from lccl.errors import LcclError
 def main(words: Sequence[str] | None = None) -> None:
     """Measure what is asked for."""
     words = sys.argv[1:] if words is None else words
-    parser = _parser()
+    parser = results.command_line(
+        __doc__,
+        results.argument("what", choices=("kernels", "networks")),
+        results.argument("--out", type=Path, required=True, help="folder of the result files"),
+        results.argument("--device", default="cuda", help="cuda or cuda:i"),
+        results.argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels"),
+        results.argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own"),
+        results.argument("--rounds", type=int, default=9, help="turns of each contestant"),
+        results.argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10"),
+        results.argument("--batch", type=int, default=256, help="kernels: images"),
+        results.argument(
+            "--case",
+            nargs="+",
+            choices=[case.name.replace(" ", "-") for case in CASES],
+            help="networks: which; default: all",
+        ),
+        results.argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time"),
+    )
     asked = parser.parse_args(words)
     try:
         device = environment.device_of(asked.device)
@@ -52,7 +68,10 @@ def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> N
     name = torch.cuda.get_device_name(device)
     tiles = tiles_for(name) if asked.tiles is None else read(asked.tiles, name)
     console, gpu = Console(), Gpu.on(device, asked.precision, tiles)
-    keep = partial(_keep, asked.out / f"{asked.what}.json", head)
+
+    def keep(made: dict[str, Any]) -> None:
+        write(asked.out / f"{asked.what}.json", {**head, **made})
+
     if asked.what == "kernels":
         layers = [layer for network in asked.network or kernels.NETWORKS for layer in kernels.layers_of(network)]
         own = layers_on(device, asked.precision, tiles)
@@ -65,26 +84,6 @@ def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> N
         limited = replace(gpu, until=time.monotonic() + asked.seconds)
         made = networks.measure_all(cases, limited, asked.rounds, stages, keep)
     networks.show(made, console)
-
-
-def _keep(file: Path, head: dict[str, Any], made: dict[str, Any]) -> None:
-    write(file, {**head, **made})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_line(__doc__)
-    parser.add_argument("what", choices=("kernels", "networks"))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:i")
-    parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of the own kernels")
-    parser.add_argument("--tiles", type=Path, help="a table that `lccl tune` wrote; default: the engine's own")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
-    parser.add_argument("--network", nargs="+", help="kernels: whose layers; default: resnet18 wrn-28-10")
-    parser.add_argument("--batch", type=int, default=256, help="kernels: images")
-    names = [case.name.replace(" ", "-") for case in CASES]
-    parser.add_argument("--case", nargs="+", choices=names, help="networks: which; default: all")
-    parser.add_argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time")
-    return parser
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from lccl.bench.clock import Clock, Launch, Seconds
-from lccl.bench.gpu_baselines import PRECISIONS
+from lccl.bench.gpu import PRECISIONS
 from lccl.bench.report import new_table
-from lccl.bench.turns import Samples, take_turns
+from lccl.bench.turns import Clock, Launch, Samples, Seconds, take_turns
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.plan.geometry import convolution_of

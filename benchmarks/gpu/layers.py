@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.kernels import Layer, OwnLayer
-from lccl.bench.gpu import filled_batch
-from lccl.bench.gpu_baselines import PRECISIONS
+from lccl.bench.gpu import PRECISIONS, filled_batch
 from lccl.engines.cuda.program import Program
 from lccl.engines.cuda.tiles import Tiles
 from lccl.plan.run import RunOptions, Setting

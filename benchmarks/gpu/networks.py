@@ -16,10 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from lccl.bench.gpu import Gpu
-from lccl.bench.names import OWN
 from lccl.bench.report import new_table
 from lccl.bench.run import Options, Stages, run
-from lccl.bench.workload import find_images, find_model, make_workload
+from lccl.bench.workload import OWN, find_images, find_model, make_workload
 from lccl.errors import LcclError
 
 SKIP = (0.5, 0.3, 0.7)

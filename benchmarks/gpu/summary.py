@@ -20,7 +20,7 @@ from benchmarks import goals
 from lccl.engines.cuda.devices import PROVEN, slug
 
 HOME = Path(__file__).parents[2]
-TIMED_OUT, NOT_HERE = (124, 137), 127
+ENDED = {0: "done", 124: "ran out of time", 137: "ran out of time", 127: "not to be had here"}  # by exit status
 NOT_FATAL = ("sanitizer",)
 KINDS = ("passed", "failed", "errors", "skipped")
 ALL_TESTS = " tests/lccl/cuda -q -ra"  # how the command ends that leaves none out
@@ -31,7 +31,7 @@ Figures = dict[str, Any]
 def stage(out: Path, name: str, status: int, seconds: int) -> int:
     """Note how a stage ended."""
     found = read(out / "summary.json") or {"stages": {}}
-    found["stages"][name] = {"ended": _ended(status), "status": status, "seconds": seconds}
+    found["stages"][name] = {"ended": ENDED.get(status, "failed"), "status": status, "seconds": seconds}
     write(out / "summary.json", found)
     return 0
 
@@ -79,9 +79,7 @@ def write(file: Path, content: Figures) -> None:
 
 def read(file: Path) -> Figures | None:
     """A JSON file's content; None where there is no such file."""
-    if not file.is_file():
-        return None
-    found: Figures = json.loads(file.read_text(encoding="utf-8"))
+    found: Figures | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found
 
 
@@ -118,14 +116,6 @@ def main(words: Sequence[str] | None = None, console: Console | None = None) -> 
         "end": lambda: end(out, console or Console()),
     }
     return commands[what]()
-
-
-def _ended(status: int) -> str:
-    if status in TIMED_OUT:
-        return "ran out of time"
-    if status == NOT_HERE:
-        return "not to be had here"
-    return "done" if status == 0 else "failed"
 
 
 if __name__ == "__main__":

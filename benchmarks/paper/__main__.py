@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.models import command_line
 from benchmarks.paper.rows import PRESETS, find
 from benchmarks.paper.table import page
 from benchmarks.paper.train import Options, train_rows
@@ -37,7 +36,21 @@ def main(words: Sequence[str] | None = None, runs: Path = RUNS, to: Path = PAGE)
         to: the page.
 
     """
-    parser = _parser()
+    parser = results.command_line(
+        __doc__,
+        results.argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py"),
+        results.argument("--rows", choices=PRESETS, help="the rows for one kind of machine"),
+        results.argument("--data", type=Path, help="a data set with test images, as for `lccl train`"),
+        results.argument("--epochs", type=int, help="default: the preset's, 10 for rows by name"),
+        results.argument("--images", type=int, help="training images to take; default: all"),
+        results.argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name"),
+        results.argument("--device", default="cpu", help="cpu, cuda or cuda:i"),
+        results.argument("--compile", action="store_true", help="compile the network first"),
+        results.argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core"),
+        results.argument("--again", action="store_true", help="train rows that have a result, from the start"),
+        results.argument("--results", type=Path, default=RESULTS, help="folder of the result files"),
+        results.argument("--table", action="store_true", help="write docs/paper.md"),
+    )
     asked = parser.parse_args(words)
     if not (asked.names or asked.rows or asked.table):
         parser.error("nothing to do: name rows, or give --rows or --table")
@@ -58,35 +71,20 @@ def _train(parser: argparse.ArgumentParser, asked: argparse.Namespace, runs: Pat
         parser.error("training needs images: give --data")
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    options = Options(
-        data=asked.data,
-        epochs=asked.epochs or preset.epochs,
-        images=asked.images,
-        seeds=tuple(asked.seed or preset.seeds),
-        device=asked.device,
-        compile_network=asked.compile,
-        again=asked.again,
-        results=asked.results,
-        runs=runs,
+    train_rows(
+        rows,
+        Options(
+            data=asked.data,
+            epochs=asked.epochs or preset.epochs,
+            images=asked.images,
+            seeds=tuple(asked.seed or preset.seeds),
+            device=asked.device,
+            compile_network=asked.compile,
+            again=asked.again,
+            results=asked.results,
+            runs=runs,
+        ),
     )
-    train_rows(rows, options)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_line(__doc__)
-    parser.add_argument("names", nargs="*", metavar="ROW", help="see benchmarks/paper/rows.py")
-    parser.add_argument("--rows", choices=PRESETS, help="the rows for one kind of machine")
-    parser.add_argument("--data", type=Path, help="a data set with test images, as for `lccl train`")
-    parser.add_argument("--epochs", type=int, help="default: the preset's, 10 for rows by name")
-    parser.add_argument("--images", type=int, help="training images to take; default: all")
-    parser.add_argument("--seed", type=int, nargs="+", help="default: the preset's, 0 for rows by name")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:i")
-    parser.add_argument("--compile", action="store_true", help="compile the network first")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
-    parser.add_argument("--again", action="store_true", help="train rows that have a result, from the start")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--table", action="store_true", help="write docs/paper.md")
-    return parser
 
 
 if __name__ == "__main__":

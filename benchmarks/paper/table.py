@@ -6,8 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.paper.result import Budget, Result, read_all
-from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table, with_twins
+from benchmarks.paper.rows import (
+    DATA,
+    PRESETS,
+    RECIPE,
+    RUNS,
+    TABLES,
+    Budget,
+    Published,
+    Result,
+    Row,
+    Table,
+    read_all,
+    with_twins,
+)
 from lccl.calibration.intervals import paired_difference
 from lccl.errors import LcclError
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.paper.result import Budget, pack
-from benchmarks.paper.rows import DATA, RECIPE, Run, with_twins
+from benchmarks.paper.rows import DATA, RECIPE, Budget, Run, pack, with_twins
 from lccl import provenance
 from lccl.bundle.training_record import TrainingRecord
 from lccl.compiler import choose_device, compile_network

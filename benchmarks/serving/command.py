@@ -1,4 +1,4 @@
-"""The command line: measure the networks asked for, or tune the peers; print tables and write the result files."""
+"""The command line: tune the peers, or start and check everyone and measure in interleaved rounds; print and write."""
 
 from __future__ import annotations
 
@@ -6,42 +6,141 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from benchmarks import results, serving
-from benchmarks.models import command_line
 from benchmarks.serving import report, tune
-from benchmarks.serving.check import check_peer
-from benchmarks.serving.comparison import Length, compare
-from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, load
-from benchmarks.serving.servers import Setup, ask_peer, peers_python, start_peer
-from benchmarks.serving.tune import PEERS, Tried
+from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, alone, awake, load, saturate
+from benchmarks.serving.servers import Setup, ask_peer, ask_service, check_peer, peers_python, start_peer, start_service
+from benchmarks.serving.tune import DENSE, NATIVE, PEERS, Tried
 from benchmarks.serving.workload import NETWORKS, Served, serve_all
-from lccl_client.load import Closed
+from lccl_client.load import Closed, Open
 
+EXACT, HALF, MIXED = "LCCL exact", "LCCL sparsity 0.5", "LCCL mixed"
+QUALITIES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sparsity=0.5", "sparsity=0.64")}
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL engine"}
+TAIL_SHARE = 0.7
+T = TypeVar("T")
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
 PACKAGES = ("litserve", "bentoml", "ray", "fastapi", "uvicorn", "onnxruntime", "openvino", "numpy", "simplejpeg")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long everything is measured: rounds, and seconds of a turn at saturation, for the tail, and alone."""
+
+    rounds: int
+    seconds: float
+    tail_seconds: float
+    alone_seconds: float
+
+
 LONG = Length(rounds=3, seconds=4.0, tail_seconds=8.0, alone_seconds=2.0)
 QUICK = Length(rounds=1, seconds=1.5, tail_seconds=2.0, alone_seconds=0.5)
 TUNE_S, TUNE_ROUNDS = 6.0, 1
 ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine that tells one setting from another
 
 
+def compare(
+    served: Served, peers: Sequence[str], tuned: Sequence[Tried], length: Length, console: Console
+) -> dict[str, Any]:
+    """All figures of one network; see :mod:`benchmarks.serving` for what they are."""
+    with started(served, peers, tuned, console) as contestants:
+        single = [one for one in contestants if one.name != MIXED]
+        lone = _in_turns("alone", single, 1, console, lambda one, _: alone(one, length.alone_seconds))
+        saturated = _in_turns(
+            "saturated", contestants, length.rounds, console, lambda one, _: saturate(one, length.seconds)
+        )
+        best = report.best(saturated, [one.name for one in contestants if one.kind == "dense"])
+        tails: dict[str, list[Loaded]] = {}
+        if best is not None:  # all but the peers with this project's engine, at the same rate
+            rate = TAIL_SHARE * median(report.highest(saturated[best]))
+            chosen = [one for one in single if one.kind != "native"]
+            tails = _in_turns(
+                f"{rate:.0f} a second", chosen, length.rounds, console,
+                lambda one, number: load(one, Open(rate), length.tail_seconds, seed=number),
+            )  # fmt: skip
+    kinds = {one.name: one.kind for one in contestants}
+    setups = {name: setup for name, (_, setup) in _setups(served, peers, tuned).items()}
+    return {
+        "network": served.name,
+        "source": served.source,
+        "bytes_per_image": float(np.mean([len(file) for file in served.images])),
+        "rounds": length.rounds,
+        "seconds": length.seconds,
+        "tail_rate_per_s": None if best is None else rate,
+        **report.figures(kinds, setups, {name: found for name, (found,) in lone.items()}, saturated, tails),
+    }
+
+
+@contextmanager
+def started(
+    served: Served, peers: Sequence[str], tuned: Sequence[Tried], console: Console
+) -> Iterator[list[Contestant]]:
+    """Everyone, started at once, then checked and frozen one by one."""
+    with ExitStack() as stack:
+        contestants = []
+        for name, (peer, setup) in _setups(served, peers, tuned).items():
+            server, kind = start_peer(peer, setup, served), "native" if setup.backend == NATIVE else "dense"
+            stack.callback(server.close)
+            contestants.append(Contestant(name, kind, server, (ask_peer(peer, served),)))
+        own = start_service(served)
+        stack.callback(own.close)
+        contestants += [
+            Contestant(name, "own", own, tuple(ask_service(quality, served) for quality in QUALITIES[name]))
+            for name in QUALITIES
+        ]
+        for contestant in contestants:
+            with console.status(f"{served.name}: waiting for {contestant.name}"), awake(contestant.server):
+                contestant.server.wait(contestant.asks[0])
+                if contestant.kind != "own":
+                    check_peer(contestant.server, contestant.asks[0], served)
+        yield contestants
+
+
+def _setups(served: Served, peers: Sequence[str], tuned: Sequence[Tried]) -> dict[str, tuple[str, Any]]:
+    """The peers' names in tables, with the settings that tuning found best."""
+    found = {}
+    for peer in peers:
+        for backends in (DENSE, (NATIVE,)):
+            setup = tune.choose(tuned, served.name, peer, backends)
+            found[f"{peer}, {RUNTIMES[setup.backend]}"] = (peer, setup)
+    return found
+
+
+def _in_turns(
+    what: str, contestants: Sequence[Contestant], rounds: int, console: Console, measure: Callable[[Contestant, int], T]
+) -> dict[str, list[T]]:
+    """What ``measure(contestant, round)`` gives: every contestant once a round, in an order that changes."""
+    random = np.random.default_rng(0)
+    found: dict[str, list[T]] = {one.name: [] for one in contestants}
+    for number in range(rounds):
+        for contestant in (contestants[index] for index in random.permutation(len(contestants))):
+            with console.status(f"{what}, round {number + 1}: {contestant.name}"), awake(contestant.server):
+                found[contestant.name].append(measure(contestant, number))
+    return found
+
+
 def main() -> None:
     """Run what the command line asks for."""
-    parser = command_line(serving.__doc__)
-    parser.add_argument("what", nargs="?", choices=("compare", "tune"), default="compare")
-    parser.add_argument("--quick", action="store_true", help="a round of short turns: figures to look at only")
-    parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out")
-    parser.add_argument("--images", type=Path, default=results.usual_data())
-    options = parser.parse_args()
+    options = results.command_line(
+        serving.__doc__,
+        results.argument("what", nargs="?", choices=("compare", "tune"), default="compare"),
+        results.argument("--quick", action="store_true", help="a round of short turns: figures to look at only"),
+        results.argument("--rounds", type=int, default=None),
+        results.argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS)),
+        results.argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out"),
+        results.argument("--images", type=Path, default=results.usual_data()),
+    ).parse_args()
     torch.set_num_threads(2)
     console = Console(width=None if sys.stdout.isatty() else 140)
     versions = _peers_versions(console)
@@ -87,7 +186,7 @@ def _tune(
                 "seconds": TUNE_S,
                 "rounds": rounds,
                 "peers": versions,
-                "tried": [one.to_json() for one in known],
+                "tried": [asdict(one) for one in known],
             }
             results.write("serving/tuning", _command(), content)
 
@@ -102,12 +201,9 @@ def _try(served: Served, peer: str, setup: Setup) -> Tried:
             found.append(load(Contestant(peer, "dense", server, (ask,)), Closed(IN_FLIGHT), TUNE_S))
     finally:
         server.close()
-    return _tried(served, peer, setup, min(found, key=lambda one: one.others_cores))
-
-
-def _tried(served: Served, peer: str, setup: Setup, found: Loaded) -> Tried:
-    left = 1 - found.others_cores / len(os.sched_getaffinity(0))
-    return Tried(served.name, peer, setup, round(found.answers_per_s, 3), round(found.answers_per_s / left, 3))
+    quietest = min(found, key=lambda one: one.others_cores)
+    left = 1 - quietest.others_cores / len(os.sched_getaffinity(0))
+    return Tried(served.name, peer, setup, round(quietest.answers_per_s, 3), round(quietest.answers_per_s / left, 3))
 
 
 def _peers_versions(console: Console) -> dict[str, str]:

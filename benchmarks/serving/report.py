@@ -90,37 +90,32 @@ def tables(made: Mapping[str, Any]) -> list[Table]:
 
 def _contestants(made: Mapping[str, Any]) -> Table:
     rate = made["tail_rate_per_s"]
-    table = new_table(
+    return new_table(
         f"{made['network']}, {made['source']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
         "contestant", "answers a second", "least – most", "server's CPU ms", "generator's core", "alone ms",
         "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms", "others' cores",
-    )  # fmt: skip
-    for row in made["contestants"]:
-        table.add_row(
-            row["name"], f"{row['saturated_per_s']:.1f}", f"{row['least_per_s']:.0f} – {row['most_per_s']:.0f}",
+        rows=((row["name"], f"{row['saturated_per_s']:.1f}", f"{row['least_per_s']:.0f} – {row['most_per_s']:.0f}",
             f"{row['cpu_ms_per_answer']:.2f}", f"{row['generator_share']:.0%}", _or_dash(row["alone_ms"]),
             _or_dash(row["outside_engine_ms"]), _or_dash(row["tail_p99_ms"]),
-            f"{row['others_cores']:.2f}",
-        )  # fmt: skip
-    return table
+            f"{row['others_cores']:.2f}") for row in made["contestants"]),
+    )  # fmt: skip
 
 
 def _ratios(made: Mapping[str, Any]) -> Table:
-    table = new_table("Saturated throughput, ratios", "", "over", "")
-    for ratios in made["ratios"].values():
-        for name, value in ratios.items():
-            if name != "best_peer":
-                table.add_row(name, ratios["best_peer"], f"{value:.2f}")
-    table.add_row("mixed wishes", "one wish for all", f"{made['mixed_over_even']:.2f}")
-    return table
+    rows = [
+        (name, ratios["best_peer"], f"{value:.2f}")
+        for ratios in made["ratios"].values()
+        for name, value in ratios.items()
+        if name != "best_peer"
+    ]
+    mixed = ("mixed wishes", "one wish for all", f"{made['mixed_over_even']:.2f}")
+    return new_table("Saturated throughput, ratios", "", "over", "", rows=[*rows, mixed])
 
 
 def _settings(made: Mapping[str, Any]) -> Table:
-    table = new_table("Settings of the peers", "", "")
-    for row in made["contestants"]:
-        if row["setup"] is not None:
-            table.add_row(row["name"], str(Setup(**row["setup"])))
-    return table
+    setups = ((row["name"], row["setup"]) for row in made["contestants"])
+    rows = ((name, str(Setup(**setup))) for name, setup in setups if setup is not None)
+    return new_table("Settings of the peers", "", "", rows=rows)
 
 
 def _or_dash(value: float | None) -> str:

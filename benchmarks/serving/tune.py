@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks import results
 from benchmarks.serving.servers import HAPROXY, Setup
@@ -33,9 +32,6 @@ class Tried:
     answers_per_s: float
     quiet_per_s: float
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 Try = Callable[[str, Setup], Tried]
 
@@ -47,20 +43,21 @@ def candidates(peer: str, network: str) -> list[Setup]:
     apart = Setup("openvino", workers=2, batch=middle, window_ms=2)
     together = replace(apart, workers=1, threads=2, decoders=2)
     sizes = [replace(apart, batch=few), apart, replace(apart, batch=many)]
-    match peer:
-        case "FastAPI":
-            found = [*sizes, together, replace(apart, window_ms=0), replace(apart, window_ms=5)]
-        case "LitServe":
-            found = [replace(setup, window_ms=5, front="1") for setup in (*sizes, together)]
-            found += [replace(found[1], front="2"), replace(found[2], window_ms=10 if small else 50)]
-        case "BentoML":
-            found = [replace(setup, window_ms=60_000) for setup in (*sizes, together)]
-        case "Ray Serve":
-            found = [replace(setup, front=HAPROXY) for setup in (*sizes, together)]
-            found += [apart, replace(apart, front=HAPROXY, window_ms=10)]
-        case _:
-            raise ValueError(f"no peer {peer!r}")
-    return found
+    four = (*sizes, together)
+    return {
+        "FastAPI": [*four, replace(apart, window_ms=0), replace(apart, window_ms=5)],
+        "LitServe": [
+            *(replace(setup, window_ms=5, front="1") for setup in four),
+            replace(apart, window_ms=5, front="2"),
+            replace(sizes[2], window_ms=10 if small else 50, front="1"),
+        ],
+        "BentoML": [replace(setup, window_ms=60_000) for setup in four],
+        "Ray Serve": [
+            *(replace(setup, front=HAPROXY) for setup in four),
+            apart,
+            replace(apart, front=HAPROXY, window_ms=10),
+        ],
+    }[peer]
 
 
 def tune(network: str, peer: str, attempt: Try, rounds: int) -> list[Tried]:

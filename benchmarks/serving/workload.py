@@ -13,17 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
+import lccl
 from benchmarks import results
-from benchmarks.faults.images import encode
-from benchmarks.serving.fresh import HALF, fresh_bundle
-from benchmarks.serving.twin import save_twin
-from lccl.bench.baselines import FromPixels
+from benchmarks.faults.cases import encode
+from lccl.bench.baselines import FromPixels, export_onnx
 from lccl.bench.images import Images, dataset_images, noise_images
-from lccl.bench.workload import find_model, make_workload, plain_twin
+from lccl.bench.workload import Workload, find_model, make_workload, plain_twin
 from lccl.bundle import format as bundles
 from lccl.bundle.format import Bundle
+from lccl.errors import LcclError
+from lccl.measurement import exact_setting
 from lccl.networks import ResNet
+from lccl.operating_points import EXACT, Interval, OperatingPoint, OperatingPointTable
+from lccl.plan.run import RunOptions, Setting
 from lccl.preprocessing import Preprocessing
 
 BUILD = results.HOME / "build" / "serving"
@@ -92,9 +96,20 @@ def emptied(folder: Path) -> Path:
 
 
 def _save(folder: Path, twin: ResNet, bundle: Bundle, images: Images, data: Path | None) -> Served:
-    """Write the twin and the images beside the models that a folder holds already."""
+    """Write the twin and the images beside the models that a folder holds already.
+
+    The twin is an ONNX file that starts from pixels, for batches of any size, its weights, and what describes them.
+    """
     files, module = _jpegs(images.images), FromPixels(twin, bundle.preprocessing)
-    save_twin(emptied(folder / "twin"), module, bundle)
+    twins, size = emptied(folder / "twin"), bundle.preprocessing.size
+    export_onnx(module, torch.zeros((2, size, size, 3), dtype=torch.uint8), twins / "twin.onnx", any_batch=True)
+    save_file({name: value.contiguous() for name, value in twin.state_dict().items()}, twins / "twin.safetensors")
+    described = {
+        "architecture": bundle.architecture.plain_twin.to_json(),
+        "preprocessing": bundle.preprocessing.to_json(),
+        "labels": list(bundle.labels),
+    }
+    (twins / "twin.json").write_text(json.dumps(described), encoding="utf-8")
     with torch.inference_mode():
         logits = module(torch.from_numpy(_inputs(files, bundle.preprocessing)))
     np.save(folder / "expected.npy", torch.softmax(logits, 1).numpy())
@@ -124,3 +139,67 @@ def _inputs(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.
 
 def _jpegs(images: NDArray[np.uint8]) -> tuple[bytes, ...]:
     return tuple(encode(Image.fromarray(image), "JPEG", quality=QUALITY) for image in images)
+
+
+HALF = 0.5
+AROUND = {"p35": 0.35, "p65": 0.65}
+WITHIN = 0.002
+FURTHEST, STEPS = 0.5, 30
+UNKNOWN = Interval(0.0, 1.0)
+
+
+def fresh_bundle(workload: Workload) -> Bundle:
+    """Offer exact, ``HALF`` with the workload's thresholds, and points around it with all of these shifted alike."""
+    measure = Measure(workload)
+    half = next(named.setting for named in workload.settings if named.wanted == HALF)
+    shifted = {name: measure.shifted(half, ratio) for name, ratio in AROUND.items()}
+    settings = {EXACT: exact_setting(measure.engine), "p35": shifted["p35"], "p50": half, "p65": shifted["p65"]}
+    points = tuple(measure.point(name, setting) for name, setting in settings.items())
+    return Bundle(
+        architecture=workload.architecture,
+        network=workload.network,
+        labels=tuple(f"class {index}" for index in range(workload.architecture.classes)),
+        preprocessing=workload.preprocessing,
+        table=OperatingPointTable(points, len(workload.images.images)),
+        splits={},
+    )
+
+
+class Measure:
+    """What thresholds come to on the workload's images, by the native engine."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._images = workload.images.images
+        self.engine = lccl.compile(workload.network, engine="cpu", preprocessing=workload.preprocessing)
+
+    def shifted(self, setting: Setting, wanted: float) -> Setting:
+        """Thresholds all higher or lower by the same, so that the mean skip ratio is the wanted one.
+
+        Raises:
+            LcclError: no shift does that.
+
+        """
+        low, high = -FURTHEST, FURTHEST
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            moved = Setting(tuple(threshold + middle for threshold in setting.thresholds))
+            reached = self.point("", moved).skip_ratio
+            if abs(reached - wanted) <= WITHIN:
+                return moved
+            low, high = (middle, high) if reached < wanted else (low, middle)
+        raise LcclError(f"no thresholds skip {wanted:g}")
+
+    def point(self, name: str, setting: Setting) -> OperatingPoint:
+        """An operating point whose skip ratio and MACs are measured."""
+        kept = self.engine.run(self._images, RunOptions.of([setting] * len(self._images))).kept
+        return OperatingPoint(
+            name=name,
+            setting=setting,
+            skip_ratio=float(self.engine.shape.skip_ratio(kept).mean()),
+            gated_macs=float(self.engine.shape.gated(kept).mean()),
+            accuracy=0.0,
+            accuracy_interval=UNKNOWN,
+            drop=0.0,
+            drop_interval=UNKNOWN,
+            drop_bound=100.0,
+        )

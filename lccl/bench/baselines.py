@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,14 +69,14 @@ def eager(job: Job) -> Classify:
     return _torch_baseline(job, LogitsOnly(job.twin), torch.contiguous_format)
 
 
-def compiled(job: Job) -> Classify:
-    """``torch.compile`` with its weights frozen."""
-    return _compiled(job, torch.contiguous_format)
+def compiled(job: Job, layout: torch.memory_format = torch.contiguous_format) -> Classify:
+    """``torch.compile`` with its weights frozen, on images and weights in a layout."""
+    import torch._inductor.config as inductor
 
-
-def compiled_channels_last(job: Job) -> Classify:
-    """``torch.compile`` with its weights frozen, on images and weights in channels-last order."""
-    return _compiled(job, torch.channels_last)
+    inductor.freezing = True
+    inductor.compile_threads = 1
+    module = cast(nn.Module, torch.compile(LogitsOnly(job.twin)))
+    return _torch_baseline(job, module, layout)
 
 
 def onnx_runtime(job: Job) -> Classify:
@@ -117,19 +118,10 @@ def open_vino(job: Job) -> Classify:
 BASELINES: dict[str, Callable[[Job], Classify]] = {
     "torch eager": eager,
     "torch.compile": compiled,
-    "torch.compile NHWC": compiled_channels_last,
+    "torch.compile NHWC": partial(compiled, layout=torch.channels_last),
     "ONNX Runtime": onnx_runtime,
     "OpenVINO": open_vino,
 }
-
-
-def _compiled(job: Job, layout: torch.memory_format) -> Classify:
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    inductor.compile_threads = 1
-    module = cast(nn.Module, torch.compile(LogitsOnly(job.twin)))
-    return _torch_baseline(job, module, layout)
 
 
 def _torch_baseline(job: Job, module: nn.Module, layout: torch.memory_format) -> Classify:

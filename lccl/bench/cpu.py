@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lccl.bench.baselines import BASELINES, Job
-from lccl.bench.child import Child
-from lccl.bench.clock import Seconds, WallClock
-from lccl.bench.names import DENSE, OPEN, OWN, OWN_DENSE
-from lccl.bench.turns import AbsentError, Contestant, Runner, check_logits
-from lccl.bench.workload import Counts, Workload, count_outputs, normalised
+from lccl.bench.turns import AbsentError, Contestant, Runner, Seconds, WallClock, check_logits
+from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
 from lccl.compiler import compile_network
 from lccl.errors import LcclError
 from lccl.plan.run import RunOptions
@@ -27,20 +26,113 @@ from lccl.plan.run import RunOptions
 if TYPE_CHECKING:
     from lccl.engines.cpu.engine import CpuEngine
 
+
+class Child(Runner):
+    """The parent's end of a contestant's process: built once, then driven in turns over a pipe, asleep in between.
+
+    Thread pools of different runtimes in one process, or one that spins while another works, slow each other
+    down; so each contestant has a process, and only one of them works at any time.
+    """
+
+    def __init__(self, build: Callable[[], Runner]) -> None:
+        """Start the process and wait until it is ready.
+
+        Args:
+            build: called in the process; it is pickled.
+
+        Raises:
+            AbsentError: it cannot be built, or gives other logits than the reference engine.
+
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, build), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._answer()
+        except LcclError:
+            self.close()
+            raise
+
+    def time(self, setting: str, repeats: int) -> Seconds:
+        """See :meth:`lccl.bench.turns.Runner.time`."""
+        return cast("Seconds", self._ask("time", setting, repeats))
+
+    def count(self, setting: str) -> Counts:
+        """See :meth:`lccl.bench.turns.Runner.count`."""
+        return cast(Counts, self._ask("count", setting))
+
+    def profile(self, setting: str, index: int, repeats: int) -> Seconds:
+        """See :meth:`lccl.bench.turns.Runner.profile`."""
+        return cast("Seconds", self._ask("profile", setting, index, repeats))
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def _ask(self, *message: object) -> object:
+        self._pipe.send(message)
+        return self._answer()
+
+    def _answer(self) -> object:
+        try:
+            kind, content = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join(5)
+            raise AbsentError(f"its process ended with status {self._process.exitcode}") from error
+        if kind == "error":
+            raise AbsentError(str(content))
+        return content
+
+
+def serve(pipe: Connection, build: Callable[[], Runner]) -> None:
+    """The child's whole life: build, report, then answer one message after the other until the pipe closes."""
+    try:
+        runner = build()
+    except Exception as error:  # whatever a foreign runtime raises is the parent's to tell
+        pipe.send(("error", in_one_line(error)))
+        return
+    pipe.send(("done", None))
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            pipe.send(("done", getattr(runner, name)(*arguments)))
+        except Exception as error:  # as above
+            pipe.send(("error", in_one_line(error)))
+
+
+def in_one_line(error: Exception) -> str:
+    """An exception as a table shows it."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, LcclError) else f"{type(error).__name__}: {text}"
+
+
 Logits = NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
 class HostRunner(Runner):
-    """Runs batches in this process; each run is over when it returns."""
+    """Runs batches in this process; each run is over when it returns.
 
-    batches: Sequence[NDArray[Any]]
+    Attributes:
+        run: (setting, the batch's number) → logits [N, classes], perhaps in a buffer that the next run overwrites.
+        batch_count: how many batches there are.
 
-    def run(self, setting: str, index: int) -> Logits:
-        """Logits of the batch of that number, [N, classes]; perhaps in a buffer that the next run overwrites."""
-        raise NotImplementedError
+    """
+
+    run: Callable[[str, int], Logits]
+    batch_count: int
 
     def time(self, setting: str, repeats: int) -> Seconds:
-        launches = [partial(self.run, setting, index) for index in range(len(self.batches))]
+        launches = [partial(self.run, setting, index) for index in range(self.batch_count)]
         return WallClock().seconds(launches, repeats)
 
     def check(self, setting: str, expected: Logits, precision: str) -> None:
@@ -50,7 +142,7 @@ class HostRunner(Runner):
             AbsentError: they differ.
 
         """
-        logits = np.concatenate([np.array(self.run(setting, index)) for index in range(len(self.batches))])
+        logits = np.concatenate([np.array(self.run(setting, index)) for index in range(self.batch_count)])
         check_logits(logits, expected, precision)
 
 
@@ -62,25 +154,11 @@ class OwnRunner(HostRunner):
     batches: Sequence[NDArray[np.uint8]]
     options: Mapping[str, RunOptions]
 
-    def run(self, setting: str, index: int) -> Logits:
-        return cast(Logits, self.engine.run(self.batches[index], self.options[setting]).logits)
-
     def count(self, setting: str) -> Counts:
         return count_outputs(self.engine.run(batch, self.options[setting]) for batch in self.batches)
 
     def profile(self, setting: str, index: int, repeats: int) -> Seconds:
         return self.engine.profile(self.batches[index], self.options[setting], repeats)
-
-
-@dataclass(frozen=True, eq=False)
-class BaselineRunner(HostRunner):
-    """Another's dense engine, with normalised batches float32 [N, 3, H, W]."""
-
-    classify: Callable[[int], Logits]
-    batches: Sequence[NDArray[np.float32]]
-
-    def run(self, setting: str, index: int) -> Logits:
-        return self.classify(index)
 
 
 def start(
@@ -144,13 +222,18 @@ def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner
         device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=workload.preprocessing,
     )  # fmt: skip
     options = {each.name: RunOptions.of([each.setting] * workload.batch) for each in settings}
-    runner = OwnRunner(cast("CpuEngine", engine), workload.batches, options)
+    batches = workload.batches
+
+    def classify(setting: str, index: int) -> Logits:
+        return cast(Logits, engine.run(batches[index], options[setting]).logits)
+
+    runner = OwnRunner(classify, len(batches), cast("CpuEngine", engine), batches, options)
     known = OPEN if which == OWN else DENSE
     runner.check(known, workload.logits[known], precision)
     return runner
 
 
-def build_baseline(file: Path, which: str, threads: int, precision: str) -> BaselineRunner:
+def build_baseline(file: Path, which: str, threads: int, precision: str) -> HostRunner:
     """A baseline by name for the pickled workload in a file.
 
     Raises:
@@ -164,6 +247,6 @@ def build_baseline(file: Path, which: str, threads: int, precision: str) -> Base
     workload: Workload = pickle.loads(file.read_bytes())
     batches = tuple(normalised(batch, workload.preprocessing) for batch in workload.batches)
     classify = BASELINES[which](Job(workload.twin, batches, threads, precision, file.parent))
-    runner = BaselineRunner(classify, batches)
+    runner = HostRunner(lambda _, index: classify(index), len(batches))
     runner.check(DENSE, workload.logits[DENSE], precision)
     return runner

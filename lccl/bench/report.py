@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lccl.bench.names import OPEN
-
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
     """Figures as tables: end to end, by skip ratio, scaling over threads, and layer by layer."""
     shown = [_end_to_end(figures), _by_skip_ratio(figures)]
     if figures["scaling"]:
-        shown.append(new_table("Threads", "contestant", "from", "to", "times as fast"))
-        for row in figures["scaling"]:
-            shown[-1].add_row(row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}")
+        rows = ((row["name"], str(row["from"]), str(row["to"]), f"{row['speed_up']:.2f}") for row in figures["scaling"])
+        shown.append(new_table("Threads", "contestant", "from", "to", "times as fast", rows=rows))
     if "layers" in figures:
         shown.append(_by_layer(figures))
     return shown
 
 
 @contextmanager
-def showing(console: Console) -> Iterator[StagesShown]:
-    """Show the stages of a benchmark as progress bars while it runs."""
+def showing(console: Console) -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Show the stages of a benchmark as progress bars while it runs; each has its name and its number of turns."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield StagesShown(progress)
-
-
-@dataclass(frozen=True, slots=True)
-class StagesShown:
-    """Stages as lines of a rich progress display."""
-
-    progress: Progress
-
-    def begin(self, what: str, turns: int) -> Callable[[], None]:
-        """Show a new line of ``turns`` turns; call what is returned after each."""
-        task = self.progress.add_task(what, total=turns)
-        return lambda: self.progress.advance(task)
+        yield lambda what, turns: partial(progress.advance, progress.add_task(what, total=turns))
 
 
 def _end_to_end(figures: Mapping[str, Any]) -> Table:
@@ -62,23 +47,25 @@ def _end_to_end(figures: Mapping[str, Any]) -> Table:
 
 
 def _by_skip_ratio(figures: Mapping[str, Any]) -> Table:
-    table = new_table(
+    return new_table(
         f"dense {figures['dense_macs'] / 1e6:.1f} M MACs; best dense: {figures['best_dense']}",
         "wanted", "skipped", "left early", "gated MACs / dense", "executed / dense", "time / own dense", "realised",
         "speed-up / own dense", "/ best dense", "/ best baseline",
+        rows=(
+            (
+                row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"),
+                f"{row['macs_share']:.3f}", f"{row['executed_macs'] / figures['dense_macs']:.3f}",
+                f"{row['time_share']:.3f}", _or_dash(row["realised"], ".2f"),
+                f"{row['speed_up_against_own_dense']:.2f}", f"{row['speed_up_against_best_dense']:.2f}",
+                _or_dash(row["speed_up_against_best_baseline"], ".2f"),
+            )
+            for row in figures["settings"]
+        ),
     )  # fmt: skip
-    for row in figures["settings"]:
-        table.add_row(
-            row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"), f"{row['macs_share']:.3f}",
-            f"{row['executed_macs'] / figures['dense_macs']:.3f}", f"{row['time_share']:.3f}",
-            _or_dash(row["realised"], ".2f"), f"{row['speed_up_against_own_dense']:.2f}",
-            f"{row['speed_up_against_best_dense']:.2f}", _or_dash(row["speed_up_against_best_baseline"], ".2f"),
-        )  # fmt: skip
-    return table
 
 
 def _by_layer(figures: Mapping[str, Any]) -> Table:
-    closed = [row["name"] for row in figures["settings"] if row["name"] != OPEN]
+    everything, *closed = (row["name"] for row in figures["settings"])  # the first skips nothing
     columns = [column for name in closed for column in (f"t({name})", "skipped", "realised")]
     table = new_table(
         "Layers: times are shares of own dense", "step", "M MACs", "dense ms", "GMAC/s", "t(−∞)", *columns
@@ -94,21 +81,23 @@ def _by_layer(figures: Mapping[str, Any]) -> Table:
         table.add_row(
             row["step"], f"{row['macs'] / 1e6:.2f}", _or_dash(row["dense_ms"], ".3f"),
             _or_dash(row["dense_gmacs_per_s"] if row["macs"] else None, ".1f"),
-            _or_dash(row["settings"][OPEN]["time_share"], ".2f"), *cells,
+            _or_dash(row["settings"][everything]["time_share"], ".2f"), *cells,
         )  # fmt: skip
     apart, cells = figures["last_stage_apart"], []
     for name in closed:
         cells += [f"{apart[name]['time_share']:.2f}", "", _or_dash(apart[name]["realised"], ".2f")]
     table.add_section()
-    table.add_row("last stage apart", "", "", "", f"{apart[OPEN]['time_share']:.2f}", *cells)
+    table.add_row("last stage apart", "", "", "", f"{apart[everything]['time_share']:.2f}", *cells)
     return table
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are figures."""
+def new_table(title: str, *columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
+    """A table whose first column is text and whose others are figures; rows are cells."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

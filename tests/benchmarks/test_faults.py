@@ -7,11 +7,9 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.faults.cases import MODEL, bad_cases, classify
-from benchmarks.faults.images import damaged, images
-from benchmarks.faults.load import load
+from benchmarks.faults.cases import MODEL, bad_cases, classify, damaged, images
+from benchmarks.faults.load import Rest, at_rest, load
 from benchmarks.faults.outcome import Counts, Outcome
-from benchmarks.faults.rest import Rest, at_rest
 from tests.service.conftest import serve
 from tests.service.engines import Wrong
 

@@ -9,8 +9,22 @@ import pytest
 import torch
 
 from benchmarks.paper.__main__ import PAGE, RESULTS, main
-from benchmarks.paper.result import Budget, Result, pack, read_all
-from benchmarks.paper.rows import DATA, PRESETS, RECIPE, RUNS, TABLES, Published, Row, Table, find, with_twins
+from benchmarks.paper.rows import (
+    DATA,
+    PRESETS,
+    RECIPE,
+    RUNS,
+    TABLES,
+    Budget,
+    Published,
+    Result,
+    Row,
+    Table,
+    find,
+    pack,
+    read_all,
+    with_twins,
+)
 from benchmarks.paper.table import difference, page, table_lines, why_not
 from benchmarks.paper.train import plain_macs
 from lccl.calibration.intervals import paired_difference

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.serving import processes, report, tune
-from benchmarks.serving.check import differs
 from benchmarks.serving.measure import Loaded, engine_ms, read_answer
-from benchmarks.serving.servers import Setup
+from benchmarks.serving.servers import Setup, differs
 from benchmarks.serving.tune import PEERS, Tried
 from lccl_client.load import Body
 

@@ -8,7 +8,6 @@ BentoML answers 503.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import bentoml
@@ -29,12 +28,10 @@ class Classifier:
 
     def __init__(self) -> None:
         self._model = Model(TOLD)
-        self._decoders = ThreadPoolExecutor(max(1, TOLD.decoders))
-        self._decode = self._decoders.map if TOLD.decoders else map
 
     @bentoml.api(batchable=True, max_batch_size=TOLD.batch, max_latency_ms=int(TOLD.window_ms))
     def classify(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        return self._model.classify(list(self._decode(self._model.decode, map(_file, images))))
+        return self._model.classify(self._model.decode(map(_file, images)))
 
 
 def _file(image: Image.Image) -> bytes:

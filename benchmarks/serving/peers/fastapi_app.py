@@ -62,11 +62,8 @@ class MicroBatcher:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model in this worker and start batching."""
     settings = Settings.from_environment()
-    model, decoders = Model(settings), ThreadPoolExecutor(max(1, settings.decoders))
-    decode = decoders.map if settings.decoders else map
-    app.state.batcher = MicroBatcher(
-        lambda contents: model.answers(list(decode(model.decode, contents))), settings
-    )  # fmt: skip
+    model = Model(settings)
+    app.state.batcher = MicroBatcher(lambda contents: model.answers(model.decode(contents)), settings)
     task = asyncio.create_task(app.state.batcher.work())
     yield
     task.cancel()

@@ -6,7 +6,6 @@ and several API servers. ``front`` is their number.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import litserve as ls
@@ -23,16 +22,13 @@ class Classify(ls.LitAPI):
     """One image in, its classes out."""
 
     def setup(self, device: str) -> None:
-        settings = Settings.from_environment()
-        self._model = Model(settings)
-        self._decoders = ThreadPoolExecutor(max(1, settings.decoders))
-        self._decode = self._decoders.map if settings.decoders else map
+        self._model = Model(Settings.from_environment())
 
     def decode_request(self, request: Annotated[bytes, Depends(body)]) -> bytes:
         return request
 
     def batch(self, inputs: Sequence[bytes]) -> list[Pixels]:
-        return list(self._decode(self._model.decode, inputs))
+        return self._model.decode(inputs)
 
     def predict(self, x: list[Pixels]) -> list[bytes]:
         return self._model.answers(x)

@@ -9,7 +9,8 @@ import json
 import os
 import site
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,16 @@ class Model:
         self._preprocessing = Preprocessing.from_json(described["preprocessing"])
         self._labels: list[str] = described["labels"]
         self.predict = BACKENDS[settings.backend](settings, described)
+        self._decode = ThreadPoolExecutor(settings.decoders).map if settings.decoders else map
         size = self._preprocessing.size
         self.classify([np.zeros((size, size, 3), np.uint8)])
         (Path(settings.ready) / str(os.getpid())).touch()
 
-    def decode(self, content: bytes) -> Pixels:
-        """A JPEG → uint8 [size, size, 3], with the decoder that this project's service has."""
+    def decode(self, contents: Iterable[bytes]) -> list[Pixels]:
+        """JPEGs → each uint8 [size, size, 3], with the decoder that this project's service has."""
+        return list(self._decode(self._decode_one, contents))
+
+    def _decode_one(self, content: bytes) -> Pixels:
         return self._preprocessing.apply_to_pixels(simplejpeg.decode_jpeg(content))
 
     def classify(self, pixels: Sequence[Pixels]) -> list[dict[str, Any]]:

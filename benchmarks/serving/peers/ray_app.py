@@ -35,8 +35,6 @@ class Classifier:
     def __init__(self) -> None:
         self._model = Model(TOLD)
         self._thread = ThreadPoolExecutor(1)
-        self._decoders = ThreadPoolExecutor(max(1, TOLD.decoders))
-        self._decode = self._decoders.map if TOLD.decoders else map
 
     async def __call__(self, request: Request) -> Response:
         return Response(await self._answer(await request.body()), media_type="application/json")
@@ -46,7 +44,7 @@ class Classifier:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, contents)
 
     def _run(self, contents: list[bytes]) -> list[bytes]:
-        return self._model.answers(list(self._decode(self._model.decode, contents)))
+        return self._model.answers(self._model.decode(contents))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_kernels_are_measured_in_three_parts_each_kept_as_it_comes():
 INTERPRETED = """
 import json, torch
 from benchmarks.gpu import kernels, layers
-from lccl.bench.clock import WallClock
+from lccl.bench.turns import WallClock
 from lccl.engines.cuda.tiles import Tiles
 device = torch.device("cpu")
 make = layers.layers_on(device, "fp16", Tiles("defaults", {}))

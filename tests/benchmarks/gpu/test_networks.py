@@ -11,8 +11,8 @@ from rich.console import Console
 from benchmarks import goals
 from benchmarks.gpu import networks
 from benchmarks.gpu.networks import CASES, SKIP
-from lccl.bench.clock import WallClock
 from lccl.bench.gpu import Gpu
+from lccl.bench.turns import WallClock
 from lccl.errors import LcclError
 
 GPU = Gpu(torch.device("cpu"), WallClock(), None, "fp16")

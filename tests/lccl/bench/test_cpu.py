@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 
-from lccl.bench.child import Child
-from lccl.bench.cpu import build_baseline
-from lccl.bench.names import DENSE, OPEN, OWN_DENSE
+from lccl.bench.cpu import Child, build_baseline
 from lccl.bench.run import Options, run
 from lccl.bench.turns import AbsentError
+from lccl.bench.workload import DENSE, OPEN, OWN_DENSE
 from lccl.plan.geometry import shape_of
 from tests.lccl.bench.conftest import NoStages
 

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lccl.bench.figures import figures
-from lccl.bench.layers import Measured, realised, step_facts
-from lccl.bench.names import DENSE, OPEN, OWN, OWN_DENSE
 from lccl.bench.report import tables
+from lccl.bench.run import Measured, figures, realised, step_facts
 from lccl.bench.turns import Contestant, Samples
-from lccl.bench.workload import Counts
+from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.plan.geometry import shape_of

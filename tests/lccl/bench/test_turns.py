@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lccl.bench.clock import WallClock
-from lccl.bench.turns import Contestant, Samples, profile, profile_turns, take_turns
+from lccl.bench.turns import Contestant, Samples, WallClock, profile, profile_turns, take_turns
 from tests.lccl.bench.conftest import FakeRunner
 
 

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.bench.fresh import choose_thresholds
 from lccl.bench.images import noise_images
-from lccl.bench.names import DENSE, OPEN
-from lccl.bench.workload import Model, find_model, images_needed, make_workload, normalised
+from lccl.bench.workload import (
+    DENSE,
+    OPEN,
+    Model,
+    choose_thresholds,
+    find_model,
+    images_needed,
+    make_workload,
+    normalised,
+)
 from lccl.bundle import format as bundles
 from lccl.compiler import compile_network
 from lccl.errors import LcclError
