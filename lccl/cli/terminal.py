@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+import lccl
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle.format import Bundle
     from lccl.data import Dataset
 
 console = Console()
@@ -80,14 +80,12 @@ def training_progress() -> Iterator[Any]:
         yield report
 
 
-def save_with_self_test(bundle: Bundle, folder: Path) -> None:
+def save_with_self_test(bundle: lccl.Bundle, folder: Path) -> None:
     """Save a bundle with the reference engine's answers as its self-test."""
-    from lccl.bundle.format import save
     from lccl.bundle.self_test import record
-    from lccl.compiler import compile_network
 
-    engine = compile_network(bundle, "cpu", engine="reference")
-    save(replace(bundle, self_test=record(bundle, engine)), folder)
+    engine = lccl.compile(bundle, "cpu", engine="reference")
+    lccl.save(replace(bundle, self_test=record(bundle, engine)), folder)
 
 
 def new_table(*columns: str) -> Table:
@@ -98,7 +96,7 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def print_points(bundle: Bundle) -> None:
+def print_points(bundle: lccl.Bundle) -> None:
     """A bundle's operating points."""
     table = new_table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
     for point in bundle.table.points:

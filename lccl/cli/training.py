@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import lccl
 from lccl.cli.terminal import (
     Data,
     NewBundle,
     Threads,
     console,
     load_data,
-    one_sentence_errors,
     save_with_self_test,
     training_progress,
     use_threads,
@@ -22,7 +22,6 @@ from lccl.cli.terminal import (
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle.format import Bundle
     from lccl.preprocessing import Statistics
 
 NAMES = (
@@ -86,25 +85,24 @@ def train(
     from lccl.train.further import Origin, train_bundle
     from lccl.train.recipe import Recipe, continued
 
-    with one_sentence_errors():
-        use_threads(threads)
-        if gate == "none" and gate_l1:
-            raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
-        if distill is not None and teacher is None:
-            raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
-        recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
-        recipe = recipe if distill is None else replace(recipe, distill=distill)
-        recipe = recipe if start is None else continued(recipe)
-        target = choose_device(device)
-        chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
-        origin = Origin.load(chosen, start, teacher)
-        dataset = load_data(data, origin.preprocessing)
-        with training_progress() as report:
-            trained = train_bundle(
-                chosen, dataset, recipe, runs / out.name, origin,
-                device=target, compile_network=compile_network, report=report,
-            )  # fmt: skip
-        _save_trained(trained, out)
+    use_threads(threads)
+    if gate == "none" and gate_l1:
+        raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
+    if distill is not None and teacher is None:
+        raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
+    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
+    recipe = recipe if distill is None else replace(recipe, distill=distill)
+    recipe = recipe if start is None else continued(recipe)
+    target = choose_device(device)
+    chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
+    origin = Origin.load(chosen, start, teacher)
+    dataset = load_data(data, origin.preprocessing)
+    with training_progress() as report:
+        trained = train_bundle(
+            chosen, dataset, recipe, runs / out.name, origin,
+            device=target, compile_network=compile_network, report=report,
+        )  # fmt: skip
+    _save_trained(trained, out)
 
 
 def attach(
@@ -134,33 +132,32 @@ def attach(
     from lccl.train.plain_weights import read_plain
     from lccl.train.recipe import Recipe, attached
 
-    with one_sentence_errors():
-        use_threads(threads)
-        recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
-        target = choose_device(device)
-        plain = read_plain(weights, network, centred=centred)
-        architecture = attaching.gated(plain, gate)
-        preprocessing = attaching.input_of(plain, _statistics(mean, std))
-        order = attaching.read_labels(labels) if labels else None
-        dataset = load_data(data, preprocessing or network_input(plain.network.image_size))
-        attachment = attaching.prepare(plain, dataset, preprocessing, order)
-        twin = attachment.plain_twin
-        tested = f", {twin.test.accuracy:.4f} on test images" if twin.test else ""
-        console.print(f"{weights}: accuracy {twin.accuracy:.4f} on held-out images{tested}, plain {architecture.name}")
-        if attachment.doubtful:
-            console.print(
-                "[yellow]warning[/yellow] that is hardly better than guessing: "
-                "--mean and --std, the order of --labels or the images' size are probably not its own"
-            )
-        with training_progress() as report:
-            trained = attaching.attach(
-                attachment, architecture, recipe, runs / out.name,
-                device=target, compile_network=compile_network, report=report,
-            )  # fmt: skip
-        _save_trained(trained, out)
+    use_threads(threads)
+    recipe = attached(Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision))
+    target = choose_device(device)
+    plain = read_plain(weights, network, centred=centred)
+    architecture = attaching.gated(plain, gate)
+    preprocessing = attaching.input_of(plain, _statistics(mean, std))
+    order = attaching.read_labels(labels) if labels else None
+    dataset = load_data(data, preprocessing or network_input(plain.network.image_size))
+    attachment = attaching.prepare(plain, dataset, preprocessing, order)
+    twin = attachment.plain_twin
+    tested = f", {twin.test.accuracy:.4f} on test images" if twin.test else ""
+    console.print(f"{weights}: accuracy {twin.accuracy:.4f} on held-out images{tested}, plain {architecture.name}")
+    if attachment.doubtful:
+        console.print(
+            "[yellow]warning[/yellow] that is hardly better than guessing: "
+            "--mean and --std, the order of --labels or the images' size are probably not its own"
+        )
+    with training_progress() as report:
+        trained = attaching.attach(
+            attachment, architecture, recipe, runs / out.name,
+            device=target, compile_network=compile_network, report=report,
+        )  # fmt: skip
+    _save_trained(trained, out)
 
 
-def _save_trained(bundle: Bundle, out: Path) -> None:
+def _save_trained(bundle: lccl.Bundle, out: Path) -> None:
     save_with_self_test(bundle, out)
     console.print(f"{out}: accuracy {bundle.table.exact.accuracy:.4f} on held-out images, exact")
 

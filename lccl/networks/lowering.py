@@ -194,7 +194,7 @@ def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
 
 
 def _stem_pool(builder: _Builder, network: ResNet, source: str) -> str:
-    if not network.stem.pool:
+    if not network.large:
         return source
     before = builder.buffers[source]
     pooled = builder.buffer("stem.pool", before.channels, -(-before.height // 2), -(-before.width // 2))

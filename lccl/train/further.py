@@ -10,7 +10,7 @@ import torch
 from lccl.bundle.format import Bundle, load
 from lccl.bundle.training_record import EarlierRecord, TeacherRecord
 from lccl.data import Dataset, hold_out
-from lccl.errors import LcclError
+from lccl.errors import LcclError, require
 from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
 from lccl.train.export import first_bundle, network_input
@@ -73,10 +73,17 @@ def train_bundle(
         dataset = dataset.in_order_of(start.labels)
     held = hold_out(dataset.train)
     architecture = replace(architecture, classes=len(dataset.classes))
-    if start is not None and start.splits.get("digest") != held.digest:
-        raise LcclError("the network to begin from was trained on other images: those held out now may be among them")
-    if teacher is not None and teacher.labels != dataset.classes:
-        raise LcclError(f"the teacher has other classes: {', '.join(teacher.labels)}")
+    require(
+        LcclError,
+        (
+            start is None or start.splits.get("digest") == held.digest,
+            "the network to begin from was trained on other images: those held out now may be among them",
+        ),
+        (
+            teacher is None or teacher.labels == dataset.classes,
+            f"the teacher has other classes: {', '.join(teacher.labels if teacher else ())}",
+        ),
+    )
     network, record = train(
         architecture, held, recipe, folder,
         device=device, compile_network=compile_network, report=report,

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lccl.bundle.training_record import DataRecord, MachineRecord, TrainingRecord
+from lccl.bundle.training_record import DataRecord, TrainingRecord
 from lccl.calibration.search import LARGEST_COST, gate_candidates, gate_values, search_thresholds, skipped_shares
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
@@ -138,11 +138,10 @@ def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[st
         targets = torch.from_numpy(labels).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             output = run.forward(normalise(pixels, run.statistics, device), thresholds)
-            taught = (
-                None
-                if run.teacher is None
-                else _answers(run.teacher, normalise(pixels, run.teacher_statistics, device))
-            )
+            taught = None
+            if run.teacher is not None:
+                with torch.no_grad():
+                    taught = run.teacher(normalise(pixels, run.teacher_statistics, device)).logits
         loss = _loss(output, targets, recipe, taught)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -191,12 +190,6 @@ def _curve(run: _Run, architecture: Architecture, choose: Split) -> tuple[Tensor
     return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 
 
-@torch.no_grad()
-def _answers(teacher: ResNet, images: Tensor) -> Tensor:
-    logits: Tensor = teacher(images).logits
-    return logits
-
-
 def _loss(output: NetworkOutput, targets: Tensor, recipe: Recipe, taught: Tensor | None) -> Tensor:
     """Cross-entropy with the labels and, with a teacher, with its softened answers. Source: Hinton et al. 2015.
 
@@ -231,9 +224,7 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with Nesterov momentum; gates have no weight decay, which would close them."""
     gates = [p for name, p in network.named_parameters() if ".gate." in name]
     rest = [p for name, p in network.named_parameters() if ".gate." not in name]
-    groups: list[dict[str, Any]] = (
-        [{"params": rest}, {"params": gates, "weight_decay": 0.0}] if gates else [{"params": rest}]
-    )
+    groups: list[dict[str, Any]] = [{"params": rest}, *([{"params": gates, "weight_decay": 0.0}] if gates else [])]
     return torch.optim.SGD(
         groups, lr=recipe.first_lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
@@ -284,12 +275,17 @@ def _new_record(
     run: _Run,
 ) -> TrainingRecord:
     device, sizes = run.device, (len(data.train), len(data.choose), len(data.measure))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     return TrainingRecord(
         architecture=architecture.to_json(),
         recipe=asdict(run.recipe),
         data=DataRecord(*sizes, data.digest, *run.statistics),
-        machine=MachineRecord(platform.python_version(), torch.__version__, name, torch.get_num_threads()),
+        machine=machine,
         began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
     )
 

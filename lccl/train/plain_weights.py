@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from lccl.bundle import format as bundles
 from lccl.bundle.format import MAX_WEIGHTS_BYTES, Bundle
-from lccl.errors import ArchitectureError, WeightsError
+from lccl.errors import ArchitectureError, WeightsError, require
 from lccl.networks import FORMS, NETWORKS, Architecture, ResNet, build
 from lccl.networks.resnet import IdentityShortcut
 
@@ -71,9 +71,8 @@ def read_plain(path: Path, name: str | None = None, *, centred: bool = False) ->
         raise ArchitectureError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
     plain = _from_bundle(path, name) if path.is_dir() else _from_file(path, name)
     if centred:
-        widening = any(
-            isinstance(module, IdentityShortcut) and module.new_channels for module in plain.network.modules()
-        )
+        shortcuts = [module for module in plain.network.modules() if isinstance(module, IdentityShortcut)]
+        widening = any(shortcut.new_channels for shortcut in shortcuts)
         if plain.bundle is not None or plain.architecture.form != "post" or not widening:
             raise WeightsError(f"{path} has no shortcuts that could be centred: only weights of other CIFAR ResNets do")
         _reorder(plain.network)
@@ -82,10 +81,12 @@ def read_plain(path: Path, name: str | None = None, *, centred: bool = False) ->
 
 def _from_bundle(folder: Path, name: str | None) -> PlainNetwork:
     bundle = bundles.load(folder)
-    if bundle.architecture.gate != "none":
-        raise WeightsError(f"{folder} is an LCCL network already: give a plain one (gate none)")
-    if name not in (None, bundle.architecture.name):
-        raise WeightsError(f"{folder} holds a {bundle.architecture.name}, not a {name}")
+    held = bundle.architecture.name
+    require(
+        WeightsError,
+        (bundle.architecture.gate == "none", f"{folder} is an LCCL network already: give a plain one (gate none)"),
+        (name in (None, held), f"{folder} holds a {held}, not a {name}"),
+    )
     network = copy.deepcopy(bundle.network)
     network.add_sidenets([])
     return PlainNetwork(network, bundle.architecture, folder.name, bundle.digest, bundle)
@@ -115,9 +116,14 @@ def _from_tensors(file: Path, stored: Any, name: str | None, digest: str) -> Pla
     network = build(architecture)
     state = network.state_dict()
     for key, where in keys.items():
-        if stored.get_slice(where).get_dtype() not in FLOATS:
-            raise WeightsError(f"{file}: {key} must hold floating numbers, not {stored.get_slice(where).get_dtype()}")
-        state[names[key]] = _checked(file, key, stored.get_tensor(where).float())
+        kind, tensor = stored.get_slice(where).get_dtype(), stored.get_tensor(where).float()
+        require(
+            WeightsError,
+            (kind in FLOATS, f"{file}: {key} must hold floating numbers, not {kind}"),
+            (torch.isfinite(tensor).all(), f"{file}: {key} holds values that are not finite"),
+            (not key.endswith("running_var") or (tensor >= 0).all(), f"{file}: {key} holds a negative variance"),
+        )
+        state[names[key]] = tensor
     network.load_state_dict(state)
     return PlainNetwork(network.eval().requires_grad_(False), architecture, file.name, digest)
 
@@ -132,14 +138,6 @@ def _check_timm(file: Path, name: str) -> None:
     called = config.get("architecture", name) if isinstance(config, dict) else name
     if called != name:
         raise WeightsError(f"{beside} calls it a {str(called)[:80]}, whose arithmetic is not that of a {name}")
-
-
-def _checked(file: Path, key: str, tensor: Tensor) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise WeightsError(f"{file}: {key} holds values that are not finite")
-    if key.endswith("running_var") and (tensor < 0).any():
-        raise WeightsError(f"{file}: {key} holds a negative variance")
-    return tensor
 
 
 def _canonical_keys(file: Path, stored: list[str]) -> dict[str, str]:
@@ -196,14 +194,10 @@ def _candidates(name: str | None, classes: int, own: bool) -> Iterator[_Candidat
             with torch.device("meta"):
                 network = build(architecture)
             state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-            modules = None if own else torchvision_names(network)
-            names = {_renamed(key, modules): key for key in state}
+            modules = {} if own else torchvision_names(network)
+            parts = {key: key.rpartition(".") for key in state}
+            names = {key if own else f"{modules[module]}.{leaf}": key for key, (module, _, leaf) in parts.items()}
             yield _Candidate(architecture, {key: tuple(state[names[key]].shape) for key in names}, names)
-
-
-def _renamed(key: str, modules: Mapping[str, str] | None) -> str:
-    module, _, leaf = key.rpartition(".")
-    return key if modules is None else f"{modules[module]}.{leaf}"
 
 
 def torchvision_names(network: ResNet) -> dict[str, str]:

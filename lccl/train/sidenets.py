@@ -20,7 +20,7 @@ from lccl.bundle.training_record import AnswerRecord, SideNetsRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
-from lccl.errors import DataError, LcclError
+from lccl.errors import DataError, LcclError, require
 from lccl.networks import ResNet
 from lccl.networks.inputs import normalise
 from lccl.networks.sidenet import SideNet, SideNetSpec
@@ -56,10 +56,14 @@ class SideNetRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise LcclError("training needs at least one epoch and batches of at least two images")
-        if not 0 < self.lr <= 1:
-            raise LcclError(f"a learning rate lies above 0 and is at most 1, not {self.lr}")
+        require(
+            LcclError,
+            (
+                self.epochs >= 1 and self.batch >= 2,
+                "training needs at least one epoch and batches of at least two images",
+            ),
+            (0 < self.lr <= 1, f"a learning rate lies above 0 and is at most 1, not {self.lr}"),
+        )
 
 
 def usual_blocks(network: ResNet) -> list[int]:
