@@ -1,7 +1,5 @@
 """compile_network(): the one place where an engine is chosen, once, at load."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -3,8 +3,6 @@
 The hashes show damage, not origin: whoever can write the folder can write matching hashes too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

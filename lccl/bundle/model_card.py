@@ -1,7 +1,5 @@
 """The model card: a bundle described for people, written from the bundle alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The threshold search: which threshold to raise next, or which exit's confidence to lower, by cost and work saved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

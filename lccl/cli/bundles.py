@@ -1,7 +1,5 @@
 """``lccl compare`` and ``lccl self-test``: what is entered into a bundle that is there."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``lccl``: train, calibrate, evaluate and measure models; offline."""
 
-from __future__ import annotations
-
 import typer
 
 from lccl.cli import bench, bundles, calibration, sidenet, training, tune

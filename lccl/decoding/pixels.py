@@ -4,8 +4,6 @@ JPEGs in their usual colours are decoded by simplejpeg where it is installed, al
 library for JPEGs and give the same pixels.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from importlib.util import find_spec

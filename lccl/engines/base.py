@@ -1,7 +1,5 @@
 """The contract that every engine keeps, and the checks that all of them share."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np

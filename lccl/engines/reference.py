@@ -1,7 +1,5 @@
 """The reference engine: interprets a plan in plain PyTorch, dense then masked. Other engines are compared with it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

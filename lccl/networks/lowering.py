@@ -1,7 +1,5 @@
 """Network → plan: the only lowering."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

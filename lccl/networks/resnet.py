@@ -1,7 +1,5 @@
 """Residual networks of basic blocks or bottlenecks with SkipConvs, in both block forms of the LCCL paper."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

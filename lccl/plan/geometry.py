@@ -4,8 +4,6 @@ Convolutions and the classifier count; normalisation, ReLU, products and pooling
 Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of NON-zero cells).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

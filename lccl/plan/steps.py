@@ -8,8 +8,6 @@ name written is its output.
 Arrays are float32 (float64 when a float64 network was lowered), C-contiguous, and never written to.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 

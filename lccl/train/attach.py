@@ -1,7 +1,5 @@
 """Attaching: a plain network trained elsewhere gets gates, and is trained on as an LCCL network."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

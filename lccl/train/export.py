@@ -1,7 +1,5 @@
 """From a finished run to a bundle that offers the exact point alone; calibration adds the others."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lccl.bundle.format import Bundle

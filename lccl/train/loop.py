@@ -1,7 +1,5 @@
 """The training loop: one function that reads from top to bottom, resumable after every epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Reading a plain ResNet trained elsewhere: safetensors with torchvision's names or this project's."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What a training run is made of, and its learning-rate schedule."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import get_args

@@ -1,7 +1,5 @@
 """Fits SideNets to a trained network, which stays as it is, and measures how well confidences match accuracies."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

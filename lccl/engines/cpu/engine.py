@@ -1,7 +1,5 @@
 """Hands a plan to the native executor, and batches to and from it."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
