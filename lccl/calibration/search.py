@@ -175,9 +175,8 @@ class _Greedy:
         if not np.isfinite(self._moves[cheapest].cost):
             return False
         self._make(cheapest)
-        for move in self._moves:
-            if any(abs(column - moved) <= 1 for column in move for moved in cheapest):
-                self._moves[move] = self._look(move)
+        near = [move for move in self._moves if any(abs(one - other) <= 1 for one in move for other in cheapest)]
+        self._moves |= {move: self._look(move) for move in near}
         return True
 
     def _cheapest(self) -> Columns:

@@ -16,8 +16,8 @@ from lccl.cli.terminal import (
     console,
     counting,
     load_data,
-    new_table,
     print_points,
+    print_table,
     save_with_self_test,
     use_threads,
 )
@@ -109,12 +109,14 @@ def _row(point: OperatingPoint, reached: Measurement, shape: NetworkShape) -> di
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
-    for row in rows:
-        low, high = row["accuracy_interval"]
-        table.add_row(
-            row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
-            f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}", f"{low:.4f} – {high:.4f}",
-            f"{row['gated_macs'] / 1e6:.2f} M",
-        )  # fmt: skip
-    console.print(table)
+    print_table(
+        ("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs"),
+        (
+            (
+                row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
+                f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}",
+                " – ".join(f"{bound:.4f}" for bound in row["accuracy_interval"]), f"{row['gated_macs'] / 1e6:.2f} M",
+            )
+            for row in rows
+        ),
+    )  # fmt: skip

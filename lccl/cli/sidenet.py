@@ -15,8 +15,8 @@ from lccl.cli.terminal import (
     Threads,
     console,
     load_data,
-    new_table,
     one_sentence_errors,
+    print_table,
     save_with_self_test,
     training_progress,
     use_threads,
@@ -93,10 +93,13 @@ def _record(bundle: lccl.Bundle) -> SideNetsRecord:
 
 
 def _print_exits(record: SideNetsRecord) -> None:
-    table = new_table("exit after", "accuracy", "calibration error before", "after")
-    for answer in record.answers:
-        table.add_row(
-            "the end" if answer.after is None else f"block {answer.after}", f"{answer.accuracy:.4f}",
-            f"{answer.calibration_error_before:.4f}", f"{answer.calibration_error:.4f}",
-        )  # fmt: skip
-    console.print(table)
+    print_table(
+        ("exit after", "accuracy", "calibration error before", "after"),
+        (
+            (
+                "the end" if answer.after is None else f"block {answer.after}", f"{answer.accuracy:.4f}",
+                f"{answer.calibration_error_before:.4f}", f"{answer.calibration_error:.4f}",
+            )
+            for answer in record.answers
+        ),
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import lccl
 from lccl.errors import LcclError
@@ -88,20 +88,23 @@ def save_with_self_test(bundle: lccl.Bundle, folder: Path) -> None:
     lccl.save(replace(bundle, self_test=record(bundle, engine)), folder)
 
 
-def new_table(*columns: str) -> Table:
+def print_table(columns: tuple[str, ...], rows: Iterable[tuple[str | None, ...]]) -> None:
     """A table of figures."""
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+    table = Table(*(Column(name, justify="right") for name in columns), box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def print_points(bundle: lccl.Bundle) -> None:
     """A bundle's operating points."""
-    table = new_table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
-    for point in bundle.table.points:
-        table.add_row(
-            point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
-            f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
-        )  # fmt: skip
-    console.print(table)
+    print_table(
+        ("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs"),
+        (
+            (
+                point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
+                f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
+            )
+            for point in bundle.table.points
+        ),
+    )  # fmt: skip

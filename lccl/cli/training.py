@@ -81,8 +81,8 @@ def train(
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
     from lccl.compiler import choose_device
-    from lccl.networks import Architecture
-    from lccl.train.further import Origin, train_bundle
+    from lccl.networks import Architecture, build
+    from lccl.train.export import network_input, train_bundle
     from lccl.train.recipe import Recipe, continued
 
     use_threads(threads)
@@ -95,12 +95,12 @@ def train(
     recipe = recipe if start is None else continued(recipe)
     target = choose_device(device)
     chosen = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
-    origin = Origin.load(chosen, start, teacher)
-    dataset = load_data(data, origin.preprocessing)
+    origins = {"start": lccl.load(start) if start else None, "teacher": lccl.load(teacher) if teacher else None}
+    dataset = load_data(data, network_input(build(chosen).image_size))
     with training_progress() as report:
         trained = train_bundle(
-            chosen, dataset, recipe, runs / out.name, origin,
-            device=target, compile_network=compile_network, report=report,
+            chosen, dataset, recipe, runs / out.name,
+            device=target, compile_network=compile_network, report=report, **origins,
         )  # fmt: skip
     _save_trained(trained, out)
 

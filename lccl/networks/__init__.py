@@ -119,8 +119,8 @@ class Architecture:
             architecture = read_fields(cls, value)
         except TypeError as error:
             raise ArchitectureError(f"an architecture is not readable: {error}") from error
-        if not isinstance(value, dict) or value.get("form", "auto") == "auto":
-            raise ArchitectureError("an architecture names its form: use post or pre")
+        if not isinstance(value, dict) or value.get("form", "auto") == "auto" or "gate" not in value:
+            raise ArchitectureError("an architecture names its gate and its form: use post or pre")
         return architecture
 
 

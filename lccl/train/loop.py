@@ -327,21 +327,18 @@ def _resume(folder: Path, fresh: TrainingRecord, run: _Run) -> TrainingRecord:
         recipe=asdict(Recipe()) | dict(record.recipe or {}),
         began=record.began or fresh.began,
     )
-    parts = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
-    for part, name in parts.items():
+    named = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
+    for part, name in named.items():
         if getattr(record, part) != getattr(fresh, part):
             raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
-    state = load_file(file, device=str(run.device))
-    run.network.load_state_dict(_under("network.", state))
-    momenta = _under("momentum.", state)
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "sampler": {}}
+    for name, value in load_file(file, device=str(run.device)).items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    run.network.load_state_dict(parts["network"])
     for name, parameter in run.network.named_parameters():
-        if name in momenta:
-            run.optimiser.state[parameter]["momentum_buffer"] = momenta[name]
+        if name in parts["momentum"]:
+            run.optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name]
     assert fresh.data is not None
-    steps = len(record.epochs) * (fresh.data.train // run.recipe.batch)
-    run.sampler.restore(_under("sampler.", state), steps)
+    run.sampler.restore(parts["sampler"], len(record.epochs) * (fresh.data.train // run.recipe.batch))
     return record
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
