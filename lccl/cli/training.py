@@ -34,26 +34,6 @@ TrainingPrecision = Annotated[str, typer.Option(help="fp32, or bf16 autocast.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")]
 CompileNetwork = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
 Network = Annotated[str, typer.Option(help=NAMES)]
-Placement = Annotated[
-    str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
-]
-Split = Annotated[
-    str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
-]
-GateL1 = Annotated[
-    float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
-]
-Teacher = Annotated[Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")]
-Distill = Annotated[
-    float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
-]
-Labels = Annotated[
-    Path | None, typer.Option(help="Class names in the order of the network's outputs; else the folders', sorted.")
-]
-Std = Annotated[str | None, typer.Option(help="R,G,B; without both ImageNet's, or a small network's data's.")]
-Centred = Annotated[
-    bool, typer.Option("--centred-shortcuts", help="Its type-A shortcuts put zero channels on both sides.")
-]
 
 
 def train(
@@ -63,18 +43,28 @@ def train(
     network: Network = "resnet20",
     form: Annotated[str, typer.Option(help="Block form: post or pre activation; auto is the network's own.")] = "auto",
     gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.")] = "shared",
-    placement: Placement = "aft-aft",
+    placement: Annotated[
+        str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
+    ] = "aft-aft",
     gate_norm: Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")] = True,
-    split: Split = "none",
-    gate_l1: GateL1 = 0.0,
+    split: Annotated[
+        str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
+    ] = "none",
+    gate_l1: Annotated[
+        float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
+    ] = 0.0,
     epochs: int = 20,
     batch: int = 128,
     lr: LearningRate = 0.1,
     seed: int = 0,
     precision: TrainingPrecision = "fp32",
     start: Annotated[Path | None, typer.Option(help="A bundle of the same network to train further.")] = None,
-    teacher: Teacher = None,
-    distill: Distill = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A bundle whose answers are learned too: the plain twin's.")
+    ] = None,
+    distill: Annotated[
+        float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
+    ] = None,
     device: Device = "cpu",
     compile_network: CompileNetwork = False,
     threads: Threads = 0,
@@ -112,10 +102,16 @@ def attach(
     runs: Runs = Path("runs"),
     network: Annotated[str | None, typer.Option(help="What it must be; without it the weights' shapes tell.")] = None,
     gate: Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1].")] = "shared",
-    labels: Labels = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names in the order of the network's outputs; else the folders', sorted.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="R,G,B of its normalisation, for values in 0..1.")] = None,
-    std: Std = None,
-    centred: Centred = False,
+    std: Annotated[
+        str | None, typer.Option(help="R,G,B; without both ImageNet's, or a small network's data's.")
+    ] = None,
+    centred: Annotated[
+        bool, typer.Option("--centred-shortcuts", help="Its type-A shortcuts put zero channels on both sides.")
+    ] = False,
     epochs: int = 5,
     batch: int = 128,
     lr: LearningRate = 0.05,

@@ -1,7 +1,6 @@
 """The reference engine: interprets a plan in plain PyTorch, dense then masked. Other engines are compared with it."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,21 +159,16 @@ class ReferenceEngine:
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
         maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride)))
-        if state.options.forced_masks is None:
-            keep = maps > state.thresholds[:, gate.layer, None, None, None]
-        else:
-            keep = self._forced(state.options.forced_masks[gate.layer], maps, state)
+        keep = maps > state.thresholds[:, gate.layer, None, None, None]
+        if state.options.forced_masks is not None:
+            keep = torch.from_numpy(state.options.forced_masks[gate.layer]).to(self._device)[state.active].bool()
+            if keep.shape != maps.shape:
+                raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(keep.shape)}")
         state.gates[gate.layer], state.masks[gate.layer] = state.of_batch(maps), state.of_batch(keep)
         share = value.shape[1] // maps.shape[1]
         if maps.shape[1] > 1:
             maps, keep = maps.repeat_interleave(share, 1), keep.repeat_interleave(share, 1)
         return torch.where(keep, value * maps, torch.zeros_like(value))
-
-    def _forced(self, mask: np.ndarray[Any, np.dtype[np.uint8]], maps: Tensor, state: State) -> Tensor:
-        forced = torch.from_numpy(mask).to(self._device)[state.active]
-        if forced.shape != maps.shape:
-            raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(forced.shape)}")
-        return forced.bool()
 
     def _linear(self, x: Tensor, weight: steps.Array, bias: steps.Array) -> Tensor:
         return F.linear(x.flatten(1), self._get(weight).flatten(1), self._get(bias))

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,9 +146,7 @@ def _canonical_keys(file: Path, stored: list[str]) -> dict[str, str]:
         cut += len(prefix)
     keys: dict[str, str] = {}
     for key in stored:
-        short = key[cut:]
-        if short.startswith("linear."):
-            short = "fc." + short.removeprefix("linear.")
+        short = re.sub(r"^linear\.", "fc.", key[cut:])
         if short in keys:
             raise WeightsError(f"{file} has two classifiers, fc and linear: keep one")
         if not short.endswith(COUNTER):
@@ -240,7 +239,9 @@ def _difference(nearest: _Candidate, shapes: Mapping[str, Shape]) -> str:
     name, wanted = nearest.architecture.name, nearest.shapes
     reshaped = next((key for key in wanted if key in shapes and shapes[key] != wanted[key]), None)
     if reshaped:
-        return f"{reshaped} is {_times(shapes[reshaped])}, where the nearest, {name}, has {_times(wanted[reshaped])}"
+        both = (shapes[reshaped], wanted[reshaped])
+        have, want = (" × ".join(map(str, shape)) if math.prod(shape) else "empty" for shape in both)
+        return f"{reshaped} is {have}, where the nearest, {name}, has {want}"
     unknown = next((key for key in shapes if key not in wanted), None)
     if (
         unknown
@@ -254,7 +255,3 @@ def _difference(nearest: _Candidate, shapes: Mapping[str, Shape]) -> str:
             "pooling, attention or normalisation have other arithmetic"
         )
     return f"it lacks {next(key for key in wanted if key not in shapes)} of the nearest, {name}"
-
-
-def _times(shape: Shape) -> str:
-    return " × ".join(map(str, shape)) if math.prod(shape) else "empty"
