@@ -1,14 +1,12 @@
 """compile_network(): the one place where an engine is chosen, once, at load."""
 
-from __future__ import annotations
-
 import logging
 
 import torch
 
 from lccl.bundle.format import Bundle
 from lccl.engines.base import Engine
-from lccl.errors import EngineError
+from lccl.errors import EngineError, require
 from lccl.networks import ResNet
 from lccl.networks.lowering import lower
 from lccl.plan.steps import Plan
@@ -86,10 +84,17 @@ def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan
         return "cuda" if precision in HALF else "reference"
     if engine == "auto":
         return "reference" if precision == "fp64" or plan.splits else "cpu"
-    if engine == "cpu" and target.type != "cpu":
-        raise EngineError(f"the cpu engine does not run on {target}: use device cpu or engine reference")
-    if engine == "cuda" and target.type != "cuda":
-        raise EngineError(f"the cuda engine does not run on {target}: use device cuda or engine cpu")
+    require(
+        EngineError,
+        (
+            engine != "cpu" or target.type == "cpu",
+            f"the cpu engine does not run on {target}: use device cpu or engine reference",
+        ),
+        (
+            engine != "cuda" or target.type == "cuda",
+            f"the cuda engine does not run on {target}: use device cuda or engine cpu",
+        ),
+    )
     return engine
 
 
@@ -104,10 +109,14 @@ def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruct
 
 
 def _cuda_engine(plan: Plan, target: torch.device, precision: str) -> Engine:
-    if precision not in HALF:
-        raise EngineError(f"the cuda engine has no precision {precision!r}: use fp16 or bf16, or engine reference")
-    if plan.splits:
-        raise EngineError("the cuda engine does not run split convolutions: use engine reference")
+    require(
+        EngineError,
+        (
+            precision in HALF,
+            f"the cuda engine has no precision {precision!r}: use fp16 or bf16, or engine reference",
+        ),
+        (not plan.splits, "the cuda engine does not run split convolutions: use engine reference"),
+    )
     try:
         from lccl.engines.cuda.engine import CudaEngine
     except ImportError as error:

@@ -119,21 +119,19 @@ def hold_out(train: Split, salt: str = "lccl") -> HeldOut:
 def _from_binary(folder: Path, preprocessing: Preprocessing) -> Dataset:
     """CIFAR's records: one label byte (CIFAR-100: coarse, then fine), then 3 × 32 × 32 bytes, planes R, G, B."""
     hundred = (folder / "train.bin").is_file()
-    names = "fine_label_names.txt" if hundred else "batches.meta.txt"
-    train = ["train.bin"] if hundred else sorted(file.name for file in folder.glob("data_batch_*.bin"))
-    test = "test.bin" if hundred else "test_batch.bin"
-    count = 100 if hundred else 10
+    label_bytes, count, names = (2, 100, "fine_label_names.txt") if hundred else (1, 10, "batches.meta.txt")
+    train = [folder / "train.bin"] if hundred else sorted(folder.glob("data_batch_*.bin"))
+    test = folder / ("test.bin" if hundred else "test_batch.bin")
     try:
         classes = tuple((folder / names).read_text(encoding="utf-8").split())
     except OSError:
         classes = tuple(str(number) for number in range(count))
     if len(classes) != count:
         raise DataError(f"{folder / names} names {len(classes)} classes, not {count}")
-    read = [_binary_records(folder / name, 2 if hundred else 1, count, preprocessing) for name in train]
+    read = [_binary_records(file, label_bytes, count, preprocessing) for file in train]
     parts = Split(np.concatenate([part.images for part in read]), np.concatenate([part.labels for part in read]))
-    held = (folder / test).is_file()
-    rest = _binary_records(folder / test, 2 if hundred else 1, count, preprocessing) if held else _empty(parts)
-    return Dataset(parts, rest, classes)
+    held = test.is_file()
+    return Dataset(parts, _binary_records(test, label_bytes, count, preprocessing) if held else parts.first(0), classes)
 
 
 def _binary_records(file: Path, label_bytes: int, classes: int, preprocessing: Preprocessing) -> Split:
@@ -191,14 +189,10 @@ def _from_images(images: Iterable[tuple[PurePosixPath, bytes]], preprocessing: P
     if strangers:
         raise DataError(f"{source}: test has classes that train lacks: {', '.join(sorted(strangers))}")
     train = _stack(images_of["train"], classes)
-    return Dataset(train, _stack(images_of["test"], classes) if images_of["test"] else _empty(train), classes)
+    return Dataset(train, _stack(images_of["test"], classes) if images_of["test"] else train.first(0), classes)
 
 
 def _stack(images: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:
     number = {label: index for index, label in enumerate(classes)}
     labels = np.array([number[label] for label, _ in images], dtype=np.int64)
     return Split(np.stack([image for _, image in images]), labels)
-
-
-def _empty(like: Split) -> Split:
-    return like.subset(np.zeros(0, dtype=np.int64))

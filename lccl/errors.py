@@ -51,3 +51,10 @@ class QualityError(LcclError):
 
 class WeightsError(LcclError):
     """Weights that are no plain ResNet of this project's, or cannot be read."""
+
+
+def require(error: type[Exception], *checks: tuple[object, str]) -> None:
+    """Raise ``error`` with the sentence of the first check that does not hold; all are evaluated before."""
+    for holds, sentence in checks:
+        if not holds:
+            raise error(sentence)

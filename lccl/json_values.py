@@ -1,7 +1,5 @@
 """Typed values from JSON: dataclasses, tuples, mappings and plain values, with errors that name what is wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from itertools import repeat

@@ -1,7 +1,5 @@
 """Measuring a model over labelled images: right answers, kept cells, MACs and exits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

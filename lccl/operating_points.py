@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from lccl.errors import BundleError
+from lccl.errors import BundleError, require
 from lccl.json_values import field_names, read_fields
 from lccl.plan.run import NEVER, Setting
 
@@ -84,18 +82,16 @@ class OperatingPoint:
             raise ValueError("norm_set must be 0: there is one normalisation for all thresholds")
         setting = {name: entry.pop(name) for name in field_names(Setting) & entry.keys()}
         point = read_fields(cls, entry | {"setting": setting})
-        point._check_ranges()
+        thresholds = point.setting.thresholds
+        numbers = (*thresholds, point.gated_macs, point.drop, point.drop_bound)
+        sound = all(map(math.isfinite, numbers)) and min(thresholds, default=0) >= 0 and isinstance(point.name, str)
+        require(
+            ValueError,
+            (sound, "numbers must be finite, thresholds not negative, and the name a text"),
+            (all(0 <= each <= 1 for each in point.setting.exit_confidence), "exit confidences lie in 0..1"),
+            (0 <= point.skip_ratio <= 1 and 0 <= point.accuracy <= 1, "skip_ratio and accuracy lie in 0..1"),
+        )
         return point
-
-    def _check_ranges(self) -> None:
-        thresholds = self.setting.thresholds
-        numbers = (*thresholds, self.gated_macs, self.drop, self.drop_bound)
-        if not all(map(math.isfinite, numbers)) or min(thresholds, default=0) < 0 or not isinstance(self.name, str):
-            raise ValueError("numbers must be finite, thresholds not negative, and the name a text")
-        if not all(0 <= confidence <= 1 for confidence in self.setting.exit_confidence):
-            raise ValueError("exit confidences lie in 0..1")
-        if not (0 <= self.skip_ratio <= 1 and 0 <= self.accuracy <= 1):
-            raise ValueError("skip_ratio and accuracy lie in 0..1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,27 +114,46 @@ class OperatingPointTable:
         points = self.points
         if not points or points[0].name != EXACT or any(points[0].setting.thresholds):
             raise BundleError("an operating point table starts with exact, whose thresholds are 0")
-        if any(confidence < NEVER for confidence in self.exact.setting.exit_confidence):
-            raise BundleError("no image leaves early at exact: its exit confidences are 1")
-        if len({point.name for point in points}) != len(points):
-            raise BundleError("operating points need different names")
+        exact = self.exact.setting
+        require(
+            BundleError,
+            (
+                not any(confidence < NEVER for confidence in exact.exit_confidence),
+                "no image leaves early at exact: its exit confidences are 1",
+            ),
+            (len({point.name for point in points}) == len(points), "operating points need different names"),
+        )
         for point in (*points, *self.exit_points):
-            self._check_lengths(point)
+            thresholds = point.setting.thresholds
+            require(
+                BundleError,
+                (
+                    len(thresholds) == len(exact.thresholds) and all(map(math.isfinite, thresholds)),
+                    f"operating point {point.name} needs one finite threshold per layer",
+                ),
+                (
+                    len(point.setting.exit_confidence) == len(exact.exit_confidence),
+                    f"operating point {point.name} needs one confidence per early exit",
+                ),
+            )
         for before, point in pairwise(points):
-            if not point.skip_ratio > before.skip_ratio:
-                raise BundleError(f"operating point {point.name} does not skip more than {before.name}")
-            if _falls(before.setting.thresholds, point.setting.thresholds):
-                raise BundleError(f"a layer's threshold falls from operating point {before.name} to {point.name}")
-            if _falls(point.setting.exit_confidence, before.setting.exit_confidence):
-                raise BundleError(f"an exit's confidence rises from operating point {before.name} to {point.name}")
+            old, new = before.setting, point.setting
+            require(
+                BundleError,
+                (
+                    point.skip_ratio > before.skip_ratio,
+                    f"operating point {point.name} does not skip more than {before.name}",
+                ),
+                (
+                    not _falls(old.thresholds, new.thresholds),
+                    f"a layer's threshold falls from operating point {before.name} to {point.name}",
+                ),
+                (
+                    not _falls(new.exit_confidence, old.exit_confidence),
+                    f"an exit's confidence rises from operating point {before.name} to {point.name}",
+                ),
+            )
         self._check_exit_points()
-
-    def _check_lengths(self, point: OperatingPoint) -> None:
-        thresholds, exact = np.array(point.setting.thresholds), self.exact.setting
-        if len(thresholds) != len(exact.thresholds) or not np.isfinite(thresholds).all():
-            raise BundleError(f"operating point {point.name} needs one finite threshold per layer")
-        if len(point.setting.exit_confidence) != len(exact.exit_confidence):
-            raise BundleError(f"operating point {point.name} needs one confidence per early exit")
 
     def _check_exit_points(self) -> None:
         points = self.exit_points
@@ -146,14 +161,21 @@ class OperatingPointTable:
             raise BundleError("a table has exit points where the model has early exits, and none elsewhere")
         for before, point in pairwise((self.exact, *points)):
             confidences = point.setting.exit_confidence
-            if any(point.setting.thresholds) or len(set(confidences)) != 1:
-                raise BundleError(
-                    f"{point.name} has exact gates and one confidence for all exits, or it is no exit point"
-                )
-            if not confidences[0] < before.setting.exit_confidence[0]:
-                raise BundleError(f"{point.name} needs a lower exit confidence than {before.name}")
-            if point.skip_ratio < before.skip_ratio - ROUNDING:
-                raise BundleError(f"{point.name} skips less than {before.name}, though more images may leave early")
+            require(
+                BundleError,
+                (
+                    not any(point.setting.thresholds) and len(set(confidences)) == 1,
+                    f"{point.name} has exact gates and one confidence for all exits, or it is no exit point",
+                ),
+                (
+                    confidences[0] < before.setting.exit_confidence[0],
+                    f"{point.name} needs a lower exit confidence than {before.name}",
+                ),
+                (
+                    point.skip_ratio >= before.skip_ratio - ROUNDING,
+                    f"{point.name} skips less than {before.name}, though more images may leave early",
+                ),
+            )
         if points and points[-1].setting.exit_confidence[0] != LOWEST_CONFIDENCE:
             raise BundleError(f"the last exit point has the confidence {LOWEST_CONFIDENCE:g}")
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from lccl.decoding.pixels import rgb_over_white
 from lccl.errors import InputError
 from lccl.json_values import read_fields
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
-BACKGROUND = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,5 @@ class Preprocessing:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn any image into 8-bit RGB: upright by its EXIF tag, transparency over white, 16 bits scaled to 8."""
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    plain = image.mode == "RGB" and "transparency" not in image.info
+    return image if plain else Image.fromarray(rgb_over_white(image))

@@ -1,7 +1,5 @@
 """Where figures come from: the commit, the machine and the versions that every result file names."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """What a client asks for, resolved against a model's operating points."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class Child(Runner):
         """Start the process and wait until it is ready.
 
         Args:
-            build: called in the process; it is pickled.
+            build: called in the process, which gets a copy of it.
 
         Raises:
             AbsentError: it cannot be built, or gives other logits than the reference engine.
@@ -173,13 +172,10 @@ def start(
         LcclError: an own engine cannot be built or computes something else.
 
     """
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="lccl-bench-")))
-    file = folder / "workload.pickle"
-    file.write_bytes(pickle.dumps(workload))
 
-    def child(build: Callable[[Path, str, int, str], HostRunner], which: str, count: int) -> Child:
+    def child(build: Callable[[Workload, str, int, str], HostRunner], which: str, count: int) -> Child:
         try:
-            started = Child(partial(build, file, which, count, precision))
+            started = Child(partial(build, workload, which, count, precision))
         finally:
             advance()
         stack.callback(started.close)
@@ -205,8 +201,8 @@ def start(
     return contestants
 
 
-def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner:
-    """The native engine for the pickled workload in a file: ``LCCL``, or ``own dense`` for the plain twin.
+def build_own(workload: Workload, which: str, threads: int, precision: str) -> OwnRunner:
+    """The native engine for a workload: ``LCCL``, or ``own dense`` for the plain twin.
 
     Raises:
         LcclError: the engine is not built here, lacks the precision, or gives other logits than the reference engine.
@@ -215,7 +211,6 @@ def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner
     import torch
 
     torch.set_num_threads(1)  # the engine has threads of its own
-    workload: Workload = pickle.loads(file.read_bytes())
     settings = workload.settings if which == OWN else workload.dense_settings
     engine = compile_network(
         workload.network if which == OWN else workload.twin,
@@ -233,8 +228,8 @@ def build_own(file: Path, which: str, threads: int, precision: str) -> OwnRunner
     return runner
 
 
-def build_baseline(file: Path, which: str, threads: int, precision: str) -> HostRunner:
-    """A baseline by name for the pickled workload in a file.
+def build_baseline(workload: Workload, which: str, threads: int, precision: str) -> HostRunner:
+    """A baseline by name for a workload.
 
     Raises:
         LcclError: it is not to be had here, or gives other logits than the reference engine.
@@ -244,9 +239,9 @@ def build_baseline(file: Path, which: str, threads: int, precision: str) -> Host
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    workload: Workload = pickle.loads(file.read_bytes())
     batches = tuple(normalised(batch, workload.preprocessing) for batch in workload.batches)
-    classify = BASELINES[which](Job(workload.twin, batches, threads, precision, file.parent))
+    with TemporaryDirectory(prefix="lccl-bench-") as folder:  # of its model file, read once
+        classify = BASELINES[which](Job(workload.twin, batches, threads, precision, Path(folder)))
     runner = HostRunner(lambda _, index: classify(index), len(batches))
     runner.check(DENSE, workload.logits[DENSE], precision)
     return runner

@@ -3,8 +3,6 @@
 The hashes show damage, not origin: whoever can write the folder can write matching hashes too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lccl.bundle.training_record import TrainingRecord
-from lccl.errors import ArchitectureError, BundleError, LcclError
+from lccl.errors import ArchitectureError, BundleError, LcclError, require
 from lccl.networks import Architecture, ResNet, build
 from lccl.networks.lowering import network_shape
 from lccl.networks.sidenet import SideNetSpec
@@ -153,32 +151,34 @@ def _described(description: Mapping[str, Any]) -> Bundle:
         version=description["version"],
         digest=description["digest"],
     )
-    if set(description["files"]) != {WEIGHTS} or not isinstance(description["files"], dict):
-        raise BundleError(f"files must list exactly {WEIGHTS}")
-    _check_texts(bundle)
-    _check_self_test(bundle.self_test, architecture.classes)
-    if not all(isinstance(part, dict) for part in (bundle.splits, bundle.calibration)):
-        raise BundleError("splits and calibration are objects")
-    exact, exits = bundle.table.exact.setting, len(network.sidenets)
-    if len(exact.thresholds) != len(network.skip_convs):
-        raise BundleError(
-            f"it gives {len(exact.thresholds)} thresholds for {len(network.skip_convs)} gated convolutions"
-        )
-    if len(exact.exit_confidence) != exits:
-        raise BundleError(f"it gives {len(exact.exit_confidence)} exit confidences for {exits} SideNets")
-    return replace(bundle, labels=tuple(bundle.labels))
-
-
-def _check_texts(bundle: Bundle) -> None:
-    labels, classes = bundle.labels, bundle.architecture.classes
-    if not isinstance(labels, list) or not all(isinstance(text, str) for text in (*labels, bundle.version)):
-        raise BundleError("labels are a list of texts, and the version is a text")
-    if len(labels) != classes:
-        raise BundleError(f"it names {len(labels)} labels for {classes} classes")
+    labels, files, classes = description["labels"], description["files"], architecture.classes
+    texts = [*labels, bundle.version] if isinstance(labels, list) else [labels]
+    parts, exact = (bundle.splits, bundle.calibration), bundle.table.exact.setting
+    gated, exits = len(network.skip_convs), len(network.sidenets)
+    require(
+        BundleError,
+        (isinstance(files, dict) and set(files) == {WEIGHTS}, f"files must list exactly {WEIGHTS}"),
+        (
+            isinstance(labels, list) and all(isinstance(text, str) for text in texts),
+            "labels are a list of texts, and the version is a text",
+        ),
+        (len(texts) - 1 == classes, f"it names {len(texts) - 1} labels for {classes} classes"),
+        (all(isinstance(part, dict) for part in parts), "splits and calibration are objects"),
+        (
+            len(exact.thresholds) == gated,
+            f"it gives {len(exact.thresholds)} thresholds for {gated} gated convolutions",
+        ),
+        (
+            len(exact.exit_confidence) == exits,
+            f"it gives {len(exact.exit_confidence)} exit confidences for {exits} SideNets",
+        ),
+    )
     try:
-        "".join([*labels, bundle.version]).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise BundleError(f"it has labels or a version that are no text: {error}") from error
+    _check_self_test(bundle.self_test, classes)
+    return replace(bundle, labels=tuple(labels))
 
 
 def _check_self_test(self_test: Mapping[str, Any], classes: int) -> None:
@@ -206,10 +206,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{file} is not readable JSON") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{file} does not describe an LCCL bundle")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise BundleError(f"{file} has format version {description.get('format_version')!r}; this is {FORMAT_VERSION}")
-    if digest != description.get("digest"):
-        raise BundleError(f"{file} is damaged or was edited: its digest does not match")
+    found = description.get("format_version")
+    require(
+        BundleError,
+        (found == FORMAT_VERSION, f"{file} has format version {found!r}; this is {FORMAT_VERSION}"),
+        (digest == description.get("digest"), f"{file} is damaged or was edited: its digest does not match"),
+    )
     return description
 
 
@@ -239,14 +241,17 @@ def _fill(network: ResNet, tensors: dict[str, Tensor], file: Path) -> None:
         kind = "lacks" if strange[0] in wanted else "has an unknown tensor"
         raise BundleError(f"{file} does not fit its architecture: it {kind} {strange[0]}")
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise BundleError(f"{file}: {name} is {list(tensor.shape)}, not {list(wanted[name].shape)}")
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
-            raise BundleError(f"{file}: {name} must hold finite floating numbers")
-        if name.endswith("running_var") and (tensor < 0).any():
-            raise BundleError(f"{file}: {name} holds a negative variance")
-        if name.endswith("temperature") and tensor.float() <= 0:
-            raise BundleError(f"{file}: {name} must lie above 0")
+        shape, values, is_floating = wanted[name].shape, tensor.float(), tensor.is_floating_point()
+        require(
+            BundleError,
+            (tensor.shape == shape, f"{file}: {name} is {list(tensor.shape)}, not {list(shape)}"),
+            (is_floating and torch.isfinite(values).all(), f"{file}: {name} must hold finite floating numbers"),
+            (
+                not name.endswith("running_var") or (values >= 0).all(),
+                f"{file}: {name} holds a negative variance",
+            ),
+            (not name.endswith("temperature") or (values > 0).all(), f"{file}: {name} must lie above 0"),
+        )
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
 
 

@@ -1,7 +1,5 @@
 """The model card: a bundle described for people, written from the bundle alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,9 +8,11 @@ import numpy as np
 from lccl.bundle.format import Bundle
 from lccl.bundle.training_record import TrainingRecord, TwinRecord
 from lccl.networks import Architecture
+from lccl.operating_points import OperatingPoint
 from lccl.plan.geometry import NetworkShape
 
 CARD = "README.md"
+FIGURES = ("skip ratio", "gated / dense MACs", "accuracy %", "lost against exact, points", "at most")
 
 
 def write_card(bundle: Bundle, folder: Path) -> None:
@@ -57,16 +57,8 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         "weights nor chose the thresholds; accuracies also use exact's answers to the images that chose them. "
         "Intervals are 95 %; the bound is one-sided.\n"
     )
-    rows = []
-    for point in bundle.table.points:
-        interval = _range(100 * point.accuracy_interval.low, 100 * point.accuracy_interval.high)
-        drop = f"{point.drop:.2f} {_range(point.drop_interval.low, point.drop_interval.high)}"
-        macs = f"{point.gated_macs / shape.dense:.3f}"
-        accuracy = f"{100 * point.accuracy:.2f} {interval}"
-        rows.append([str(point.name), f"{point.skip_ratio:.3f}", macs, accuracy, drop, f"{point.drop_bound:.2f}"])
-    yield from _table(
-        ["point", "skip ratio", "gated / dense MACs", "accuracy %", "lost against exact, points", "at most"], *rows
-    )
+    points = bundle.table.points
+    yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape, spread=True)] for each in points))
     twin = bundle.training.plain_twin
     if twin is None:
         return
@@ -81,6 +73,18 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
             "only images that neither was trained on, the test images, show what to expect."
         )
     yield ""
+
+
+def _figures(point: OperatingPoint, shape: NetworkShape, *, spread: bool = False) -> list[str]:
+    """The columns ``FIGURES`` of a point; ``spread`` adds its accuracy's interval."""
+    sure, lost = point.accuracy_interval, point.drop_interval
+    return [
+        f"{point.skip_ratio:.3f}",
+        f"{point.gated_macs / shape.dense:.3f}",
+        f"{100 * point.accuracy:.2f}{f' {_range(100 * sure.low, 100 * sure.high)}' if spread else ''}",
+        f"{point.drop:.2f} {_range(lost.low, lost.high)}",
+        f"{point.drop_bound:.2f}",
+    ]
 
 
 def _range(low: float, high: float) -> str:
@@ -108,33 +112,16 @@ def _exits(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         rows.append([answer.name(number), *figures, *(f"{100 * risk:.1f}" for _, risk in answer.risk_coverage)])
     head = ["answer", "MACs spent / dense", "accuracy %", "calibration error %", "temperature", *covered]
     yield from _table(head, *rows)
-    yield from _exit_points(bundle, shape)
-    yield from _shares_by_exit(bundle, len(shape.exits))
-
-
-def _exit_points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     yield "With exact gates and the same confidence for every exit:\n"
-    rows = (
-        [
-            f"{point.setting.exit_confidence[0]:g}", f"{point.skip_ratio:.3f}",
-            f"{point.gated_macs / shape.dense:.3f}", f"{100 * point.accuracy:.2f}",
-            f"{point.drop:.2f} {_range(point.drop_interval.low, point.drop_interval.high)}", f"{point.drop_bound:.2f}",
-        ]
-        for point in bundle.table.exit_points
-    )  # fmt: skip
-    yield from _table(
-        ["exit confidence", "skip ratio", "gated / dense MACs", "accuracy %", "lost against exact, points", "at most"],
-        *rows,
-    )
-
-
-def _shares_by_exit(bundle: Bundle, exits: int) -> Iterator[str]:
+    exit_points = bundle.table.exit_points
+    stated = ([f"{each.setting.exit_confidence[0]:g}", *_figures(each, shape)] for each in exit_points)
+    yield from _table(["exit confidence", *FIGURES], *stated)
     shares = bundle.calibration.get("images_by_exit")
-    if not shares:
-        return
-    yield "Percent of the images that each exit answers:\n"
-    rows = ([point, *(f"{100 * share:.1f}" for share in shares[point])] for point in _few(list(shares), 9))
-    yield from _table(["point", *(f"exit {number}" for number in range(exits)), "the network's end"], *rows)
+    if shares:
+        yield "Percent of the images that each exit answers:\n"
+        named = (f"exit {number}" for number in range(len(shape.exits)))
+        answered = ([point, *(f"{100 * share:.1f}" for share in shares[point])] for point in _few(list(shares), 9))
+        yield from _table(["point", *named, "the network's end"], *answered)
 
 
 def _layers(bundle: Bundle) -> Iterator[str]:
@@ -161,7 +148,7 @@ def _training(record: TrainingRecord) -> Iterator[str]:
         yield (
             f"{more if earlier else f'{len(record.epochs)} epochs'} over {data.train:,} images, batch "
             f"{recipe.get('batch')}, {recipe.get('precision')}, seed {recipe.get('seed')}; {hours:.1f} hours on "
-            f"{machine.threads} thread{'' if machine.threads == 1 else 's'} of {machine.device}. "
+            f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'} of {machine['device']}. "
             "The figures are those of the last epoch. The whole record is in bundle.json."
         )
         if record.teacher and recipe.get("distill", 1):

@@ -1,7 +1,5 @@
 """A model's self-test: its answers to images drawn from a seed, which a server compares with its own before serving."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from lccl.json_values import field_names, read_fields
@@ -37,11 +37,9 @@ class RecordPart:
         return read_fields(cls, entries | {"more": more})
 
     def to_json(self) -> dict[str, Any]:
-        written = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if self._differs(each)}
-        return written | dict(self.more)
-
-    def _differs(self, each: Field[Any]) -> bool:
-        return each.name != "more" and getattr(self, each.name) != each.default
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "more"}
+        given = {each.name: each.default for each in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value != given[name]} | dict(self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +52,6 @@ class DataRecord(RecordPart):
     held_out_digest: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class MachineRecord(RecordPart):
-    """What a run ran on."""
-
-    python: str
-    torch: str
-    device: str
-    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +158,7 @@ class TrainingRecord(RecordPart):
 
     Attributes:
         architecture, recipe: as they were written then; fields added since are missing.
+        machine: ``python``, ``torch``, ``device`` and ``threads``.
         epochs: the figures of each epoch.
         began: fingerprints of the network that training began from and of the teacher.
         test: accuracy at exact.
@@ -179,7 +168,7 @@ class TrainingRecord(RecordPart):
     architecture: Mapping[str, Any] | None = None
     recipe: Mapping[str, Any] | None = None
     data: DataRecord | None = None
-    machine: MachineRecord | None = None
+    machine: Mapping[str, Any] | None = None
     epochs: tuple[Mapping[str, float], ...] = ()
     began: Mapping[str, str | None] | None = None
     test: AccuracyRecord | None = None

@@ -1,7 +1,5 @@
 """Calibration: choose a model's operating points on one held-out part, measure them on the other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count

@@ -1,7 +1,5 @@
 """Intervals for proportions and for differences of paired proportions."""
 
-from __future__ import annotations
-
 import math
 
 Z_TWO_SIDED = 1.959963984540054

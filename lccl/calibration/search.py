@@ -1,7 +1,5 @@
 """The threshold search: which threshold to raise next, or which exit's confidence to lower, by cost and work saved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -177,9 +175,8 @@ class _Greedy:
         if not np.isfinite(self._moves[cheapest].cost):
             return False
         self._make(cheapest)
-        for move in self._moves:
-            if any(abs(column - moved) <= 1 for column in move for moved in cheapest):
-                self._moves[move] = self._look(move)
+        near = [move for move in self._moves if any(abs(one - other) <= 1 for one in move for other in cheapest)]
+        self._moves |= {move: self._look(move) for move in near}
         return True
 
     def _cheapest(self) -> Columns:

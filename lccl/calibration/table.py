@@ -1,7 +1,5 @@
 """Measurements → operating points: the only builder of tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

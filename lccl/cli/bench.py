@@ -1,13 +1,11 @@
 """``lccl bench``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lccl.cli.terminal import Threads, console, one_sentence_errors, use_threads
+from lccl.cli.terminal import Threads, console, use_threads
 
 
 def bench(
@@ -36,20 +34,19 @@ def bench(
     from lccl.bench.workload import find_images, find_model, make_workload
     from lccl.engines.cpu.cores import usable_cores
 
-    with one_sentence_errors():
-        threads = threads or usable_cores()
-        options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
-        use_threads(threads)
-        source = find_model(model, form, gate)
-        with console.status("choosing images and thresholds"):
-            workload = make_workload(source, find_images(source, images, batch), batch, skip)
-        with showing(console) as stages:
-            figures = run(workload, options, stages)
-        for table in tables(figures):
-            console.print(table, "")
-        if out is not None:
-            words = [model, "--batch", batch, "--threads", threads, "--precision", precision, "--rounds", rounds]
-            words += [word for setting in workload.settings[1:] for word in ("--skip", setting.name)]
-            chosen = {"--images": images, "--gate": gate, "--form": form}
-            words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
-            console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), figures))
+    threads = threads or usable_cores()
+    options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
+    use_threads(threads)
+    source = find_model(model, form, gate)
+    with console.status("choosing images and thresholds"):
+        workload = make_workload(source, find_images(source, images, batch), batch, skip)
+    with showing(console) as stages:
+        figures = run(workload, options, stages)
+    for table in tables(figures):
+        console.print(table, "")
+    if out is not None:
+        words = [model, "--batch", batch, "--threads", threads, "--precision", precision, "--rounds", rounds]
+        words += [word for setting in workload.settings[1:] for word in ("--skip", setting.name)]
+        chosen = {"--images": images, "--gate": gate, "--form": form}
+        words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
+        console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), figures))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import lccl
 from lccl.cli.terminal import (
     BundleFolder,
     Data,
@@ -15,9 +16,8 @@ from lccl.cli.terminal import (
     console,
     counting,
     load_data,
-    new_table,
-    one_sentence_errors,
     print_points,
+    print_table,
     save_with_self_test,
     use_threads,
 )
@@ -40,22 +40,19 @@ def calibrate(
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points, and write its model card."""
-    from lccl.bundle.format import load
     from lccl.bundle.model_card import write_card
     from lccl.calibration.choice import calibrate as choose_points
-    from lccl.compiler import compile_network
     from lccl.data import hold_out
 
-    with one_sentence_errors():
-        use_threads(threads)
-        loaded = load(bundle)
-        dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
-        with console.status("calibrating") as status:
-            runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
-            calibrated = choose_points(loaded, runner, hold_out(dataset.train), status.update, search)
-        save_with_self_test(calibrated, bundle)
-        write_card(calibrated, bundle)
-        print_points(calibrated)
+    use_threads(threads)
+    loaded = lccl.load(bundle)
+    dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
+    with console.status("calibrating") as status:
+        runner = lccl.compile(loaded, precision="fp32", engine=engine, threads=threads)
+        calibrated = choose_points(loaded, runner, hold_out(dataset.train), status.update, search)
+    save_with_self_test(calibrated, bundle)
+    write_card(calibrated, bundle)
+    print_points(calibrated)
 
 
 def evaluate(
@@ -71,26 +68,22 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Compare what a bundle states with what it reaches, at every operating point or as the options ask."""
-    from lccl.bundle.format import load
-    from lccl.compiler import compile_network
     from lccl.measurement import measure
-    from lccl.request import QualityRequest, resolve
 
-    with one_sentence_errors():
-        use_threads(threads)
-        loaded = load(bundle)
-        split = _part(load_data(data, loaded.preprocessing).in_order_of(loaded.labels), part)
-        runner = compile_network(loaded, precision="fp32", engine=engine, threads=threads)
-        requests = [QualityRequest(sparsity=value) for value in sparsity or []]
-        requests += [QualityRequest(exit_confidence=value) for value in exit_confidence or []]
-        requests = requests or [QualityRequest(operating_point=point.name) for point in loaded.table.points]
-        points = [resolve(loaded.table, request).wanted for request in requests]
-        with counting("images", len(points) * len(split)) as advance:
-            rows = [_row(point, measure(runner, split, point.setting, advance), runner.shape) for point in points]
-        _print_rows(rows)
-        if out is not None:
-            figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": runner.shape.dense}
-            out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    use_threads(threads)
+    loaded = lccl.load(bundle)
+    split = _part(load_data(data, loaded.preprocessing).in_order_of(loaded.labels), part)
+    runner = lccl.compile(loaded, precision="fp32", engine=engine, threads=threads)
+    requests = [lccl.QualityRequest(sparsity=value) for value in sparsity or []]
+    requests += [lccl.QualityRequest(exit_confidence=value) for value in exit_confidence or []]
+    requests = requests or [lccl.QualityRequest(operating_point=point.name) for point in loaded.table.points]
+    points = [lccl.resolve(loaded.table, request).wanted for request in requests]
+    with counting("images", len(points) * len(split)) as advance:
+        rows = [_row(point, measure(runner, split, point.setting, advance), runner.shape) for point in points]
+    _print_rows(rows)
+    if out is not None:
+        figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": runner.shape.dense}
+        out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def _part(dataset: Dataset, part: str) -> Split:
@@ -116,12 +109,14 @@ def _row(point: OperatingPoint, reached: Measurement, shape: NetworkShape) -> di
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    table = new_table("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs")
-    for row in rows:
-        low, high = row["accuracy_interval"]
-        table.add_row(
-            row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
-            f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}", f"{low:.4f} – {high:.4f}",
-            f"{row['gated_macs'] / 1e6:.2f} M",
-        )  # fmt: skip
-    console.print(table)
+    print_table(
+        ("point", "skip stated", "reached", "accuracy stated", "reached", "95 %", "gated MACs"),
+        (
+            (
+                row["point"] or "between", f"{row['skip_stated']:.3f}", f"{row['skip_reached']:.3f}",
+                f"{row['accuracy_stated']:.4f}", f"{row['accuracy_reached']:.4f}",
+                " – ".join(f"{bound:.4f}" for bound in row["accuracy_interval"]), f"{row['gated_macs'] / 1e6:.2f} M",
+            )
+            for row in rows
+        ),
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
+import lccl
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
-    from lccl.bundle.format import Bundle
     from lccl.data import Dataset
 
 console = Console()
@@ -50,7 +50,7 @@ def one_sentence_errors() -> Iterator[None]:
     try:
         yield
     except LcclError as error:
-        console.print(f"[red]error[/red] {escape(str(error))}", highlight=False)
+        console.print(f"[red]error[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -80,30 +80,31 @@ def training_progress() -> Iterator[Any]:
         yield report
 
 
-def save_with_self_test(bundle: Bundle, folder: Path) -> None:
+def save_with_self_test(bundle: lccl.Bundle, folder: Path) -> None:
     """Save a bundle with the reference engine's answers as its self-test."""
-    from lccl.bundle.format import save
     from lccl.bundle.self_test import record
-    from lccl.compiler import compile_network
 
-    engine = compile_network(bundle, "cpu", engine="reference")
-    save(replace(bundle, self_test=record(bundle, engine)), folder)
+    engine = lccl.compile(bundle, "cpu", engine="reference")
+    lccl.save(replace(bundle, self_test=record(bundle, engine)), folder)
 
 
-def new_table(*columns: str) -> Table:
+def print_table(columns: tuple[str, ...], rows: Iterable[tuple[str | None, ...]]) -> None:
     """A table of figures."""
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def print_points(bundle: Bundle) -> None:
-    """A bundle's operating points."""
-    table = new_table("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs")
-    for point in bundle.table.points:
-        table.add_row(
-            point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
-            f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
-        )  # fmt: skip
+    table = Table(*(Column(name, justify="right") for name in columns), box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def print_points(bundle: lccl.Bundle) -> None:
+    """A bundle's operating points."""
+    print_table(
+        ("point", "skip ratio", "accuracy", "drop (points)", "drop at most", "gated MACs"),
+        (
+            (
+                point.name, f"{point.skip_ratio:.3f}", f"{point.accuracy:.4f}", f"{point.drop:.2f}",
+                f"{point.drop_bound:.2f}", f"{point.gated_macs / 1e6:.2f} M",
+            )
+            for point in bundle.table.points
+        ),
+    )  # fmt: skip

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lccl.cli.terminal import console, one_sentence_errors
+import lccl
+from lccl.cli.terminal import console
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
@@ -33,34 +34,32 @@ def tune(
     from lccl.compiler import choose_device
     from lccl.provenance import commit
 
-    with one_sentence_errors():
-        place = choose_device(device)
-        if place.type != "cuda":
-            raise LcclError("tiles are tuned on a GPU: give --device cuda")
-        try:
-            from lccl.engines.cuda import devices, tiles
-            from lccl.engines.cuda.engine import PRECISIONS
-            from lccl.engines.cuda.tune import tune as find
-        except ImportError as error:
-            raise LcclError(f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch") from error
-        if precision not in PRECISIONS:
-            raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
-        name = torch.cuda.get_device_name(place)
-        path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
-        provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
-        tuned: dict[tiles.Shape, tiles.Tile] = {}
-        for network in networks or USUAL:
-            with torch.inference_mode(), torch.cuda.device(place):
-                for shape, tile in find(_lowered(network), batch, place, PRECISIONS[precision], known=tuned):
-                    tuned[shape] = tile
-                    tiles.write(path, name, tuned, provenance)  # each time: tuning takes minutes, and may be stopped
-                    console.print(f"{shape}  {tile}", highlight=False)
-        console.print(path)
+    place = choose_device(device)
+    if place.type != "cuda":
+        raise LcclError("tiles are tuned on a GPU: give --device cuda")
+    try:
+        from lccl.engines.cuda import devices, tiles
+        from lccl.engines.cuda.engine import PRECISIONS
+        from lccl.engines.cuda.tune import tune as find
+    except ImportError as error:
+        raise LcclError(f"the cuda engine cannot be loaded ({error}): install a CUDA build of torch") from error
+    if precision not in PRECISIONS:
+        raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
+    name = torch.cuda.get_device_name(place)
+    path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
+    provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
+    tuned: dict[tiles.Shape, tiles.Tile] = {}
+    for network in networks or USUAL:
+        with torch.inference_mode(), torch.cuda.device(place):
+            for shape, tile in find(_lowered(network), batch, place, PRECISIONS[precision], known=tuned):
+                tuned[shape] = tile
+                tiles.write(path, name, tuned, provenance)  # each time: tuning takes minutes, and may be stopped
+                console.print(f"{shape}  {tile}", highlight=False)
+    console.print(path)
 
 
 def _lowered(network: str) -> Plan:
     """The plan of a bundle, or of a network by name with fresh weights."""
-    from lccl.bundle import format as bundles
     from lccl.networks import NETWORKS, Architecture, build
     from lccl.networks.lowering import lower
     from lccl.preprocessing import Preprocessing
@@ -69,5 +68,5 @@ def _lowered(network: str) -> Plan:
         fresh = build(Architecture(network)).eval()
         size = fresh.image_size
         return lower(fresh, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    bundle = bundles.load(Path(network))
+    bundle = lccl.load(Path(network))
     return lower(bundle.network, bundle.preprocessing)

@@ -4,8 +4,6 @@ So no decoder parses EXIF, XMP, colour profiles or text, and none of them can fa
 orientation is read, by one rule for all formats: EXIF's tag 0x0112, nothing else.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ JPEGs in their usual colours are decoded by simplejpeg where it is installed, al
 library for JPEGs and give the same pixels.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from importlib.util import find_spec
@@ -55,7 +53,7 @@ def decode_rgb(content: bytes, max_pixels: int) -> Pixels:
 
 def image_to_rgb(image: Image.Image) -> Pixels:
     """The same for an image that Pillow has opened: uint8 [height, width, 3]."""
-    return upright(_to_rgb(image), exif_orientation(image.info.get("exif") or b""))
+    return upright(rgb_over_white(image), exif_orientation(image.info.get("exif") or b""))
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -94,7 +92,7 @@ def _with_pillow(container: Container, max_pixels: int) -> tuple[Pixels, int]:
                 orientation = container.orientation
                 if container.kind == "AVIF":
                     orientation = exif_orientation(image.info.get("exif") or b"")
-                return _to_rgb(image, container), orientation
+                return rgb_over_white(image, container), orientation
         except Image.DecompressionBombError as error:
             raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels:,} are taken") from error
         except (ImageError, MemoryError):
@@ -114,7 +112,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise DamagedImageError("the image has no pixels")
 
 
-def _to_rgb(image: Image.Image, container: Container | None = None) -> Pixels:
+def rgb_over_white(image: Image.Image, container: Container | None = None) -> Pixels:
     """8-bit RGB: transparency over white, 16 bits by their upper 8."""
     if container is not None and container.transparent:
         return _with_transparent_colour(image, container)

@@ -1,13 +1,11 @@
 """The contract that every engine keeps, and the checks that all of them share."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.errors import InputError
+from lccl.errors import InputError, require
 from lccl.plan.geometry import NetworkShape
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
@@ -59,28 +57,28 @@ def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
         InputError: a shape, type or value is off.
 
     """
-    image = plan.image
-    count = len(images)
-    if images.shape[1:] != (image.height, image.width, image.channels) or not count:
-        raise InputError(f"images must be [N, {image.height}, {image.width}, {image.channels}], not {images.shape}")
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise InputError(f"images must be uint8 or floating, not {images.dtype}")
-        if not np.isfinite(images).all():
-            raise InputError("normalised images must be finite")
-    if options.thresholds.shape != (count, len(plan.layers)):
-        raise InputError(
-            f"options.thresholds must be {[count, len(plan.layers)]}, not {list(options.thresholds.shape)}"
-        )
-    if options.exit_confidence.shape not in ((count, 0), (count, plan.exits)):
-        wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
-        raise InputError(f"options.exit_confidence must be {wanted}, not {list(options.exit_confidence.shape)}")
-    if np.isnan(options.exit_confidence).any():
-        raise InputError("options.exit_confidence must not be NaN")
-    if np.isnan(options.thresholds).any():
-        raise InputError("options.thresholds must not be NaN")
-    if options.forced_masks is not None and len(options.forced_masks) != len(plan.layers):
-        raise InputError(f"options.forced_masks needs {len(plan.layers)} masks, not {len(options.forced_masks)}")
+    image, count, layers = plan.image, len(images), len(plan.layers)
+    size, exits = (image.height, image.width, image.channels), options.exit_confidence
+    forced = layers if options.forced_masks is None else len(options.forced_masks)
+    wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
+    pixels, floating = images.dtype == np.uint8, np.issubdtype(images.dtype, np.floating)
+    require(
+        InputError,
+        (count and images.shape[1:] == size, f"images must be [N, {', '.join(map(str, size))}], not {images.shape}"),
+        (pixels or floating, f"images must be uint8 or floating, not {images.dtype}"),
+        (pixels or not floating or np.isfinite(images).all(), "normalised images must be finite"),
+        (
+            options.thresholds.shape == (count, layers),
+            f"options.thresholds must be {[count, layers]}, not {list(options.thresholds.shape)}",
+        ),
+        (
+            exits.shape in ((count, 0), (count, plan.exits)),
+            f"options.exit_confidence must be {wanted}, not {list(exits.shape)}",
+        ),
+        (not np.isnan(exits).any(), "options.exit_confidence must not be NaN"),
+        (not np.isnan(options.thresholds).any(), "options.thresholds must not be NaN"),
+        (forced == layers, f"options.forced_masks needs {layers} masks, not {forced}"),
+    )
 
 
 def exit_confidence(plan: Plan, options: RunOptions) -> NDArray[np.float32]:

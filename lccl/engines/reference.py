@@ -1,10 +1,6 @@
 """The reference engine: interprets a plan in plain PyTorch, dense then masked. Other engines are compared with it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,22 +97,28 @@ class ReferenceEngine:
 
     def step(self, step: steps.Step, state: State) -> None:
         """Run one step on the images still active, from the buffers in ``state`` to new ones there."""
-        kinds: dict[type, Callable[[Any, State], None]] = {
-            steps.Normalise: self._normalise,
-            steps.Convolve: self._convolve,
-            steps.MaxPool: self._max_pool,
-            steps.AveragePool: self._average_pool,
-            steps.Exit: self._exit,
-            steps.Classify: self._classify,
-        }
-        kinds[type(step)](step, state)
-
-    def _normalise(self, step: steps.Normalise, state: State) -> None:
-        pixels = state.values[""]
-        if pixels.dtype == torch.uint8:
-            mean, std = self._get(step.mean), self._get(step.std)
-            pixels = (pixels.to(self._dtype) / 255 - mean[:, None, None]) / std[:, None, None]
-        state.values[step.raw] = pixels.to(self._dtype)
+        values = state.values
+        match step:
+            case steps.Normalise():
+                pixels = values[""]
+                if pixels.dtype == torch.uint8:
+                    mean, std = self._get(step.mean), self._get(step.std)
+                    pixels = (pixels.to(self._dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+                values[step.raw] = pixels.to(self._dtype)
+            case steps.Convolve():
+                self._convolve(step, state)
+            case steps.MaxPool():
+                values[step.raw] = F.max_pool2d(values[step.input], step.kernel, step.stride, step.kernel // 2)
+            case steps.AveragePool():
+                values[step.raw] = F.adaptive_avg_pool2d(values[step.input], step.grid)
+            case steps.Exit():
+                hidden = torch.relu(self._linear(values[step.input], step.hidden_weight, step.hidden_bias))
+                logits = self._linear(hidden, step.weight, step.bias)
+                confident = torch.softmax(logits, dim=1).amax(dim=1) > state.confidence[:, step.exit]
+                state.leave(confident, logits, step.exit)
+            case steps.Classify():
+                state.logits[state.active] = self._linear(values[step.input], step.weight, step.bias)
+                state.ended = True
 
     def _convolve(self, step: steps.Convolve, state: State) -> None:
         x = state.values[step.input]
@@ -157,39 +159,19 @@ class ReferenceEngine:
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
         maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride)))
-        if state.options.forced_masks is None:
-            keep = maps > state.thresholds[:, gate.layer, None, None, None]
-        else:
-            keep = self._forced(state.options.forced_masks[gate.layer], maps, state)
+        keep = maps > state.thresholds[:, gate.layer, None, None, None]
+        if state.options.forced_masks is not None:
+            keep = torch.from_numpy(state.options.forced_masks[gate.layer]).to(self._device)[state.active].bool()
+            if keep.shape != maps.shape:
+                raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(keep.shape)}")
         state.gates[gate.layer], state.masks[gate.layer] = state.of_batch(maps), state.of_batch(keep)
         share = value.shape[1] // maps.shape[1]
         if maps.shape[1] > 1:
             maps, keep = maps.repeat_interleave(share, 1), keep.repeat_interleave(share, 1)
         return torch.where(keep, value * maps, torch.zeros_like(value))
 
-    def _forced(self, mask: np.ndarray[Any, np.dtype[np.uint8]], maps: Tensor, state: State) -> Tensor:
-        forced = torch.from_numpy(mask).to(self._device)[state.active]
-        if forced.shape != maps.shape:
-            raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(forced.shape)}")
-        return forced.bool()
-
-    def _max_pool(self, step: steps.MaxPool, state: State) -> None:
-        state.values[step.raw] = F.max_pool2d(state.values[step.input], step.kernel, step.stride, step.kernel // 2)
-
-    def _average_pool(self, step: steps.AveragePool, state: State) -> None:
-        state.values[step.raw] = F.adaptive_avg_pool2d(state.values[step.input], step.grid)
-
-    def _exit(self, step: steps.Exit, state: State) -> None:
-        features, weight = state.values[step.input].flatten(1), self._get(step.hidden_weight).flatten(1)
-        hidden = torch.relu(F.linear(features, weight, self._get(step.hidden_bias)))
-        logits = F.linear(hidden, self._get(step.weight), self._get(step.bias))
-        confident = torch.softmax(logits, dim=1).amax(dim=1) > state.confidence[:, step.exit]
-        state.leave(confident, logits, step.exit)
-
-    def _classify(self, step: steps.Classify, state: State) -> None:
-        features = state.values[step.input][:, :, 0, 0]
-        state.logits[state.active] = F.linear(features, self._get(step.weight), self._get(step.bias))
-        state.ended = True
+    def _linear(self, x: Tensor, weight: steps.Array, bias: steps.Array) -> Tensor:
+        return F.linear(x.flatten(1), self._get(weight).flatten(1), self._get(bias))
 
     def _conv(self, x: Tensor, weight: steps.Array, stride: int) -> Tensor:
         return F.conv2d(x, self._get(weight), stride=stride, padding=weight.shape[2] // 2)

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, cast
 
-from lccl.errors import ArchitectureError
+from lccl.errors import ArchitectureError, require
 from lccl.json_values import read_fields
-from lccl.networks.cifar import cifar_bottleneck_resnet, cifar_resnet
 from lccl.networks.gates import GateSpec
-from lccl.networks.imagenet import imagenet_resnet
-from lccl.networks.resnet import Form, NetworkOutput, ResNet
+from lccl.networks.resnet import Form, Layout, NetworkOutput, ResNet
 from lccl.networks.split_conv import convert, read_split
-from lccl.networks.wide import wide_resnet
 
 __all__ = ["FORMS", "NETWORKS", "PLACEMENTS", "Architecture", "NetworkOutput", "ResNet", "build"]
 
-NETWORKS: dict[str, Callable[..., ResNet]] = {
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
-    "resnet164": partial(cifar_bottleneck_resnet, 164),
-    "wrn-16-4": partial(wide_resnet, 16, 4),
-    "wrn-22-8": partial(wide_resnet, 22, 8),
-    "wrn-28-2": partial(wide_resnet, 28, 2),
-    "wrn-28-10": partial(wide_resnet, 28, 10),
-    "wrn-40-1": partial(wide_resnet, 40, 1),
-    "wrn-40-2": partial(wide_resnet, 40, 2),
-    "wrn-40-4": partial(wide_resnet, 40, 4),
-    "wrn-52-1": partial(wide_resnet, 52, 1),
-    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in (18, 34, 50)},
+# Sources: He et al. 2016, "Deep Residual Learning", section 4.2 (CIFAR, depth 6n + 2) and table 1 (ImageNet); He et al.
+# 2016, "Identity Mappings" and its authors' code (resnet164, depth 9n + 2); Zagoruyko and Komodakis 2016, "Wide
+# Residual Networks", table 1, without dropout, and its authors' code (wrn-depth-factor, depth 6n + 4).
+NETWORKS: dict[str, Layout] = {
+    **{f"resnet{6 * n + 2}": Layout((n,) * 3, 16, ("post", "pre"), projection=False) for n in (3, 5, 7, 9, 18)},
+    "resnet164": Layout((18,) * 3, 16, ("pre",), bottleneck=True),
+    **{
+        f"wrn-{6 * n + 4}-{factor}": Layout((n,) * 3, 16 * factor, ("pre",))
+        for n, factor in ((2, 4), (3, 8), (4, 2), (4, 10), (6, 1), (6, 2), (6, 4), (8, 1))
+    },
+    "resnet18": Layout((2, 2, 2, 2), 64, ("post",), large=True),
+    "resnet34": Layout((3, 4, 6, 3), 64, ("post",), large=True),
+    "resnet50": Layout((3, 4, 6, 3), 64, ("post",), large=True, bottleneck=True),
 }
 # Block forms of each network, its default first.
-FORMS: dict[str, tuple[Form, ...]] = {
-    name: ("pre",) if name == "resnet164" or name.startswith("wrn-")
-    else ("post",) if name in ("resnet18", "resnet34", "resnet50")
-    else ("post", "pre")
-    for name in NETWORKS
-}  # fmt: skip
+FORMS = {name: layout.forms for name, layout in NETWORKS.items()}
 # Whether the gates of a pre-activation block's first and second gated convolution read before BN + ReLU.
 PLACEMENTS = {
     "aft-aft": (False, False),
@@ -78,26 +69,35 @@ class Architecture:
             raise ArchitectureError(f"unknown network {self.name!r}: use one of {', '.join(NETWORKS)}")
         if self.form == "auto":
             object.__setattr__(self, "form", FORMS[self.name][0])
-        if self.form not in ("post", "pre"):
-            raise ArchitectureError(f"unknown block form {self.form!r}: use post, pre or auto")
-        if self.form not in FORMS[self.name]:
-            only = FORMS[self.name][0]
-            raise ArchitectureError(f"{self.name} has the {only}-activation form only: use form {only} or auto")
-        if not isinstance(self.classes, int) or not 1 < self.classes <= 100_000:
-            raise ArchitectureError(f"a network needs 2 to 100,000 classes, not {self.classes!r}")
+        only, gated = FORMS[self.name][0], self.gate != "none"
+        require(
+            ArchitectureError,
+            (self.form in ("post", "pre"), f"unknown block form {self.form!r}: use post, pre or auto"),
+            (
+                self.form in FORMS[self.name],
+                f"{self.name} has the {only}-activation form only: use form {only} or auto",
+            ),
+            (
+                isinstance(self.classes, int) and 1 < self.classes <= 100_000,
+                f"a network needs 2 to 100,000 classes, not {self.classes!r}",
+            ),
+            (
+                self.placement in PLACEMENTS,
+                f"unknown placement {self.placement!r}: use one of {', '.join(PLACEMENTS)}",
+            ),
+            (
+                gated or (self.placement == "aft-aft" and self.gate_norm),
+                "a network without gates has neither a placement nor a normalisation of them",
+            ),
+            (
+                self.form == "pre" or self.placement == "aft-aft",
+                f"placement {self.placement} needs the pre-activation form: use form pre",
+            ),
+        )
         if self.split != "none":
             object.__setattr__(self, "split", str(read_split(self.split)))
-        self._check_gates()
-
-    def _check_gates(self) -> None:
-        if self.placement not in PLACEMENTS:
-            raise ArchitectureError(f"unknown placement {self.placement!r}: use one of {', '.join(PLACEMENTS)}")
-        if self.gate != "none":
+        if gated:
             GateSpec.parse(self.gate)
-        elif self.placement != "aft-aft" or not self.gate_norm:
-            raise ArchitectureError("a network without gates has neither a placement nor a normalisation of them")
-        if self.form == "post" and self.placement != "aft-aft":
-            raise ArchitectureError(f"placement {self.placement} needs the pre-activation form: use form pre")
 
     @property
     def plain_twin(self) -> Architecture:
@@ -119,8 +119,8 @@ class Architecture:
             architecture = read_fields(cls, value)
         except TypeError as error:
             raise ArchitectureError(f"an architecture is not readable: {error}") from error
-        if not isinstance(value, dict) or value.get("form", "auto") == "auto":
-            raise ArchitectureError("an architecture names its form: use post or pre")
+        if not isinstance(value, dict) or value.get("form", "auto") == "auto" or "gate" not in value:
+            raise ArchitectureError("an architecture names its gate and its form: use post or pre")
         return architecture
 
 
@@ -130,7 +130,8 @@ def build(architecture: Architecture) -> ResNet:
     if architecture.gate != "none":
         placement = PLACEMENTS[architecture.placement]
         gate = replace(GateSpec.parse(architecture.gate), norm=architecture.gate_norm, before=placement)
-    network = NETWORKS[architecture.name](form=cast(Form, architecture.form), gate=gate, classes=architecture.classes)
+    layout, form = NETWORKS[architecture.name], cast(Form, architecture.form)
+    network = ResNet(layout, form=form, gate=gate, classes=architecture.classes)
     if architecture.split != "none":
         convert(network, read_split(architecture.split))
     return network

@@ -57,11 +57,6 @@ class GateSpec:
                 return cls("grouped", int(groups), one_by_one=True)
         raise ArchitectureError(f"unknown gate {text[:40]!r}: use shared, pointwise, grouped:G or grouped:G:1x1")
 
-    def __str__(self) -> str:
-        if self.kind != "grouped":
-            return self.kind
-        return f"grouped:{self.groups}" + (":1x1" if self.one_by_one else "")
-
     def kernel_for(self, kernel: int) -> int:
         """Kernel size of the gate of a convolution with a ``kernel`` × ``kernel`` window."""
         return 1 if self.one_by_one else kernel

@@ -1,7 +1,5 @@
 """Images → a network's input in PyTorch, for training and calibration; engines normalise by their plan."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Network → plan: the only lowering."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,9 +46,9 @@ def lower(network: ResNet, preprocessing: Preprocessing) -> Plan:
     Normalisation uses the running statistics. Arrays keep the network's floating type.
     """
     builder = _Builder()
-    dtype = network.classifier.weight.dtype
+    mean, std = torch.tensor(preprocessing.statistics, dtype=network.classifier.weight.dtype)
     image = builder.buffer("image", 3, preprocessing.size, preprocessing.size)
-    builder.steps.append(Normalise(_values(preprocessing.mean, dtype), _values(preprocessing.std, dtype), image))
+    builder.steps.append(Normalise(_array(mean), _array(std), image))
     if network.form == "post":
         x = _post_activation(builder, network, image)
     else:
@@ -143,17 +141,19 @@ class _Builder:
 
 def _post_activation(builder: _Builder, network: ResNet, image: str) -> str:
     builder.convolve("stem", image, network.stem_conv, network.stem_norm, relu=True, raw="stem")
-    x = _stem_pool(builder, network, "stem")
+    x = "stem"
+    if network.large:
+        before = builder.buffers["stem"]
+        x = builder.buffer("stem.pool", before.channels, -(-before.height // 2), -(-before.width // 2))
+        builder.steps.append(MaxPool("stem", 3, 2, x))
     for index, block in enumerate(network.blocks):
         assert isinstance(block, PostActivationBlock)
         residual = builder.shortcut(f"blocks.{index}", x, block.shortcut)
         last = list(block.convs)[-1]
         for name, conv in block.convs.items():
             step = f"blocks.{index}.{name}"
-            if name == last:
-                builder.skip_conv(step, x, conv, residual=residual, activated=Activated(step))
-            else:
-                builder.skip_conv(step, x, conv, raw=step)
+            ends = {"residual": residual, "activated": Activated(step)} if name == last else {"raw": step}
+            builder.skip_conv(step, x, conv, **ends)
             x = step
         builder.exit(network, index, x)
     return x
@@ -193,15 +193,6 @@ def _pre_activation(builder: _Builder, network: ResNet, image: str) -> str:
     return f"{x}.a"
 
 
-def _stem_pool(builder: _Builder, network: ResNet, source: str) -> str:
-    if not network.stem.pool:
-        return source
-    before = builder.buffers[source]
-    pooled = builder.buffer("stem.pool", before.channels, -(-before.height // 2), -(-before.width // 2))
-    builder.steps.append(MaxPool(source, 3, 2, pooled))
-    return pooled
-
-
 def _split(conv: SplitConv) -> Split:
     pointwise, rest = _array(conv.pointwise.weight), _array(conv.rest.weight)
     return Split(pointwise, _affine(conv.window_norm), rest, _affine(conv.rest_norm))
@@ -234,7 +225,3 @@ def _array(tensor: Tensor) -> Array:
     if tensor.is_meta:
         return np.broadcast_to(np.float32(0), tensor.shape)
     return tensor.detach().cpu().contiguous().numpy().copy()
-
-
-def _values(values: tuple[float, float, float], dtype: torch.dtype) -> Array:
-    return _array(torch.tensor(values, dtype=dtype))

@@ -1,7 +1,5 @@
 """Residual networks of basic blocks or bottlenecks with SkipConvs, in both block forms of the LCCL paper."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,6 +13,8 @@ from lccl.networks.sidenet import SideNets, SideNetSpec, sidenets_for
 from lccl.networks.skip_conv import Activation, SkipConv
 
 Form = Literal["post", "pre"]
+# Activations of a block's last convolution, and of those before it first.
+_ACTIVATIONS: dict[Form, tuple[Activation, Activation]] = {"post": ("norm_relu", "norm"), "pre": ("bare", "bare")}
 
 
 class NetworkOutput(NamedTuple):
@@ -25,28 +25,27 @@ class NetworkOutput(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Stem:
-    """The first, never gated convolution: a ``kernel`` × ``kernel`` window, then perhaps a 3×3 max-pool of stride 2."""
+class Layout:
+    """What sets one network apart from the others.
 
-    channels: int
-    kernel: int
-    stride: int
-    pool: bool
+    Attributes:
+        depths: residual blocks of each stage.
+        width: channels of the first stage's 3×3 convolutions; each stage has twice those of the stage before.
+        forms: the block forms that it is known in, its default first.
+        projection: whether a shortcut is a 1×1 convolution where the shape changes, else type A.
+        bottleneck: whether a block has 1×1, 3×3 and 1×1 convolutions and gives out four times its width; else 3×3
+            and 3×3.
+        large: made for 224 × 224 images, with a stem of 64 channels, a 7×7 convolution of stride 2 and a max-pool;
+            else for 32 × 32 images, with a stem of 16 channels and a 3×3 convolution. The stem is never gated.
 
+    """
 
-@dataclass(frozen=True, slots=True)
-class BlockShape:
-    """A block from ``in_channels`` to ``out_channels``: two 3×3 convolutions, or 1×1, 3×3 and 1×1 (a bottleneck)."""
-
-    in_channels: int
+    depths: tuple[int, ...]
     width: int
-    stride: int
-    bottleneck: bool
-
-    @property
-    def out_channels(self) -> int:
-        """What the last convolution gives out."""
-        return 4 * self.width if self.bottleneck else self.width
+    forms: tuple[Form, ...]
+    projection: bool = True
+    bottleneck: bool = False
+    large: bool = False
 
 
 class IdentityShortcut(nn.Module):
@@ -77,14 +76,27 @@ class ProjectionShortcut(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions ``conv1``, ``conv2``, … and a shortcut around them."""
+    """Convolutions ``conv1``, ``conv2``, …, each after a normalisation where there are any, and a shortcut."""
 
-    shortcut: IdentityShortcut | ProjectionShortcut
+    def __init__(
+        self, convs: Sequence[SkipConv], shortcut: IdentityShortcut | ProjectionShortcut, *, norms: bool = False
+    ) -> None:
+        super().__init__()
+        for number, conv in enumerate(convs, 1):
+            if norms:
+                self.add_module(f"norm{number}", nn.BatchNorm2d(conv.conv.in_channels))
+            self.add_module(f"conv{number}", conv)
+        self.shortcut = shortcut
 
     @property
     def convs(self) -> dict[str, SkipConv]:
         """The convolutions by name, in their order."""
         return {name: module for name, module in self.named_children() if isinstance(module, SkipConv)}
+
+    @property
+    def out_channels(self) -> int:
+        """What the last convolution gives out."""
+        return list(self.convs.values())[-1].conv.out_channels
 
     @property
     def projects(self) -> bool:
@@ -97,12 +109,6 @@ class PostActivationBlock(Block):
 
     A bottleneck has a third convolution, and h twice. Where a convolution has no gate, g is 1.
     """
-
-    def __init__(self, convs: Sequence[SkipConv], shortcut: IdentityShortcut | ProjectionShortcut) -> None:
-        super().__init__()
-        for number, conv in enumerate(convs, 1):
-            self.add_module(f"conv{number}", conv)
-        self.shortcut = shortcut
 
     def forward(self, x: Tensor, thresholds: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the output and the gates' values; ``thresholds`` start with this block's columns, or are empty."""
@@ -135,11 +141,7 @@ class PreActivationBlock(Block):
         shortcut: IdentityShortcut | ProjectionShortcut,
         before: Sequence[bool],
     ) -> None:
-        super().__init__()
-        for number, conv in enumerate(convs, 1):
-            self.add_module(f"norm{number}", nn.BatchNorm2d(conv.conv.in_channels))
-            self.add_module(f"conv{number}", conv)
-        self.shortcut = shortcut
+        super().__init__(convs, shortcut, norms=True)
         words = iter(before)
         self.before = tuple(conv.gate is not None and next(words) for conv in convs)
 
@@ -161,45 +163,34 @@ class PreActivationBlock(Block):
         return y + shortcut, gates
 
 
-def _block(shape: BlockShape, form: Form, gate: GateSpec | None, *, projection: bool) -> Block:
-    post, out = form == "post", shape.out_channels
+def _block(
+    layout: Layout, form: Form, gate: GateSpec | None, in_channels: int, width: int, stride: int
+) -> PostActivationBlock | PreActivationBlock:
+    """A block whose 3×3 convolutions have ``width`` channels.
+
+    Bottlenecks: in the post-activation form stride and gate are on the 3×3; in the pre-activation form the stride is on
+    the first 1×1, gates on both others. A pointwise gate on a 1×1 convolution would cost as much as the convolution, so
+    there is none. Sources: torchvision's ResNet-50 v1.5; He et al. 2016, "Identity Mappings", ResNet-164, gated as in
+    the LCCL paper.
+    """
+    post, out = form == "post", 4 * width if layout.bottleneck else width
+    first, last = _ACTIVATIONS[form]
     shortcut: IdentityShortcut | ProjectionShortcut
-    if projection and (shape.stride > 1 or shape.in_channels != out):
-        shortcut = ProjectionShortcut(shape.in_channels, out, shape.stride, norm=post)
+    if layout.projection and (stride > 1 or in_channels != out):
+        shortcut = ProjectionShortcut(in_channels, out, stride, norm=post)
     else:
-        shortcut = IdentityShortcut(shape.in_channels, out, shape.stride)
-    convs = _bottleneck(shape, form, gate) if shape.bottleneck else _basic(shape, form, gate)
+        shortcut = IdentityShortcut(in_channels, out, stride)
+    if layout.bottleneck:
+        convs = [
+            SkipConv(in_channels, width, 1, 1 if post else stride, first, None),
+            SkipConv(width, width, 3, stride if post else 1, first, gate),
+            SkipConv(width, out, 1, 1, last, None if post or gate is None or gate.kind == "pointwise" else gate),
+        ]
+    else:
+        convs = [SkipConv(in_channels, width, 3, stride, first, gate), SkipConv(width, width, 3, 1, last, gate)]
     if post:
         return PostActivationBlock(convs, shortcut)
     return PreActivationBlock(convs, shortcut, (False, False) if gate is None else gate.before)
-
-
-def _basic(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[SkipConv]:
-    first, last = _activations(form)
-    return [
-        SkipConv(shape.in_channels, shape.width, 3, shape.stride, first, gate),
-        SkipConv(shape.width, shape.width, 3, 1, last, gate),
-    ]
-
-
-def _bottleneck(shape: BlockShape, form: Form, gate: GateSpec | None) -> list[SkipConv]:
-    """Post-activation: stride and gate on the 3×3. Pre-activation: stride on the first 1×1, gates on both others.
-
-    A pointwise gate on a 1×1 convolution would cost as much as the convolution, so there is none.
-    Sources: torchvision's ResNet-50 v1.5; He et al. 2016, "Identity Mappings", ResNet-164, gated as in the LCCL paper.
-    """
-    first, last = _activations(form)
-    post = form == "post"
-    last_gate = None if post or gate is None or gate.kind == "pointwise" else gate
-    return [
-        SkipConv(shape.in_channels, shape.width, 1, 1 if post else shape.stride, first, None),
-        SkipConv(shape.width, shape.width, 3, shape.stride if post else 1, first, gate),
-        SkipConv(shape.width, shape.out_channels, 1, 1, last, last_gate),
-    ]
-
-
-def _activations(form: Form) -> tuple[Activation, Activation]:
-    return ("norm_relu", "norm") if form == "post" else ("bare", "bare")
 
 
 def _column(thresholds: Sequence[Tensor], number: int, conv: SkipConv) -> Tensor | None:
@@ -209,34 +200,22 @@ def _column(thresholds: Sequence[Tensor], number: int, conv: SkipConv) -> Tensor
 class ResNet(nn.Module):
     """A stem, stages of residual blocks, global average pooling and a linear classifier; perhaps SideNets beside it.
 
-    ``widths`` are those of the stages' 3×3 convolutions; a bottleneck gives out four times as many channels.
     ``image_size`` is the height and width, in pixels, of the images the network is made for.
     """
 
-    def __init__(
-        self,
-        *,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        stem: Stem,
-        form: Form,
-        gate: GateSpec | None,
-        projection: bool,
-        classes: int,
-        image_size: int,
-        bottleneck: bool = False,
-    ) -> None:
+    def __init__(self, layout: Layout, *, form: Form, gate: GateSpec | None, classes: int) -> None:
         super().__init__()
-        self.form, self.stem, self.image_size = form, stem, image_size
-        self.stem_conv = nn.Conv2d(3, stem.channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False)
+        self.form, self.large, self.image_size = form, layout.large, 224 if layout.large else 32
+        channels, kernel, stride = (64, 7, 2) if layout.large else (16, 3, 1)
+        self.stem_conv = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.stem_conv.weight, mode="fan_in", nonlinearity="relu")
-        self.stem_norm = nn.BatchNorm2d(stem.channels) if form == "post" else None
+        self.stem_norm = nn.BatchNorm2d(channels) if form == "post" else None
         self.blocks = nn.ModuleList()
-        channels = stem.channels
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for stage, depth in enumerate(layout.depths):
             for position in range(depth):
-                block = BlockShape(channels, width, 2 if stage > 0 and position == 0 else 1, bottleneck)
-                self.blocks.append(_block(block, form, gate, projection=projection))
+                stride = 2 if stage > 0 and position == 0 else 1
+                block = _block(layout, form, gate, channels, layout.width << stage, stride)
+                self.blocks.append(block)
                 channels = block.out_channels
         self.final_norm = nn.BatchNorm2d(channels) if form == "pre" else None
         self.classifier = nn.Linear(channels, classes)
@@ -254,8 +233,7 @@ class ResNet(nn.Module):
     @property
     def block_channels(self) -> list[int]:
         """How many channels each block gives out."""
-        blocks = [block for block in self.blocks if isinstance(block, Block)]
-        return [list(block.convs.values())[-1].conv.out_channels for block in blocks]
+        return [block.out_channels for block in self.blocks if isinstance(block, Block)]
 
     @property
     def skip_convs(self) -> dict[str, SkipConv]:
@@ -278,7 +256,7 @@ class ResNet(nn.Module):
         x = self.stem_conv(images)
         if self.stem_norm is not None:
             x = torch.relu(self.stem_norm(x))
-        if self.stem.pool:
+        if self.large:
             x = F.max_pool2d(x, 3, 2, 1)
         gates: list[Tensor] = []
         readers = {side.spec.after: side for side in self.sidenets}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lccl.errors import ArchitectureError
+from lccl.errors import ArchitectureError, require
 from lccl.json_values import read_fields
 
 MOST_EXITS = 64
@@ -103,17 +103,24 @@ def sidenets_for(specs: Sequence[SideNetSpec], channels: Sequence[int], classes:
 
     """
     blocks = [spec.after for spec in specs]
-    if blocks != sorted(set(blocks)):
-        raise ArchitectureError("SideNets stand after different blocks, in the blocks' order")
-    if len(blocks) > MOST_EXITS:
-        raise ArchitectureError(f"a network has at most {MOST_EXITS} SideNets, not {len(blocks)}")
+    require(
+        ArchitectureError,
+        (blocks == sorted(set(blocks)), "SideNets stand after different blocks, in the blocks' order"),
+        (len(blocks) <= MOST_EXITS, f"a network has at most {MOST_EXITS} SideNets, not {len(blocks)}"),
+    )
     for spec in specs:
-        if not 0 <= spec.after < len(channels):
-            raise ArchitectureError(f"no block {spec.after}: this network's are 0 to {len(channels) - 1}")
-        if not 1 <= spec.grid <= MOST_GRID:
-            raise ArchitectureError(f"a SideNet's grid has 1 to {MOST_GRID} parts a side, not {spec.grid}")
-        if not 1 <= spec.hidden <= MOST_HIDDEN:
-            raise ArchitectureError(f"a SideNet's hidden layer has 1 to {MOST_HIDDEN} units, not {spec.hidden}")
+        require(
+            ArchitectureError,
+            (
+                0 <= spec.after < len(channels),
+                f"no block {spec.after}: this network's are 0 to {len(channels) - 1}",
+            ),
+            (1 <= spec.grid <= MOST_GRID, f"a SideNet's grid has 1 to {MOST_GRID} parts a side, not {spec.grid}"),
+            (
+                1 <= spec.hidden <= MOST_HIDDEN,
+                f"a SideNet's hidden layer has 1 to {MOST_HIDDEN} units, not {spec.hidden}",
+            ),
+        )
     weights = sum(spec.hidden * (channels[spec.after] * spec.grid**2 + classes) for spec in specs)
     if weights > MOST_WEIGHTS:
         raise ArchitectureError(f"SideNets of {weights:,} weights are too large: at most {MOST_WEIGHTS:,} in all")

@@ -1,7 +1,5 @@
 """SkipConv: a convolution and its gate; the unit whose cells an engine may leave out."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

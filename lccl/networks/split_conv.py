@@ -1,7 +1,5 @@
 """SPConv: a convolution split into channels that pass a 3×3 window and channels that pass a 1×1 one."""
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 

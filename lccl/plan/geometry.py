@@ -4,8 +4,6 @@ Convolutions and the classifier count; normalisation, ReLU, products and pooling
 Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of NON-zero cells).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,7 +112,11 @@ class NetworkShape:
     beside_cells: NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "beside_cells", self._beside_cells())
+        gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
+        sides = np.cumsum([0, *(early.macs for early in self.exits)])
+        before = [early.ungated_macs + early.means + gates[early.layers] for early in self.exits]
+        trunk = np.array([*before, self.ungated_macs + self.means + gates[-1]], dtype=np.int64)
+        object.__setattr__(self, "beside_cells", np.add(trunk, [*sides[1:], sides[-1]]))
 
     @property
     def dense(self) -> int:
@@ -156,14 +158,6 @@ class NetworkShape:
         spent: NDArray[np.int64] = (beside[-1] if exit_index is None else beside[exit_index]) + kept @ self.cell_macs
         return spent
 
-    def _beside_cells(self) -> NDArray[np.int64]:
-        gates = np.cumsum([0, *(layer.gate_macs for layer in self.layers)])
-        sides = np.cumsum([0, *(early.macs for early in self.exits)])
-        before = [early.ungated_macs + early.means + gates[early.layers] for early in self.exits]
-        trunk = [*before, self.ungated_macs + self.means + gates[-1]]
-        beside: NDArray[np.int64] = np.array(trunk, dtype=np.int64) + np.array([*sides[1:], sides[-1]], dtype=np.int64)
-        return beside
-
     def reached(self, exit_index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which SkipConvs images that leave by these exits come to: ``exit_index`` int64 [N] → bool [N, L]."""
         layers = np.array([*(early.layers for early in self.exits), len(self.layers)])
@@ -183,12 +177,6 @@ class NetworkShape:
     def layer_skip_ratios(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of cells not kept, per image and layer. ``kept`` int64 [N, L] → float64 [N, L]."""
         return 1 - kept / self.cells
-
-
-def speed_up(convolution: Convolution, gate_kernel: int, gate_groups: int, kept_share: float) -> float:
-    """Theoretical speed-up 1 − t'/t of a gated convolution: 1 − (k'²G / (k²T) + r)."""
-    gate = gate_kernel**2 * gate_groups / (convolution.kernel**2 * convolution.out_channels)
-    return 1 - (gate + kept_share)
 
 
 def shape_of(plan: Plan) -> NetworkShape:

@@ -5,8 +5,6 @@ residual's memory where nothing reads the residual afterwards and a skipped cell
 skipped cells cost nothing. What else a skipped cell holds is :meth:`lccl.plan.steps.Convolve.fill`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

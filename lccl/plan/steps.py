@@ -8,8 +8,6 @@ name written is its output.
 Arrays are float32 (float64 when a float64 network was lowered), C-contiguous, and never written to.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -75,21 +73,27 @@ class Gate:
     affine: Affine
 
 
+class _MapStep:
+    """A step that reads its ``input`` whole and writes ``raw``, as far as it has them."""
+
+    __slots__ = ()
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(self.input),) if hasattr(self, "input") else ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.raw,) if hasattr(self, "raw") else ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Normalise:
+class Normalise(_MapStep):
     """Pixels to values: ``(pixel / 255 − mean) / std`` per channel; the first step of every plan."""
 
     mean: Array
     std: Array
     raw: str
-
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        return ()
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.raw,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +169,7 @@ class Convolve:
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool:
+class MaxPool(_MapStep):
     """Largest value under a ``kernel`` × ``kernel`` window with padding kernel // 2, which never wins."""
 
     input: str
@@ -173,17 +177,9 @@ class MaxPool:
     stride: int
     raw: str
 
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        return (Read(self.input),)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.raw,)
-
 
 @dataclass(frozen=True, slots=True)
-class AveragePool:
+class AveragePool(_MapStep):
     """Means over a map cut into ``grid`` × ``grid`` parts: a buffer of that height and width, 1 × 1 for the whole map.
 
     Part i of a side of n positions goes from i · n // grid to, but not including, ceil((i + 1) · n / grid).
@@ -193,34 +189,18 @@ class AveragePool:
     raw: str
     grid: int = 1
 
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        return (Read(self.input),)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.raw,)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classify:
+class Classify(_MapStep):
     """``logits = weight · x + bias``; weight [classes, C], bias [classes]. Ends the run of every image it sees."""
 
     input: str
     weight: Array
     bias: Array
 
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        return (Read(self.input),)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ()
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exit:
+class Exit(_MapStep):
     """An early exit, whose answer is ``logits = weight · ReLU(hidden_weight · x + hidden_bias) + bias``.
 
     An image leaves where its confidence, the largest value of ``softmax(logits)``, lies above
@@ -236,14 +216,6 @@ class Exit:
     hidden_bias: Array
     weight: Array
     bias: Array
-
-    @property
-    def reads(self) -> tuple[Read, ...]:
-        return (Read(self.input),)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ()
 
 
 Step = Normalise | Convolve | MaxPool | AveragePool | Exit | Classify

@@ -1,7 +1,5 @@
 """Attaching: a plain network trained elsewhere gets gates, and is trained on as an LCCL network."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,18 +50,15 @@ def input_of(plain: PlainNetwork, statistics: Statistics | None) -> Preprocessin
         InputError: the mean and deviation are not for values in 0..1.
 
     """
+    geometry = plain.bundle.preprocessing if plain.bundle else network_input(plain.network.image_size)
     if statistics is not None:
         mean, std = statistics
         if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
             raise InputError("a mean lies in 0..1 and a deviation above 0: divide those for values in 0..255 by 255")
-        return replace(_geometry(plain), mean=mean, std=std)
-    if plain.bundle is not None:
-        return plain.bundle.preprocessing
-    return replace(_geometry(plain), mean=IMAGENET[0], std=IMAGENET[1]) if plain.network.image_size >= 64 else None
-
-
-def _geometry(plain: PlainNetwork) -> Preprocessing:
-    return plain.bundle.preprocessing if plain.bundle else network_input(plain.network.image_size)
+        return replace(geometry, mean=mean, std=std)
+    if plain.bundle is None and plain.network.image_size < 64:
+        return None
+    return geometry if plain.bundle else replace(geometry, mean=IMAGENET[0], std=IMAGENET[1])
 
 
 def read_labels(file: Path) -> tuple[str, ...]:
@@ -102,7 +97,7 @@ def prepare(
     held = hold_out(dataset.train)
     if preprocessing is None:
         mean, std = channel_statistics(held.train)
-        preprocessing = replace(_geometry(plain), mean=mean, std=std)
+        preprocessing = replace(network_input(plain.network.image_size), mean=mean, std=std)
     measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing)
     twin = replace(
         twin_record(replace(measured, digest=plain.digest)),
@@ -160,11 +155,10 @@ def attach(
 def _note_origin(folder: Path, origin: dict[str, Any]) -> None:
     """Keep beside the checkpoint what it began from, so that it is not continued from anything else."""
     file = folder / ORIGIN
-    if (folder / "checkpoint.safetensors").is_file():
-        if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != origin:
-            raise LcclError(
-                f"{folder} holds a checkpoint that began from another network: choose another folder or remove it"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    if not (folder / "checkpoint.safetensors").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    elif not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != origin:
+        raise LcclError(
+            f"{folder} holds a checkpoint that began from another network: choose another folder or remove it"
+        )

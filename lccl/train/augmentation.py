@@ -1,7 +1,5 @@
 """Random shifts and flips of a batch of images."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,17 +1,79 @@
-"""From a finished run to a bundle that offers the exact point alone; calibration adds the others."""
-
-from __future__ import annotations
+"""From images to a bundle that offers the exact point alone; calibration adds the others."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import torch
 
 from lccl.bundle.format import Bundle
-from lccl.bundle.training_record import AccuracyRecord, TrainingRecord, TwinRecord
+from lccl.bundle.training_record import AccuracyRecord, EarlierRecord, TeacherRecord, TrainingRecord, TwinRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
-from lccl.data import Dataset, HeldOut
+from lccl.data import Dataset, HeldOut, hold_out
+from lccl.errors import LcclError, require
 from lccl.measurement import measure
 from lccl.networks import Architecture, ResNet
 from lccl.preprocessing import Preprocessing
+from lccl.train.loop import Report, train
+from lccl.train.recipe import Recipe
+
+
+def train_bundle(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    compile_network: bool,
+    report: Report,
+    start: Bundle | None = None,
+    teacher: Bundle | None = None,
+) -> Bundle:
+    """Train on a data set and return the bundle, the exact point alone; see :func:`lccl.train.loop.train`.
+
+    Args:
+        start: a bundle of the same network, which is trained further.
+        teacher: a bundle whose answers are learned too.
+
+    Raises:
+        DataError: the classes are not those of the bundle to begin from.
+        LcclError: what training raises, or the data is not that of the bundles.
+
+    """
+    if start is not None:
+        dataset = dataset.in_order_of(start.labels)
+    held = hold_out(dataset.train)
+    architecture = replace(architecture, classes=len(dataset.classes))
+    require(
+        LcclError,
+        (
+            start is None or start.splits.get("digest") == held.digest,
+            "the network to begin from was trained on other images: those held out now may be among them",
+        ),
+        (
+            teacher is None or teacher.network.image_size == dataset.train.images.shape[1],
+            "the teacher looks at images of another size: "
+            f"{teacher.network.image_size if teacher else 0} pixels a side",
+        ),
+        (
+            teacher is None or teacher.labels == dataset.classes,
+            f"the teacher has other classes: {', '.join(teacher.labels if teacher else ())}",
+        ),
+    )
+    network, record = train(
+        architecture, held, recipe, folder,
+        device=device, compile_network=compile_network, report=report,
+        start=start.network if start else None, teacher=teacher.network if teacher else None,
+        statistics=start.preprocessing.statistics if start else None,
+        teacher_statistics=teacher.preprocessing.statistics if teacher else None,
+    )  # fmt: skip
+    record = replace(
+        record,
+        earlier=EarlierRecord(start.digest, start.training) if start else None,
+        teacher=TeacherRecord(teacher.digest, teacher.table.exact.accuracy) if teacher else None,
+    )
+    return first_bundle(network.cpu(), architecture, dataset, held, record)
 
 
 def first_bundle(

@@ -1,7 +1,5 @@
 """The training loop: one function that reads from top to bottom, resumable after every epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
@@ -18,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lccl.bundle.training_record import DataRecord, MachineRecord, TrainingRecord
+from lccl.bundle.training_record import DataRecord, TrainingRecord
 from lccl.calibration.search import LARGEST_COST, gate_candidates, gate_values, search_thresholds, skipped_shares
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
@@ -138,11 +136,10 @@ def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[st
         targets = torch.from_numpy(labels).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             output = run.forward(normalise(pixels, run.statistics, device), thresholds)
-            taught = (
-                None
-                if run.teacher is None
-                else _answers(run.teacher, normalise(pixels, run.teacher_statistics, device))
-            )
+            taught = None
+            if run.teacher is not None:
+                with torch.no_grad():
+                    taught = run.teacher(normalise(pixels, run.teacher_statistics, device)).logits
         loss = _loss(output, targets, recipe, taught)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -191,12 +188,6 @@ def _curve(run: _Run, architecture: Architecture, choose: Split) -> tuple[Tensor
     return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 
 
-@torch.no_grad()
-def _answers(teacher: ResNet, images: Tensor) -> Tensor:
-    logits: Tensor = teacher(images).logits
-    return logits
-
-
 def _loss(output: NetworkOutput, targets: Tensor, recipe: Recipe, taught: Tensor | None) -> Tensor:
     """Cross-entropy with the labels and, with a teacher, with its softened answers. Source: Hinton et al. 2015.
 
@@ -231,9 +222,7 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with Nesterov momentum; gates have no weight decay, which would close them."""
     gates = [p for name, p in network.named_parameters() if ".gate." in name]
     rest = [p for name, p in network.named_parameters() if ".gate." not in name]
-    groups: list[dict[str, Any]] = (
-        [{"params": rest}, {"params": gates, "weight_decay": 0.0}] if gates else [{"params": rest}]
-    )
+    groups: list[dict[str, Any]] = [{"params": rest}, *([{"params": gates, "weight_decay": 0.0}] if gates else [])]
     return torch.optim.SGD(
         groups, lr=recipe.first_lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
@@ -284,12 +273,17 @@ def _new_record(
     run: _Run,
 ) -> TrainingRecord:
     device, sizes = run.device, (len(data.train), len(data.choose), len(data.measure))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     return TrainingRecord(
         architecture=architecture.to_json(),
         recipe=asdict(run.recipe),
         data=DataRecord(*sizes, data.digest, *run.statistics),
-        machine=MachineRecord(platform.python_version(), torch.__version__, name, torch.get_num_threads()),
+        machine=machine,
         began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
     )
 
@@ -333,21 +327,18 @@ def _resume(folder: Path, fresh: TrainingRecord, run: _Run) -> TrainingRecord:
         recipe=asdict(Recipe()) | dict(record.recipe or {}),
         began=record.began or fresh.began,
     )
-    parts = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
-    for part, name in parts.items():
+    named = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
+    for part, name in named.items():
         if getattr(record, part) != getattr(fresh, part):
             raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
-    state = load_file(file, device=str(run.device))
-    run.network.load_state_dict(_under("network.", state))
-    momenta = _under("momentum.", state)
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "sampler": {}}
+    for name, value in load_file(file, device=str(run.device)).items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    run.network.load_state_dict(parts["network"])
     for name, parameter in run.network.named_parameters():
-        if name in momenta:
-            run.optimiser.state[parameter]["momentum_buffer"] = momenta[name]
+        if name in parts["momentum"]:
+            run.optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name]
     assert fresh.data is not None
-    steps = len(record.epochs) * (fresh.data.train // run.recipe.batch)
-    run.sampler.restore(_under("sampler.", state), steps)
+    run.sampler.restore(parts["sampler"], len(record.epochs) * (fresh.data.train // run.recipe.batch))
     return record
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

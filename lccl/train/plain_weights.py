@@ -1,11 +1,10 @@
 """Reading a plain ResNet trained elsewhere: safetensors with torchvision's names or this project's."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from lccl.bundle import format as bundles
 from lccl.bundle.format import MAX_WEIGHTS_BYTES, Bundle
-from lccl.errors import ArchitectureError, WeightsError
+from lccl.errors import ArchitectureError, WeightsError, require
 from lccl.networks import FORMS, NETWORKS, Architecture, ResNet, build
 from lccl.networks.resnet import IdentityShortcut
 
@@ -71,9 +70,8 @@ def read_plain(path: Path, name: str | None = None, *, centred: bool = False) ->
         raise ArchitectureError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
     plain = _from_bundle(path, name) if path.is_dir() else _from_file(path, name)
     if centred:
-        widening = any(
-            isinstance(module, IdentityShortcut) and module.new_channels for module in plain.network.modules()
-        )
+        shortcuts = [module for module in plain.network.modules() if isinstance(module, IdentityShortcut)]
+        widening = any(shortcut.new_channels for shortcut in shortcuts)
         if plain.bundle is not None or plain.architecture.form != "post" or not widening:
             raise WeightsError(f"{path} has no shortcuts that could be centred: only weights of other CIFAR ResNets do")
         _reorder(plain.network)
@@ -82,10 +80,12 @@ def read_plain(path: Path, name: str | None = None, *, centred: bool = False) ->
 
 def _from_bundle(folder: Path, name: str | None) -> PlainNetwork:
     bundle = bundles.load(folder)
-    if bundle.architecture.gate != "none":
-        raise WeightsError(f"{folder} is an LCCL network already: give a plain one (gate none)")
-    if name not in (None, bundle.architecture.name):
-        raise WeightsError(f"{folder} holds a {bundle.architecture.name}, not a {name}")
+    held = bundle.architecture.name
+    require(
+        WeightsError,
+        (bundle.architecture.gate == "none", f"{folder} is an LCCL network already: give a plain one (gate none)"),
+        (name in (None, held), f"{folder} holds a {held}, not a {name}"),
+    )
     network = copy.deepcopy(bundle.network)
     network.add_sidenets([])
     return PlainNetwork(network, bundle.architecture, folder.name, bundle.digest, bundle)
@@ -115,9 +115,14 @@ def _from_tensors(file: Path, stored: Any, name: str | None, digest: str) -> Pla
     network = build(architecture)
     state = network.state_dict()
     for key, where in keys.items():
-        if stored.get_slice(where).get_dtype() not in FLOATS:
-            raise WeightsError(f"{file}: {key} must hold floating numbers, not {stored.get_slice(where).get_dtype()}")
-        state[names[key]] = _checked(file, key, stored.get_tensor(where).float())
+        kind, tensor = stored.get_slice(where).get_dtype(), stored.get_tensor(where).float()
+        require(
+            WeightsError,
+            (kind in FLOATS, f"{file}: {key} must hold floating numbers, not {kind}"),
+            (torch.isfinite(tensor).all(), f"{file}: {key} holds values that are not finite"),
+            (not key.endswith("running_var") or (tensor >= 0).all(), f"{file}: {key} holds a negative variance"),
+        )
+        state[names[key]] = tensor
     network.load_state_dict(state)
     return PlainNetwork(network.eval().requires_grad_(False), architecture, file.name, digest)
 
@@ -134,14 +139,6 @@ def _check_timm(file: Path, name: str) -> None:
         raise WeightsError(f"{beside} calls it a {str(called)[:80]}, whose arithmetic is not that of a {name}")
 
 
-def _checked(file: Path, key: str, tensor: Tensor) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise WeightsError(f"{file}: {key} holds values that are not finite")
-    if key.endswith("running_var") and (tensor < 0).any():
-        raise WeightsError(f"{file}: {key} holds a negative variance")
-    return tensor
-
-
 def _canonical_keys(file: Path, stored: list[str]) -> dict[str, str]:
     """Where each tensor is stored, by its name without what wrappers put before it and with ``fc`` as classifier."""
     cut = 0
@@ -149,9 +146,7 @@ def _canonical_keys(file: Path, stored: list[str]) -> dict[str, str]:
         cut += len(prefix)
     keys: dict[str, str] = {}
     for key in stored:
-        short = key[cut:]
-        if short.startswith("linear."):
-            short = "fc." + short.removeprefix("linear.")
+        short = re.sub(r"^linear\.", "fc.", key[cut:])
         if short in keys:
             raise WeightsError(f"{file} has two classifiers, fc and linear: keep one")
         if not short.endswith(COUNTER):
@@ -196,14 +191,10 @@ def _candidates(name: str | None, classes: int, own: bool) -> Iterator[_Candidat
             with torch.device("meta"):
                 network = build(architecture)
             state = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-            modules = None if own else torchvision_names(network)
-            names = {_renamed(key, modules): key for key in state}
+            modules = {} if own else torchvision_names(network)
+            parts = {key: key.rpartition(".") for key in state}
+            names = {key if own else f"{modules[module]}.{leaf}": key for key, (module, _, leaf) in parts.items()}
             yield _Candidate(architecture, {key: tuple(state[names[key]].shape) for key in names}, names)
-
-
-def _renamed(key: str, modules: Mapping[str, str] | None) -> str:
-    module, _, leaf = key.rpartition(".")
-    return key if modules is None else f"{modules[module]}.{leaf}"
 
 
 def torchvision_names(network: ResNet) -> dict[str, str]:
@@ -248,7 +239,9 @@ def _difference(nearest: _Candidate, shapes: Mapping[str, Shape]) -> str:
     name, wanted = nearest.architecture.name, nearest.shapes
     reshaped = next((key for key in wanted if key in shapes and shapes[key] != wanted[key]), None)
     if reshaped:
-        return f"{reshaped} is {_times(shapes[reshaped])}, where the nearest, {name}, has {_times(wanted[reshaped])}"
+        both = (shapes[reshaped], wanted[reshaped])
+        have, want = (" × ".join(map(str, shape)) if math.prod(shape) else "empty" for shape in both)
+        return f"{reshaped} is {have}, where the nearest, {name}, has {want}"
     unknown = next((key for key in shapes if key not in wanted), None)
     if (
         unknown
@@ -262,7 +255,3 @@ def _difference(nearest: _Candidate, shapes: Mapping[str, Shape]) -> str:
             "pooling, attention or normalisation have other arithmetic"
         )
     return f"it lacks {next(key for key in wanted if key not in shapes)} of the nearest, {name}"
-
-
-def _times(shape: Shape) -> str:
-    return " × ".join(map(str, shape)) if math.prod(shape) else "empty"

@@ -1,12 +1,10 @@
 """What a training run is made of, and its learning-rate schedule."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from lccl.errors import LcclError
+from lccl.errors import LcclError, require
 from lccl.train.thresholds import Allocation
 
 
@@ -58,20 +56,32 @@ class Recipe:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise LcclError("training needs at least one epoch and batches of at least two images")
-        if not (self.lr > 0 and self.first_lr > 0 and 0 <= self.skip_bottom <= self.skip_top < 1):
-            raise LcclError("training needs positive learning rates, and skip_bottom up to skip_top, which is below 1")
-        if not 0 <= self.exact_share <= 1:
-            raise LcclError("training needs exact_share in 0..1")
-        if self.allocation not in get_args(Allocation):
-            raise LcclError(f"unknown allocation {self.allocation!r}: use one of {', '.join(get_args(Allocation))}")
-        if not (0 <= self.distill <= 1 and self.temperature > 0 and self.gate_l1 >= 0 and self.spread >= 0):
-            raise LcclError("training needs distill in 0..1, a positive temperature, and gate_l1 and spread from 0 on")
-        if not (self.path_every > 0 and 0 <= self.path_from <= 1):
-            raise LcclError("training needs path_from in 0..1 and a positive path_every")
-        if self.precision not in ("fp32", "bf16"):
-            raise LcclError(f"unknown training precision {self.precision!r}: use fp32 or bf16")
+        kinds = get_args(Allocation)
+        require(
+            LcclError,
+            (
+                self.epochs >= 1 and self.batch >= 2,
+                "training needs at least one epoch and batches of at least two images",
+            ),
+            (
+                self.lr > 0 and self.first_lr > 0 and 0 <= self.skip_bottom <= self.skip_top < 1,
+                "training needs positive learning rates, and skip_bottom up to skip_top, which is below 1",
+            ),
+            (0 <= self.exact_share <= 1, "training needs exact_share in 0..1"),
+            (self.allocation in kinds, f"unknown allocation {self.allocation!r}: use one of {', '.join(kinds)}"),
+            (
+                0 <= self.distill <= 1 and self.temperature > 0 and self.gate_l1 >= 0 and self.spread >= 0,
+                "training needs distill in 0..1, a positive temperature, and gate_l1 and spread from 0 on",
+            ),
+            (
+                self.path_every > 0 and 0 <= self.path_from <= 1,
+                "training needs path_from in 0..1 and a positive path_every",
+            ),
+            (
+                self.precision in ("fp32", "bf16"),
+                f"unknown training precision {self.precision!r}: use fp32 or bf16",
+            ),
+        )
 
     def lr_at(self, progress: float) -> float:
         """Learning rate at ``progress`` (0..1) of the run: linear rise, then half a cosine down to 0."""

@@ -1,7 +1,5 @@
 """How well confidences match accuracies: calibration errors, temperatures, and risk against coverage."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Draws reliability diagrams: accuracy against confidence, a panel for each exit; darker bars hold more images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lccl.bundle.training_record import SideNetsRecord

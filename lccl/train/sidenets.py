@@ -1,7 +1,5 @@
 """Fits SideNets to a trained network, which stays as it is, and measures how well confidences match accuracies."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +18,10 @@ from lccl.bundle.training_record import AnswerRecord, SideNetsRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
-from lccl.errors import DataError, LcclError
+from lccl.errors import DataError, LcclError, require
 from lccl.networks import ResNet
 from lccl.networks.inputs import normalise
-from lccl.networks.sidenet import SideNet, SideNetSpec
+from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
 from lccl.plan.geometry import NetworkShape
 from lccl.plan.run import NEVER, Setting
@@ -56,10 +54,14 @@ class SideNetRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise LcclError("training needs at least one epoch and batches of at least two images")
-        if not 0 < self.lr <= 1:
-            raise LcclError(f"a learning rate lies above 0 and is at most 1, not {self.lr}")
+        require(
+            LcclError,
+            (
+                self.epochs >= 1 and self.batch >= 2,
+                "training needs at least one epoch and batches of at least two images",
+            ),
+            (0 < self.lr <= 1, f"a learning rate lies above 0 and is at most 1, not {self.lr}"),
+        )
 
 
 def usual_blocks(network: ResNet) -> list[int]:
@@ -139,7 +141,8 @@ def _still_true(calibration: Mapping[str, Any], table: OperatingPointTable) -> d
 def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, report: Report) -> None:
     sides, random = list(network.sidenets), np.random.default_rng(recipe.seed)
     looked_at = split.subset(random.permutation(len(split))[:FIRST_LOOK])
-    centres = [_centre(features) for features in _first_look(network, bundle.preprocessing, looked_at)]
+    looks = _first_look(network, bundle.preprocessing, looked_at)
+    centres = [(features.mean(0), features.std(0) + SMALLEST_DEVIATION) for features in looks]  # none is blown up
     parameters = [parameter for side in sides for parameter in side.parameters()]
     optimiser = torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     steps = -(-len(split) // recipe.batch)
@@ -167,8 +170,11 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
         shares = (right / len(split)).tolist()
         figures = {f"accuracy_{side.spec.after}": share for side, share in zip(sides, shares, strict=True)}
         report("epoch", epoch + 1, recipe.epochs, {"loss": total / steps} | figures)
-    for side, centre in zip(sides, centres, strict=True):
-        _absorb(side, *centre)
+    # The hidden layers were trained on centred features; from now on they read them as they are.
+    with torch.no_grad():
+        for side, (mean, deviation) in zip(sides, centres, strict=True):
+            side.hidden.weight.div_(deviation)
+            side.hidden.bias.sub_(side.hidden.weight @ mean)
 
 
 def _batches(
@@ -192,18 +198,6 @@ def _first_look(network: ResNet, preprocessing: Preprocessing, split: Split) -> 
     """What each SideNet reads of these images, [images, C · grid²] each."""
     read = [features for _, features in _passes(network, preprocessing, split)]
     return [torch.cat(parts) for parts in zip(*read, strict=True)]
-
-
-def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature; features that hardly vary are not blown up."""
-    return features.mean(0), features.std(0) + SMALLEST_DEVIATION
-
-
-def _absorb(side: SideNet, mean: Tensor, deviation: Tensor) -> None:
-    """Let the hidden layer read features as they are, where it was trained on centred ones."""
-    with torch.no_grad():
-        side.hidden.weight.div_(deviation)
-        side.hidden.bias.sub_(side.hidden.weight @ mean)
 
 
 def _set_temperatures(

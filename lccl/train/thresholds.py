@@ -1,7 +1,5 @@
 """Thresholds under which images train: drawn per image, as a share of the network's work."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Hands a plan to the native executor, and batches to and from it."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -117,11 +115,10 @@ class CpuEngine:
     ) -> RunOutput:
         check_inputs(self.plan, images, options)
         count = len(images)
-        pixels: NDArray[np.uint8] | NDArray[np.float32]
-        if images.dtype == np.uint8:
-            pixels = np.ascontiguousarray(images, np.uint8)
-        else:
-            pixels = np.ascontiguousarray(images, np.float32)
+        whole = images.dtype == np.uint8
+        pixels: NDArray[np.uint8] | NDArray[np.float32] = (
+            np.ascontiguousarray(images, np.uint8) if whole else np.ascontiguousarray(images, np.float32)
+        )
         logits = np.empty((count, self.plan.classes), np.float32)
         kept, executed = np.empty((count, len(self.plan.layers)), np.int64), np.empty(count, np.int64)
         exit_index = np.empty(count, np.int64)

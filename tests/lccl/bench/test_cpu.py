@@ -1,6 +1,5 @@
 """Contestants on the CPU, each in a process, and whole benchmarks of them."""
 
-import pickle
 from dataclasses import replace
 from functools import partial
 
@@ -15,14 +14,12 @@ from tests.lccl.bench.conftest import NoStages
 
 
 @pytest.fixture
-def started(tmp_path):
+def started():
     """``started(workload, baseline)``: a child that ends with the test."""
     children = []
 
     def start(workload, which):
-        file = tmp_path / "workload.pickle"
-        file.write_bytes(pickle.dumps(workload))
-        children.append(Child(partial(build_baseline, file, which, 1, "fp32")))
+        children.append(Child(partial(build_baseline, workload, which, 1, "fp32")))
         return children[-1]
 
     yield start

@@ -9,7 +9,6 @@ from lccl.bundle.training_record import (
     AccuracyRecord,
     DataRecord,
     EarlierRecord,
-    MachineRecord,
     TrainingRecord,
     TwinRecord,
 )
@@ -20,7 +19,7 @@ def run_of(epochs, **parts):
     return TrainingRecord(
         recipe={"batch": 128, "precision": "fp32", "seed": 0},
         data=DataRecord(40000, 5000, 5000, "ab", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
-        machine=MachineRecord("3.11", "2.11", "x86_64", 1),
+        machine={"python": "3.11", "torch": "2.11", "device": "x86_64", "threads": 1},
         epochs=({},) * epochs,
         **parts,
     )

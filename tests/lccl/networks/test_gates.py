@@ -7,11 +7,6 @@ from lccl.errors import ArchitectureError
 from lccl.networks.gates import Gate, GateSpec
 
 
-@pytest.mark.parametrize("text", ["shared", "pointwise", "grouped:4", "grouped:16", "grouped:4:1x1"])
-def test_a_gate_is_written_as_it_is_read(text):
-    assert str(GateSpec.parse(text)) == text
-
-
 @pytest.mark.parametrize(
     "text",
     [

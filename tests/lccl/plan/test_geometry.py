@@ -10,7 +10,7 @@ from lccl.networks import Architecture, build
 from lccl.networks.lowering import lower
 from lccl.networks.resnet import ProjectionShortcut
 from lccl.networks.split_conv import SplitConv
-from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape, shape_of, speed_up
+from lccl.plan.geometry import Convolution, GatedConvolution, NetworkShape, shape_of
 
 X, Y, C, T, K = 9, 7, 20, 36, 3
 CONVOLUTION = Convolution(in_channels=C, out_channels=T, kernel=K, height=X, width=Y)
@@ -38,7 +38,6 @@ def test_a_gated_convolution(kind, ninths):
     gated = GatedConvolution("layer", CONVOLUTION, kernel, groups)
     kept = CONVOLUTION.cells * ninths // 9
     assert gated.gated_macs(kept) == pytest.approx(macs(ninths / 9), rel=1e-12)
-    assert speed_up(CONVOLUTION, kernel, groups, ninths / 9) == pytest.approx(gain(ninths / 9), abs=1e-12)
     assert 1 - gated.gated_macs(kept) / CONVOLUTION.macs == pytest.approx(gain(ninths / 9), abs=1e-12)
 
 
