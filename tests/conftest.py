@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
 
 from lccl.bundle.format import Bundle, save
 from lccl.bundle.self_test import draw as draw_smooth
+from lccl.engines.cpu.cores import usable_cores
 from lccl.networks import Architecture, ResNet, build
 from lccl.networks.gates import Gate
 from lccl.networks.sidenet import SideNetSpec
@@ -32,6 +33,19 @@ settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process more than there are processors: tests of the service wait now and then."""
+    return usable_cores() + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of several one processor: threads of engines that share processors wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def random_network(architecture: Architecture, seed: int = 0) -> ResNet:

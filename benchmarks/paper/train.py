@@ -162,7 +162,7 @@ def train_row(run: Run, seed: int, images: Images, options: Options, folder: Pat
         "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
         "dense_macs": plain_macs(run),
         "gated_macs": round(found.gated_macs(shape), 1),
-        "trained": record.machine.to_json() | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
+        "trained": dict(record.machine) | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
         "last_epoch": dict(record.epochs[-1]),
     }
 

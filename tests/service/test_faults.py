@@ -69,9 +69,11 @@ def test_clients_that_leave_leave_nothing_behind_at_any_stage(serve, draw_image,
                 leave(client, stage(*whole_request(draw_image)), reset)
             model.engine.go.set()
             wait_for(  # between two requests of one connection none is under way for a moment
-                lambda: "lccl_inflight_requests 1.0" in client.get("/metrics").text
-                and state.batcher.depth(model.key) == 0
-                and state.bodies._held == 0
+                lambda: (
+                    "lccl_inflight_requests 1.0" in client.get("/metrics").text
+                    and state.batcher.depth(model.key) == 0
+                    and state.bodies._held == 0
+                )
             )
             answer = client.post("/v1/classify", content=draw_image(), headers=PNG)
             assert answer.json()["predictions"] == right, stage
