@@ -13,13 +13,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lccl.errors import DataError
+from lccl.decoding.pixels import decode_rgb
+from lccl.errors import DataError, ImageError, NotAnImageError, UnsupportedImageError
 from lccl.preprocessing import Preprocessing
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
+MAX_PIXELS = 1 << 28
 PARTS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
 HELD_OUT = 5000
 
@@ -178,9 +180,8 @@ def _from_images(images: Iterable[tuple[PurePosixPath, bytes]], preprocessing: P
         if position is None:
             continue
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                images_of[PARTS[parts[position]]].append((parts[position + 1], preprocessing.apply(image)))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            images_of[PARTS[parts[position]]].append((parts[position + 1], _decode(content, preprocessing)))
+        except (ImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{source}: {name} is not a readable image: {error}") from error
     if not images_of["train"]:
         raise DataError(f"no images under {source}: they belong in train/<class>/<image>")
@@ -190,6 +191,17 @@ def _from_images(images: Iterable[tuple[PurePosixPath, bytes]], preprocessing: P
         raise DataError(f"{source}: test has classes that train lacks: {', '.join(sorted(strangers))}")
     train = _stack(images_of["train"], classes)
     return Dataset(train, _stack(images_of["test"], classes) if images_of["test"] else train.first(0), classes)
+
+
+def _decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """As serving decodes it; formats that are not served are left to Pillow."""
+    try:
+        return preprocessing.apply_to_pixels(decode_rgb(content, MAX_PIXELS))
+    except UnsupportedImageError:
+        raise
+    except NotAnImageError:
+        with Image.open(io.BytesIO(content)) as image:
+            return preprocessing.apply(image)
 
 
 def _stack(images: list[tuple[str, NDArray[np.uint8]]], classes: tuple[str, ...]) -> Split:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from lccl.decoding.pixels import rgb_over_white
+from lccl.decoding.pixels import image_to_rgb
 from lccl.errors import InputError
 from lccl.json_values import read_fields
 
@@ -44,19 +44,14 @@ class Preprocessing:
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged."""
-        image = to_rgb(image)
-        return np.asarray(image) if self._fits(*image.size) else self._scale(image)
+        return self.apply_to_pixels(image_to_rgb(image))
 
     def apply_to_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The same for pixels that are upright RGB already, uint8 [H, W, 3]."""
         height, width, _ = pixels.shape
-        return pixels if self._fits(width, height) else self._scale(Image.fromarray(pixels))
-
-    def _fits(self, width: int, height: int) -> bool:
-        return width == height == self.size == self.resize
-
-    def _scale(self, image: Image.Image) -> NDArray[np.uint8]:
-        width, height = image.size
+        if width == height == self.size == self.resize:
+            return pixels
+        image = Image.fromarray(pixels)
         side = min(width, height) * self.size / self.resize
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
@@ -77,10 +72,3 @@ class Preprocessing:
             return read_fields(cls, value)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocessing is not readable: {error}") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any image into 8-bit RGB: upright by its EXIF tag, transparency over white, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
-    plain = image.mode == "RGB" and "transparency" not in image.info
-    return image if plain else Image.fromarray(rgb_over_white(image))

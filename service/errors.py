@@ -6,7 +6,15 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from lccl.errors import BundleError, InputError, LcclError, QualityError
+from lccl.errors import (
+    BundleError,
+    DamagedImageError,
+    ImageTooLargeError,
+    InputError,
+    LcclError,
+    NotAnImageError,
+    QualityError,
+)
 
 # What a request can be refused for, as its answer and the ``reason`` of the rejection metric say it.
 Code = Literal[
@@ -55,7 +63,10 @@ STATUS: dict[Code, HTTPStatus] = {
     "timeout": HTTPStatus.GATEWAY_TIMEOUT,
     "deadline": HTTPStatus.GATEWAY_TIMEOUT,
 }
-LIBRARY: dict[type[Exception], Code] = {QualityError: "bad_wish", InputError: "bad_input", BundleError: "bad_bundle"}
+LIBRARY: dict[type[Exception], Code] = {
+    QualityError: "bad_wish", InputError: "bad_input", BundleError: "bad_bundle",
+    DamagedImageError: "damaged_image", NotAnImageError: "not_an_image", ImageTooLargeError: "too_large",
+}  # fmt: skip
 
 
 class ServiceError(LcclError):

@@ -195,7 +195,7 @@ def _png(content: bytes) -> Container:
         elif kind[:1].isupper():
             raise UnsupportedImageError(f"a PNG with the chunk {kind.decode('latin-1')} is not read here")
     if not header:
-        raise DamagedImageError("the PNG has no header")
+        raise NotAnImageError("not an image that is read here: the PNG has no header")
     depth, colours = header[8], 1 if header[9] == 0 else 3
     if transparent:
         if len(transparent) != colours:

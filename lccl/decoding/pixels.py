@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lccl.decoding.containers import Container, exif_orientation, read_container
-from lccl.errors import DamagedImageError, ImageError, ImageTooLargeError, UnsupportedImageError
+from lccl.errors import (
+    DamagedImageError,
+    ImageError,
+    ImageTooLargeError,
+    NotAnImageError,
+    UnsupportedImageError,
+)
 
 if find_spec("simplejpeg") is not None:
     import simplejpeg
@@ -101,7 +107,7 @@ def _with_pillow(container: Container, max_pixels: int) -> tuple[Pixels, int]:
             if container.kind == "BMP" and "nsupported" in str(error):
                 raise UnsupportedImageError(f"this form of BMP is not read here ({_brief(error)})") from error
             if isinstance(error, UnidentifiedImageError):
-                raise DamagedImageError(f"the {container.kind} has an unreadable header") from error
+                raise NotAnImageError(f"not an image that is read here: its {container.kind} header is not") from error
             raise DamagedImageError(f"the image cannot be decoded: {_brief(error)}") from error
 
 

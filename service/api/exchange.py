@@ -12,6 +12,7 @@ from typing import TypeVar
 from fastapi import Request, Response
 from starlette.types import Scope
 
+from lccl.errors import ImageError
 from lccl.request import QualityRequest
 
 from ..errors import ServiceError
@@ -20,7 +21,6 @@ from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
 
 Details = TypeVar("Details")
-OF_IMAGES = ("damaged_image", "not_an_image", "too_large")
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
@@ -153,6 +153,6 @@ def _check(classified: Classified, whole: bool) -> None:
     if not failed or (classified.done and not whole):
         return
     index, error = failed[0]
-    if whole and (classified.done or (isinstance(error, ServiceError) and error.code in OF_IMAGES)):
+    if whole and (classified.done or isinstance(error, ImageError)):
         error.args = (f"element {index}: {error}",)
     raise error

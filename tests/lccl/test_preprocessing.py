@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lccl.decoding.pixels import image_to_rgb
 from lccl.errors import InputError
-from lccl.preprocessing import Preprocessing, to_rgb
+from lccl.preprocessing import Preprocessing
 
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALL = Preprocessing(32, 32, *HALVES)
@@ -151,7 +152,7 @@ def test_values_out_of_range_are_clipped():
     ["1", "L", "P", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "I;16"],
 )
 def test_every_mode_becomes_rgb(mode):
-    assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+    assert image_to_rgb(Image.new(mode, (3, 2))).shape == (2, 3, 3)
 
 
 # the definition itself

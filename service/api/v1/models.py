@@ -4,9 +4,9 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from lccl.decoding.containers import FORMATS
 from lccl.operating_points import OperatingPoint
 
-from ...inference.decode import FORMATS
 from ...inference.registry import Registry, ServedModel
 from ..exchange import Exchange
 from ..operation import Json, Operation

@@ -1,80 +1,46 @@
-"""Decoding: every format and colour mode, and what is refused."""
+"""From an encoded image to the network's input; formats and damage are tested beside lccl.decoding."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lccl.preprocessing import Preprocessing
-from service.errors import ServiceError
-from service.inference.decode import decode
+from service.inference.decode import decode, decode_if_small
+from tests.lccl.decoding.corpus import encoded, smooth
 from tests.service.refusals import refused
 
 PREPROCESSING = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+FAULTS = Path(__file__).parents[4] / "shared" / "faults"
 
 
-def encode(image, kind, **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_an_image_becomes_the_networks_input(kind):
+    array = decode(encoded(Image.fromarray(smooth(size=(48, 40))), kind), PREPROCESSING, 10**6)
+    assert (array.shape, array.dtype) == ((32, 32, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"),
+    ("content", "code"),
     [
-        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
-        *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")),
-        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
-        *(("GIF", mode) for mode in ("P", "L")),
-        *(("BMP", mode) for mode in ("RGB", "L", "P", "1")),
+        (b"", "damaged_image"),
+        (b"no image", "not_an_image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not_an_image"),
+        (encoded(Image.fromarray(smooth()), "PNG")[:-40], "damaged_image"),
+        (encoded(Image.new("L", (1001, 1000)), "PNG"), "too_large"),
     ],
 )
-def test_formats_and_modes(kind, mode):
-    gradient = np.linspace(0, 255, 48 * 40, dtype=np.uint8).reshape(40, 48)
-    image = Image.fromarray(np.stack([gradient] * 3, axis=2))
-    if mode == "I;16":
-        image = Image.fromarray(gradient.astype(np.uint16) * 257)
-    array = decode(encode(image.convert(mode) if mode != "I;16" else image, kind), PREPROCESSING, 10**6)
-    assert array.shape == (32, 32, 3)
-    assert array.dtype == np.uint8
-    assert array[2].mean() + 40 < array[-3].mean()
-
-
-def test_an_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
-    content = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode(content, PREPROCESSING, 10**6)[16, 16].argmax() == 0
-
-
-def test_orientation_is_obeyed():
-    image = Image.new("RGB", (32, 32), "white")
-    image.paste("black", (0, 0, 32, 16))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    assert decode(encode(image, "PNG", exif=exif), PREPROCESSING, 10**6)[4, 16].mean() == 255
-
-
-def test_other_formats_are_no_images():
-    image = Image.new("RGB", (32, 32))
-    for kind in ("TIFF", "PPM", "ICO", "TGA"):
-        with refused("not_an_image"):
-            decode(encode(image, kind), PREPROCESSING, 10**6)
-
-
-def test_pixels_are_limited_on_both_sides():
-    content = encode(Image.new("L", (100, 100)), "PNG")
-    assert decode(content, PREPROCESSING, 10_000).shape == (32, 32, 3)
-    with refused("too_large"):
-        decode(content, PREPROCESSING, 9_999)
+def test_what_is_refused_has_its_code(content, code):
+    with refused(code):
+        decode(content, PREPROCESSING, 10**6)
 
 
 def test_a_huge_header_costs_nothing():
-    content = bytearray(encode(Image.new("RGB", (8, 8)), "BMP"))
+    content = bytearray(encoded(Image.new("RGB", (8, 8)), "BMP"))
     content[18:26] = (50_000).to_bytes(4, "little") * 2
     tracemalloc.start()
     with refused("too_large"):
@@ -84,23 +50,24 @@ def test_a_huge_header_costs_nothing():
     assert peak < 1 << 20
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_every_cut_is_refused_or_decoded_whole(kind):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    content = encode(Image.fromarray(noise), kind)
-    for length in range(0, len(content) * 9 // 10, max(1, len(content) // 40)):
-        with pytest.raises(ServiceError) as caught:
-            decode(content[:length], PREPROCESSING, 10**6)
-        assert caught.value.code in {"damaged_image", "not_an_image"}
+def test_only_small_jpegs_are_decoded_at_once():
+    small, large = (encoded(Image.fromarray(smooth(size=(side, side))), "JPEG") for side in (128, 129))
+    assert np.array_equal(decode_if_small(small, PREPROCESSING), decode(small, PREPROCESSING, 10**6))
+    assert decode_if_small(large, PREPROCESSING) is None
+    assert decode_if_small(encoded(Image.fromarray(smooth()), "PNG"), PREPROCESSING) is None
+    assert decode_if_small(small, Preprocessing(224, 256, *PREPROCESSING.statistics)) is None
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_flipped_bytes_never_raise_anything_else(kind):
-    random = np.random.default_rng(1)
-    content = encode(Image.fromarray(random.integers(0, 256, (48, 48, 3), dtype=np.uint8)), kind)
-    for _ in range(60):
-        broken = bytearray(content)
-        for place in random.integers(0, len(broken), 4):
-            broken[place] = random.integers(0, 256)
-        with contextlib.suppress(ServiceError):
-            assert decode(bytes(broken), PREPROCESSING, 10**6).shape == (32, 32, 3)
+@pytest.mark.skipif(not FAULTS.is_dir(), reason="the files of faults found from outside are not beside this checkout")
+@pytest.mark.parametrize(
+    ("file", "right"),
+    [
+        ("bmp_alpha0.bmp", "bmp_alpha0_expected.png"), ("grey4_trns.png", "grey4_trns_expected.png"),
+        ("exif_o6_xres_text.jpg", "exif_o6_clean.jpg"), ("png_ztxt_2MB.png", "clean.png"), ("xmp6.jpg", "clean.png"),
+        ("png_bad_crc_in_pHYs.png", "clean.png"), ("png_exif_junk.png", "clean.png"),
+        ("jpeg_without_eoi.jpg", "clean.png"),
+    ],
+)  # fmt: skip
+def test_files_found_from_outside_are_answered_alike_over_http(file, right, client):
+    answers = [client.post("/v1/classify", content=(FAULTS / name).read_bytes()).json() for name in (file, right)]
+    assert answers[0]["predictions"][0]["classes"] == answers[1]["predictions"][0]["classes"]
