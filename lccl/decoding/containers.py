@@ -15,7 +15,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 ORIENTATION, IFD_ENTRIES = 0x0112, 1000
-EXIF = b"Exif\0\0"
+EXIF, END = b"Exif\0\0", b"\xff\xd9"
+METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # JPEG's markers of application segments and comments
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
 
@@ -89,9 +92,10 @@ def claimed_size(content: bytes) -> tuple[int, int] | None:
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
     try:
-        for marker, segment, _ in _jpeg_segments(content):
-            if _is_frame(marker) and len(segment) >= 6:
-                return int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+        for marker, start, end in _jpeg_segments(content):
+            if marker in FRAMES and end - start >= 6:
+                height, width = struct.unpack_from(">HH", content, start + 1)
+                return width, height
     except DamagedImageError:
         return None
     return None
@@ -131,51 +135,50 @@ def exif_orientation(exif: bytes) -> int:
 
 def _jpeg(content: bytes) -> Container:
     """Application segments go, but JFIF's and Adobe's, which say what the components are."""
-    kept, orientation, frame, at = [content[:2]], None, None, 2
-    for marker, segment, end in _jpeg_segments(content):
-        if marker == 0xE1 and segment.startswith(EXIF) and orientation is None:
-            orientation = exif_orientation(segment)
-        if _is_frame(marker) and len(segment) >= 6:
-            frame = marker, segment[0], segment[5]
-        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
-            kept.append(content[at:end])
-        at = end
-        if marker == 0xDA:
-            break
-    if frame is None:
+    kept: list[bytes] = []
+    kept_to, orientation, frame, scan = 0, 0, -1, 0
+    for marker, start, end in _jpeg_segments(content):
+        if marker in METADATA:
+            if not orientation and marker == 0xE1 and content.startswith(EXIF, start):
+                orientation = exif_orientation(content[start:end])
+            kept.append(content[kept_to : start - 4])
+            kept_to = end
+        elif marker in FRAMES and end - start >= 6:
+            frame = start
+        scan = start
+    if frame < 0:
         raise DamagedImageError("the JPEG ends before its pixels")
-    marker, precision, components = frame
+    kind, precision, components = content[frame - 3], content[frame], content[frame + 5]
     if precision != 8:
         raise UnsupportedImageError(f"a JPEG of {precision} bits per sample is not read here: send one of 8, or a PNG")
-    pixels = content[at:]
+    if kept_to:
+        kept.append(content[kept_to:])
     # Without an end marker a decoder cannot tell whether more was to come. Where one scan holds everything, it can.
-    if b"\xff\xd9" not in pixels[-64:] and marker in (0xC0, 0xC1) and components < 4 and segment[0] == components:
-        pixels += b"\xff\xd9"
-    return Container("JPEG", b"".join([*kept, pixels]), orientation or 1, components=components)
+    whole = kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
+    if whole and content.find(END, max(scan, len(content) - 64)) < 0:
+        kept = [*(kept or [content]), END]
+    return Container("JPEG", b"".join(kept) if kept else content, orientation or 1, components=components)
 
 
-def _is_frame(marker: int) -> bool:
-    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
-
-
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Markers up to the first scan, with their segments and where these end."""
-    at = 2
-    while at + 4 <= len(content):
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Markers up to the first scan, with where their segments start and end."""
+    at, size = 2, len(content)
+    while at + 4 <= size:
         if content[at] != 0xFF:
             raise DamagedImageError("the JPEG has bytes where a marker belongs")
         marker = content[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-            continue
-        if marker in (0x01, *range(0xD0, 0xD9)):
+        elif marker in STANDALONE:
             at += 2
-            continue
-        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if end < at + 4 or end > len(content):
-            break
-        yield marker, content[at + 4 : end], end
-        at = end
+        else:
+            end = at + 2 + (content[at + 2] << 8) + content[at + 3]
+            if end < at + 4 or end > size:
+                break
+            yield marker, at + 4, end
+            if marker == 0xDA:
+                return
+            at = end
     raise DamagedImageError("the JPEG ends before its pixels")
 
 

@@ -123,7 +123,7 @@ class ClassifyBody(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    image: str | None = Field(None, description="base64 of a JPEG, PNG, WebP, GIF or BMP")
+    image: str | None = Field(None, description="base64 of a JPEG, PNG, WebP, GIF, BMP or AVIF")
     images: list[str] | None = Field(None, description="several of them")
 
 
