@@ -58,7 +58,8 @@ audit: setup
 check-native: setup $(SANITIZED)/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(BIN)/python tests/sanitized.py $(SANITIZED) --capture=sys tests/lccl/cpu
+	  LCCL_SANITIZED=$(SANITIZED) $(BIN)/python -m pytest -p tests.sanitized -n $(WORKERS) --dist worksteal \
+	  --capture=sys tests/lccl/cpu
 
 $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 	CXX=$(CXX) $(BIN)/python -m pip install -q --no-deps --no-build-isolation --upgrade --target $(SANITIZED) \

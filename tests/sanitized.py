@@ -1,21 +1,21 @@
-"""Runs pytest with a build of the native engine that watches memory and arithmetic (``make check-native``).
+"""A pytest plugin: a build of the native engine that watches memory and arithmetic replaces the installed one.
 
-``python tests/sanitized.py FOLDER [pytest's arguments]``: the module under FOLDER takes the place of the installed one.
+``make check-native`` names the build's folder in ``LCCL_SANITIZED``; each of several processes loads it.
 """
 
+import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-import pytest
-
 PACKAGE = "lccl.engines.cpu"
 
 
-def main(folder, *arguments):
+def load(folder):
+    """Load the sanitized module and return its file."""
     (file,) = Path(folder).resolve().joinpath(*PACKAGE.split(".")).glob("_native.*.so")
     if b"__asan_init" not in file.read_bytes() or b"__ubsan_" not in file.read_bytes():
-        sys.exit(f"{file} was built without sanitizers")
+        raise SystemExit(f"{file} was built without sanitizers")
     spec = spec_from_file_location(f"{PACKAGE}._native", file)
     sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
@@ -23,10 +23,12 @@ def main(folder, *arguments):
     from lccl.engines.cpu import engine
 
     if engine._native.__file__ != str(file):
-        sys.exit(f"the engine uses {engine._native.__file__}")
-    print(f"with {file}: {engine._native.instruction_sets()}", flush=True)
-    return pytest.main(list(arguments))
+        raise SystemExit(f"the engine uses {engine._native.__file__}")
+    return file
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+FILE = load(os.environ["LCCL_SANITIZED"])
+
+
+def pytest_report_header():
+    return f"native engine: {FILE}"
