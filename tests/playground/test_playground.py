@@ -207,7 +207,7 @@ def test_a_large_image_is_made_smaller_before_it_is_sent(visit):
 def test_what_the_server_refuses_is_told_in_its_words(visit):
     with visit(told=("415", "ERR_FAILED")) as page:
         page.locator("#file").set_input_files(file(b"hello", "letter.png"))
-        expect(part(page, "error")).to_have_text(re.compile("^Not an image this service reads .*[.]$"))
+        expect(part(page, "error")).to_have_text(re.compile("^Not an image that is read here .*[.]$"))
         expect(part(page, "results")).to_be_hidden()
         expect(page.locator(".curve .mark")).to_have_count(0)
         shoot(page, "refused")
