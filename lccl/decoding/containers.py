@@ -73,47 +73,6 @@ def read_container(content: bytes) -> Container:
     raise NotAnImageError(f"not an image that is read here ({', '.join(FORMATS)})")
 
 
-def claimed_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that an image's header claims, to judge what decoding it will take; None where it is not found.
-
-    What it says is not checked: a decoder will.
-    """
-    if content.startswith(PNG_SIGNATURE) and len(content) >= 24:
-        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    if content[:6] in (b"GIF87a", b"GIF89a") and len(content) >= 10:
-        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
-    if content.startswith(b"BM") and len(content) >= 26:
-        width, height = struct.unpack_from("<ii", content, 18)
-        return abs(width), abs(height)
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and len(content) >= 30:
-        return _webp_size(content)
-    return _jpeg_size(content) if content.startswith(b"\xff\xd8\xff") else None
-
-
-def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    try:
-        for marker, start, end in _jpeg_segments(content):
-            if marker in FRAMES and end - start >= 6:
-                height, width = struct.unpack_from(">HH", content, start + 1)
-                return width, height
-    except DamagedImageError:
-        return None
-    return None
-
-
-def _webp_size(content: bytes) -> tuple[int, int] | None:
-    kind = content[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(content[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", content, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    return None
-
-
 def exif_orientation(exif: bytes) -> int:
     """The orientation in EXIF data, 1 to 8; 1 where there is none, or the data is not readable."""
     exif = exif.removeprefix(EXIF)

@@ -1,31 +1,9 @@
-"""What headers claim, and what is left of a file."""
+"""What is left of a file."""
 
-from __future__ import annotations
-
-import pytest
 from PIL import Image
 
-from lccl.decoding.containers import claimed_size, read_container
+from lccl.decoding.containers import read_container
 from tests.lccl.decoding.corpus import encoded, smooth
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        *((kind, {}) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")),
-        ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True}), ("WEBP", {"exif": b"Exif\0\0"}),
-    ],
-)  # fmt: skip
-def test_a_header_claims_the_size(kind, options):
-    content = encoded(Image.fromarray(smooth(size=(40, 33))), kind, **options)
-    assert claimed_size(content) == (40, 33)
-    for length in range(min(len(content), 200)):
-        assert claimed_size(content[:length]) in (None, (40, 33))
-
-
-def test_what_is_no_image_claims_nothing():
-    for content in (b"", b"no image", b"\xff\xd8\xff", bytes(100), b"RIFF....WEBPVP9 " + bytes(20)):
-        assert claimed_size(content) is None
 
 
 def test_metadata_is_cut_out():
