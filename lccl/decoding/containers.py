@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from lccl.errors import DamagedImageError, NotAnImageError, UnsupportedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 ORIENTATION, IFD_ENTRIES = 0x0112, 1000
-EXIF, END = b"Exif\0\0", b"\xff\xd9"
+EXIF = b"Exif\0\0"
 METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # JPEG's markers of application segments and comments
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -33,7 +34,6 @@ class Container:
         orientation: EXIF's, 1 (upright) to 8.
         transparent: of a PNG in grey or RGB, the one colour that is transparent, as samples of ``depth`` bits.
         depth: bits per sample of a PNG.
-        components: colour components of a JPEG; 0 elsewhere.
 
     """
 
@@ -42,7 +42,6 @@ class Container:
     orientation: int = 1
     transparent: tuple[int, ...] = ()
     depth: int = 8
-    components: int = 0
 
 
 def read_container(content: bytes) -> Container:
@@ -54,7 +53,7 @@ def read_container(content: bytes) -> Container:
         DamagedImageError: cut short, or a wrong checksum in what makes the pixels.
 
     """
-    if content.startswith(b"\xff\xd8\xff"):
+    if content.startswith(JPEG_START):
         return _jpeg(content)
     if content.startswith(PNG_SIGNATURE):
         return _png(content)
@@ -114,9 +113,9 @@ def _jpeg(content: bytes) -> Container:
         kept.append(content[kept_to:])
     # Without an end marker a decoder cannot tell whether more was to come. Where one scan holds everything, it can.
     whole = kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
-    if whole and content.find(END, max(scan, len(content) - 64)) < 0:
-        kept = [*(kept or [content]), END]
-    return Container("JPEG", b"".join(kept) if kept else content, orientation or 1, components=components)
+    if whole and content.find(JPEG_END, max(scan, len(content) - 64)) < 0:
+        kept = [*(kept or [content]), JPEG_END]
+    return Container("JPEG", b"".join(kept) if kept else content, orientation or 1)
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -143,7 +142,8 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _png(content: bytes) -> Container:
     """Chunks that make the pixels stay, and their checksums are verified; a transparent colour is taken out."""
-    kept, header, transparent, orientation = [PNG_SIGNATURE], b"", (), 1
+    kept, header, orientation = [PNG_SIGNATURE], b"", 1
+    transparent: tuple[int, ...] = ()
     for kind, data, chunk in _png_chunks(content):
         if kind == b"eXIf":
             orientation = exif_orientation(data)
@@ -151,18 +151,17 @@ def _png(content: bytes) -> Container:
             header = data
             kept.append(chunk)
         elif kind == b"tRNS" and header and header[9] in (0, 2):
-            transparent = struct.unpack(f">{len(data) // 2}H", data[: len(data) // 2 * 2])
+            if len(data) != (2 if header[9] == 0 else 6):
+                raise DamagedImageError("the PNG's transparent colour does not fit its colour type")
+            transparent = struct.unpack(f">{len(data) // 2}H", data)
         elif kind in PNG_KEPT:
             kept.append(chunk)
         elif kind[:1].isupper():
             raise UnsupportedImageError(f"a PNG with the chunk {kind.decode('latin-1')} is not read here")
     if not header:
         raise NotAnImageError("not an image that is read here: the PNG has no header")
-    depth, colours = header[8], 1 if header[9] == 0 else 3
-    if transparent:
-        if len(transparent) != colours:
-            raise DamagedImageError("the PNG's transparent colour does not fit its colour type")
-        transparent = tuple(sample & ((1 << depth) - 1) for sample in transparent)
+    depth = header[8]
+    transparent = tuple(sample & ((1 << depth) - 1) for sample in transparent)
     return Container("PNG", b"".join(kept), orientation, transparent, depth)
 
 

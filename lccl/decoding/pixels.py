@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lccl.decoding.containers import Container, exif_orientation, read_container
+from lccl.decoding.containers import EXIF, JPEG_END, JPEG_START, Container, exif_orientation, read_container
 from lccl.errors import (
     DamagedImageError,
     ImageError,
@@ -27,6 +27,7 @@ else:  # pragma: no cover: only service installations have it
     simplejpeg = None
 
 WHITE = 255
+USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
 Pixels = NDArray[np.uint8]
 
 
@@ -45,13 +46,15 @@ def decode_rgb(content: bytes, max_pixels: int) -> Pixels:
     """
     if not content:
         raise DamagedImageError("the image is empty: send its bytes")
-    container = read_container(content)
     try:
-        pixels = _fast_jpeg(container, max_pixels)
+        # A JPEG without EXIF and with its end marker need not be taken apart.
+        pixels = _fast_jpeg(content, max_pixels) if content.endswith(JPEG_END) and EXIF not in content else None
+        if pixels is not None:
+            return pixels
+        container = read_container(content)
+        pixels, orientation = _fast_jpeg(container.content, max_pixels), container.orientation
         if pixels is None:
             pixels, orientation = _with_pillow(container, max_pixels)
-        else:
-            orientation = container.orientation
     except MemoryError as error:
         raise ImageTooLargeError("the image needs more memory than there is") from error
     return upright(pixels, orientation)
@@ -73,14 +76,16 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _fast_jpeg(container: Container, max_pixels: int) -> Pixels | None:
-    """The pixels of a JPEG in its usual colours; None for all that needs Pillow."""
-    if simplejpeg is None or container.kind != "JPEG" or container.components not in (1, 3):
+def _fast_jpeg(content: bytes, max_pixels: int) -> Pixels | None:
+    """The pixels of a JPEG with its end marker, in its usual colours; None for all that needs Pillow."""
+    if simplejpeg is None or not content.startswith(JPEG_START):
         return None
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(container.content)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in USUAL_COLOURS:
+            return None
         _check_size(width, height, max_pixels)
-        pixels: Pixels = simplejpeg.decode_jpeg(container.content, strict=True)
+        pixels: Pixels = simplejpeg.decode_jpeg(content, strict=True)
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise DamagedImageError("the image cannot be decoded: the JPEG ends early") from error

@@ -1,11 +1,12 @@
 """The contract that every engine keeps, and the checks that all of them share."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.errors import InputError, require
+from lccl.errors import InputError
 from lccl.plan.geometry import NetworkShape
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
@@ -57,28 +58,32 @@ def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
         InputError: a shape, type or value is off.
 
     """
+    for complaint in _complaints(plan, images, options):
+        raise InputError(complaint)
+
+
+def _complaints(plan: Plan, images: Images, options: RunOptions) -> Iterator[str]:
+    """What does not fit, in sentences that are made only where something is wrong: this runs with every batch."""
     image, count, layers = plan.image, len(images), len(plan.layers)
-    size, exits = (image.height, image.width, image.channels), options.exit_confidence
-    forced = layers if options.forced_masks is None else len(options.forced_masks)
-    wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
-    pixels, floating = images.dtype == np.uint8, np.issubdtype(images.dtype, np.floating)
-    require(
-        InputError,
-        (count and images.shape[1:] == size, f"images must be [N, {', '.join(map(str, size))}], not {images.shape}"),
-        (pixels or floating, f"images must be uint8 or floating, not {images.dtype}"),
-        (pixels or not floating or np.isfinite(images).all(), "normalised images must be finite"),
-        (
-            options.thresholds.shape == (count, layers),
-            f"options.thresholds must be {[count, layers]}, not {list(options.thresholds.shape)}",
-        ),
-        (
-            exits.shape in ((count, 0), (count, plan.exits)),
-            f"options.exit_confidence must be {wanted}, not {list(exits.shape)}",
-        ),
-        (not np.isnan(exits).any(), "options.exit_confidence must not be NaN"),
-        (not np.isnan(options.thresholds).any(), "options.thresholds must not be NaN"),
-        (forced == layers, f"options.forced_masks needs {layers} masks, not {forced}"),
-    )
+    thresholds, exits, forced = options.thresholds, options.exit_confidence, options.forced_masks
+    if not count or images.shape[1:] != (image.height, image.width, image.channels):
+        yield f"images must be [N, {image.height}, {image.width}, {image.channels}], not {images.shape}"
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            yield f"images must be uint8 or floating, not {images.dtype}"
+        if not np.isfinite(images).all():
+            yield "normalised images must be finite"
+    if thresholds.shape != (count, layers):
+        yield f"options.thresholds must be {[count, layers]}, not {list(thresholds.shape)}"
+    if exits.shape not in ((count, 0), (count, plan.exits)):
+        wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
+        yield f"options.exit_confidence must be {wanted}, not {list(exits.shape)}"
+    if np.isnan(exits).any():
+        yield "options.exit_confidence must not be NaN"
+    if np.isnan(thresholds).any():
+        yield "options.thresholds must not be NaN"
+    if forced is not None and len(forced) != layers:
+        yield f"options.forced_masks needs {layers} masks, not {len(forced)}"
 
 
 def exit_confidence(plan: Plan, options: RunOptions) -> NDArray[np.float32]:

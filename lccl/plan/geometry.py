@@ -5,6 +5,7 @@ Source: Dong et al., "More is Less", CVPR 2017, table 1 (r there is the share of
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ class EarlyExit:
     means: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NetworkShape:
     """Everything that counts in a network.
 
@@ -128,15 +129,20 @@ class NetworkShape:
         """MACs of all gates for one image."""
         return sum(layer.gate_macs for layer in self.layers)
 
-    @property
+    @cached_property
     def cells(self) -> NDArray[np.int64]:
         """Cells of each SkipConv for one image, int64 [L]."""
         return np.array([layer.convolution.cells for layer in self.layers], dtype=np.int64)
 
-    @property
+    @cached_property
     def cell_macs(self) -> NDArray[np.int64]:
         """MACs of one cell of each SkipConv, int64 [L]."""
         return np.array([layer.convolution.cell_macs for layer in self.layers], dtype=np.int64)
+
+    @cached_property
+    def _gated_macs(self) -> int:
+        """MACs of all SkipConv cells for one image."""
+        return int(self.cells @ self.cell_macs)
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -169,10 +175,9 @@ class NetworkShape:
 
         Cells behind an image's exit are not kept.
         """
-        total = int(self.cells @ self.cell_macs)
-        if not total:
+        if not self._gated_macs:
             return np.zeros(len(kept))
-        return 1 - (kept @ self.cell_macs) / total
+        return 1 - (kept @ self.cell_macs) / self._gated_macs
 
     def layer_skip_ratios(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Share of cells not kept, per image and layer. ``kept`` int64 [N, L] → float64 [N, L]."""

@@ -135,8 +135,8 @@ class Exchange:
         state["classified"] = classified
         encoding_at = time.monotonic()
         response = await write(request, model, details, classified)
-        self._metrics.stage_duration.labels(model.name, "decode").observe(classified.decode_s)
-        self._metrics.stage_duration.labels(model.name, "encode").observe(time.monotonic() - encoding_at)
+        self._metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
+        self._metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding_at)
         return response
 
     def find(self, request: Request) -> ServedModel:

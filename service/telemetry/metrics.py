@@ -29,6 +29,7 @@ class Metrics:
         gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.telemetry.gpu.KINDS`.
         request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
             takes longer than observing.
+        stage_timer: the same for a model and stage.
         point_skip_ratio: divided by the images of ``image_duration``, what a point reached and what calibration
             expected of it. The spread is the standard deviation between held-out images, or a little more: the
             layers' own ones added up.
@@ -42,6 +43,7 @@ class Metrics:
         self._of_images()
         self._of_requests()
         self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
+        self.stage_timer = lru_cache(maxsize=4096)(self.stage_duration.labels)
 
     def _of_images(self) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)

@@ -1,5 +1,7 @@
 """The images that are measured on."""
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,3 +38,21 @@ def test_drawn_images_say_so():
     assert isinstance(SIXTEEN, Images)
     assert SIXTEEN.source == "1/f noise"
     assert SIXTEEN.images.dtype == np.uint8
+
+
+def test_images_come_from_an_archive_too(tmp_path):
+    archive = tmp_path / "photos.tar"
+    with tarfile.open(archive, "w") as tar:
+        for number in range(4):
+            file = tmp_path / f"{number}.png"
+            Image.fromarray(noise_images(1, 24, number).images[0]).save(file)
+            tar.add(file, f"train/a/{number}.png")
+    found = dataset_images(archive, Preprocessing(24, 24, (0.5,) * 3, (0.25,) * 3), 3)
+    assert found.images.shape == (3, 24, 24, 3)
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    archive = tmp_path / "photos.tar.gz"
+    archive.write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"photos\.tar\.gz"):
+        dataset_images(archive, Preprocessing(24, 24, (0.5,) * 3, (0.25,) * 3), 3)
