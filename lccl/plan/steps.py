@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+Weights = Array | NDArray[np.int8]  # int8 in a quantised plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,13 +27,31 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantum:
+    """How a quantised buffer holds its values: the uint8 q stands for ``(q − zero) · scale``.
+
+    Attributes:
+        scale: finite and above 0.
+        zero: 0 in buffers that are never negative, 128 elsewhere; padding holds it.
+
+    """
+
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
 class Buffer:
-    """A map of ``channels`` × ``height`` × ``width`` values per image; padding around it is always 0."""
+    """A map of ``channels`` × ``height`` × ``width`` values per image; padding around it is always 0.
+
+    ``quantum`` is None where values are floating: everywhere but in the maps of a quantised plan.
+    """
 
     name: str
     channels: int
     height: int
     width: int
+    quantum: Quantum | None = None
 
 
 class Read(NamedTuple):
@@ -52,10 +71,14 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What is added to a step's value: ``buffer`` at every ``stride``-th position; channels it lacks add 0."""
+    """What is added to a step's value: ``buffer`` at every ``stride``-th position; channels it lacks add 0.
+
+    ``scale`` is what one unit of a quantised buffer is in units of the step's value; a float32 number.
+    """
 
     buffer: str
     stride: int = 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +87,15 @@ class Gate:
 
     ``weight`` is [G, C, k', k'] with padding k' // 2 and the convolution's stride; each of the G maps
     rules T / G neighbouring channels. ``layer`` is the column of the thresholds, kept counts and masks.
+    ``offset`` is as a :class:`Convolve`'s.
     """
 
     name: str
     layer: int
     input: str
-    weight: Array
+    weight: Weights
     affine: Affine
+    offset: NDArray[np.int32] | None = None
 
 
 class _MapStep:
@@ -89,11 +114,15 @@ class _MapStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Normalise(_MapStep):
-    """Pixels to values: ``(pixel / 255 − mean) / std`` per channel; the first step of every plan."""
+    """Pixels to values: ``(pixel / 255 − mean) / std`` per channel; the first step of every plan.
+
+    In a quantised plan the buffer holds the pixels themselves, and ``zero``, uint8 [3], is the pixel that stands for 0.
+    """
 
     mean: Array
     std: Array
     raw: str
+    zero: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,11 +157,14 @@ class Convolve:
 
     A skipped cell holds exactly the residual in ``raw``; without a residual that is 0, and
     ``ReLU(shift)`` of its channel in ``activated`` (:meth:`fill`).
+
+    In a quantised plan weights are int8, conv sums the stored integers, and ``offset``, int32 [T], is added to the sums:
+    it takes off what the zeros of the input's values contribute.
     """
 
     name: str
     input: str
-    weight: Array
+    weight: Weights
     stride: int
     affine: Affine | None = None
     relu: bool = False
@@ -141,6 +173,7 @@ class Convolve:
     residual: Residual | None = None
     raw: str | None = None
     activated: Activated | None = None
+    offset: NDArray[np.int32] | None = None
 
     @property
     def reads(self) -> tuple[Read, ...]:
