@@ -49,6 +49,10 @@ class QualityError(LcclError):
     """A quality request that contradicts itself or lies outside what the model offers."""
 
 
+class QuantisationError(LcclError):
+    """Scales or integer weights that cannot be used, or a network that cannot be quantised."""
+
+
 class WeightsError(LcclError):
     """Weights that are no plain ResNet of this project's, or cannot be read."""
 

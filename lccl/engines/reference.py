@@ -1,57 +1,21 @@
 """The reference engine: interprets a plan in plain PyTorch, dense then masked. Other engines are compared with it."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lccl.engines.base import Images, check_inputs, exit_confidence
-from lccl.errors import EngineError, InputError
+from lccl.engines.integers import IntegerSteps
+from lccl.engines.state import State
+from lccl.errors import EngineError, require
 from lccl.plan import steps
 from lccl.plan.geometry import shape_of
 from lccl.plan.run import RunOptions, RunOutput
 from lccl.plan.steps import Plan
 
-PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
-
-
-@dataclass
-class State:
-    """A batch on its way through the plan.
-
-    ``values``, ``thresholds`` and ``confidence`` hold only the images still active; ``active`` are their positions in
-    the batch. A step that ends images takes them out of all four.
-
-    ``masks`` and ``gates`` of a layer are of the whole batch, 0 for images that left before it; so are ``logits``
-    and ``exit_index``.
-    """
-
-    options: RunOptions
-    active: Tensor
-    values: dict[str, Tensor]
-    thresholds: Tensor
-    confidence: Tensor
-    logits: Tensor
-    exit_index: Tensor
-    ended: bool = False
-    gates: dict[int, Tensor] = field(default_factory=dict)
-    masks: dict[int, Tensor] = field(default_factory=dict)
-
-    def of_batch(self, active: Tensor) -> Tensor:
-        """Values of the active images laid out for the whole batch, 0 elsewhere."""
-        whole = active.new_zeros((len(self.exit_index), *active.shape[1:]))
-        whole[self.active] = active
-        return whole
-
-    def leave(self, who: Tensor, logits: Tensor, number: int) -> None:
-        """End the run of those active images for which ``who`` holds, with their logits as the answer."""
-        leaving, stay = self.active[who], ~who
-        self.logits[leaving], self.exit_index[leaving] = logits[who], number
-        self.active = self.active[stay]
-        self.thresholds, self.confidence = self.thresholds[stay], self.confidence[stay]
-        self.values = {name: value[stay] for name, value in self.values.items()}
+PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64, "int8": torch.float32}  # of what is no integer
+CPU = torch.device("cpu")
 
 
 class ReferenceEngine:
@@ -62,11 +26,26 @@ class ReferenceEngine:
     batch_limit = 32
     streams = 1
 
-    def __init__(self, plan: Plan, device: torch.device, precision: str = "fp32") -> None:
-        if precision not in PRECISIONS:
-            raise EngineError(f"the reference engine has no precision {precision!r}: use fp32 or fp64")
+    def __init__(self, plan: Plan, device: torch.device = CPU, precision: str = "fp32") -> None:
+        """Take a plan; a quantised one for int8, on the CPU, and no other.
+
+        Raises:
+            EngineError: no such precision, or it does not fit the plan or the device.
+
+        """
+        quantised = precision == "int8"
+        require(
+            EngineError,
+            (precision in PRECISIONS, f"the reference engine has no precision {precision!r}: use fp32, fp64 or int8"),
+            (
+                quantised == plan.is_quantised,
+                f"precision {precision} does not fit the plan: int8 and quantised plans go together",
+            ),
+            (not quantised or device.type == "cpu", f"int8 does not run on {device}: use device cpu"),
+        )
         self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         self._device, self._dtype = device, PRECISIONS[precision]
+        self._integers = IntegerSteps(plan) if quantised else None
 
     @torch.inference_mode()
     def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
@@ -97,6 +76,9 @@ class ReferenceEngine:
 
     def step(self, step: steps.Step, state: State) -> None:
         """Run one step on the images still active, from the buffers in ``state`` to new ones there."""
+        if self._integers is not None:
+            self._integers.run(step, state)
+            return
         values = state.values
         match step:
             case steps.Normalise():
@@ -159,21 +141,12 @@ class ReferenceEngine:
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
         maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride)))
-        keep = maps > state.thresholds[:, gate.layer, None, None, None]
-        if state.options.forced_masks is not None:
-            keep = torch.from_numpy(state.options.forced_masks[gate.layer]).to(self._device)[state.active].bool()
-            if keep.shape != maps.shape:
-                raise InputError(f"a forced mask must be {list(maps.shape)}, not {list(keep.shape)}")
-        state.gates[gate.layer], state.masks[gate.layer] = state.of_batch(maps), state.of_batch(keep)
-        share = value.shape[1] // maps.shape[1]
-        if maps.shape[1] > 1:
-            maps, keep = maps.repeat_interleave(share, 1), keep.repeat_interleave(share, 1)
-        return torch.where(keep, value * maps, torch.zeros_like(value))
+        return state.gated(gate, maps, value)
 
     def _linear(self, x: Tensor, weight: steps.Array, bias: steps.Array) -> Tensor:
         return F.linear(x.flatten(1), self._get(weight).flatten(1), self._get(bias))
 
-    def _conv(self, x: Tensor, weight: steps.Array, stride: int) -> Tensor:
+    def _conv(self, x: Tensor, weight: steps.Weights, stride: int) -> Tensor:
         return F.conv2d(x, self._get(weight), stride=stride, padding=weight.shape[2] // 2)
 
     def _affine(self, affine: steps.Affine, value: Tensor) -> Tensor:
@@ -197,7 +170,7 @@ class ReferenceEngine:
             masks=tuple(mask.to(torch.uint8).cpu().numpy() for mask in masks) if state.options.want_masks else None,
         )
 
-    def _get(self, array: steps.Array) -> Tensor:
+    def _get(self, array: steps.Weights) -> Tensor:
         return torch.from_numpy(array).to(self._device, self._dtype)
 
 

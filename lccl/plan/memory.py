@@ -104,7 +104,8 @@ def _fits_in_place(plan: Plan, number: int, step: Step, buffers: Mapping[str, Bu
     if not isinstance(step, Convolve) or step.residual is None or step.residual.stride > 1:
         return False
     residual = buffers[step.residual.buffer]
-    if _shape(plan.buffer(step.residual.buffer)) != _shape(plan.buffer(step.writes[0])):
+    source, output = plan.buffer(step.residual.buffer), plan.buffer(step.writes[0])
+    if _shape(source) != _shape(output) or source.quantum != output.quantum:
         return False
     if any(reader > number or (reader == number and read.kernel) for reader, read in residual.readers):
         return False  # it is read later, or by this step's windows, over cells that the step may have overwritten

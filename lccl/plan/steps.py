@@ -158,8 +158,8 @@ class Convolve:
     A skipped cell holds exactly the residual in ``raw``; without a residual that is 0, and
     ``ReLU(shift)`` of its channel in ``activated`` (:meth:`fill`).
 
-    In a quantised plan weights are int8, conv sums the stored integers, and ``offset``, int32 [T], is added to the sums:
-    it takes off what the zeros of the input's values contribute.
+    In a quantised plan weights are int8, conv sums the stored integers, and ``offset``, int32 [T], is added to the
+    sums: it takes off what the zeros of the input's values contribute.
     """
 
     name: str
@@ -296,6 +296,11 @@ class Plan:
     def gated(self) -> tuple[Convolve, ...]:
         """The steps that have a gate, in the order of the thresholds' columns."""
         return tuple(step for step in self.steps if isinstance(step, Convolve) and step.gate is not None)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether maps hold uint8 and weights int8."""
+        return self.image.quantum is not None
 
     @property
     def splits(self) -> bool:

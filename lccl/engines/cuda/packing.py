@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lccl.plan.steps import Array
+from lccl.plan.steps import Weights
 
 BLOCK = 16  # channels: the narrowest block of a matrix product
 
@@ -28,12 +28,12 @@ def depth_of(stored: int, kernel: int) -> int:
     return kernel * filled(kernel * stored, block_of(stored, kernel))
 
 
-def pack(weight: Array, stored: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def pack(weight: Weights, stored: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[T, C, k, k] → [depth, T], contiguous."""
     return torch.from_numpy(_runs(weight, stored)).to(device, dtype)
 
 
-def pack_gate(weight: Array, stored: int, group_block: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def pack_gate(weight: Weights, stored: int, group_block: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[G, C, k, k] → [depth, blocks · 2 · group_block]: of each block of groups what ``dtype`` takes, then the rest."""
     runs = torch.from_numpy(_runs(weight, stored))
     missing = -runs.shape[1] % group_block
@@ -43,7 +43,7 @@ def pack_gate(weight: Array, stored: int, group_block: int, device: torch.device
     return torch.stack([high, low], dim=2).flatten(1).contiguous().to(device)
 
 
-def _runs(weight: Array, stored: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _runs(weight: Weights, stored: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Taps of a row and their channels as one run, filled up to whole blocks: float32 [depth, T]."""
     outputs, channels, kernel, _ = weight.shape
     padded = np.zeros((kernel, kernel, stored, outputs), np.float32)
@@ -53,7 +53,7 @@ def _runs(weight: Array, stored: int) -> np.ndarray[tuple[int, ...], np.dtype[np
     return np.ascontiguousarray(np.pad(runs, ((0, 0), (0, missing), (0, 0))).reshape(-1, outputs))
 
 
-def pack_features(weight: Array, device: torch.device) -> Tensor:
+def pack_features(weight: Weights, device: torch.device) -> Tensor:
     """A linear layer's [outputs, C] or [outputs, C, g, g] → float32 [g · g · C, outputs], as features are laid down."""
     by_place = weight.reshape(len(weight), weight.shape[1], -1).transpose(2, 1, 0)
     return torch.from_numpy(np.ascontiguousarray(by_place.reshape(-1, len(weight)), np.float32)).to(device)
