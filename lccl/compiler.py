@@ -5,12 +5,14 @@ import logging
 import torch
 
 from lccl.bundle.format import Bundle
+from lccl.bundle.int8 import Int8
 from lccl.engines.base import Engine
 from lccl.errors import EngineError, require
 from lccl.networks import ResNet
 from lccl.networks.lowering import lower
 from lccl.plan.steps import Plan
 from lccl.preprocessing import Preprocessing
+from lccl.quantization.plan import quantise
 
 ENGINES = ("auto", "cpu", "cuda", "reference")
 HALF = ("auto", "fp16", "bf16")  # what the cuda engine takes; auto is fp16 there
@@ -33,10 +35,12 @@ def compile_network(
         model: a bundle, or a network.
         device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:i``. ``auto`` is a GPU on whose model the cuda engine's
             tests have passed, where that engine can run what is asked for; else the CPU.
-        precision: ``fp32`` (cpu, reference), ``fp16`` (cuda), ``bf16`` (cpu, cuda) or ``fp64`` (reference). ``auto`` is
-            fp16 on the cuda engine and fp32 on the others.
-        engine: ``cpu``, ``cuda``, ``reference`` or ``auto``: on a CPU the cpu engine, but reference for fp64 and for
-            split convolutions, which it alone runs; on a GPU the cuda engine, but reference for fp32 and fp64.
+        precision: ``fp32`` (cpu, reference), ``int8`` (cpu, reference; of a bundle that was quantised), ``fp16``
+            (cuda), ``bf16`` (cpu, cuda) or ``fp64`` (reference). ``auto`` is fp16 on the cuda engine, int8 on the cpu
+            engine where the bundle has operating points measured in int8, and fp32 elsewhere; what was taken is the
+            engine's ``precision``, and :meth:`lccl.bundle.format.Bundle.in_precision` has the points that hold for it.
+        engine: ``cpu``, ``cuda``, ``reference`` or ``auto``: on a CPU the cpu engine, but reference for what it alone
+            runs, fp64 and split convolutions; on a GPU the cuda engine, but reference for fp32 and fp64.
             ``cuda`` without a device is the first GPU, whatever its model.
         preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
         threads: of the cpu engine; 0 takes one per core.
@@ -47,8 +51,9 @@ def compile_network(
         EngineError: there is no such engine, device or precision here; nothing else is taken instead.
 
     """
+    int8: Int8 | None = None
     if isinstance(model, Bundle):
-        network, preprocessing = model.network, model.preprocessing
+        network, preprocessing, int8 = model.network, model.preprocessing, model.int8
     else:
         network, size = model, model.image_size
         preprocessing = preprocessing or Preprocessing(size, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -59,7 +64,13 @@ def compile_network(
     chosen = _choose_engine(engine, target, precision, plan)
     if chosen == "cuda":
         return _cuda_engine(plan, target, "fp16" if precision == "auto" else precision)
-    precision = "fp32" if precision == "auto" else precision
+    if precision == "auto":
+        measured = int8 is not None and int8.table is not None
+        precision = "int8" if measured and chosen == "cpu" and cpu_offers("int8", instruction_set) else "fp32"
+    if precision == "int8":
+        if int8 is None:
+            raise EngineError("there are no int8 weights: quantise a bundle with lccl quantize, or use precision fp32")
+        plan = quantise(plan, int8.quantisation)
     if chosen == "cpu":
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
@@ -83,7 +94,8 @@ def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan
     if engine == "auto" and target.type == "cuda":
         return "cuda" if precision in HALF else "reference"
     if engine == "auto":
-        return "reference" if precision == "fp64" or plan.splits else "cpu"
+        lacking = precision == "fp64" or (precision == "int8" and not cpu_offers("int8"))
+        return "reference" if lacking or plan.splits else "cpu"
     require(
         EngineError,
         (
@@ -96,6 +108,15 @@ def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan
         ),
     )
     return engine
+
+
+def cpu_offers(precision: str, instruction_set: str = "auto") -> bool:
+    """Whether the cpu engine is built and computes in that precision on this machine."""
+    try:
+        from lccl.engines.cpu.engine import instruction_sets
+    except ImportError:
+        return False
+    return any(offered == precision and instruction_set in ("auto", name) for name, offered in instruction_sets())
 
 
 def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruction_set: str) -> Engine:

@@ -87,7 +87,7 @@ class SkipMap:
 
             engine = compile_network(bundle)
         pixels = bundle.preprocessing.apply(image)
-        point = resolve(bundle.table, quality or QualityRequest()).wanted
+        point = resolve(bundle.in_precision(engine.precision).table, quality or QualityRequest()).wanted
         output = engine.run(pixels[None], RunOptions.of([point.setting], want_masks=True))
         assert output.masks is not None
         return cls.of_masks(engine.shape, pixels.shape[:2], [mask[0] for mask in output.masks], output.kept[0])

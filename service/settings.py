@@ -33,8 +33,9 @@ class Settings(BaseSettings):
     default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")
     engine: Literal["auto", "cpu", "cuda", "reference"] = Field("auto", description="what runs the models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:i")
-    precision: Literal["auto", "fp32", "fp16", "bf16", "fp64"] = Field(
-        "auto", description="arithmetic of the engine; auto is fp16 on the cuda engine and fp32 on the others"
+    precision: Literal["auto", "fp32", "int8", "fp16", "bf16", "fp64"] = Field(
+        "auto",
+        description="arithmetic of the engine; auto is fp16 on cuda, int8 on cpu where a model has it, else fp32",
     )
     instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, portable, …")
     api_key: SecretStr | None = Field(None, description="when set, /v1 asks for it (Bearer or X-API-Key)")

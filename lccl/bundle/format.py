@@ -17,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from lccl.bundle.int8 import INT8_WEIGHTS, Int8, check_int8, read_int8
 from lccl.bundle.training_record import TrainingRecord
 from lccl.errors import ArchitectureError, BundleError, LcclError, require
 from lccl.networks import Architecture, ResNet, build
@@ -27,7 +28,7 @@ from lccl.plan.geometry import NetworkShape
 from lccl.preprocessing import Preprocessing
 
 FORMAT = "lccl-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION, INT8_FORMAT_VERSION = 1, 2  # a bundle with int8 weights has the latter
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 MAX_DESCRIPTION_BYTES = 16 << 20
 MAX_WEIGHTS_BYTES = 4 << 30
@@ -45,6 +46,7 @@ class Bundle:
         training: how it was trained, its early exits, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
         self_test: what it answers to images drawn from a seed (:mod:`lccl.bundle.self_test`); empty where not recorded.
+        int8: the same network in int8; None where it was not quantised.
         digest: SHA-256 over the description and the weights; empty until saved or loaded.
 
     """
@@ -59,6 +61,7 @@ class Bundle:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     self_test: Mapping[str, Any] = field(default_factory=dict)
     version: str = "1"
+    int8: Int8 | None = None
     digest: str = ""
 
     @property
@@ -66,14 +69,41 @@ class Bundle:
         """What counts in its network; an engine that runs it has the same."""
         return network_shape(self.architecture, self.preprocessing.size, self.network.sidenets.specs)
 
+    def in_precision(self, precision: str) -> "Bundle":
+        """The bundle as an engine of that precision serves it: table, calibration and self-test are int8's for int8.
+
+        It is not for saving. All other precisions have the points that were measured in fp32.
+
+        Raises:
+            BundleError: nothing was measured in int8.
+
+        """
+        if precision != "int8":
+            return self
+        if self.int8 is None or self.int8.table is None:
+            todo = "lccl quantize and then lccl calibrate" if self.int8 is None else "lccl calibrate"
+            raise BundleError(f"the bundle has no operating points measured in int8: run {todo} --precision int8")
+        own = self.int8
+        return replace(self, table=self.int8.table, calibration=own.calibration, self_test=own.self_test)
+
+    def with_points(self, precision: str, table: OperatingPointTable, calibration: Mapping[str, Any]) -> "Bundle":
+        """The bundle with operating points measured in a precision; those of the others stay."""
+        if precision != "int8":
+            return replace(self, table=table, calibration=calibration, digest="")
+        if self.int8 is None:
+            raise BundleError("the bundle has no int8 weights: run lccl quantize")
+        return replace(self, int8=replace(self.int8, table=table, calibration=calibration, self_test={}), digest="")
+
 
 def save(bundle: Bundle, folder: Path) -> str:
     """Write a bundle and return its digest. Each file is written beside the old one, then replaces it."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save_tensors(_stored_tensors(bundle.network))
+    contents = {WEIGHTS: save_tensors(_stored_tensors(bundle.network))}
+    if bundle.int8 is not None:
+        contents[INT8_WEIGHTS] = save_tensors(bundle.int8.tensors())
     description = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if bundle.int8 is None else INT8_FORMAT_VERSION,
         "version": bundle.version,
         "architecture": bundle.architecture.to_json(),
         "sidenets": [asdict(spec) for spec in bundle.network.sidenets.specs],
@@ -84,14 +114,17 @@ def save(bundle: Bundle, folder: Path) -> str:
         "training": bundle.training.to_json(),
         "calibration": dict(bundle.calibration),
         "self_test": dict(bundle.self_test),
-        "files": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        **({} if bundle.int8 is None else bundle.int8.to_json()),
     }
     digest = _digest(description)
     text = json.dumps(description | {"digest": digest}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, content in ((WEIGHTS, weights), (DESCRIPTION, text.encode())):
+    for name, content in {**contents, DESCRIPTION: text.encode()}.items():
         fresh = folder / f"{name}.new"
         fresh.write_bytes(content)
         fresh.replace(folder / name)
+    if bundle.int8 is None:
+        (folder / INT8_WEIGHTS).unlink(missing_ok=True)
     return digest
 
 
@@ -111,7 +144,21 @@ def load(folder: Path) -> Bundle:
     except (LcclError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{folder / DESCRIPTION} is not usable: {error}") from error
     _fill(bundle.network, _read_weights(folder / WEIGHTS, expected), folder / WEIGHTS)
-    return bundle
+    return bundle if "int8" not in description else _with_int8(bundle, folder, description)
+
+
+def _with_int8(bundle: Bundle, folder: Path, description: Mapping[str, Any]) -> Bundle:
+    """The bundle with what it holds for int8, checked against its network."""
+    tensors = _read_weights(folder / INT8_WEIGHTS, description["files"][INT8_WEIGHTS])
+    try:
+        int8 = read_int8(description, tensors)
+        check_int8(int8, bundle.network, bundle.preprocessing)
+        if int8.table is not None:
+            _check_exact(int8.table, bundle.network)
+        _check_self_test(int8.self_test, bundle.architecture.classes)
+    except LcclError as error:
+        raise BundleError(f"{folder} is not usable in int8: {error}") from error
+    return replace(bundle, int8=int8)
 
 
 def version_of(folder: Path) -> str:
@@ -153,17 +200,34 @@ def _described(description: Mapping[str, Any]) -> Bundle:
     )
     labels, files, classes = description["labels"], description["files"], architecture.classes
     texts = [*labels, bundle.version] if isinstance(labels, list) else [labels]
-    parts, exact = (bundle.splits, bundle.calibration), bundle.table.exact.setting
-    gated, exits = len(network.skip_convs), len(network.sidenets)
+    parts = (bundle.splits, bundle.calibration)
+    wanted = [WEIGHTS, INT8_WEIGHTS] if "int8" in description else [WEIGHTS]
+    is_int8 = description["format_version"] == INT8_FORMAT_VERSION
     require(
         BundleError,
-        (isinstance(files, dict) and set(files) == {WEIGHTS}, f"files must list exactly {WEIGHTS}"),
+        (isinstance(files, dict) and set(files) == {*wanted}, f"files must list exactly {' and '.join(wanted)}"),
+        (("int8" in description) == is_int8, f"int8 and format version {INT8_FORMAT_VERSION} go together"),
         (
             isinstance(labels, list) and all(isinstance(text, str) for text in texts),
             "labels are a list of texts, and the version is a text",
         ),
         (len(texts) - 1 == classes, f"it names {len(texts) - 1} labels for {classes} classes"),
         (all(isinstance(part, dict) for part in parts), "splits and calibration are objects"),
+    )
+    _check_exact(bundle.table, network)
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"it has labels or a version that are no text: {error}") from error
+    _check_self_test(bundle.self_test, classes)
+    return replace(bundle, labels=tuple(labels))
+
+
+def _check_exact(table: OperatingPointTable, network: ResNet) -> None:
+    """A table has a threshold for every gated convolution and a confidence for every SideNet."""
+    exact, gated, exits = table.exact.setting, len(network.skip_convs), len(network.sidenets)
+    require(
+        BundleError,
         (
             len(exact.thresholds) == gated,
             f"it gives {len(exact.thresholds)} thresholds for {gated} gated convolutions",
@@ -173,12 +237,6 @@ def _described(description: Mapping[str, Any]) -> Bundle:
             f"it gives {len(exact.exit_confidence)} exit confidences for {exits} SideNets",
         ),
     )
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        raise BundleError(f"it has labels or a version that are no text: {error}") from error
-    _check_self_test(bundle.self_test, classes)
-    return replace(bundle, labels=tuple(labels))
 
 
 def _check_self_test(self_test: Mapping[str, Any], classes: int) -> None:
@@ -209,7 +267,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
     found = description.get("format_version")
     require(
         BundleError,
-        (found == FORMAT_VERSION, f"{file} has format version {found!r}; this is {FORMAT_VERSION}"),
+        (
+            found in (FORMAT_VERSION, INT8_FORMAT_VERSION),
+            f"{file} has format version {found!r}; this is {FORMAT_VERSION}, or {INT8_FORMAT_VERSION} with int8",
+        ),
         (digest == description.get("digest"), f"{file} is damaged or was edited: its digest does not match"),
     )
     return description

@@ -16,7 +16,10 @@ SEED, IMAGES = 0, 2
 COARSE = 5  # the images are noise of this many points a side, enlarged, so that they are smooth like photographs
 # Largest difference that is taken for rounding, relative to the largest logit. At a point past exact, rounding
 # moves gates across their thresholds.
-TOLERANCE = {"fp64": (1e-3, 0.1), "fp32": (1e-3, 0.1), "fp16": (0.05, 0.25), "bf16": (0.15, 0.35)}
+TOLERANCE = {
+    "fp64": (1e-3, 0.1), "fp32": (1e-3, 0.1), "fp16": (0.05, 0.25), "bf16": (0.15, 0.35),
+    "int8": (1e-5, 1e-5),  # every engine gives the same bits, of which six digits are recorded
+}  # fmt: skip
 
 
 def draw(seed: int, images: int, height: int, width: int) -> NDArray[np.uint8]:

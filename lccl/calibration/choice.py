@@ -1,7 +1,7 @@
 """Calibration: choose a model's operating points on one held-out part, measure them on the other."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -49,7 +49,7 @@ class _Trial:
 def calibrate(
     bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None, weighed: int = WEIGHED
 ) -> Bundle:
-    """Return the bundle with a fresh table of operating points.
+    """Return the bundle with a fresh table of operating points of the engine's precision: fp32 or int8.
 
     Each layer has a threshold of its own and each early exit its confidence, moved in the order of what that costs
     for the work it saves (:func:`lccl.calibration.search.search_thresholds`): points in steps of about 0.05 of skip
@@ -84,7 +84,7 @@ def calibrate_along(
     _, *chosen = _choose(_Trials(engine, curve, data.choose.first(SEARCHED), progress))
     progress(f"measuring {1 + len(chosen)} points")
     table, measurements = build_table(engine, data, _named(chosen))
-    return replace(bundle, table=table, calibration=_by_layer_and_exit(measurements, engine.shape), digest="")
+    return bundle.with_points(engine.precision, table, _by_layer_and_exit(measurements, engine.shape))
 
 
 class _Trials:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lccl.plan.geometry import NetworkShape
 
 EngineName = Annotated[str, typer.Option(help="auto, cpu or reference.")]
+Precision = Annotated[str, typer.Option(help="fp32, or int8 of a bundle that was quantised.")]
 
 
 def calibrate(
@@ -37,9 +38,10 @@ def calibrate(
     data: Data,
     engine: EngineName = "auto",
     search: Annotated[int, typer.Option(min=1, help="Images on which the costs of skipping are found.")] = 1000,
+    precision: Precision = "fp32",
     threads: Threads = 0,
 ) -> None:
-    """Choose and measure a bundle's operating points, and write its model card."""
+    """Choose and measure a bundle's operating points in one precision, and write its model card."""
     from lccl.bundle.model_card import write_card
     from lccl.calibration.choice import calibrate as choose_points
     from lccl.data import hold_out
@@ -48,11 +50,11 @@ def calibrate(
     loaded = lccl.load(bundle)
     dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
     with console.status("calibrating") as status:
-        runner = lccl.compile(loaded, precision="fp32", engine=engine, threads=threads)
+        runner = lccl.compile(loaded, precision=_known(precision), engine=engine, threads=threads)
         calibrated = choose_points(loaded, runner, hold_out(dataset.train), status.update, search)
     save_with_self_test(calibrated, bundle)
     write_card(calibrated, bundle)
-    print_points(calibrated)
+    print_points(calibrated.in_precision(precision))
 
 
 def evaluate(
@@ -64,6 +66,7 @@ def evaluate(
         list[float] | None, typer.Option(help="How confident every early exit must be; may be given again.")
     ] = None,
     engine: EngineName = "auto",
+    precision: Precision = "fp32",
     threads: Threads = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
@@ -71,9 +74,9 @@ def evaluate(
     from lccl.measurement import measure
 
     use_threads(threads)
-    loaded = lccl.load(bundle)
+    loaded = lccl.load(bundle).in_precision(_known(precision))
     split = _part(load_data(data, loaded.preprocessing).in_order_of(loaded.labels), part)
-    runner = lccl.compile(loaded, precision="fp32", engine=engine, threads=threads)
+    runner = lccl.compile(loaded, precision=precision, engine=engine, threads=threads)
     requests = [lccl.QualityRequest(sparsity=value) for value in sparsity or []]
     requests += [lccl.QualityRequest(exit_confidence=value) for value in exit_confidence or []]
     requests = requests or [lccl.QualityRequest(operating_point=point.name) for point in loaded.table.points]
@@ -82,8 +85,17 @@ def evaluate(
         rows = [_row(point, measure(runner, split, point.setting, advance), runner.shape) for point in points]
     _print_rows(rows)
     if out is not None:
-        figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": runner.shape.dense}
+        figures = {
+            "bundle": bundle.name, "digest": loaded.digest, "precision": precision, "part": part,
+            "dense_macs": runner.shape.dense,
+        }  # fmt: skip
         out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _known(precision: str) -> str:
+    if precision not in ("fp32", "int8"):
+        raise LcclError(f"operating points are measured in fp32 or int8, not in {precision!r}")
+    return precision
 
 
 def _part(dataset: Dataset, part: str) -> Split:

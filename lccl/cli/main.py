@@ -2,13 +2,13 @@
 
 import typer
 
-from lccl.cli import bench, bundles, calibration, sidenet, training, tune
+from lccl.cli import bench, bundles, calibration, quantization, sidenet, training, tune
 from lccl.cli.terminal import one_sentence_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (
-    training.train, training.attach, calibration.calibrate, calibration.evaluate, bundles.compare, bundles.self_test,
-    bench.bench, tune.tune,
+    training.train, training.attach, calibration.calibrate, calibration.evaluate, quantization.quantize,
+    bundles.compare, bundles.self_test, bench.bench, tune.tune,
 ):  # fmt: skip
     app.command()(one_sentence_errors()(command))
 app.command("canary", hidden=True)(one_sentence_errors()(bundles.canary))

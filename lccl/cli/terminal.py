@@ -81,11 +81,17 @@ def training_progress() -> Iterator[Any]:
 
 
 def save_with_self_test(bundle: lccl.Bundle, folder: Path) -> None:
-    """Save a bundle with the reference engine's answers as its self-test."""
+    """Save a bundle with the reference engine's answers as its self-test, in every precision that has points."""
     from lccl.bundle.self_test import record
 
-    engine = lccl.compile(bundle, "cpu", engine="reference")
-    lccl.save(replace(bundle, self_test=record(bundle, engine)), folder)
+    def recorded(precision: str) -> dict[str, Any]:
+        engine = lccl.compile(bundle, "cpu", precision, engine="reference")
+        return record(bundle.in_precision(precision), engine)
+
+    int8 = bundle.int8
+    if int8 is not None and int8.table is not None:
+        int8 = replace(int8, self_test=recorded("int8"))
+    lccl.save(replace(bundle, self_test=recorded("fp32"), int8=int8), folder)
 
 
 def print_table(columns: tuple[str, ...], rows: Iterable[tuple[str | None, ...]]) -> None:

@@ -57,17 +57,16 @@ class IntegerSteps:
         assert step.affine is not None
         return _affine(step.affine, self._sums(step, step.input, step.stride, state))
 
-    def gate_before_activation(self, step: steps.Convolve, state: State) -> Tensor:
-        """The scaled and shifted sums of a convolution's gate, [N, G, H, W]."""
-        assert step.gate is not None
-        return _affine(step.gate.affine, self._sums(step.gate, step.gate.input, step.stride, state))
+    def gate_before_activation(self, gate: steps.Gate, stride: int, state: State) -> Tensor:
+        """The scaled and shifted sums of a gate, [N, G, H, W]."""
+        return _affine(gate.affine, self._sums(gate, gate.input, stride, state))
 
     def _convolve(self, step: steps.Convolve, state: State) -> None:
         value = self.before_activation(step, state)
         if step.relu:
             value = torch.relu(value)
         if step.gate is not None:
-            gate = torch.relu(self.gate_before_activation(step, state))
+            gate = torch.relu(self.gate_before_activation(step.gate, step.stride, state))
             value = state.gated(step.gate, gate, value)
         if step.residual is not None:
             value = value + self._shortcut(step.residual, state, value)

@@ -102,11 +102,22 @@ class ReferenceEngine:
                 state.logits[state.active] = self._linear(values[step.input], step.weight, step.bias)
                 state.ended = True
 
-    def _convolve(self, step: steps.Convolve, state: State) -> None:
+    def before_activation(self, step: steps.Convolve, state: State) -> Tensor:
+        """What a convolution and its normalisation give, [N, T, H, W]; of a quantised plan in units of the value."""
+        if self._integers is not None:
+            return self._integers.before_activation(step, state)
         x = state.values[step.input]
         value = self._conv(x, step.weight, step.stride) if step.split is None else self._split(step, step.split, x)
-        if step.affine is not None:
-            value = self._affine(step.affine, value)
+        return value if step.affine is None else self._affine(step.affine, value)
+
+    def gate_before_activation(self, gate: steps.Gate, stride: int, state: State) -> Tensor:
+        """What a gate's convolution and its normalisation give, [N, G, H, W]."""
+        if self._integers is not None:
+            return self._integers.gate_before_activation(gate, stride, state)
+        return self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride))
+
+    def _convolve(self, step: steps.Convolve, state: State) -> None:
+        value = self.before_activation(step, state)
         if step.relu:
             value = torch.relu(value)
         if step.gate is not None:
@@ -140,7 +151,7 @@ class ReferenceEngine:
 
     def _gate(self, gate: steps.Gate, stride: int, value: Tensor, state: State) -> Tensor:
         """The value times its gate where kept, exactly 0 elsewhere, whatever the value is there."""
-        maps = torch.relu(self._affine(gate.affine, self._conv(state.values[gate.input], gate.weight, stride)))
+        maps = torch.relu(self.gate_before_activation(gate, stride, state))
         return state.gated(gate, maps, value)
 
     def _linear(self, x: Tensor, weight: steps.Array, bias: steps.Array) -> Tensor:

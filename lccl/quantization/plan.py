@@ -6,6 +6,7 @@ the float part is computed in float64 and rounded once, to float32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,13 @@ def gate_name(step: Convolve) -> str:
     return f"{step.writes[0]}.gate"
 
 
+def value_unit(step: Convolve, quanta: Mapping[str, Quantum | None]) -> float:
+    """What 1 of a step's value stands for: its output's scale where the value itself is stored, else 1."""
+    affine_free = step.activated.buffer if step.activated is not None and step.activated.affine is None else None
+    quantum = quanta.get(step.raw or affine_free or "")
+    return 1.0 if quantum is None else quantum.scale
+
+
 def round_weights(plan: Plan, *, by_error: bool = False) -> dict[str, QuantisedWeight]:
     """Every convolution's and gate's weights as integers, without corrections; see :func:`weight_scales`.
 
@@ -121,6 +129,7 @@ class _Builder:
         self._plan, self._weights = plan, quantisation.weights
         memory = assign_memory(plan).buffers
         groups = shared_scales(plan)
+        surplus = sorted(set(quantisation.weights) - set(float_weights(plan)))
         missing = sorted({name for group in groups for name in group} - set(quantisation.scales))
         strange = sorted(set(quantisation.scales) - {name for group in groups for name in group})
         apart = [group for group in groups if len({quantisation.scales.get(name) for name in group}) > 1]
@@ -128,6 +137,7 @@ class _Builder:
             QuantisationError,
             (not missing, f"the quantisation lacks a scale of {missing[:1]}"),
             (not strange, f"the quantisation has a scale of {strange[:1]}, which is no map of the network"),
+            (not surplus, f"the quantisation has weights of {surplus[:1]}, which is no part of the network"),
             (not apart, f"{', '.join(apart[0] if apart else ())} lie in one memory and need one scale"),
         )
         self._quanta = {
@@ -163,7 +173,7 @@ class _Builder:
         return np.clip(np.rint(255 * first.mean.astype(np.float64)), 0, 255).astype(np.uint8)
 
     def _convolve(self, step: Convolve) -> Convolve:
-        unit = self._unit(step)
+        unit = value_unit(step, self._quanta)
         weight, offset, affine = self._sums(step.writes[0], step.input, step.weight, step.affine, unit)
         return replace(
             step,
@@ -174,14 +184,6 @@ class _Builder:
             residual=None if step.residual is None else self._residual(step.residual, unit),
             activated=None if step.activated is None else self._activated(step.activated, unit),
         )
-
-    def _unit(self, step: Convolve) -> float:
-        """What 1 of the step's value stands for: its output's scale where the value itself is stored, else 1."""
-        if step.raw is not None:
-            return self._quanta[step.raw].scale
-        if step.activated is not None and step.activated.affine is None:
-            return self._quanta[step.activated.buffer].scale
-        return 1.0
 
     def _gate(self, name: str, gate: Gate) -> Gate:
         weight, offset, affine = self._sums(name, gate.input, gate.weight, gate.affine, 1.0)

@@ -116,7 +116,7 @@ def fit_sidenets(
     record = SideNetsRecord(asdict(recipe), len(data.train), round(seconds, 1), len(data.measure), tuple(exits), end)
     fitted = replace(
         bundle, network=network, training=replace(bundle.training, sidenets=record),
-        calibration={}, self_test={}, digest="",
+        calibration={}, self_test={}, int8=None, digest="",
     )  # fmt: skip
     used = any(confidence < NEVER for point in bundle.table.points for confidence in point.setting.exit_confidence)
     never = (NEVER,) * len(network.sidenets)

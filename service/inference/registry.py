@@ -39,6 +39,7 @@ class ServedModel:
     """A bundle and the engine that runs it, under the name and version that clients use.
 
     Attributes:
+        bundle: with the operating points that were measured in the engine's precision.
         key: different for every load, also of the same name and version.
         self_test: logits at exact that the engine gave to the self-test's images, [images, classes].
         passed_at: monotone seconds when it passed its self-test last.
@@ -233,6 +234,7 @@ class Registry:
                 raise BundleError(f"{part!r} is no model name or version: use letters, digits, '.', '_' and '-'")
         bundle = load(home)
         engine = self._compile(bundle)
+        bundle = bundle.in_precision(engine.precision)
         self_test = check(engine, bundle)
         return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, self_test)
 

@@ -191,7 +191,7 @@ def test_json_of_something_else_is_refused(folder, content):
     refused(folder, "does not describe an LCCL bundle")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_version_is_refused(folder, version):
     edit(folder, format_version=version)
     refused(folder, "has format version")

@@ -1,0 +1,86 @@
+"""A bundle in int8: choose its quantisation on one held-out part, measure what it loses on the other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lccl.bundle.format import Bundle
+from lccl.bundle.int8 import Int8
+from lccl.calibration.table import operating_point
+from lccl.compiler import cpu_offers
+from lccl.data import HeldOut
+from lccl.engines.base import Engine
+from lccl.engines.reference import ReferenceEngine
+from lccl.errors import DataError, EngineError
+from lccl.measurement import measure
+from lccl.networks.lowering import lower
+from lccl.operating_points import OperatingPoint
+from lccl.plan.steps import Plan
+from lccl.quantization.choice import choose_quantisation
+from lccl.quantization.plan import quantise
+
+Progress = Callable[[str], None]
+WEIGHED = 512
+ENGINES = ("auto", "cpu", "reference")
+
+
+def quantise_bundle(
+    bundle: Bundle,
+    data: HeldOut,
+    engine: str = "auto",
+    threads: int = 0,
+    progress: Progress = lambda _: None,
+    weighed: int = WEIGHED,
+) -> Bundle:
+    """Return the bundle with int8 weights, and with no operating points measured in int8 yet.
+
+    Scales are chosen on ``data.choose`` at exact thresholds and at those of the point nearest half the work; what int8
+    loses there against fp32, image by image, is from ``data.measure``.
+
+    Args:
+        engine: ``cpu`` or ``reference``; ``auto`` is the cpu engine where it offers int8.
+        weighed: how many images of ``data.choose`` costs are found on; some forty quantisations are.
+
+    Raises:
+        DataError: the data is not what the bundle was made from.
+        EngineError: there is no such engine here.
+        QuantisationError: the network has split convolutions, or values that are not finite.
+
+    """
+    if bundle.splits.get("digest") != data.digest:
+        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    if engine not in ENGINES:
+        raise EngineError(f"int8 runs on the engines {', '.join(ENGINES)}, not on {engine!r}")
+    plan, points = lower(bundle.network, bundle.preprocessing), _weighed_points(bundle)
+
+    def make(of: Plan) -> Engine:
+        if engine == "reference" or (engine == "auto" and not cpu_offers("int8")):
+            return ReferenceEngine(of, precision="int8" if of.is_quantised else "fp32")
+        from lccl.engines.cpu.engine import CpuEngine
+
+        return CpuEngine(of, "int8" if of.is_quantised else "fp32", threads=threads)
+
+    settings = [point.setting for point in points]
+    quantisation = choose_quantisation(plan, data.choose.images, settings, make, progress, weighed)
+    progress("measuring what int8 loses")
+    losses = {str(point.name): _loss(make(plan), make(quantise(plan, quantisation)), data, point) for point in points}
+    return replace(bundle, int8=Int8(quantisation, losses), digest="")
+
+
+def _weighed_points(bundle: Bundle) -> list[OperatingPoint]:
+    """Exact, and where there are others the one whose skip ratio is nearest to a half."""
+    exact, *others = bundle.table.points
+    return [exact, *sorted(others, key=lambda point: abs(point.skip_ratio - 0.5))[:1]]
+
+
+def _loss(floating: Engine, quantised: Engine, data: HeldOut, point: OperatingPoint) -> dict[str, Any]:
+    """What int8 loses at a point's setting, paired image by image."""
+    before, after = (measure(engine, data.measure, point.setting) for engine in (floating, quantised))
+    stated = operating_point(str(point.name), after, before, floating.shape)
+    return {
+        "drop": stated.drop,
+        "interval": [stated.drop_interval.low, stated.drop_interval.high],
+        "accuracy": [before.accuracy, after.accuracy],
+        "skip_ratio": [before.skip_ratio(floating.shape), after.skip_ratio(quantised.shape)],
+        "images": len(data.measure),
+    }

@@ -1,0 +1,50 @@
+"""``lccl quantize``: int8 weights for a bundle."""
+
+from typing import Annotated
+
+import typer
+
+import lccl
+from lccl.cli.terminal import (
+    BundleFolder,
+    Data,
+    Threads,
+    console,
+    load_data,
+    print_table,
+    save_with_self_test,
+    use_threads,
+)
+
+
+def quantize(
+    bundle: BundleFolder,
+    data: Data,
+    engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
+    images: Annotated[int, typer.Option(min=1, help="Images on which the costs of rounding are found.")] = 512,
+    threads: Threads = 0,
+) -> None:
+    """Give a bundle int8 weights, and say what they lose; then lccl calibrate --precision int8 measures its points."""
+    from lccl.bundle.model_card import write_card
+    from lccl.calibration.int8 import quantise_bundle
+    from lccl.data import hold_out
+
+    use_threads(threads)
+    loaded = lccl.load(bundle)
+    dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
+    with console.status("quantising") as status:
+        quantised = quantise_bundle(loaded, hold_out(dataset.train), engine, threads, status.update, images)
+    save_with_self_test(quantised, bundle)
+    write_card(quantised, bundle)
+    assert quantised.int8 is not None
+    print_table(
+        ("point", "fp32 accuracy", "int8 accuracy", "lost (points)", "95 %", "skip ratio fp32", "int8"),
+        (
+            (
+                name, *(f"{value:.4f}" for value in loss["accuracy"]), f"{loss['drop']:.2f}",
+                " – ".join(f"{bound:.2f}" for bound in loss["interval"]),
+                *(f"{value:.3f}" for value in loss["skip_ratio"]),
+            )
+            for name, loss in quantised.int8.losses.items()
+        ),
+    )  # fmt: skip
