@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from lccl.bundle.int8 import Int8
+from lccl.engines.reference import ReferenceEngine
+from lccl.networks.lowering import lower
+from lccl.plan.run import RunOptions, Setting
 from lccl.quantization.parameters import Quantisation, QuantisedWeight
 from lccl.quantization.plan import quantise, round_weights, shared_scales, zero_of
 
@@ -44,3 +50,14 @@ def drawn_maps(plan, step, images, seed):
         low = 0 if buffer.quantum.zero == 0 else 1
         maps[name] = random.integers(low, 256, (images, buffer.channels, buffer.height, buffer.width), dtype=np.uint8)
     return maps
+
+
+def with_int8(bundle, table=None):
+    """The bundle quantised by ranges over some noise, with a table of int8 where one is given."""
+    plan = lower(bundle.network, bundle.preprocessing)
+    engine = ReferenceEngine(plan)
+    exact = Setting.exact(len(plan.layers), plan.exits)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, plan.image.height, plan.image.width, 3), dtype=np.uint8)
+    _, state = engine.trace(pixels, RunOptions.of([exact] * 4))
+    quantisation = Quantisation(largest_scales(plan, state.values), round_weights(plan))
+    return replace(bundle, int8=Int8(quantisation, table=table))
