@@ -1,7 +1,8 @@
 """The model card: a bundle described for people, written from the bundle alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ FIGURES = ("skip ratio", "gated / dense MACs", "accuracy %", "lost against exact
 def write_card(bundle: Bundle, folder: Path) -> None:
     """Write ``README.md`` into the bundle's folder."""
     shape = bundle.shape
-    parts = (_head(bundle, folder.name, shape), _points(bundle, shape), _exits(bundle, shape), _layers(bundle))
+    head, points = _head(bundle, folder.name, shape), _points(bundle, shape)
+    parts = (head, points, _int8(bundle, shape), _exits(bundle, shape), _layers(bundle))
     lines = [line for part in (*parts, _training(bundle.training)) for line in part]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -73,6 +75,27 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
             "only images that neither was trained on, the test images, show what to expect."
         )
     yield ""
+
+
+def _int8(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
+    """What int8 loses against fp32, and the points that were measured in it."""
+    int8 = bundle.int8
+    if int8 is None:
+        return
+    yield "## int8\n"
+    if int8.losses:
+        yield "What int8 loses at the settings of points above, image by image:\n"
+        head = ["point", "images", "fp32 accuracy %", "int8 accuracy %", "lost, points"]
+        yield from _table(head, *([name, *_loss(loss)] for name, loss in int8.losses.items()))
+    if int8.table is not None:
+        yield f"Points measured in int8, on {int8.table.images:,} images; losses are against exact in int8:\n"
+        points = int8.table.points
+        yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape)] for each in points))
+
+
+def _loss(loss: Mapping[str, Any]) -> list[str]:
+    accuracies = [f"{100 * accuracy:.2f}" for accuracy in loss["accuracy"]]
+    return [f"{loss['images']:,}", *accuracies, f"{loss['drop']:.2f} {_range(*loss['interval'])}"]
 
 
 def _figures(point: OperatingPoint, shape: NetworkShape, *, spread: bool = False) -> list[str]:

@@ -38,7 +38,7 @@ def quantize(
     write_card(quantised, bundle)
     assert quantised.int8 is not None
     print_table(
-        ("point", "fp32 accuracy", "int8 accuracy", "lost (points)", "95 %", "skip ratio fp32", "int8"),
+        ("point", "fp32", "int8", "lost (points)", "95 %", "skips fp32", "int8"),
         (
             (
                 name, *(f"{value:.4f}" for value in loss["accuracy"]), f"{loss['drop']:.2f}",

@@ -65,10 +65,11 @@ class Timing(TypedDict):
 
 
 class Heading(TypedDict):
-    """Who answers, with what setting, and how long it took."""
+    """Who answers, in what arithmetic, with what setting, and how long it took."""
 
     model: str
     version: str
+    precision: str
     request_id: str
     operating_point: OperatingPointUsed
     timing_ms: Timing

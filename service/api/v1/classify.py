@@ -85,6 +85,7 @@ def heading(request: Request, model: ServedModel, classified: Classified) -> Hea
     return {
         "model": model.name,
         "version": model.version,
+        "precision": model.engine.precision,
         "request_id": state["request_id"],
         "operating_point": {
             "name": point.name,

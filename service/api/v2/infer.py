@@ -74,7 +74,7 @@ def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> 
     head: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,
-        "parameters": point_parameters(used.point, used.downgraded),
+        "parameters": point_parameters(used.point, used.downgraded) | {"precision": model.engine.precision},
     }
     if asked.id is not None:
         head["id"] = asked.id
