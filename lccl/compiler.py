@@ -68,9 +68,7 @@ def compile_network(
         measured = int8 is not None and int8.table is not None
         precision = "int8" if measured and chosen == "cpu" and cpu_offers("int8", instruction_set) else "fp32"
     if precision == "int8":
-        if int8 is None:
-            raise EngineError("there are no int8 weights: quantise a bundle with lccl quantize, or use precision fp32")
-        plan = quantise(plan, int8.quantisation)
+        plan = _quantised(plan, int8, target)
     if chosen == "cpu":
         return _cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
@@ -108,6 +106,14 @@ def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan
         ),
     )
     return engine
+
+
+def _quantised(plan: Plan, int8: Int8 | None, target: torch.device) -> Plan:
+    if target.type != "cpu":
+        raise EngineError(f"int8 does not run on {target}: use device cpu")
+    if int8 is None:
+        raise EngineError("there are no int8 weights: quantise a bundle with lccl quantize, or use precision fp32")
+    return quantise(plan, int8.quantisation)
 
 
 def cpu_offers(precision: str, instruction_set: str = "auto") -> bool:

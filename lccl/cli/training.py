@@ -65,6 +65,9 @@ def train(
     distill: Annotated[
         float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
     ] = None,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="Round maps and weights to int8 while training: a few epochs of --start.")
+    ] = False,
     device: Device = "cpu",
     compile_network: CompileNetwork = False,
     threads: Threads = 0,
@@ -80,7 +83,9 @@ def train(
         raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
     if distill is not None and teacher is None:
         raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
-    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
+    recipe = Recipe(
+        epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1, quantize=quantize
+    )
     recipe = recipe if distill is None else replace(recipe, distill=distill)
     recipe = recipe if start is None else continued(recipe)
     target = choose_device(device)

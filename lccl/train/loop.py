@@ -26,6 +26,7 @@ from lccl.networks.inputs import normalise
 from lccl.networks.lowering import network_shape
 from lccl.preprocessing import Preprocessing, Statistics
 from lccl.train.augmentation import augment
+from lccl.train.fake_quantization import FakeQuantised
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
 
@@ -33,6 +34,7 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 CURVE_IMAGES = 400
 WATCHED_SKIP_RATIOS = (0.3, 0.45, 0.6)
 WATCHED_IMAGES = 1000
+RANGED_IMAGES = 256
 
 
 def train(
@@ -63,8 +65,8 @@ def train(
 
     Raises:
         LcclError: the images do not fill a batch, the folder holds a checkpoint of another recipe or one that began
-            from another network or had another teacher, ``start`` is another network, or the loss or the weights are
-            no longer finite.
+            from another network or had another teacher, ``start`` is another network, a network is to be quantised
+            and compiled too, or the loss or the weights are no longer finite.
 
     """
     if len(data.train) < recipe.batch:
@@ -77,7 +79,7 @@ def train(
     run = _Run(
         recipe=recipe,
         network=network,
-        forward=torch.compile(network) if compile_network else network,
+        forward=_forward(network, recipe, statistics, compile_network),
         optimiser=make_optimiser(network, recipe),
         sampler=ThresholdSampler([layer.convolution.macs for layer in layers], device),
         statistics=statistics,
@@ -125,6 +127,8 @@ def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[st
     recipe, device = run.recipe, run.device
     steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0}
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+    if isinstance(run.forward, FakeQuantised):
+        run.forward.range(split.images[:RANGED_IMAGES])
     run.network.train()
     for step, (pixels, labels) in enumerate(_batches(split, recipe, run.statistics[0], epoch)):
         progress = (epoch + step / steps) / recipe.epochs
@@ -171,6 +175,18 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
             raise LcclError("training cannot begin from the weights of another network")
         network.load_state_dict(own | given)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _forward(
+    network: ResNet, recipe: Recipe, statistics: Statistics, compile_network: bool
+) -> Callable[[Tensor, Tensor], NetworkOutput]:
+    """What runs the network in training: itself, compiled, or rounded to int8."""
+    if recipe.quantize and compile_network:
+        raise LcclError("a network that is quantised in training is not compiled: leave out --compile or --quantize")
+    if recipe.quantize:
+        return FakeQuantised(network, statistics)
+    compiled: Callable[[Tensor, Tensor], NetworkOutput] = torch.compile(network) if compile_network else network
+    return compiled
 
 
 def _curve(run: _Run, architecture: Architecture, choose: Split) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,8 @@ class Recipe:
         distill: weight of the teacher's answers against the labels, where there is a teacher.
         temperature: by which both networks' logits are divided when the teacher's answers are matched.
         gate_l1: weight of the mean gate value in the loss; the paper's "regularisation" of gates without normalisation.
+        quantize: whether maps and weights are rounded to int8 in the forward pass
+            (:mod:`lccl.train.fake_quantization`).
 
     """
 
@@ -54,6 +56,7 @@ class Recipe:
     gate_l1: float = 0.0
     seed: int = 0
     precision: str = "fp32"
+    quantize: bool = False
 
     def __post_init__(self) -> None:
         kinds = get_args(Allocation)

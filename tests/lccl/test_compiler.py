@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.compiler import compile_network
+from lccl.compiler import compile_network, cpu_offers
 from lccl.engines.cuda import devices
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
+from tests.lccl.quantised import with_int8
 from tests.lccl.settings import uniform
 
 
@@ -65,13 +66,34 @@ def test_a_bundle_runs_with_its_own_preprocessing(bundle, device, engine, precis
     assert np.array_equal(made.run(draw_images(2), options).logits, given.run(draw_images(2), options).logits)
 
 
+def test_auto_is_int8_on_the_cpu_engine_where_it_was_measured(bundle, make_table):
+    quantised = with_int8(bundle)
+    measured = with_int8(bundle, make_table(18, (0.1, 0.4)))
+    assert compile_network(quantised).precision == "fp32"
+    made = compile_network(measured)
+    assert (made.name, made.precision) == ("cpu", "int8" if cpu_offers("int8") else "fp32")
+    assert compile_network(measured, engine="reference").precision == "fp32"
+    assert compile_network(measured, precision="fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_int8_asked_for_is_what_runs(bundle, make_table, table, draw_images):
+    quantised = with_int8(bundle, make_table(18, (0.1, 0.4)) if table else None)
+    options = uniform(2, [0.0] * 18)
+    made = [compile_network(quantised, precision="int8", engine=engine) for engine in ("auto", "reference")]
+    assert [engine.precision for engine in made] == ["int8", "int8"]
+    first, second = (engine.run(draw_images(2), options) for engine in made)
+    np.testing.assert_array_equal(first.logits, second.logits)
+    np.testing.assert_array_equal(first.kept, second.kept)
+
+
 @pytest.mark.parametrize("gate", ["none", "shared"])
 def test_split_convolutions_run_on_the_reference_engine_alone(gate, random_bundle):
     bundle = random_bundle(Architecture("resnet20", gate=gate, split="1/2"))
     assert compile_network(bundle).name == "reference"
     with pytest.raises(EngineError, match="does not run split convolutions: use engine reference"):
         compile_network(bundle, engine="cpu")
-    with pytest.raises(EngineError, match="no precision 'bf16': use fp32 or fp64"):
+    with pytest.raises(EngineError, match="no precision 'bf16': use fp32, fp64 or int8"):
         compile_network(bundle, precision="bf16")
 
 
@@ -214,7 +236,7 @@ class TestAGpuOfAnUnprovenModel:
             ({"engine": "cuda", "precision": "fp64"}, "no precision 'fp64'"),
             ({"engine": "cuda", "device": "cpu"}, "does not run on cpu: use device cuda or engine cpu"),
             ({"engine": "cpu", "device": "cuda"}, "does not run on cuda:0: use device cpu or engine reference"),
-            ({"device": "cuda", "precision": "int8"}, "no precision 'int8'"),
+            ({"device": "cuda", "precision": "int8"}, "int8 does not run on cuda"),
             ({"device": "cuda:2"}, "no cuda:2 here, torch sees 2 GPUs"),
         ],
     )

@@ -48,7 +48,7 @@ def test_settings_are_frozen():
         {"max_images": 300, "queue_limit": 256},
         {"max_body_bytes": 1 << 20, "max_inflight_bytes": 1 << 19},
         {"api_key": ""},
-        {"precision": "int8"},
+        {"precision": "int4"},
         {"request_timeout_s": 0},
         {"rate_limit": "often"},
         {"rate_limit": "1/second;9/minute"},
