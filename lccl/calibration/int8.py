@@ -55,10 +55,10 @@ def quantise_bundle(
 
     def make(of: Plan) -> Engine:
         if engine == "reference" or (engine == "auto" and not cpu_offers("int8")):
-            return ReferenceEngine(of, precision="int8" if of.is_quantised else "fp32")
+            return ReferenceEngine(of, precision="int8" if of.quantised else "fp32")
         from lccl.engines.cpu.engine import CpuEngine
 
-        return CpuEngine(of, "int8" if of.is_quantised else "fp32", threads=threads)
+        return CpuEngine(of, "int8" if of.quantised else "fp32", threads=threads)
 
     settings = [point.setting for point in points]
     quantisation = choose_quantisation(plan, data.choose.images, settings, make, progress, weighed)

@@ -38,7 +38,7 @@ class ReferenceEngine:
             EngineError,
             (precision in PRECISIONS, f"the reference engine has no precision {precision!r}: use fp32, fp64 or int8"),
             (
-                quantised == plan.is_quantised,
+                quantised == plan.quantised,
                 f"precision {precision} does not fit the plan: int8 and quantised plans go together",
             ),
             (not quantised or device.type == "cpu", f"int8 does not run on {device}: use device cpu"),

@@ -298,9 +298,9 @@ class Plan:
         return tuple(step for step in self.steps if isinstance(step, Convolve) and step.gate is not None)
 
     @property
-    def is_quantised(self) -> bool:
-        """Whether maps hold uint8 and weights int8."""
-        return self.image.quantum is not None
+    def quantised(self) -> bool:
+        """Whether its maps hold integers."""
+        return any(buffer.quantum is not None for buffer in self.buffers)
 
     @property
     def splits(self) -> bool:

@@ -14,7 +14,7 @@ from lccl.engines.cuda import devices
 from lccl.errors import EngineError
 from lccl.networks import Architecture, build
 from lccl.preprocessing import Preprocessing
-from tests.lccl.quantised import with_int8
+from tests.lccl.int8_plans import with_int8
 from tests.lccl.settings import uniform
 
 

@@ -20,8 +20,8 @@ from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import quantise, round_weights
 from tests.lccl import cells
 from tests.lccl.convolutions import cases, controls_for, plan_of
+from tests.lccl.int8_plans import drawn, drawn_maps, largest_scales
 from tests.lccl.networks import called, layers_of
-from tests.lccl.quantised import drawn, drawn_maps, largest_scales
 
 SMALL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 KINDS = [

@@ -12,7 +12,7 @@ from lccl.bundle.self_test import record
 from lccl.compiler import compile_network, cpu_offers
 from lccl.plan.run import RunOptions
 from tests.conftest import make_table, random_bundle
-from tests.lccl.quantised import with_int8
+from tests.lccl.int8_plans import with_int8
 
 PNG = {"Content-Type": "image/png"}
 

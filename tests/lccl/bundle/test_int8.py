@@ -17,7 +17,7 @@ from lccl.compiler import compile_network
 from lccl.errors import BundleError, EngineError
 from lccl.networks import Architecture
 from lccl.plan.run import RunOptions
-from tests.lccl.quantised import with_int8
+from tests.lccl.int8_plans import with_int8
 
 DESCRIPTION, WEIGHTS = "bundle.json", "int8.safetensors"
 

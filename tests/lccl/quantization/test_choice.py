@@ -17,7 +17,7 @@ from lccl.quantization.choice import answers, choose_quantisation, log_probabili
 from lccl.quantization.correction import corrected
 from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import gate_name, quantise, round_weights, value_unit
-from tests.lccl.quantised import largest_scales
+from tests.lccl.int8_plans import largest_scales
 
 SETTINGS = (Setting.exact(6), Setting((0.25,) * 6))
 

@@ -15,8 +15,8 @@ from lccl.plan.memory import assign_memory
 from lccl.plan.steps import Quantum
 from lccl.quantization.parameters import Quantisation, QuantisedWeight, rounded, weight_scales
 from lccl.quantization.plan import float_weights, quantise, shared_scales
+from tests.lccl.int8_plans import drawn, drawn_quantisation
 from tests.lccl.networks import called, shortened
-from tests.lccl.quantised import drawn, drawn_quantisation
 
 ARCHITECTURES = [
     Architecture("resnet20"),
