@@ -7,7 +7,7 @@ Integer weights, their scales and corrections lie in ``int8.safetensors``; scale
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lccl.errors import BundleError, require
+from lccl.json_values import read_fields
 from lccl.networks import ResNet
 from lccl.networks.lowering import lower
-from lccl.operating_points import OperatingPointTable
+from lccl.operating_points import Interval, OperatingPointTable
 from lccl.preprocessing import Preprocessing
 from lccl.quantization.parameters import Quantisation, QuantisedWeight
 from lccl.quantization.plan import quantise
@@ -27,14 +28,32 @@ SECTION = ("scales", "losses", "calibration", "self_test")
 PARTS = ("weight", "scale", "correction")
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What int8 loses against fp32 under one setting, image by image.
+
+    Attributes:
+        drop: in percentage points, with its 95 % ``interval``.
+        accuracy: in fp32 and in int8; 0..1.
+        skip_ratio: likewise.
+        images: how many it was measured on.
+
+    """
+
+    drop: float
+    interval: Interval
+    accuracy: tuple[float, float]
+    skip_ratio: tuple[float, float]
+    images: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8:
     """A network in int8.
 
     Attributes:
         quantisation: scales and integer weights.
-        losses: by the name of an operating point measured in fp32, what int8 loses at its setting on held-out images:
-            ``drop`` in percentage points with its 95 % interval, and the number of ``images``.
+        losses: on held-out images, by the name of the operating point in fp32 that has the setting.
         table: operating points measured in int8; None until calibrated: then it is not served.
         calibration: as a bundle's, of this table.
         self_test: as a bundle's, in int8.
@@ -42,7 +61,7 @@ class Int8:
     """
 
     quantisation: Quantisation
-    losses: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Loss] = field(default_factory=dict)
     table: OperatingPointTable | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     self_test: Mapping[str, Any] = field(default_factory=dict)
@@ -51,7 +70,7 @@ class Int8:
         """Keys of a bundle's description; the weights are apart."""
         section = {
             "scales": dict(self.quantisation.scales),
-            "losses": dict(self.losses),
+            "losses": {name: asdict(loss) for name, loss in self.losses.items()},
             "calibration": dict(self.calibration),
             "self_test": dict(self.self_test),
         }
@@ -73,7 +92,7 @@ def read_int8(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         BundleError, QuantisationError: anything else.
 
     """
-    section, tables = description["int8"], description.get("tables", {})
+    section, tables = description["int8"], description.get("tables")
     sound = isinstance(section, dict) and isinstance(tables, dict) and set(tables) <= {"int8"}
     parts = [section.get(name) for name in SECTION] if sound else [None]
     require(
@@ -81,13 +100,20 @@ def read_int8(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         (sound, "int8 and tables are objects, and there are tables of int8 alone"),
         (all(isinstance(part, dict) for part in parts), f"int8 holds {', '.join(SECTION)}, all objects"),
     )
-    scales = section["scales"]
-    for name, scale in scales.items():
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
-            raise BundleError(f"the scale of {name} is no number")
-    quantisation = Quantisation({name: float(scale) for name, scale in scales.items()}, _weights(tensors))
+    try:
+        scales = {name: _number(scale) for name, scale in section["scales"].items()}
+        losses = {name: read_fields(Loss, loss) for name, loss in section["losses"].items()}
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise BundleError(f"its scales or losses are not readable: {error}") from error
+    quantisation = Quantisation(scales, _weights(tensors))
     table = OperatingPointTable.from_json(tables["int8"]) if tables else None
-    return Int8(quantisation, section["losses"], table, section["calibration"], section["self_test"])
+    return Int8(quantisation, losses, table, section["calibration"], section["self_test"])
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
 
 
 def check_int8(int8: Int8, network: ResNet, preprocessing: Preprocessing) -> None:

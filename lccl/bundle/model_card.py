@@ -1,12 +1,12 @@
 """The model card: a bundle described for people, written from the bundle alone."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lccl.bundle.format import Bundle
+from lccl.bundle.int8 import Loss
 from lccl.bundle.training_record import TrainingRecord, TwinRecord
 from lccl.networks import Architecture
 from lccl.operating_points import OperatingPoint
@@ -93,9 +93,9 @@ def _int8(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape)] for each in points))
 
 
-def _loss(loss: Mapping[str, Any]) -> list[str]:
-    accuracies = [f"{100 * accuracy:.2f}" for accuracy in loss["accuracy"]]
-    return [f"{loss['images']:,}", *accuracies, f"{loss['drop']:.2f} {_range(*loss['interval'])}"]
+def _loss(loss: Loss) -> list[str]:
+    accuracies = [f"{100 * accuracy:.2f}" for accuracy in loss.accuracy]
+    return [f"{loss.images:,}", *accuracies, f"{loss.drop:.2f} {_range(loss.interval.low, loss.interval.high)}"]
 
 
 def _figures(point: OperatingPoint, shape: NetworkShape, *, spread: bool = False) -> list[str]:

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from lccl.bundle.format import Bundle
-from lccl.bundle.int8 import Int8
+from lccl.bundle.int8 import Int8, Loss
 from lccl.calibration.table import operating_point
 from lccl.compiler import cpu_offers
 from lccl.data import HeldOut
@@ -73,14 +72,14 @@ def _weighed_points(bundle: Bundle) -> list[OperatingPoint]:
     return [exact, *sorted(others, key=lambda point: abs(point.skip_ratio - 0.5))[:1]]
 
 
-def _loss(floating: Engine, quantised: Engine, data: HeldOut, point: OperatingPoint) -> dict[str, Any]:
+def _loss(floating: Engine, quantised: Engine, data: HeldOut, point: OperatingPoint) -> Loss:
     """What int8 loses at a point's setting, paired image by image."""
     before, after = (measure(engine, data.measure, point.setting) for engine in (floating, quantised))
     stated = operating_point(str(point.name), after, before, floating.shape)
-    return {
-        "drop": stated.drop,
-        "interval": [stated.drop_interval.low, stated.drop_interval.high],
-        "accuracy": [before.accuracy, after.accuracy],
-        "skip_ratio": [before.skip_ratio(floating.shape), after.skip_ratio(quantised.shape)],
-        "images": len(data.measure),
-    }
+    return Loss(
+        stated.drop,
+        stated.drop_interval,
+        (before.accuracy, after.accuracy),
+        (before.skip_ratio(floating.shape), after.skip_ratio(quantised.shape)),
+        len(data.measure),
+    )

@@ -41,9 +41,9 @@ def quantize(
         ("point", "fp32", "int8", "lost (points)", "95 %", "skips fp32", "int8"),
         (
             (
-                name, *(f"{value:.4f}" for value in loss["accuracy"]), f"{loss['drop']:.2f}",
-                " – ".join(f"{bound:.2f}" for bound in loss["interval"]),
-                *(f"{value:.3f}" for value in loss["skip_ratio"]),
+                name, *(f"{value:.4f}" for value in loss.accuracy), f"{loss.drop:.2f}",
+                f"{loss.interval.low:.2f} – {loss.interval.high:.2f}",
+                *(f"{value:.3f}" for value in loss.skip_ratio),
             )
             for name, loss in quantised.int8.losses.items()
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from lccl.errors import QuantisationError
 
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max) / 256
 LARGEST_WEIGHT = 127  # −128 is left out: weights are symmetric
 
 
@@ -60,8 +60,8 @@ class Quantisation:
 
     def __post_init__(self) -> None:
         for name, scale in self.scales.items():
-            if not (math.isfinite(scale) and scale > 0):
-                raise QuantisationError(f"the scale of {name} is {scale:g}: it must be finite and above 0")
+            if not SMALLEST <= scale <= LARGEST:
+                raise QuantisationError(f"the scale of {name} is {scale:g}: it must be finite and above 0 in float32")
         for name, weight in self.weights.items():
             complaint = weight.complaint()
             if complaint is not None:

@@ -12,13 +12,16 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from lccl.bundle import format as bundles
+from lccl.bundle.int8 import Loss
 from lccl.bundle.self_test import record
 from lccl.compiler import compile_network
 from lccl.errors import BundleError, EngineError
 from lccl.networks import Architecture
+from lccl.operating_points import Interval
 from lccl.plan.run import RunOptions
 from tests.lccl.int8_plans import with_int8
 
+LOSS = Loss(0.1, Interval(-0.2, 0.4), (0.9, 0.899), (0.5, 0.501), 5000)
 DESCRIPTION, WEIGHTS = "bundle.json", "int8.safetensors"
 
 
@@ -26,7 +29,7 @@ DESCRIPTION, WEIGHTS = "bundle.json", "int8.safetensors"
 def quantised(random_bundle, make_table):
     bundle = with_int8(random_bundle(), make_table(18, (0.05, 0.3, 0.5)))
     own = record(bundle.in_precision("int8"), compile_network(bundle, precision="int8", engine="reference"))
-    return replace(bundle, int8=replace(bundle.int8, self_test=own, losses={"exact": {"drop": 0.1}}))
+    return replace(bundle, int8=replace(bundle.int8, self_test=own, losses={"exact": LOSS}))
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +155,12 @@ def test_missing_weights_are_refused(folder):
     [
         (0, "the scale of stem is 0: it must be finite and above 0"),
         (-0.5, "the scale of stem is -0.5"),
-        ("1", "the scale of stem is no number"),
-        (True, "the scale of stem is no number"),
-        (None, "the scale of stem is no number"),
+        ("1", "its scales or losses are not readable: .* is no number"),
+        (True, "its scales or losses are not readable: .* is no number"),
+        (None, "its scales or losses are not readable: .* is no number"),
+        (10**400, "its scales or losses are not readable: int too large"),
+        (1e-40, "the scale of stem is 1e-40: it must be finite and above 0 in float32"),
+        (1e37, "the scale of stem is 1e.37"),
         (0.123, "stem, blocks.0.conv2.* need one scale"),
     ],
 )
@@ -219,6 +225,8 @@ def test_weights_of_another_network_are_refused(folder, random_bundle, tmp_path)
         (lambda description: description.update(tables={"bf16": {}}), "there are tables of int8 alone"),
         (lambda description: description["int8"].update(scales=[]), "int8 holds scales"),
         (lambda description: description["int8"].pop("self_test"), "int8 holds scales"),
+        (lambda description: description["int8"].update(losses={"exact": {}}), "losses are not readable"),
+        (lambda description: description["int8"]["losses"]["exact"].update(drop="1"), "drop is '1', which is no float"),
         (lambda description: description["tables"].update(int8={}), "operating points are not readable"),
         (lambda description: description["int8"].update(self_test={"seed": -1}), "unreadable self-test"),
         (lambda description: description.update(format_version=1), "format version 2 go together"),

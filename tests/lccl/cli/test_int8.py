@@ -58,7 +58,7 @@ def test_quantising_adds_weights_and_what_they_lose(quantised, plain):
     assert after.table == before.table
     assert after.int8.table is None
     assert set(after.int8.losses) == {"exact", "p50"}
-    assert all(loss["images"] == 7 and np.isfinite(loss["drop"]) for loss in after.int8.losses.values())
+    assert all(loss.images == 7 and np.isfinite(loss.drop) for loss in after.int8.losses.values())
     assert "## int8" in (quantised / "README.md").read_text()
     assert "self_test" in json.loads((quantised / "bundle.json").read_text())
 
