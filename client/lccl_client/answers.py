@@ -95,7 +95,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The predictions of one request, in the order of its images."""
+    """The predictions of one request, in the order of its images; servers from before int8 name no ``precision``."""
 
     model: str
     version: str
@@ -103,6 +103,7 @@ class Answer:
     operating_point: OperatingPointUsed
     predictions: tuple[Prediction, ...]
     timing_ms: Timing
+    precision: str | None = None
 
     @property
     def best(self) -> ClassProbability:
