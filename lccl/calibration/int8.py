@@ -19,7 +19,7 @@ from lccl.quantization.choice import choose_quantisation
 from lccl.quantization.plan import quantise
 
 Progress = Callable[[str], None]
-WEIGHED = 512
+RANGED, WEIGHED = 1024, 512
 ENGINES = ("auto", "cpu", "reference")
 
 
@@ -38,7 +38,7 @@ def quantise_bundle(
 
     Args:
         engine: ``cpu`` or ``reference``; ``auto`` is the cpu engine where it offers int8.
-        weighed: how many images of ``data.choose`` costs are found on; some forty quantisations are.
+        weighed: how many images of ``data.choose`` costs are found on, for some forty quantisations.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -60,7 +60,8 @@ def quantise_bundle(
         return CpuEngine(of, "int8" if of.quantised else "fp32", threads=threads)
 
     settings = [point.setting for point in points]
-    quantisation = choose_quantisation(plan, data.choose.images, settings, make, progress, weighed)
+    ranged, last = data.choose.images[:RANGED], data.choose.images[-weighed:]
+    quantisation = choose_quantisation(plan, ranged, last, settings, make, progress)
     progress("measuring what int8 loses")
     losses = {str(point.name): _loss(make(plan), make(quantise(plan, quantisation)), data, point) for point in points}
     return replace(bundle, int8=Int8(quantisation, losses), digest="")

@@ -20,7 +20,7 @@ from lccl.quantization.ranges import BATCH_BYTES, Histogram, image_bytes, value_
 
 SHARES = (1.0, 0.99999, 0.9999, 0.999)  # of a map's values that are not clipped
 NUDGES = (0.8, 1.25)
-RANGED, CORRECTED = 1024, 256
+CORRECTED = 256
 LEVELS = {0: 255, 128: 127}
 
 Progress = Callable[[str], None]
@@ -38,22 +38,24 @@ class _Candidate:
 
 def choose_quantisation(
     plan: Plan,
-    images: NDArray[np.uint8],
+    ranged: NDArray[np.uint8],
+    weighed: NDArray[np.uint8],
     settings: Sequence[Setting],
     make_engine: MakeEngine | None = None,
     progress: Progress = lambda _: None,
-    weighed: int = 512,
 ) -> Quantisation:
     """Find scales, integer weights and corrections for a float plan.
 
-    Values are ranged on the first images, and costs found on the last ``weighed``: the mean Kullback–Leibler divergence
-    of the int8 answers from the float ones, over all ``settings``. Every choice is kept only where it costs less:
-    how much of each map's values to clip, the same for all maps (percentiles and the least squared error), then each
-    map's scale on its own, weights that fit their largest or the least squared error, and a correction of biases.
+    What a choice costs is the mean Kullback–Leibler divergence of the int8 answers from the float ones on the
+    ``weighed`` images, over all ``settings``. Every choice is kept only where it costs less: how much of each map's
+    values to clip, the same for all maps (percentiles and the least squared error), then each map's scale on its own,
+    weights that fit their largest or the least squared error, and a correction of biases.
 
     Args:
         plan: a float plan without split convolutions.
-        images: uint8 [N, H, W, 3], none of which the network was trained on.
+        ranged: images uint8 [N, H, W, 3] that values are ranged and biases corrected on; like those that are weighed,
+            none that the network was trained on.
+        weighed: images uint8 [M, H, W, 3].
         settings: under which it is to run.
         make_engine: what runs quantised plans; without it the reference engine.
 
@@ -63,10 +65,10 @@ def choose_quantisation(
     """
     weights = round_weights(plan)
     progress("ranging values")
-    histograms = value_ranges(plan, images[:RANGED])
+    histograms = value_ranges(plan, ranged)
     if not all(np.isfinite(histogram.largest) for histogram in histograms.values()):
         raise QuantisationError("the network's values are not finite on these images: it cannot be quantised")
-    weighing = _Weighing(plan, images[-weighed:], settings, make_engine or _reference, progress)
+    weighing = _Weighing(plan, weighed, settings, make_engine or _reference, progress)
     candidates = [
         weighing.weigh(name, Quantisation(scales, weights)) for name, scales in _scales(plan, histograms).items()
     ]
@@ -75,7 +77,7 @@ def choose_quantisation(
     by_error = replace(best.quantisation, weights=round_weights(plan, by_error=True))
     best = min(best, weighing.weigh("weights of least error", by_error), key=lambda candidate: candidate.cost)
     few = max(1, min(CORRECTED, 4 * BATCH_BYTES // image_bytes(plan)))
-    unbiased = weighing.weigh("corrected biases", corrected(plan, best.quantisation, images[:few]))
+    unbiased = weighing.weigh("corrected biases", corrected(plan, best.quantisation, ranged[:few]))
     return min(best, unbiased, key=lambda candidate: candidate.cost).quantisation
 
 

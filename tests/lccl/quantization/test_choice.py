@@ -53,7 +53,7 @@ def largest(plan, pixels):
 
 def test_the_choice_costs_no_more_than_what_was_tried(plan, pixels):
     said = []
-    chosen = choose_quantisation(plan, pixels, SETTINGS, progress=said.append, weighed=24)
+    chosen = choose_quantisation(plan, pixels, pixels, SETTINGS, progress=said.append)
     reached = cost(plan, chosen, pixels)
     told = [float(line.split(": ")[1].split()[0]) for line in said if "nats" in line]
     assert len(told) > 15
@@ -97,4 +97,4 @@ def test_values_that_are_not_finite_are_refused(plan, pixels):
     stem = plan.steps[1]
     broken = replace(plan, steps=(plan.steps[0], replace(stem, weight=stem.weight * np.float32(3e38)), *plan.steps[2:]))
     with pytest.raises(QuantisationError, match="not finite"), np.errstate(all="ignore"):
-        choose_quantisation(broken, pixels[:2], SETTINGS)
+        choose_quantisation(broken, pixels[:2], pixels[:2], SETTINGS)
