@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lccl.bundle.format import Bundle
 from lccl.bundle.int8 import Int8, Loss
-from lccl.calibration.table import operating_point
+from lccl.calibration.table import build_table, operating_point
 from lccl.compiler import cpu_offers
 from lccl.data import HeldOut
 from lccl.engines.base import Engine
@@ -32,6 +32,8 @@ def quantise_bundle(
     weighed: int = WEIGHED,
 ) -> Bundle:
     """Return the bundle with int8 weights, and with no operating points measured in int8 yet.
+
+    A network without gates, for which there is nothing to calibrate, gets the points that it has, measured in int8.
 
     Scales are chosen on ``data.choose`` at exact thresholds and at those of the point nearest half the work; what int8
     loses there against fp32, image by image, is from ``data.measure``.
@@ -63,8 +65,12 @@ def quantise_bundle(
     ranged, last = data.choose.images[:RANGED], data.choose.images[-weighed:]
     quantisation = choose_quantisation(plan, ranged, last, settings, make, progress)
     progress("measuring what int8 loses")
-    losses = {str(point.name): _loss(make(plan), make(quantise(plan, quantisation)), data, point) for point in points}
-    return replace(bundle, int8=Int8(quantisation, losses), digest="")
+    floating, integers = make(plan), make(quantise(plan, quantisation))
+    losses = {str(point.name): _loss(floating, integers, data, point) for point in points}
+    table = None
+    if not plan.layers:
+        table, _ = build_table(integers, data, {str(point.name): point.setting for point in bundle.table.points[1:]})
+    return replace(bundle, int8=Int8(quantisation, losses, table), digest="")
 
 
 def _weighed_points(bundle: Bundle) -> list[OperatingPoint]:
