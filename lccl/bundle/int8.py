@@ -130,9 +130,11 @@ def _weights(tensors: Mapping[str, Tensor]) -> dict[str, QuantisedWeight]:
     names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     missing = [f"{name}.{part}" for name in names for part in PARTS if f"{name}.{part}" not in tensors]
     strange = [name for name in tensors if name.rpartition(".")[2] not in PARTS]
+    foreign = [name for name, tensor in tensors.items() if tensor.dtype not in (torch.int8, torch.float32)]
     require(
         BundleError,
         (not strange, f"{INT8_WEIGHTS} has an unknown tensor {strange[:1]}"),
+        (not foreign, f"{INT8_WEIGHTS} holds int8 and float32 alone, but not in {foreign[:1]}"),
         (not missing, f"{INT8_WEIGHTS} lacks {missing[:1]}"),
     )
     return {name: QuantisedWeight(*(tensors[f"{name}.{part}"].numpy() for part in PARTS)) for name in names}

@@ -32,6 +32,9 @@ Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
 TrainingPrecision = Annotated[str, typer.Option(help="fp32, or bf16 autocast.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:i.")]
+Quantize = Annotated[
+    bool, typer.Option("--quantize", help="Round maps and weights to int8 while training: a few epochs of --start.")
+]
 CompileNetwork = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
 Network = Annotated[str, typer.Option(help=NAMES)]
 
@@ -65,9 +68,7 @@ def train(
     distill: Annotated[
         float | None, typer.Option(help="Weight of the teacher's answers against the labels', 0..1.  [default: 0.7]")
     ] = None,
-    quantize: Annotated[
-        bool, typer.Option("--quantize", help="Round maps and weights to int8 while training: a few epochs of --start.")
-    ] = False,
+    quantize: Quantize = False,
     device: Device = "cpu",
     compile_network: CompileNetwork = False,
     threads: Threads = 0,

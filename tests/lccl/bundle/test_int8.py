@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save
+from safetensors.torch import save as save_torch
 
 from lccl.bundle import format as bundles
 from lccl.bundle.int8 import Loss
@@ -207,6 +209,14 @@ def test_weights_that_do_not_fit_are_refused(folder, name, value, complaint):
 
     edit_tensors(folder, change)
     refused(folder, complaint)
+
+
+def test_tensors_of_other_types_are_refused(folder):
+    tensors = {name: torch.from_numpy(value) for name, value in load_file(folder / WEIGHTS).items()}
+    content = save_torch(tensors | {"stem.scale": tensors["stem.scale"].bfloat16()})
+    (folder / WEIGHTS).write_bytes(content)
+    edit(folder, lambda description: description["files"].update({WEIGHTS: hashlib.sha256(content).hexdigest()}))
+    refused(folder, r"holds int8 and float32 alone, but not in \['stem.scale'\]")
 
 
 def test_weights_of_another_network_are_refused(folder, random_bundle, tmp_path):
