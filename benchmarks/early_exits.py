@@ -57,7 +57,7 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.publish("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures)
+    results.publish("early_exits", figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
