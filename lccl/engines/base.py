@@ -50,8 +50,13 @@ class Engine(Protocol):
         ...
 
 
-def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
-    """Refuse what does not fit the plan, naming what is wrong.
+def checked_images(
+    plan: Plan, images: Images, options: RunOptions, floating: type[np.floating[Any]] = np.float32
+) -> Images:
+    """Refuse what does not fit the plan, and return the images as an engine computes with them.
+
+    Args:
+        floating: the type that normalised images get; in it they must be finite.
 
     Raises:
         InputError: a shape, type or value is off.
@@ -61,12 +66,15 @@ def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
     size, exits = (image.height, image.width, image.channels), options.exit_confidence
     forced = layers if options.forced_masks is None else len(options.forced_masks)
     wanted = f"[{count}, {plan.exits}] or [{count}, 0]" if plan.exits else f"[{count}, 0]"
-    pixels, floating = images.dtype == np.uint8, np.issubdtype(images.dtype, np.floating)
+    normalised = np.issubdtype(images.dtype, np.floating)
+    if normalised:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            images = images.astype(floating, copy=False)
     require(
         InputError,
         (count and images.shape[1:] == size, f"images must be [N, {', '.join(map(str, size))}], not {images.shape}"),
-        (pixels or floating, f"images must be uint8 or floating, not {images.dtype}"),
-        (pixels or not floating or np.isfinite(images).all(), "normalised images must be finite"),
+        (normalised or images.dtype == np.uint8, f"images must be uint8 or floating, not {images.dtype}"),
+        (not normalised or np.isfinite(images).all(), f"normalised images must be finite as {np.dtype(floating)}"),
         (
             options.thresholds.shape == (count, layers),
             f"options.thresholds must be {[count, layers]}, not {list(options.thresholds.shape)}",
@@ -79,6 +87,7 @@ def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
         (not np.isnan(options.thresholds).any(), "options.thresholds must not be NaN"),
         (forced == layers, f"options.forced_masks needs {layers} masks, not {forced}"),
     )
+    return images
 
 
 def exit_confidence(plan: Plan, options: RunOptions) -> NDArray[np.float32]:
