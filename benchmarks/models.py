@@ -43,7 +43,7 @@ def data_of(bundle: Bundle, path: Path) -> Dataset:
 
 
 def at(bundle: Bundle, **quality: float | str) -> OperatingPoint:
-    """The point that a client with these wishes is served."""
+    """The point that a client with this target or floor is served."""
     return resolve(bundle.table, QualityRequest(**quality)).wanted  # type: ignore[arg-type]
 
 

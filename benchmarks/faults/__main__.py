@@ -40,7 +40,7 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     ),
     "engine": (
         failures.failing_engine,
-        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous image",
+        "the engine raises, runs out of memory, stalls or overflows on batches that hold a failing image",
     ),
     "out-of-memory": (
         failures.out_of_memory,
