@@ -115,6 +115,7 @@ check "the gpu profile is valid" docker compose --profile gpu config --quiet
 keys=$(mktemp -d)
 check "it starts with a file of keys" with_keys "$keys"
 check "it asks for a key, and takes one of the file" asks_for_keys "$keys"
+rm -r "$keys"
 container=$(docker compose ps --quiet service)
 check "the service stops on SIGTERM" stops "$container"
 exit "$failed"
