@@ -55,12 +55,10 @@ def main() -> None:
         "points": _points(bundle, served.engine, dataset.test),
         "floors": [_floor(bundle, served.engine, dataset.test, floor) for floor in FLOORS],
     }
-    command = f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN"
     if options.attached is not None:
         attached = serve(lccl.load(options.attached), dataset.test)
         figures["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
-        command += " --attached ATTACHED"
-    results.publish("any_sparsity", command, figures)
+    results.publish("any_sparsity", figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

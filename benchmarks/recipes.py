@@ -77,15 +77,8 @@ def main() -> None:
         if results.read(file) is not None:
             continue
         figures = _run(name, plain, data, recipe, options)
-        command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} {budget_flags(options)}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
-        print(results.write(file, command, {"variant": name, "description": description, **budget, **figures}))
-
-
-def budget_flags(options: argparse.Namespace) -> str:
-    """The options that set a run's budget, for the command beside its result."""
-    flags = [f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision")]
-    return " ".join([*flags, *["--compile"] * options.compile_network])
+        print(results.write(file, {"variant": name, "description": description, **budget, **figures}))
 
 
 def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:

@@ -47,8 +47,7 @@ def main() -> None:
         rows = [_row(client, options.model, test.subset(order), value) for value in asked]
     results.print_rows(rows, "stated and reached; z differs beyond ± 1.96")
     figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
-    command = f"python -m benchmarks.stated_and_reached {options.data.name} --images {options.images}"
-    print(results.write("stated_and_reached", command, figures))
+    print(results.write("stated_and_reached", figures))
 
 
 def _row(client: httpx.Client, model: str, test: Split, sparsity: float) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def main() -> None:
         "images": len(data.measure),
         "ways": [{"way": name, **along(curve, engine, data.measure)} for name, curve in ways.items()],
     }
-    results.publish("threshold_paths", f"python -m benchmarks.threshold_paths {options.data.name}", figures)
+    results.publish("threshold_paths", figures)
 
 
 def common_curve(engine: Engine, values: list[Values], split: Split) -> ThresholdCurve:

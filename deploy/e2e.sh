@@ -52,7 +52,17 @@ restarts() {  # restarts CONTAINER: after it was killed from outside, and serves
   return 1
 }
 
-classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "localhost:$PORT/v1/classify"; }
+classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "$@" "localhost:$PORT/v1/classify"; }
+
+with_keys() {  # with_keys FOLDER: the service starts anew with the keys in it, made as the documentation says
+  (umask 022 && inside service python -m service.auth.keys alice >"$1/keys.toml" 2>"$1/key")
+  chmod 755 "$1"
+  KEYS=$1 docker compose -f docker-compose.yml -f deploy/keys.yml up --detach --wait --wait-timeout 120 service
+}
+
+asks_for_keys() {  # asks_for_keys FOLDER: refused without a key, answered with it
+  ! classifies && classifies -H "Authorization: Bearer $(grep -o 'lccl_[A-Za-z0-9_-]*' "$1/key")"
+}
 
 stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
   docker compose stop service
@@ -102,5 +112,10 @@ echo "ok   the image has $(($(docker image inspect --format '{{.Size}}' "$image"
 check "a killed service is started again and becomes healthy" restarts "$container"
 check "it classifies again" classifies
 check "the gpu profile is valid" docker compose --profile gpu config --quiet
+keys=$(mktemp -d)
+check "it starts with a file of keys" with_keys "$keys"
+check "it asks for a key, and takes one of the file" asks_for_keys "$keys"
+rm -r "$keys"
+container=$(docker compose ps --quiet service)
 check "the service stops on SIGTERM" stops "$container"
 exit "$failed"

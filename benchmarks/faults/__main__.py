@@ -40,7 +40,7 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     ),
     "engine": (
         failures.failing_engine,
-        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous image",
+        "the engine raises, runs out of memory, stalls or overflows on batches that hold a failing image",
     ),
     "out-of-memory": (
         failures.out_of_memory,
@@ -60,7 +60,7 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     ),
     "memory": (
         clients.flat_memory,
-        "requests of all kinds with ever new wishes and ids from many addresses: memory stays flat",
+        "requests of all kinds with changing targets and ids from many addresses: memory stays flat",
     ),
 }
 QUICK_MINUTES = 0.25
@@ -84,10 +84,9 @@ def main() -> None:
     found = {name: _try(name, scale, console) for name in options.names or TRIALS}
     console.print(_table(found))
     if not options.quick:
-        command = " ".join(["python -m benchmarks.faults", *sys.argv[1:]])
-        made = {"command": command, "commit": provenance.commit()}
+        made = {"command": provenance.command(), "commit": provenance.commit()}
         known = (results.read("faults") or {}) | {name: outcome.to_json() | made for name, outcome in found.items()}
-        console.print(results.write("faults", command, {name: known[name] for name in TRIALS if name in known}))
+        console.print(results.write("faults", {name: known[name] for name in TRIALS if name in known}))
     if not all(outcome.passed for outcome in found.values()):
         raise SystemExit(1)
 

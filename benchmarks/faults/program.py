@@ -21,7 +21,7 @@ STALL_S = 0.5
 
 
 class Faulty:
-    """An engine that fails on whole batches when an image of them is poisonous."""
+    """An engine that fails on whole batches when one of their images is to fail."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

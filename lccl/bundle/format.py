@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lccl.bundle.training_record import TrainingRecord
 from lccl.errors import ArchitectureError, BundleError, LcclError, require
-from lccl.networks import Architecture, ResNet, build
+from lccl.networks import NETWORKS, Architecture, ResNet, build
 from lccl.networks.lowering import network_shape
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
@@ -112,6 +112,22 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{folder / DESCRIPTION} is not usable: {error}") from error
     _fill(bundle.network, _read_weights(folder / WEIGHTS, expected), folder / WEIGHTS)
     return bundle
+
+
+def bundle_folder(word: str) -> Path | None:
+    """The folder that a command was given, or None for a network by name.
+
+    A network's name always means the network; a folder called like one is written with a separator, ``./resnet20``.
+
+    Raises:
+        BundleError: there is neither.
+
+    """
+    if word in NETWORKS:
+        return None
+    if not Path(word).is_dir():
+        raise BundleError(f"{word!r} is neither a bundle's folder nor a network: use one of {', '.join(NETWORKS)}")
+    return Path(word)
 
 
 def version_of(folder: Path) -> str:

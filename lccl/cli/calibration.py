@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +67,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Compare what a bundle states with what it reaches, at every operating point or as the options ask."""
+    from lccl import provenance
     from lccl.measurement import measure
 
     use_threads(threads)
@@ -83,7 +83,7 @@ def evaluate(
     _print_rows(rows)
     if out is not None:
         figures = {"bundle": bundle.name, "digest": loaded.digest, "part": part, "dense_macs": runner.shape.dense}
-        out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        console.print(provenance.write(out, figures | {"rows": rows}))
 
 
 def _part(dataset: Dataset, part: str) -> Split:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 console = Console()
 
+MODEL = "A network by name, or a bundle's folder; a folder called like a network is written ./resnet20."
 Data = Annotated[Path, typer.Argument(help="CIFAR's binary folder, a folder train/<class>/<image>, or a .tar of one.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle's folder.")]
 NewBundle = Annotated[Path, typer.Option("--out", help="Where the bundle goes.")]

@@ -80,6 +80,8 @@ def train(
         raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
     if distill is not None and teacher is None:
         raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
+    if distill == 0:
+        raise LcclError("--distill 0 leaves the teacher's answers out: leave --teacher and --distill out")
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, seed=seed, precision=precision, gate_l1=gate_l1)
     recipe = recipe if distill is None else replace(recipe, distill=distill)
     recipe = recipe if start is None else continued(recipe)

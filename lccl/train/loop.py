@@ -116,14 +116,15 @@ class _Run:
 
 
 def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[str, float]:
-    """One pass over the images; returns mean loss and accuracy.
+    """One pass over the images; returns mean loss and accuracy, and reports them of the images so far.
 
     Raises:
         LcclError: the loss or the weights are no longer finite.
 
     """
     recipe, device = run.recipe, run.device
-    steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0}
+    steps, images, total, right = len(split) // recipe.batch, 0, 0.0, 0
+    seen: dict[str, float] = {}
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     run.network.train()
     for step, (pixels, labels) in enumerate(_batches(split, recipe, run.statistics[0], epoch)):
@@ -146,8 +147,10 @@ def _train_epoch(run: _Run, split: Split, epoch: int, report: Report) -> dict[st
         run.optimiser.step()
         observed = round(len(labels) * recipe.exact_share) or len(labels)
         run.sampler.observe([gate[:observed] for gate in output.gates], random)
-        seen["loss"] += float(loss.detach()) / steps
-        seen["accuracy"] += float((output.logits.argmax(1) == targets).float().mean()) / steps
+        images += len(labels)
+        total += len(labels) * float(loss.detach())
+        right += int((output.logits.argmax(1) == targets).sum())
+        seen = {"loss": total / images, "accuracy": right / images}
         if not np.isfinite(seen["loss"]):
             raise LcclError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
         report("step", epoch * steps + step + 1, recipe.epochs * steps, seen)
