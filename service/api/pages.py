@@ -15,14 +15,20 @@ TITLE = "LCCL model server"
 DOCUMENT, PAGE, ASSETS = "/openapi.json", "/docs", "/static-offline-docs"
 
 
-def documentation_page() -> bytes:
-    """The page that shows the document; its scripts and styles are files under :data:`ASSETS`."""
+def documentation_page(root_path: str) -> bytes:
+    """The page that shows the document; its scripts and styles are files under :data:`ASSETS`.
+
+    Args:
+        root_path: what browsers have before each path.
+
+    """
+    assets = root_path + ASSETS
     html = get_swagger_ui_html(
-        openapi_url=DOCUMENT,
+        openapi_url=root_path + DOCUMENT,
         title=f"{TITLE} - Swagger UI",
-        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS}/favicon.png",
+        swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+        swagger_css_url=f"{assets}/swagger-ui.css",
+        swagger_favicon_url=f"{assets}/favicon.png",
     )
     return bytes(html.body)
 

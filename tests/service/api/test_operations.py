@@ -155,6 +155,7 @@ def test_answers_are_what_is_documented(client, draw_image):
 
 
 def test_every_route_answers_its_own_method_alone(client):
-    for path in ("/health/live", "/v1/models", "/v2"):
-        refused = client.head(path)
-        assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")
+    for path, allowed in (("/health/live", "GET, HEAD"), ("/v1/models", "GET, HEAD"), ("/v1/classify", "POST")):
+        refused = client.put(path)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, allowed)
+    assert client.head("/v1/classify").status_code == 405

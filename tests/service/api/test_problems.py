@@ -312,16 +312,18 @@ def test_uploads_together_stay_under_their_limit(serve, draw_image):
 
 def test_each_row_of_the_table_has_its_status():
     expected = {
-        400: {"malformed", "damaged_image", "client_gone"},
+        400: {"malformed", "damaged_image"},
         401: {"unauthorised"},
         403: {"forbidden"},
         404: {"unknown_model"},
         408: {"too_slow"},
         413: {"too_large"},
         415: {"not_an_image"},
+        421: {"wrong_host"},
         422: {"invalid_field", "bad_wish", "bad_input", "bad_bundle"},
         429: {"overloaded", "rate_limited"},
         431: {"head_too_large"},
+        499: {"client_gone"},
         500: {"engine_failed"},
         503: {"unavailable", "too_many_connections"},
         504: {"timeout", "deadline"},

@@ -43,7 +43,7 @@ def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, draw
     for path in ("/health/live", "/health/ready", "/metrics", "/v1/models", "/v2/models/small"):
         assert client.get(path).status_code == 200
     assert time.monotonic() - started < 10
-    assert 'lccl_rejected_total{model="",reason="overloaded"} 3.0' in client.get("/metrics").text
+    assert 'lccl_rejected_total{model="small",reason="overloaded"} 3.0' in client.get("/metrics").text
     engine.go.set()
     assert [answer.result().status_code for answer in under_way] == [200] * 32
     assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
