@@ -96,10 +96,10 @@ def create_app(settings: Settings) -> FastAPI:
     ]
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
     if page:
-        operations += [*pages.documentation(page), *pages.playground()]
-    routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
+        operations += [*pages.documentation(page), pages.assets(), *pages.playground()]
     app = FastAPI(
-        title=pages.TITLE, version=version("lccl"), openapi_url=None, routes=routes, redirect_slashes=False,
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
+        routes=[route(operation, access) for operation in operations],
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         summary="Classifies images with ResNets that skip work; every request chooses how much.",
         lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing, keys),

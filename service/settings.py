@@ -31,17 +31,16 @@ def _listed(kind: str, pattern: str) -> Callable[[str], str]:
 
 
 def _key(secret: SecretStr) -> SecretStr:
-    """A key as it can be sent: secrets made with ``echo``, or by an editor of Windows, have a line end."""
-    key = secret.get_secret_value().strip()
+    key = secret.get_secret_value()
     if not key or not key.isprintable():
         raise ValueError("a key is one line, and not empty")
-    return SecretStr(key)
+    return secret
 
 
 NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
 Networks = Annotated[str, AfterValidator(_networks)]
 Hosts = Annotated[
-    str, AfterValidator(_listed("name of a host, without scheme and port", rf"\*|(\*\.)?{NAME}|\[?[0-9a-f:.]+\]?"))
+    str, AfterValidator(_listed("name of a host, without scheme and port", rf"\*|(\*\.)?{NAME}|\[[0-9a-f:.]+\]"))
 ]
 Origins = Annotated[
     str,
@@ -59,7 +58,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="LCCL_", frozen=True, extra="forbid", cli_kebab_case=True, cli_prog_name="lccl-serve",
-        cli_hide_none_type=True, cli_avoid_json=True, str_strip_whitespace=True,
+        cli_hide_none_type=True, cli_avoid_json=True,
     )  # fmt: skip
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -105,10 +104,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        former, port = given.get("canary_interval_s"), given.get("port")
-        if isinstance(port, str) and SERVICE_LINK.fullmatch(port.strip()):
-            given = {name: value for name, value in given.items() if name != "port"}
+    def _as_given(cls, given: dict[str, Any]) -> dict[str, Any]:
+        # values from files end in line ends: those of a Secret made with echo, or by an editor of Windows
+        given = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        if SERVICE_LINK.fullmatch(str(given.get("port"))):
+            del given["port"]
+        former = given.get("canary_interval_s")
         return given if former is None else {"self_test_interval_s": former, **given}
 
     @model_validator(mode="after")
