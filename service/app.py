@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -202,11 +202,19 @@ async def _follow(registry: Registry, interval_s: float) -> None:
 async def _follow_keys(keys: KeyRing) -> None:
     while True:
         await asyncio.sleep(KEYS_S)
-        await asyncio.to_thread(keys.refresh)
+        await _look(keys.refresh)
 
 
 async def _reload(keys: KeyRing, registry: Registry) -> None:
     """Read the API keys again if their file changed, and look at the folder of models once."""
     log.info("reloading: SIGHUP")
-    await asyncio.to_thread(keys.refresh)
-    await asyncio.to_thread(registry.refresh)
+    await _look(keys.refresh)
+    await _look(registry.refresh)
+
+
+async def _look(refresh: Callable[[], None]) -> None:
+    """See what changed, in a thread; what goes wrong is logged, and ends nothing."""
+    try:
+        await asyncio.to_thread(refresh)
+    except Exception:
+        log.exception("what changed could not be taken over")

@@ -86,7 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._answers = _AnswerTransport(transport, self._end)
-        self._client = Departure(asyncio.get_running_loop(), transport)
+        self._client = Departure(asyncio.get_running_loop(), transport, self._may_be_asked)
         shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
         self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         excess = len(self._server_state.connections) - self._limits.connections
@@ -104,7 +104,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.stop()
         self._client.stop()
-        self._answers.close = _do_nothing  # or each would keep the other in memory
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
             self._limits.admission.leave(cycle)
         if self._running is not None and not self._running.response_complete:
@@ -131,10 +130,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if not (self._whole or self._in_head or self._refused):
             self._cut(ServiceError("malformed", "the body ended before it was whole"))
         newest.keep_alive = False
-        running = self._running
-        if running is not None and not running.response_started and running.scope["http_version"] == "1.1":
-            self._client.ask()
+        if not self._lingering:
+            self._client.follow()
         return not self._lingering
+
+    def _may_be_asked(self) -> bool:
+        running = self._running
+        return running is not None and not running.response_started and running.scope["http_version"] == "1.1"
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -290,7 +292,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
         A socket that is closed while bytes arrive is reset, and a reset takes the answer from the client.
         """
-        if self._ended or (self._whole and not self._refused and not self.pipeline):
+        if self._ended or self.transport.is_closing() or (self._whole and not self._refused and not self.pipeline):
             self.transport.close()
         else:
             self._linger()
@@ -342,10 +344,6 @@ class _AnswerTransport:
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

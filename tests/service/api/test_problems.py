@@ -239,7 +239,8 @@ def test_a_late_answer_is_504_and_its_images_are_not_run(gated, draw_image):
     assert engine.ran == [1, 1]  # the batch that was under way, and the last request
 
 
-def test_a_client_that_leaves_takes_its_images_along(gated, draw_image):
+def test_a_client_that_leaves_takes_its_images_along(gated, draw_image, caplog):
+    caplog.set_level("INFO")
     client, engine = gated
     state = client.app.state
     with ThreadPoolExecutor(1) as pool:
@@ -248,6 +249,9 @@ def test_a_client_that_leaves_takes_its_images_along(gated, draw_image):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{client.base_url}/v1/classify", content=draw_image(), headers=PNG, timeout=0.3)
         wait_for(lambda: state.metrics.registry.get_sample_value("lccl_inflight_requests") == 1)
+        wait_for(lambda: "POST /v1/classify 499" in caplog.messages)
+        left = {"model": "small", "route": "/v1/classify", "code": "499"}
+        assert state.metrics.registry.get_sample_value("lccl_request_duration_seconds_count", left) == 1
         engine.go.set()
         assert under_way.result().status_code == 200
     still_serves(client, draw_image)

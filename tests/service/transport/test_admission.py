@@ -21,6 +21,7 @@ from service.transport.admission import AdmissionControl, requests_in_time
 from tests.service.engines import Gated, Slow, wait_for
 
 PNG = {"Content-Type": "image/png"}
+PAGE = "https://app.example.com"
 
 
 @contextmanager
@@ -39,7 +40,10 @@ def filled(client, request):
 
 @pytest.fixture
 def full(serve, draw_image):
-    with serve(queue_limit=64) as client, filled(client, {"content": draw_image(), "headers": PNG}) as all_of_it:
+    with (
+        serve(queue_limit=64, cors_origins=PAGE) as client,
+        filled(client, {"content": draw_image(), "headers": PNG}) as all_of_it,
+    ):
         yield all_of_it
 
 
@@ -75,18 +79,16 @@ def test_work_beyond_the_limit_is_refused_at_once_and_the_rest_passes(full, draw
 
 def test_its_refusal_is_like_every_other(full, draw_image, caplog):
     client, _, _ = full
-    send = {"content": draw_image(), "headers": PNG | {"X-Request-ID": "find-me"}}
+    send = {"content": draw_image(), "headers": PNG | {"X-Request-ID": "find-me", "Origin": PAGE}}
     with caplog.at_level(logging.INFO):
         early = client.post("/v1/models/small/classify", **send)
     state = client.app.state
-    state.batcher.forget(state.registry.find("small").key)
-    inside = state.access._rates
-    inside._default = parse_rate("1/day")
-    client.get("/v1/models")
-    late = client.get("/v1/models")
+    state.access._rates._default = parse_rate("1/day")
+    late = [client.get("/v1/models", headers={"Origin": PAGE}) for _ in range(2)][1]
     assert (early.status_code, late.status_code) == (429, 429)
     assert set(early.json()) == set(late.json())
     assert set(early.headers) == set(late.headers)
+    assert early.headers["Access-Control-Allow-Origin"] == PAGE
     assert early.json()["request_id"] == early.headers["X-Request-ID"] == "find-me"
     (line,) = [record for record in caplog.records if getattr(record, "request_id", "") == "find-me"]
     assert (line.status, line.route, line.model) == (429, "/v1/models/{model}/classify", "small")
