@@ -55,6 +55,5 @@ ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MO
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request as web; \
-web.urlopen('http://127.0.0.1:' + os.environ.get('LCCL_PORT', '8000') + '/health/ready', timeout=4)"]
+    CMD ["python", "-m", "service.health_check"]
 CMD ["lccl-serve"]

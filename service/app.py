@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +24,7 @@ from .api.exchange import BodyMemory, Exchange
 from .api.middleware import RequestObserver, content_security_policy
 from .api.operation import route
 from .api.operations import Health
+from .api.origins import SharedOrigins, host_check
 from .api.v1 import classify, skip_map
 from .api.v1 import models as v1_models
 from .api.v2 import infer
@@ -45,12 +46,14 @@ from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
+KEYS_S = 2.0  # seconds between looks at the file of API keys
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
-    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
+    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, how
+    to refuse a request, and what to do at SIGHUP.
 
     Raises:
         StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
@@ -62,7 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
-    access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
+    keys = KeyRing.load(settings.api_keys, single)
+    access = AccessControl(keys, RateLimits(settings.rate_limit))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
     bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
     brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
@@ -90,21 +94,27 @@ def create_app(settings: Settings) -> FastAPI:
         *v2_models.operations(exchange, registry, health, most),
         *v2_models.repository(registry, bodies),
     ]
-    page = pages.documentation_page() if settings.docs else b""
+    page = pages.documentation_page(settings.root_path) if settings.docs else b""
     if page:
-        operations += [*pages.documentation(page), *pages.playground()]
-    routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
+        operations += [*pages.documentation(page), pages.assets(), *pages.playground()]
     app = FastAPI(
-        title=pages.TITLE, version=version("lccl"), openapi_url=None, routes=routes,
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
+        routes=[route(operation, access) for operation in operations],
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         summary="Classifies images with ResNets that skip work; every request chooses how much.",
-        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
+        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing, keys),
+    )  # fmt: skip
+    observer = app.middleware_stack = RequestObserver(
+        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing,
+        is_our_name=host_check(settings.allowed_hosts, settings.host),
+        shared=SharedOrigins(settings.cors_origins) if settings.cors_origins else None,
     )  # fmt: skip
     app.state = State(
-        {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
-    )
-    app.middleware_stack = RequestObserver(
-        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
-    )
+        {
+            "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
+            "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, registry),
+        }
+    )  # fmt: skip
     return app
 
 
@@ -158,6 +168,7 @@ def _lifespan(
     self_test: SelfTest,
     decoders: Executor,
     tracing: Tracing | None,
+    keys: KeyRing,
 ) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
@@ -165,6 +176,8 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
         tasks = [asyncio.create_task(self_test.watch())]
+        if settings.api_keys is not None:
+            tasks.append(asyncio.create_task(_follow_keys(keys)))
         if settings.watch_models_s:
             tasks.append(asyncio.create_task(_follow(registry, settings.watch_models_s)))
         yield
@@ -184,3 +197,24 @@ async def _follow(registry: Registry, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         await asyncio.to_thread(registry.refresh)
+
+
+async def _follow_keys(keys: KeyRing) -> None:
+    while True:
+        await asyncio.sleep(KEYS_S)
+        await _look(keys.refresh)
+
+
+async def _reload(keys: KeyRing, registry: Registry) -> None:
+    """Read the API keys again if their file changed, and look at the folder of models once."""
+    log.info("reloading: SIGHUP")
+    await _look(keys.refresh)
+    await _look(registry.refresh)
+
+
+async def _look(refresh: Callable[[], None]) -> None:
+    """See what changed, in a thread; what goes wrong is logged, and ends nothing."""
+    try:
+        await asyncio.to_thread(refresh)
+    except Exception:
+        log.exception("what changed could not be taken over")

@@ -170,10 +170,11 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             return sum(queue.size / queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s)
 
-    def drained_per_s(self) -> float:
-        """Items that leave in a second while there are any, at the slowest key's rate; 0 when nothing has left yet."""
+    def drained_per_s(self, key: str) -> float:
+        """Items of a key that leave in a second while there are any; 0 when none has left yet."""
         with self._changed:
-            return min((queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s), default=0.0)
+            queue = self._queues.get(key)
+            return queue.drained_per_s if queue else 0.0
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""
