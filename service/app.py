@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from starlette.datastructures import State
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
+from lccl.engines.cpu.cores import find_cores
 
 from .api import operations as operators
 from .api import pages
@@ -31,9 +31,11 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
+from .background import repeat
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
+from .inference.decoders import Decoders
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, WorkBatcher
@@ -60,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     """
     if settings.canary_interval_s is not None:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
@@ -73,8 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
+    decoders = Decoders(settings.decode_threads or max(2, cores.count), settings.max_decoding_pixels)
+    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
     metrics.predicted_wait.set_function(batcher.waiting_s)
@@ -141,8 +145,8 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
-    elif settings.compute_threads:
-        torch.set_num_threads(settings.compute_threads)
+    else:
+        torch.set_num_threads(settings.compute_threads or min(torch.get_num_threads(), find_cores().count))
     return registry
 
 
@@ -156,7 +160,7 @@ def _lifespan(
     batcher: WorkBatcher,
     runner: Runner,
     self_test: SelfTest,
-    decoders: Executor,
+    decoders: Decoders,
     tracing: Tracing | None,
 ) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
@@ -164,23 +168,20 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
-        tasks = [asyncio.create_task(self_test.watch())]
+        rounds = [repeat("a round of self-tests", settings.self_test_interval_s, self_test.begin)]
         if settings.watch_models_s:
-            tasks.append(asyncio.create_task(_follow(registry, settings.watch_models_s)))
+            look = partial(asyncio.to_thread, registry.refresh)
+            rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
+        tasks = [asyncio.create_task(one) for one in rounds]
         yield
         for task in tasks:
             task.cancel()
+        self_test.close()
         batcher.close()
         await asyncio.to_thread(runner.join, settings.drain_timeout_s)
-        decoders.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
         registry.close()
         if tracing is not None:
             tracing.close()
 
     return lifespan
-
-
-async def _follow(registry: Registry, interval_s: float) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
-        await asyncio.to_thread(registry.refresh)

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -39,6 +39,7 @@ class _Queue(Generic[Item, Result]):
         left: jobs whose batch has run, earlier ones forgotten by and by.
         left_in_s: seconds in which any of those batches ran.
         last_left_at: monotone seconds.
+        gone: whether it is forgotten as soon as nothing waits.
 
     """
 
@@ -48,6 +49,7 @@ class _Queue(Generic[Item, Result]):
     left: float = 0.0
     left_in_s: float = 0.0
     last_left_at: float = -math.inf
+    gone: bool = False
 
     def push(self, job: Job[Item, Result]) -> None:
         self.clients.setdefault(job.client, deque()).append(job)
@@ -56,7 +58,8 @@ class _Queue(Generic[Item, Result]):
     @property
     def drained_per_s(self) -> float:
         """Jobs that leave in a second while any run; 0 when none has left yet."""
-        return self.left / self.left_in_s if self.left_in_s else 0.0
+        left, seconds = self.left, self.left_in_s
+        return left / seconds if seconds else 0.0
 
     def pop(self) -> Job[Item, Result]:
         client, line = next(iter(self.clients.items()))
@@ -145,6 +148,8 @@ class Batcher(Generic[Item, Result]):
                 if not job.future.cancelled():
                     limit = limit if batch else self._batch_limit(job.item)
                     batch.append(job)
+            if queue.gone and not queue.size:
+                del self._queues[key]
             return key, batch
 
     def give_back(self, key: str, jobs: Sequence[Job[Item, Result]]) -> None:
@@ -170,10 +175,18 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             return sum(queue.size / queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s)
 
-    def drained_per_s(self) -> float:
-        """Items that leave in a second while there are any, at the slowest key's rate; 0 when nothing has left yet."""
+    def drained_per_s(self, key: str) -> float:
+        """Items of a key that leave in a second while there are any; 0 when none has left yet."""
+        queue = self._queues.get(key)
+        return queue.drained_per_s if queue else 0.0
+
+    def is_awaited(self, key: str, clients: Collection[str]) -> bool:
+        """Whether others than these clients of a key wait: its other clients, or another key."""
         with self._changed:
-            return min((queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s), default=0.0)
+            return any(
+                queue.size and (other != key or any(client not in clients for client in queue.clients))
+                for other, queue in self._queues.items()
+            )
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""
@@ -182,9 +195,12 @@ class Batcher(Generic[Item, Result]):
             return queue.size if queue else 0
 
     def forget(self, key: str) -> None:
-        """Drop what was learnt of a key that will not be used again; what waits under it stays."""
+        """Drop what was learnt of a key that will not be used again; what waits under it is still handed out."""
         with self._changed:
-            if key in self._queues and not self._queues[key].size:
+            queue = self._queues.get(key)
+            if queue is not None and queue.size:
+                queue.gone = True
+            elif queue is not None:
                 del self._queues[key]
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def result(finite=True):
 
 async def begin(batcher, departure=None, images=1):
     """Start to classify; the images are in the queue when this returns."""
-    pipeline = Pipeline(batcher, None, 10**6, 10.0)
+    pipeline = Pipeline(batcher, None, 10**6, 10**6, 10.0)
     asking = asyncio.create_task(
         pipeline.classify(
             MODEL, [IMAGE] * images, QualityRequest(), client="me", arrived=time.monotonic(), departure=departure

@@ -147,8 +147,11 @@ def test_following_the_folder(registry, folder, seen):
     shutil.rmtree(folder / "many" / "2")
     damage(folder / "flat")
     registry.refresh()
+    assert seen == [("load", "fresh", "1")]
+    registry.refresh()
     assert [(model.name, model.version) for model in registry] == [("flat", "1"), ("fresh", "1"), ("many", "10")]
     assert seen == [("load", "fresh", "1"), ("unload", "many", "2")]
+    assert ("many", "2") not in states(registry)
     registry.refresh()
     assert len(seen) == 2
 
