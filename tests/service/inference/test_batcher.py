@@ -116,6 +116,27 @@ def test_advice_follows_the_drain_rate():
     assert full.value.retry_after_s == pytest.approx(2.0)
 
 
+def test_each_keys_rate_is_its_own():
+    batcher = make()
+    batcher.drained("slow", 1, 1.0)
+    batcher.drained("quick", 2000, 1.0)
+    assert batcher.drained_per_s("quick") == pytest.approx(2000)
+    assert batcher.drained_per_s("slow") == pytest.approx(1)
+    assert batcher.drained_per_s("new") == 0
+
+
+def test_others_are_awaited():
+    batcher = make()
+    assert not batcher.is_awaited("a", {"one"})
+    batcher.put("a", [1], "one")
+    assert not batcher.is_awaited("a", {"one"})
+    assert batcher.is_awaited("a", {"two"})
+    assert batcher.is_awaited("b", {"one"})
+    batcher.put("a", [2], "two")
+    assert batcher.is_awaited("a", {"one"})
+    assert not batcher.is_awaited("a", {"one", "two"})
+
+
 def test_batches_that_ran_at_once_count_their_time_once():
     clock = [10.0]
     batcher = make(clock=lambda: clock[0])
@@ -186,8 +207,11 @@ def test_take_wakes_up_for_work():
 def test_a_forgotten_key_leaves_nothing_but_what_waits():
     batcher = make()
     batcher.put("a", [1])
+    batcher.put("a", [2])
     batcher.forget("a")
-    assert items(batcher.take(0)) == ("a", [1])
+    assert items(batcher.take(0)) == ("a", [1, 2])
+    assert not batcher._queues
+    batcher.drained("a", 1, 1.0)
     batcher.forget("a")
     assert not batcher._queues
 
