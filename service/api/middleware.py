@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry.metrics import Metrics
@@ -65,7 +64,7 @@ class RequestObserver:
         state["request_id"] = request_id
         started, status = state.setdefault("arrived", self._clock()), 500
         if self._tracing is not None:
-            state["span"] = self._tracing.begin(Headers(scope=scope), started)
+            state["span"] = self._tracing.begin(scope, started)
 
         async def observe(message: Message) -> None:
             nonlocal status
@@ -100,8 +99,7 @@ class RequestObserver:
         route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
         trace = {}
         if self._tracing is not None:
-            name, classified = f"{scope['method']} {route}", state.get("classified")
-            trace["trace_id"] = self._tracing.end(state["span"], name, status, classified, started, ended)
+            trace["trace_id"] = self._tracing.end(state["span"], scope, status, state.get("classified"), started, ended)
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):
