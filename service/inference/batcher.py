@@ -58,8 +58,7 @@ class _Queue(Generic[Item, Result]):
     @property
     def drained_per_s(self) -> float:
         """Jobs that leave in a second while any run; 0 when none has left yet."""
-        left, seconds = self.left, self.left_in_s
-        return left / seconds if seconds else 0.0
+        return self.left / self.left_in_s if self.left_in_s else 0.0
 
     def pop(self) -> Job[Item, Result]:
         client, line = next(iter(self.clients.items()))
@@ -177,8 +176,9 @@ class Batcher(Generic[Item, Result]):
 
     def drained_per_s(self, key: str) -> float:
         """Items of a key that leave in a second while there are any; 0 when none has left yet."""
-        queue = self._queues.get(key)
-        return queue.drained_per_s if queue else 0.0
+        with self._changed:
+            queue = self._queues.get(key)
+            return queue.drained_per_s if queue else 0.0
 
     def is_awaited(self, key: str, clients: Collection[str]) -> bool:
         """Whether others than these clients of a key wait: its other clients, or another key."""

@@ -48,7 +48,7 @@ class AdmissionControl:
     """Counts requests that were read whole and are not answered yet, and refuses new work while there are too many.
 
     Args:
-        most: how many there may be now where one for this path is among them; without it any number.
+        most: how many there may be now; without it any number.
         waiting_s: how long what waits will take; the advice to those refused.
         report: told the code of each refusal.
 
@@ -59,7 +59,7 @@ class AdmissionControl:
 
     def __init__(
         self,
-        most: Callable[[str], int] = lambda _: sys.maxsize,
+        most: Callable[[], int] = lambda: sys.maxsize,
         waiting_s: Callable[[], float] = lambda: 0.0,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -68,8 +68,7 @@ class AdmissionControl:
 
     def refuses(self, scope: Any) -> bool:
         """Whether a request that begins now is refused."""
-        path = scope["path"]
-        return scope["method"] == "POST" and path.startswith(WORK) and len(self.inside) >= self._most(path)
+        return len(self.inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
 
     def refusal(self, path: str) -> Refusal:
         """The answer to a refused request at a path; the refusal is reported."""
@@ -81,12 +80,6 @@ class AdmissionControl:
 def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
     told = "more requests arrive than can be answered: try again later"
     return Refusal.of(ServiceError("overloaded", told, retry_after_s), open_inference)
-
-
-def asked_model(path: str) -> tuple[str | None, str | None]:
-    """Name and version of the model that the path of a request for work asks for; None where it does not say."""
-    _, _, kind, name, what, version, *_ = (*path.split("/", 6), "", "", "", "", "")
-    return (name, version if what == "versions" else None) if kind == "models" else (None, None)
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:

@@ -12,11 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import Counter
 
-from ..errors import ServiceError
-from ..inference.registry import Registry
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
-from .admission import AdmissionControl, asked_model, requests_in_time
+from .admission import AdmissionControl, requests_in_time
 from .protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
 
 log = logging.getLogger(__name__)
@@ -103,18 +101,14 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """
     check_uvicorn()
     batcher: WorkBatcher = app.state.batcher
-    registry: Registry = app.state.registry
     rejected: Counter = app.state.metrics.rejected
 
     def refused(code: str) -> None:
         rejected.labels("", code).inc()
 
-    def most(path: str) -> int:
-        try:
-            rate = batcher.drained_per_s(registry.find(*asked_model(path)).key)
-        except ServiceError:  # there is no such model, as the application will say
-            rate = 0.0
-        return requests_in_time(settings.queue_limit, settings.request_timeout_s, rate)
+    def most() -> int:
+        rates = (batcher.drained_per_s(model.key) for model in app.state.registry)
+        return requests_in_time(settings.queue_limit, settings.request_timeout_s, min(filter(None, rates), default=0.0))
 
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.transport.admission import asked_model, requests_in_time
+from service.transport.admission import requests_in_time
 from tests.service.engines import Gated, wait_for
 
 PNG = {"Content-Type": "image/png"}
@@ -92,34 +92,3 @@ def test_many_connections_at_once_are_all_answered(serve):
 
         with ThreadPoolExecutor(200) as pool:
             assert set(pool.map(ask, range(200))) == {b"HTTP/1.1 200"}
-
-
-@pytest.mark.parametrize(
-    ("path", "asked"),
-    [
-        ("/v1/classify", (None, None)),
-        ("/v1/models/small/classify", ("small", None)),
-        ("/v1/models/small/versions/2/classify", ("small", "2")),
-        ("/v2/models/small/versions/2/infer", ("small", "2")),
-        ("/v2/models/", ("", None)),
-        ("/v1/" + "x/" * 20, (None, None)),
-    ],
-)
-def test_a_path_names_its_model(path, asked):
-    assert asked_model(path) == asked
-
-
-def test_a_slow_model_leaves_the_limit_of_others_alone(serve, draw_image):
-    with serve(queue_limit=64) as client, ThreadPoolExecutor(33) as pool:
-        state = client.app.state
-        model = state.registry.find("small")
-        model.engine = Gated(model.engine)
-        state.batcher.drained(model.key, 1, 1.0)
-        under_way = [pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG) for _ in range(32)]
-        wait_for(lambda: state.metrics.registry.get_sample_value("lccl_inflight_requests") == 32)
-        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 429
-        other = pool.submit(client.post, "/v1/models/twin/classify", content=draw_image(), headers=PNG)
-        wait_for(lambda: state.batcher.depth(state.registry.find("twin").key))
-        model.engine.go.set()
-        assert other.result().status_code == 200
-        assert [answer.result().status_code for answer in under_way] == [200] * 32
