@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = Decoders(settings.decode_threads or max(2, cores.count), settings.max_decoding_pixels)
+    decoders = Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)

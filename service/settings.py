@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     trusted_proxies: Networks = Field("", description="addresses of proxies whose X-Forwarded-For is believed")
     docs: bool = Field(True, description="serve /docs, /openapi.json and the playground at /")
     decode_threads: int = Field(
-        0, ge=0, le=256, description="threads that decode images; 0 takes one per core, and at least two"
+        0, ge=0, le=256, description="threads that decode images; 0 takes one per core, and one for small images"
     )
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
