@@ -96,10 +96,13 @@ class RequestObserver:
 
     def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
-        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
+        matched, model = getattr(scope.get("route"), "path", None), state.get("model", "")
+        route = matched or "unmatched"
         trace = {}
         if self._tracing is not None:
-            trace["trace_id"] = self._tracing.end(state["span"], scope, status, state.get("classified"), started, ended)
+            trace["trace_id"] = self._tracing.end(
+                state["span"], scope["method"], matched, status, state.get("classified"), started, ended
+            )
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):

@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 # A client that already waits may fill its queue to this many times what it leaves free (dynamic thresholds,
 # Choudhury and Hahne 1998): alone to 8/9 of it, and with k others like it there is still room for one more.
 SHARE = 8
+LATELY_S = 1.0  # since another client put something in, or under another key: then it may again at any moment
 MEMORY = 0.8  # what a batch still weighs in the rate of leaving when the next one ends
 
 
@@ -89,6 +90,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self.closed = False
         self._virtual_s = 0.0
+        self._last_put, self._changed_hands_at = ("", ""), -math.inf
 
     def put(self, key: str, items: Sequence[Item], client: str = "") -> list[Job[Item, Result]]:
         """Queue all items or none. Runs on the event loop whose futures the jobs get.
@@ -107,6 +109,9 @@ class Batcher(Generic[Item, Result]):
             if not queue.size:
                 queue.served_s = max(queue.served_s, self._virtual_s)
             now = self._clock()
+            if self._last_put != (key, client):
+                self._changed_hands_at = now if self._last_put != ("", "") else -math.inf
+                self._last_put = key, client
             jobs: list[Job[Item, Result]] = [Job(item, client, now, loop.create_future()) for item in items]
             for job in jobs:
                 queue.push(job)
@@ -180,13 +185,26 @@ class Batcher(Generic[Item, Result]):
             queue = self._queues.get(key)
             return queue.drained_per_s if queue else 0.0
 
-    def is_awaited(self, key: str, clients: Collection[str]) -> bool:
-        """Whether others than these clients of a key wait: its other clients, or another key."""
+    def is_shared(self, key: str, clients: Collection[str]) -> bool:
+        """Whether others than these clients of a key wait, or several came lately: of its clients, or other keys'."""
         with self._changed:
+            if self._clock() - self._changed_hands_at < LATELY_S:
+                return True
             return any(
                 queue.size and (other != key or any(client not in clients for client in queue.clients))
                 for other, queue in self._queues.items()
             )
+
+    def check_room(self, key: str, count: int, client: str) -> None:
+        """Whether so many items could be put in now, for those who have work to do before.
+
+        Raises:
+            ServiceError, overloaded: as :meth:`put`.
+
+        """
+        with self._changed:
+            if key in self._queues:
+                self._check_room(self._queues[key], count, client)
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""

@@ -151,6 +151,8 @@ class Pipeline:
                 return [small]
         pixels = {number: self._claimed(one) for number, one in enumerate(images) if isinstance(one, bytes)}
         waiting = pixels
+        if waiting:
+            self._batcher.check_room(model.key, len(images), client)  # before the work of decoding
         while waiting:
             self._check_pixels(sum(pixels.values()))
             turns = {

@@ -25,7 +25,7 @@ from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
-SHARED_BATCH_S = 0.03  # what a batch may take while others wait
+SHARED_BATCH_S = 0.03  # what a batch may take while others wait, or may come
 FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
@@ -183,7 +183,7 @@ class Runner:
             return self._cost.predict(key, count, macs, safe=True, sharing=sharing)
 
         clients = {job.client for job in jobs}
-        shared = len(clients) > 1 or self._batcher.is_awaited(key, clients)
+        shared = len(clients) > 1 or self._batcher.is_shared(key, clients)
         plan = schedule(jobs, level, now, predict, SHARED_BATCH_S if shared else math.inf)
         self._batcher.give_back(key, plan.later)
         return plan

@@ -62,13 +62,14 @@ class Tracing:
         context = TraceContextTextMapPropagator().extract(headers)
         asked = _asked(scope, headers)
         return self._tracer.start_span(
-            _method_in_name(scope), context, SpanKind.SERVER, asked, start_time=self._ns(started)
+            _method_in_name(scope["method"]), context, SpanKind.SERVER, asked, start_time=self._ns(started)
         )
 
     def end(
         self,
         span: "Span",
-        scope: Mapping[str, Any],
+        method: str,
+        route: str | None,
         status: int,
         classified: "Classified | None",
         started: float,
@@ -87,9 +88,8 @@ class Tracing:
             child = self._tracer.start_span(stage, inside, start_time=self._ns(start))
             child.set_attributes(attributes)
             child.end(self._ns(end))
-        route = getattr(scope.get("route"), "path", None)
         if route is not None:
-            span.update_name(f"{_method_in_name(scope)} {route}")
+            span.update_name(f"{_method_in_name(method)} {route}")
             span.set_attribute("http.route", route)
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
@@ -106,8 +106,7 @@ class Tracing:
         return self._epoch_ns + int(monotone_s * 1e9)
 
 
-def _method_in_name(scope: Mapping[str, Any]) -> str:
-    method: str = scope["method"]
+def _method_in_name(method: str) -> str:
     return method if method in METHODS else "HTTP"
 
 
