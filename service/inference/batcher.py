@@ -118,6 +118,17 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify()
             return jobs
 
+    def check_room(self, key: str, count: int, client: str) -> None:
+        """Whether so many items could be put in now, for those who have work to do before.
+
+        Raises:
+            ServiceError, overloaded: as :meth:`put`.
+
+        """
+        with self._changed:
+            if key in self._queues:
+                self._check_room(self._queues[key], count, client)
+
     def _check_room(self, queue: _Queue[Item, Result], count: int, client: str) -> None:
         left = self._limit - queue.size - count
         own = len(queue.clients.get(client, ()))
@@ -156,6 +167,16 @@ class Batcher(Generic[Item, Result]):
                 del self._queues[key]
             return key, batch
 
+    def is_shared(self, key: str, clients: Collection[str]) -> bool:
+        """Whether others than these clients of a key wait, or several came lately: of its clients, or other keys'."""
+        with self._changed:
+            if self._clock() - self._changed_hands_at < LATELY_S:
+                return True
+            return any(
+                queue.size and (other != key or any(client not in clients for client in queue.clients))
+                for other, queue in self._queues.items()
+            )
+
     def give_back(self, key: str, jobs: Sequence[Job[Item, Result]]) -> None:
         """Put taken jobs back to where they were, in front of what came after them."""
         with self._changed:
@@ -184,27 +205,6 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             queue = self._queues.get(key)
             return queue.drained_per_s if queue else 0.0
-
-    def is_shared(self, key: str, clients: Collection[str]) -> bool:
-        """Whether others than these clients of a key wait, or several came lately: of its clients, or other keys'."""
-        with self._changed:
-            if self._clock() - self._changed_hands_at < LATELY_S:
-                return True
-            return any(
-                queue.size and (other != key or any(client not in clients for client in queue.clients))
-                for other, queue in self._queues.items()
-            )
-
-    def check_room(self, key: str, count: int, client: str) -> None:
-        """Whether so many items could be put in now, for those who have work to do before.
-
-        Raises:
-            ServiceError, overloaded: as :meth:`put`.
-
-        """
-        with self._changed:
-            if key in self._queues:
-                self._check_room(self._queues[key], count, client)
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""

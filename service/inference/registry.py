@@ -22,7 +22,7 @@ from lccl.errors import BundleError, LcclError
 from lccl.request import QualityRequest, Resolution, resolve
 
 from ..errors import ServiceError
-from .folder import Key, Stamp, look, stamp
+from .folder import Key, Look, Stamp, look, stamp
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -104,7 +104,7 @@ class Registry:
         self._stamps: dict[Key, Stamp] = {}  # what was read last, served or not
         self._missed: Counter[Key] = Counter()  # looks at the folder in a row that did not find it
         self._serial = itertools.count(1)
-        self._changing = threading.Lock()
+        self._changing, self._looking = threading.Lock(), threading.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._served.values())
@@ -223,11 +223,13 @@ class Registry:
         What fails to load is tried again when its files change. What was not found is unloaded when the next look does
         not find it either; while its folder cannot be read, nobody knows.
         """
-        try:
-            found = look(self._folder)
-        except OSError as error:
-            log.warning("what is served stays, for the folder of models cannot be read: %s", error)
-            return
+        with self._looking:
+            try:
+                self._follow(look(self._folder))
+            except OSError as error:
+                log.warning("what is served stays, for the folder of models cannot be read: %s", error)
+
+    def _follow(self, found: Look) -> None:
         for key, home in found.homes.items():
             self._missed.pop(key, None)
             if self._stamps.get(key) != stamp(home):
