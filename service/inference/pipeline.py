@@ -21,7 +21,7 @@ from .decode import decode, decode_if_small
 from .decoders import Decoders
 from .registry import ServedModel
 from .runner import Result, WorkBatcher
-from .scheduler import Work
+from .scheduler import Work, WorkJob
 
 Image = NDArray[np.uint8] | NDArray[np.float32]
 Value = TypeVar("Value")
@@ -114,7 +114,7 @@ class Pipeline:
         ]
         jobs = self._batcher.put(model.key, work, client) if work else []
         await _wait([job.future for job in jobs], departure)
-        done = (_outcome(job.future) for job in jobs)
+        done = (_outcome(job) for job in jobs)
         results = [one if isinstance(one, Exception) else next(done) for one in decoded]
         return Classified(results, decode_s, decoded)
 
@@ -214,8 +214,8 @@ async def _wait(turns: Collection[asyncio.Future[Any]], departure: asyncio.Futur
         abandon(None)
 
 
-def _outcome(done: asyncio.Future[Result]) -> Result | Exception:
-    outcome: Result | Exception = _value_or_error(done)
+def _outcome(job: WorkJob) -> Result | Exception:
+    outcome: Result | Exception = _value_or_error(job.future)
     if isinstance(outcome, Result) and math.isnan(outcome.confidence):
         return ServiceError("engine_failed", NOT_FINITE)
     return outcome

@@ -37,12 +37,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         refuse_compressed(request)
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
         reading = partial(read_request, body, size, interface_of(model), max_images)
-        asked = await pipeline.beside(
-            reading,
-            client=request.scope["state"]["caller"].name,
-            weight=len(body),
-            if_worth_it=len(body) > INLINE_BYTES,
-        )
+        asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
         fields = fields_of(request, dict(asked.quality), Fields)
         if "top_k" in fields.model_fields_set:
             raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
