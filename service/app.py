@@ -62,8 +62,6 @@ def create_app(settings: Settings) -> FastAPI:
     """
     if settings.canary_interval_s is not None:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
-    cores = find_cores()
-    log.info("cores to compute on: %d; %s", cores.count, cores.source)
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
@@ -77,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
+    decoders = _make_decoders(settings)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
@@ -110,6 +108,12 @@ def create_app(settings: Settings) -> FastAPI:
         app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
     )
     return app
+
+
+def _make_decoders(settings: Settings) -> Decoders:
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
+    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
 
 
 def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from lccl.engines.cpu import cores
 from service.inference.decoders import LARGE_PIXELS, Decoders
 from tests.service.engines import wait_for
 
@@ -157,3 +160,12 @@ def test_closed_ones_cancel_what_waits():
         assert waiting.cancelled()
 
     run(scenario, 1)
+
+
+def test_default_thread_counts_follow_the_quota(serve, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "service.app")
+    monkeypatch.setattr(cores, "_quotas", lambda _: iter([(0.5, Path("/sys/fs/cgroup/cpu.max"))]))
+    with serve() as client:
+        assert {model.engine.threads for model in client.app.state.registry} == {1}
+    assert "cores to compute on: 1; " in caplog.text
+    assert "/sys/fs/cgroup/cpu.max allows 0.5 of them" in caplog.text
