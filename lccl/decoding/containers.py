@@ -23,6 +23,9 @@ STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
 AVIF_HEAD_BYTES = 1 << 16
+# More parts than any image has: reading them would take the time of a large one. PNGs are often cut in pieces of 8 KiB.
+MOST_SEGMENTS, MOST_CHUNKS = 1 << 12, 1 << 16
+FILL_BYTES = re.compile(b"\xff+")
 OS2_HEADER = 12  # bytes of a BMP's oldest header, whose sizes have 16 bits
 
 
@@ -175,12 +178,14 @@ def _jpeg(content: bytes) -> Container:
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Markers up to the first scan, with where their segments start and end."""
     at, size = 2, len(content)
-    while at + 4 <= size:
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > size:
+            break
         if content[at] != 0xFF:
             raise DamagedImageError("the JPEG has bytes where a marker belongs")
         marker = content[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker == 0xFF and (fill := FILL_BYTES.match(content, at)) is not None:
+            at = fill.end() - 1
         elif marker in STANDALONE:
             at += 2
         else:
@@ -221,7 +226,9 @@ def _png(content: bytes) -> Container:
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     at, ended = len(PNG_SIGNATURE), False
-    while at + 12 <= len(content) and not ended:
+    for _ in range(MOST_CHUNKS):
+        if ended or at + 12 > len(content):
+            break
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         kind, data = content[at + 4 : at + 8], content[at + 8 : end - 4]
         if end > len(content):
@@ -239,7 +246,9 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 def _webp(content: bytes) -> Container:
     kept, orientation, at = [], 1, 12
     size = min(len(content), 8 + int.from_bytes(content[4:8], "little"))
-    while at + 8 <= size:
+    for _ in range(MOST_CHUNKS):
+        if at + 8 > size:
+            break
         kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
         end = at + 8 + length + length % 2
         if at + 8 + length > len(content):

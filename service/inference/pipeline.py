@@ -141,8 +141,8 @@ class Pipeline:
     ) -> Sequence[Image | Exception]:
         """Small images are decoded here, in less time than a thread takes to wake; others in the threads, in turn.
 
-        An image is decoded in the turn of the size that its header claims. One that turns out to be larger costs
-        nothing there, and has another turn as one of the largest.
+        An image is decoded in the turn of the size that its header claims, or of its bytes if they are more. One that
+        turns out to be larger costs nothing there, and has another turn as one of the largest.
         """
         preprocessing, decoded = model.bundle.preprocessing, list[Image | Exception | bytes](images)
         if len(images) == 1 and isinstance(images[0], bytes):
@@ -158,7 +158,7 @@ class Pipeline:
             turns = {
                 number: self._decoders.submit(
                     client,
-                    size,
+                    max(size, len(images[number])),
                     partial(decode, images[number], preprocessing, size),  # type: ignore[arg-type]
                 )
                 for number, size in waiting.items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from PIL import Image
 
 from lccl.decoding.containers import claimed_size, read_container
-from tests.lccl.decoding.corpus import encoded, smooth
+from lccl.errors import ImageError
+from tests.lccl.decoding.corpus import chunk, encoded, smooth
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,27 @@ def test_metadata_is_cut_out():
     left = read_container(content).content
     assert b"secret" not in left
     assert b"a comment" not in left
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8" + b"\xff" * 4_000_000,
+        b"\xff\xd8" + b"\xff\xd0" * 2_000_000,
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000,
+        b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", b"") * 400_000,
+    ],
+    ids=["fill bytes", "markers", "comments", "chunks"],
+)
+def test_files_of_endless_parts_are_given_up_soon(content):
+    began = time.process_time()
+    claimed_size(content)
+    assert time.process_time() - began < 0.05
+    with pytest.raises(ImageError):
+        read_container(content)
+    assert time.process_time() - began < 0.5
+
+
+def test_fill_bytes_before_a_marker_are_skipped():
+    content = encoded(Image.fromarray(smooth(size=(40, 33))), "JPEG")
+    assert claimed_size(content[:2] + b"\xff" * 1000 + content[2:]) == (40, 33)
