@@ -4,8 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from starlette.datastructures import State
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
+from lccl.engines.cpu.cores import find_cores
 
 from .api import operations as operators
 from .api import pages
@@ -32,9 +32,11 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
+from .background import repeat
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
+from .inference.decoders import Decoders
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, WorkBatcher
@@ -77,8 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
+    decoders = _make_decoders(settings)
+    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
     metrics.predicted_wait.set_function(batcher.waiting_s)
@@ -118,6 +120,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _make_decoders(settings: Settings) -> Decoders:
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
+    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
+
+
 def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
     """Load all models; what is learnt and told of each begins and ends with it."""
 
@@ -151,8 +159,8 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
-    elif settings.compute_threads:
-        torch.set_num_threads(settings.compute_threads)
+    else:
+        torch.set_num_threads(settings.compute_threads or min(torch.get_num_threads(), find_cores().count))
     return registry
 
 
@@ -166,7 +174,7 @@ def _lifespan(
     batcher: WorkBatcher,
     runner: Runner,
     self_test: SelfTest,
-    decoders: Executor,
+    decoders: Decoders,
     tracing: Tracing | None,
     keys: KeyRing,
 ) -> Lifespan[FastAPI]:
@@ -175,17 +183,20 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
-        tasks = [asyncio.create_task(self_test.watch())]
+        rounds = [repeat("a round of self-tests", settings.self_test_interval_s, self_test.begin)]
         if settings.api_keys is not None:
-            tasks.append(asyncio.create_task(_follow_keys(keys)))
+            rounds.append(repeat("a look at the API keys", KEYS_S, partial(asyncio.to_thread, keys.refresh)))
         if settings.watch_models_s:
-            tasks.append(asyncio.create_task(_follow(registry, settings.watch_models_s)))
+            look = partial(asyncio.to_thread, registry.refresh)
+            rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
+        tasks = [asyncio.create_task(one) for one in rounds]
         yield
         for task in tasks:
             task.cancel()
+        self_test.close()
         batcher.close()
         await asyncio.to_thread(runner.join, settings.drain_timeout_s)
-        decoders.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
         registry.close()
         if tracing is not None:
             tracing.close()
@@ -193,28 +204,11 @@ def _lifespan(
     return lifespan
 
 
-async def _follow(registry: Registry, interval_s: float) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
-        await asyncio.to_thread(registry.refresh)
-
-
-async def _follow_keys(keys: KeyRing) -> None:
-    while True:
-        await asyncio.sleep(KEYS_S)
-        await _look(keys.refresh)
-
-
 async def _reload(keys: KeyRing, registry: Registry) -> None:
     """Read the API keys again if their file changed, and look at the folder of models once."""
     log.info("reloading: SIGHUP")
-    await _look(keys.refresh)
-    await _look(registry.refresh)
-
-
-async def _look(refresh: Callable[[], None]) -> None:
-    """See what changed, in a thread; what goes wrong is logged, and ends nothing."""
-    try:
-        await asyncio.to_thread(refresh)
-    except Exception:
-        log.exception("what changed could not be taken over")
+    for what, refresh in (("API keys", keys.refresh), ("models", registry.refresh)):
+        try:
+            await asyncio.to_thread(refresh)
+        except Exception:
+            log.exception("the %s that changed could not be taken over", what)

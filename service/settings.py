@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     root_path: RootPath = Field("", description="prefix that a proxy puts before all paths, such as /lccl")
     cors_origins: Origins = Field("", description="other origins whose pages may read answers, or *; empty is none")
     docs: bool = Field(True, description="serve /docs, /openapi.json and the playground at /")
-    decode_threads: int = Field(2, ge=1, le=256, description="threads that decode images")
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="threads that decode images; 0 takes one per core, and one for small images"
+    )
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
     brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
@@ -93,6 +95,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 << 20, ge=1 << 10, le=1 << 30, description="largest request body")
     max_inflight_bytes: int = Field(256 << 20, ge=1 << 10, description="request bodies held in memory at once")
     max_pixels: int = Field(25_000_000, ge=1, le=1_000_000_000, description="largest image, width × height")
+    max_request_pixels: int = Field(200_000_000, ge=1, description="pixels of all images of one request")
+    max_decoding_pixels: int = Field(50_000_000, ge=1, description="pixels of all large images in decoding at once")
     max_images: int = Field(64, ge=1, le=10_000, description="images in one request")
     max_connections: int = Field(8192, ge=1, le=1_000_000, description="connections held at once")
     header_timeout_s: float = Field(10.0, gt=0, le=3600, description="seconds that the head of a request may take")

@@ -91,7 +91,7 @@ class TestWiring:
         fixed = {"host", "port", "models", "drain_timeout_s", "api_keys"}  # the last comes with deploy/keys.yml
         expected = {f"LCCL_{name.upper()}" for name in Settings.model_fields if name not in fixed}
         given = SERVICES["service"]["environment"]
-        assert set(given) == expected | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        assert set(given) == expected | {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"}
         assert set(given.values()) == {None}
 
     def test_models_are_the_hosts(self):

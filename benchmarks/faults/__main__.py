@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import faults, results
-from benchmarks.faults import clients, failures
+from benchmarks.faults import clients, failures, fairness
 from benchmarks.faults.outcome import Outcome, Scale
 from lccl import provenance
 from lccl_client.load import allow_connections
@@ -57,6 +57,10 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     "clock-jump": (
         failures.clock_jump,
         "the calendar clock jumps under load with deadlines: nothing notices, and no rate begins anew",
+    ),
+    "greedy": (
+        fairness.greedy,
+        "beside a modest client a greedy one: large images, forms, hundreds of connections, work for a slow model",
     ),
     "memory": (
         clients.flat_memory,

@@ -38,11 +38,12 @@ def load_data(path: Path, preprocessing: Any) -> Dataset:
 
 
 def use_threads(threads: int) -> None:
-    """PyTorch's own; 0 leaves them."""
+    """PyTorch's own; 0 leaves them, as far as a quota allows them."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    from lccl.engines.cpu.cores import usable_cores
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 from fastapi import Request, Response
-from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import Message, Receive, Scope, Send
 
@@ -117,7 +116,7 @@ class RequestObserver:
         state["request_id"] = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         started: float = state.setdefault("arrived", self._clock())
         if self._tracing is not None:
-            state["span"] = self._tracing.begin(Headers(scope=scope), started)
+            state["span"] = self._tracing.begin(scope, started)
         return started
 
     def _protect(self, headers: MutableSequence[tuple[bytes, bytes]], scope: Scope) -> None:
@@ -135,11 +134,13 @@ class RequestObserver:
 
     def _record(self, scope: Scope, method: str, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
-        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
+        matched, model = getattr(scope.get("route"), "path", None), state.get("model", "")
+        route = matched or "unmatched"
         trace = {}
         if self._tracing is not None:
-            name, classified = f"{method} {route}", state.get("classified")
-            trace["trace_id"] = self._tracing.end(state["span"], name, status, classified, started, ended)
+            trace["trace_id"] = self._tracing.end(
+                state["span"], method, matched, status, state.get("classified"), started, ended
+            )
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):

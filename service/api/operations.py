@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from ..errors import ServiceError
-from ..inference.registry import Registry
+from ..inference.registry import Registry, ServedModel
 from ..inference.runner import Runner, WorkBatcher
 from ..inference.self_test import SelfTest
 from .operation import Json, Operation
@@ -29,15 +29,23 @@ class Health:
             raise ServiceError("unavailable", "the device thread does not move: restart the service")
 
     def check_ready(self) -> None:
-        """Raises ServiceError (unavailable) while requests should go elsewhere."""
-        if not len(self._registry):
-            raise ServiceError("unavailable", "not ready: no model is loaded")
+        """Raises ServiceError (unavailable) while requests should go elsewhere: the default model's state decides."""
+        default = self._registry.default
+        if default is None:
+            raise ServiceError("unavailable", "not ready: the default model is not loaded")
+        if not self._self_test.goes_on():
+            raise ServiceError("unavailable", "not ready: the self-tests have ended; restart the service")
+        self.check_model(default)
+
+    def check_model(self, model: ServedModel) -> None:
+        """Raises ServiceError (unavailable) while requests for a model should go elsewhere."""
         if self._batcher.closed or not self._runner.moves(LONGEST_BATCH_S):
             raise ServiceError(
                 "unavailable", "not ready: the server is shutting down, or its device thread does not move"
             )
-        if not self._self_test.is_healthy():
-            raise ServiceError("unavailable", "not ready: a model did not pass its self-test lately; the log says more")
+        if not self._self_test.is_healthy(model):
+            told = f"not ready: {model.name} did not pass its self-test lately; the log says more"
+            raise ServiceError("unavailable", told)
 
 
 class Scrapes:
@@ -77,7 +85,7 @@ def probes(prefix: str, tag: str, health: Health, answers: dict[str, Any]) -> li
 
     return [
         probe("live", "Whether the device thread moves", health.check_live),
-        probe("ready", "Whether models passed their self-tests and the queue accepts", health.check_ready),
+        probe("ready", "Whether the default model passed its self-test and the queue accepts", health.check_ready),
     ]
 
 

@@ -180,5 +180,5 @@ class ModelMetadata(TypedDict):
 
 
 class ModelList(TypedDict):
-    default: str
+    default: str | None
     models: list[ModelMetadata]

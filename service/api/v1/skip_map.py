@@ -44,7 +44,8 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         accepted = request.headers.get("accept", "").lower().split(",")
         if any(one.partition(";")[0].strip() == PNG for one in accepted):
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
-            png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
+            drawing = partial(_draw, skips, classified, fields.layer, told)
+            png = await pipeline.beside(drawing, client=request.scope["state"]["caller"].name)
             return Response(png, media_type=PNG)
         answer["layers"] = [
             _layer(one) for one in (skips.layers if fields.layer is None else (skips.layer(fields.layer),))

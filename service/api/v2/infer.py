@@ -43,10 +43,12 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
             raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
         return list(asked.images), fields.quality(), asked
 
-    async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
+    async def write(request: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
         writing = partial(_answer, model, asked, classified)
         content, size = await pipeline.beside(
-            writing, if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS
+            writing,
+            client=request.scope["state"]["caller"].name,
+            if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS,
         )
         if size is None:
             return Response(content, media_type="application/json")

@@ -38,7 +38,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
 
     async def model_ready(request: Request) -> Response:
         model = exchange.find(request)
-        health.check_ready()
+        health.check_model(model)
         return Json({"name": model.name, "ready": True})
 
     async def model_configuration(request: Request) -> Response:
@@ -52,7 +52,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
         operation("/v2", "Describe the server", describe_server),
         operation(MODEL, "Describe a model", describe_model),
         operation(VERSION, "Describe one version of a model", describe_model),
-        operation(f"{MODEL}/ready", "Whether a model is loaded and the server ready", model_ready),
+        operation(f"{MODEL}/ready", "Whether a model is loaded and passed its self-test", model_ready),
         operation(f"{VERSION}/ready", "Whether one version of a model is", model_ready),
         operation(f"{MODEL}/config", "A model's configuration in Triton's form", model_configuration),
         operation(f"{VERSION}/config", "One version's configuration", model_configuration),
