@@ -22,7 +22,7 @@ from .api import operations as operators
 from .api import pages
 from .api.exchange import BodyMemory, Exchange
 from .api.middleware import RequestObserver, content_security_policy
-from .api.operation import route
+from .api.operation import Operation, route
 from .api.operations import Health
 from .api.origins import SharedOrigins, host_check
 from .api.v1 import classify, skip_map
@@ -86,19 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
     metrics.predicted_wait.set_function(batcher.waiting_s)
     metrics.brownout_level.set_function(lambda: brownout.level)
 
-    rejected, most = metrics.rejected, settings.max_images
-    operations = [
-        *classify.operations(exchange, rejected, most),
-        *infer.operations(exchange, pipeline, most),
-        *skip_map.operations(exchange, pipeline, most),
-        *operators.operations(health, metrics.registry),
-        *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
-        *v2_models.operations(exchange, registry, health, most),
-        *v2_models.repository(registry, bodies),
-    ]
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
-    if page:
-        operations += [*pages.documentation(page), pages.assets(), *pages.playground()]
+    operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, page)
     app = FastAPI(
         title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
         routes=[route(operation, access) for operation in operations],
@@ -118,6 +107,30 @@ def create_app(settings: Settings) -> FastAPI:
         }
     )  # fmt: skip
     return app
+
+
+def _operations(
+    settings: Settings,
+    exchange: Exchange,
+    pipeline: Pipeline,
+    health: Health,
+    registry: Registry,
+    bodies: BodyMemory,
+    metrics: Metrics,
+    page: bytes,
+) -> list[Operation]:
+    """All routes, the pages' only with a page that documents the others."""
+    most = settings.max_images
+    return [
+        *classify.operations(exchange, metrics.rejected, most),
+        *infer.operations(exchange, pipeline, most),
+        *skip_map.operations(exchange, pipeline, most),
+        *operators.operations(health, metrics.registry),
+        *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
+        *v2_models.operations(exchange, registry, health, most),
+        *v2_models.repository(registry, bodies),
+        *([*pages.documentation(page), pages.assets(), *pages.playground()] if page else ()),
+    ]
 
 
 def _make_decoders(settings: Settings) -> Decoders:

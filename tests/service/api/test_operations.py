@@ -110,12 +110,12 @@ def test_a_scrape_holds_nobody_up(serve):
     assert scrapes_run <= 2
 
 
-def test_three_models_of_a_thousand_classes_are_encoded_while_the_loop_goes_on():
-    """Its longest standstill, at the best of some tries: other processes hold it up, too."""
+def test_the_loop_goes_on_while_many_classes_are_encoded():
+    """Half a second's encoding; the loop's longest standstill, as other processes hold it up, too."""
     metrics = Metrics(CollectorRegistry())
-    for model in ("a", "b", "c"):
+    for model in range(20):
         for number in range(1000):
-            metrics.predictions.labels(model, f"class number {number}").inc()
+            metrics.predictions.labels(str(model), f"class number {number}").inc()
     scrapes = Scrapes(metrics.registry)
 
     async def standstill_s():
@@ -124,10 +124,10 @@ def test_three_models_of_a_thousand_classes_are_encoded_while_the_loop_goes_on()
             await asyncio.sleep(0)
             now = time.perf_counter()
             worst, last = max(worst, now - last), now
-        assert scrape.result()[0].count(b"lccl_predictions_total{") == 3000
+        assert scrape.result()[0].count(b"lccl_predictions_total{") == 20_000
         return worst
 
-    assert min(asyncio.run(standstill_s()) for _ in range(5)) < 0.015
+    assert min(asyncio.run(standstill_s()) for _ in range(2)) < 0.1
 
 
 def test_hostile_names_make_no_new_series(client, draw_image):
