@@ -95,11 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Classifies images with ResNets that skip work; every request chooses how much.",
         lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing, keys),
     )  # fmt: skip
-    observer = app.middleware_stack = RequestObserver(
-        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing,
-        is_our_name=host_check(settings.allowed_hosts, settings.host),
-        shared=SharedOrigins(settings.cors_origins) if settings.cors_origins else None,
-    )  # fmt: skip
+    observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
     app.state = State(
         {
             "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
@@ -137,6 +133,16 @@ def _make_decoders(settings: Settings) -> Decoders:
     cores = find_cores()
     log.info("cores to compute on: %d; %s", cores.count, cores.source)
     return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
+
+
+def _observer(
+    app: FastAPI, settings: Settings, metrics: Metrics, page: bytes, tracing: Tracing | None
+) -> RequestObserver:
+    return RequestObserver(
+        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing,
+        is_our_name=host_check(settings.allowed_hosts, settings.host),
+        shared=SharedOrigins(settings.cors_origins) if settings.cors_origins else None,
+    )  # fmt: skip
 
 
 def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:

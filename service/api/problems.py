@@ -19,7 +19,7 @@ def answer(request: Request, error: Exception, rejected: Counter) -> Response:
     state, path = request.scope["state"], request.scope["path"]
     if isinstance(error, HTTPException):  # no such path, or no such method there
         detail = f"{request.method} is not answered at this path: see /docs"
-        if path.endswith("/"):
+        if path.endswith("/") and path != "/":
             detail = "no path here ends with a slash: leave it out"
         told = problem_body(error.status_code, error.detail.lower().replace(" ", "_"), detail)
         headers = dict(error.headers or {})

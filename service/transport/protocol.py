@@ -26,7 +26,6 @@ ADVICE = "install a version that pyproject.toml names"
 try:
     from uvicorn import Config, Server
     from uvicorn._types import ASGI3Application
-    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     from uvicorn.server import ServerState
 except ImportError as error:
@@ -34,7 +33,6 @@ except ImportError as error:
 
 # What this folder uses of uvicorn beyond what it documents; checked at start.
 USED = {
-    ProxyHeadersMiddleware: {"get_trusted_client_address", "trusted_hosts"},
     Server: {"lifespan", "server_state", "servers", "shutdown", "startup"},
     HttpToolsProtocol: {
         "_start_asgi_task", "cycle", "eof_received", "flow", "headers", "on_response_complete", "parser", "pipeline",

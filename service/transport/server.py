@@ -1,6 +1,7 @@
 """The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import signal
@@ -9,12 +10,11 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import Counter
-from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..auth.access import AccessControl
@@ -166,11 +166,7 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
     registry: Registry = app.state.registry
     access: AccessControl = app.state.access
     refuse: Callable[[Scope, Exception, str | None], Response] = app.state.refuse
-    proxies = (
-        ProxyHeadersMiddleware(cast(ASGI3Application, app), settings.trusted_proxies).trusted_hosts
-        if settings.trusted_proxies
-        else None
-    )
+    proxies = ProxyHeadersMiddleware(_no_application, settings.trusted_proxies)
 
     def asked(scope: Scope) -> ServedModel | None:
         named = MODEL.match(scope["path"])
@@ -184,12 +180,9 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
         return model.key if model else ""
 
     def client_of(scope: Scope) -> str | None:
-        if (
-            proxies is not None and scope["client"] and scope["client"][0] in proxies
-        ):  # as uvicorn's own middleware does
-            told = b", ".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-            host, port = proxies.get_trusted_client_address(told.decode("latin-1"))
-            scope["client"] = (host, port) if host else scope["client"]
+        if settings.trusted_proxies:  # what they say is else read in front of the application, which is yet to come
+            with contextlib.suppress(StopIteration):  # nothing in it waits
+                proxies(scope, receive=_no_application, send=_no_application).send(None)
         return access.name_of(scope)
 
     def most(key: str) -> int:
@@ -203,6 +196,10 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
     return AdmissionControl(
         model_of, client_of, most, refusal, batcher.waiting_s, least=min(LEAST, 2 * settings.queue_limit)
     )
+
+
+async def _no_application(*_: Any) -> Any:
+    pass
 
 
 def connections_that_fit(wanted: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import http.client
+import json
 import logging
 import socket
 import threading
@@ -94,6 +96,17 @@ def test_its_refusal_is_like_every_other(full, draw_image, caplog):
     assert (line.status, line.route, line.model) == (429, "/v1/models/{model}/classify", "small")
     count = {"model": "small", "route": "/v1/models/{model}/classify", "code": "429"}
     assert state.metrics.registry.get_sample_value("lccl_request_duration_seconds_count", count) == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"Connection": "close"}], ids=["keep-alive", "close"])
+def test_its_refusal_reaches_a_client_that_sends_much(full, more):
+    client, _, _ = full
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+    connection.request("POST", "/v1/classify", bytes(12 << 20), PNG | more)
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (429, "close")
+    assert json.load(answer)["code"] == "overloaded"
+    connection.close()
 
 
 def test_another_model_is_not_refused_with_the_one_that_is_full(full, draw_image):

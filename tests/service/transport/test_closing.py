@@ -128,9 +128,10 @@ def test_what_follows_the_last_request_of_a_connection_takes_no_answer_away(serv
 def test_a_server_that_stops_lets_a_client_read_its_early_answer():
     with running(head_s=5.0) as server, connect(server.port) as connection:
         connection.sendall(EARLY + b"\r\nabc")
-        for protocol in list(server.connections):
-            wait_for(lambda: protocol.cycle is not None and protocol.cycle.response_complete)  # noqa: B023
-            protocol.loop.call_soon_threadsafe(protocol.shutdown)
+        wait_for(lambda: server.seen == ["/early"] and server.connections)
+        (protocol,) = server.connections
+        wait_for(lambda: protocol.cycle.response_complete)
+        protocol.loop.call_soon_threadsafe(protocol.shutdown)
         for _ in range(20):
             connection.sendall(bytes(1 << 20))
         assert answer_on(connection).startswith(b"HTTP/1.1 200")
