@@ -66,21 +66,13 @@ def create_app(settings: Settings) -> FastAPI:
     single = settings.api_key.get_secret_value() if settings.api_key else None
     access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
-    bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
-    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(
-        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
-        time.monotonic,
-    )  # fmt: skip
+    bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
-    runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = _make_decoders(settings)
+    runner, decoders = _make_runner(settings, batcher, cost, metrics), _make_decoders(settings)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
-    metrics.predicted_wait.set_function(batcher.waiting_s)
-    metrics.brownout_level.set_function(lambda: brownout.level)
 
     rejected, most = metrics.rejected, settings.max_images
     operations = [
@@ -108,6 +100,20 @@ def create_app(settings: Settings) -> FastAPI:
         app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
     )
     return app
+
+
+def _make_batcher(settings: Settings) -> WorkBatcher:
+    return Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+
+
+def _make_runner(settings: Settings, batcher: WorkBatcher, cost: CostModel, metrics: Metrics) -> Runner:
+    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
+    metrics.predicted_wait.set_function(batcher.waiting_s)
+    metrics.brownout_level.set_function(lambda: brownout.level)
+    return Runner(batcher, cost, brownout, Accounting(metrics).enter)
 
 
 def _make_decoders(settings: Settings) -> Decoders:
