@@ -102,26 +102,6 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _make_batcher(settings: Settings) -> WorkBatcher:
-    return Batcher(
-        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
-        time.monotonic,
-    )  # fmt: skip
-
-
-def _make_runner(settings: Settings, batcher: WorkBatcher, cost: CostModel, metrics: Metrics) -> Runner:
-    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    metrics.predicted_wait.set_function(batcher.waiting_s)
-    metrics.brownout_level.set_function(lambda: brownout.level)
-    return Runner(batcher, cost, brownout, Accounting(metrics).enter)
-
-
-def _make_decoders(settings: Settings) -> Decoders:
-    cores = find_cores()
-    log.info("cores to compute on: %d; %s", cores.count, cores.source)
-    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
-
-
 def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
     """Load all models; what is learnt and told of each begins and ends with it."""
 
@@ -162,6 +142,26 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
 
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
     return model.name, model.version, model.engine.name, model.engine.precision, model.bundle.digest[:12]
+
+
+def _make_batcher(settings: Settings) -> WorkBatcher:
+    return Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+
+
+def _make_runner(settings: Settings, batcher: WorkBatcher, cost: CostModel, metrics: Metrics) -> Runner:
+    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
+    metrics.predicted_wait.set_function(batcher.waiting_s)
+    metrics.brownout_level.set_function(lambda: brownout.level)
+    return Runner(batcher, cost, brownout, Accounting(metrics).enter)
+
+
+def _make_decoders(settings: Settings) -> Decoders:
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
+    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
 
 
 def _lifespan(
