@@ -67,7 +67,7 @@ def test_a_modest_client_is_answered_beside_a_greedy_one(serve, draw_image, huge
             while not stop.is_set():
                 told.append(greedy.post("/v1/classify", **asked).status_code)
 
-    with serve(self_test_interval_s=600) as client, ThreadPoolExecutor(senders) as pool:
+    with serve(self_test_interval_s=600, request_timeout_s=6) as client, ThreadPoolExecutor(senders) as pool:
         model = client.app.state.registry.find("small")
         model.engine = Slow(model.engine, 0.002)
         hogs = [pool.submit(hog, client.base_url) for _ in range(senders)]
@@ -80,7 +80,6 @@ def test_a_modest_client_is_answered_beside_a_greedy_one(serve, draw_image, huge
             one.result()
     assert [answer.status_code for answer in answers] == [200] * MODEST
     assert set(told) <= {200, 429, 504}
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 8
 
 
 def test_a_requests_pixels_are_bounded(serve, huge, draw_image):
