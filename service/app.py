@@ -70,21 +70,13 @@ def create_app(settings: Settings) -> FastAPI:
     keys = KeyRing.load(settings.api_keys, single)
     access = AccessControl(keys, RateLimits(settings.rate_limit))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
-    bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
-    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(
-        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
-        time.monotonic,
-    )  # fmt: skip
+    bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
-    runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = _make_decoders(settings)
+    runner, decoders = _make_runner(settings, batcher, cost, metrics), _make_decoders(settings)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
-    metrics.predicted_wait.set_function(batcher.waiting_s)
-    metrics.brownout_level.set_function(lambda: brownout.level)
 
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
     operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, page)
@@ -127,12 +119,6 @@ def _operations(
         *v2_models.repository(registry, bodies),
         *([*pages.documentation(page), pages.assets(), *pages.playground()] if page else ()),
     ]
-
-
-def _make_decoders(settings: Settings) -> Decoders:
-    cores = find_cores()
-    log.info("cores to compute on: %d; %s", cores.count, cores.source)
-    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
 
 
 def _observer(
@@ -185,6 +171,26 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
 
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
     return model.name, model.version, model.engine.name, model.engine.precision, model.bundle.digest[:12]
+
+
+def _make_batcher(settings: Settings) -> WorkBatcher:
+    return Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+
+
+def _make_runner(settings: Settings, batcher: WorkBatcher, cost: CostModel, metrics: Metrics) -> Runner:
+    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
+    metrics.predicted_wait.set_function(batcher.waiting_s)
+    metrics.brownout_level.set_function(lambda: brownout.level)
+    return Runner(batcher, cost, brownout, Accounting(metrics).enter)
+
+
+def _make_decoders(settings: Settings) -> Decoders:
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
+    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
 
 
 def _lifespan(

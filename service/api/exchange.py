@@ -5,6 +5,7 @@ Bodies are read into memory, within limits on each and on all together.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -21,6 +22,7 @@ from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
 
 Details = TypeVar("Details")
+SHARE = 8  # see BodyMemory; the queue's is alike
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
@@ -45,10 +47,14 @@ def refuse_compressed(request: Request) -> None:
 
 
 class BodyMemory:
-    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
+    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits.
+
+    A client that holds a body may hold more up to eight times what that leaves free, so that there is room for others.
+    """
 
     def __init__(self, per_body: int, together: int) -> None:
         self._per_body, self._together, self._held = per_body, together, 0
+        self._held_by: Counter[str] = Counter()
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -56,12 +62,12 @@ class BodyMemory:
 
         Raises:
             ServiceError, too_large: more bytes, also declared ones, than one body may have.
-            ServiceError, overloaded: more than all bodies together may have.
+            ServiceError, overloaded: more than all bodies together, or this client's, may have.
             ServiceError, client_gone: the client left.
 
         """
-        declared = header(request.scope, b"content-length")
-        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
+        declared, client = header(request.scope, b"content-length"), request.scope["state"]["caller"].name
+        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0, client)
         chunks, size, more = [], 0, True
         try:
             while more:
@@ -69,18 +75,25 @@ class BodyMemory:
                 if message["type"] == "http.disconnect":
                     raise ServiceError("client_gone", "the client closed the connection during its upload")
                 chunk, more = message.get("body", b""), message.get("more_body", False)
-                self._check(size + len(chunk), size)
+                self._check(size + len(chunk), size, client)
                 size += len(chunk)
-                self._held += len(chunk)
+                self._hold(len(chunk), client)
                 chunks.append(chunk)
             yield b"".join(chunks)
         finally:
-            self._held -= size
+            self._hold(-size, client)
 
-    def _check(self, size: int, held: int) -> None:
+    def _hold(self, more: int, client: str) -> None:
+        self._held += more
+        self._held_by[client] += more
+        if not self._held_by[client]:
+            del self._held_by[client]
+
+    def _check(self, size: int, held: int, client: str) -> None:
         if size > self._per_body:
             raise ServiceError("too_large", f"the body has more than {self._per_body:,} bytes")
-        if self._held + size - held > self._together:
+        left, others = self._together - self._held - size + held, self._held_by[client] - held
+        if left < 0 or (others and others + size > SHARE * left):
             raise ServiceError("overloaded", "too many uploads are in progress: try again later", retry_after_s=1.0)
 
 

@@ -80,9 +80,14 @@ def _folders(folder: Path) -> Iterator[Path]:
     """The folders in a folder that are not hidden, in the order of their names."""
     with os.scandir(folder) as entries:
         found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    for name in found:
-        if (folder / name).is_dir():
-            yield folder / name
+    yield from (folder / name for name in found if _may_be_folder(folder / name))
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # looking into it will fail too, and the others are not to suffer from it
+        return True
 
 
 def _has_bundle(home: Path) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 from PIL import Image
 
 from tests.lccl.decoding.corpus import chunk
-from tests.service.engines import Slow
+from tests.service.engines import Slow, wait_for
 
 PNG = {"Content-Type": "image/png"}
 MODEST = 15  # requests
@@ -66,7 +67,7 @@ def test_a_modest_client_is_answered_beside_a_greedy_one(serve, draw_image, huge
             while not stop.is_set():
                 told.append(greedy.post("/v1/classify", **asked).status_code)
 
-    with serve(self_test_interval_s=600) as client, ThreadPoolExecutor(senders) as pool:
+    with serve(self_test_interval_s=600, request_timeout_s=6) as client, ThreadPoolExecutor(senders) as pool:
         model = client.app.state.registry.find("small")
         model.engine = Slow(model.engine, 0.002)
         hogs = [pool.submit(hog, client.base_url) for _ in range(senders)]
@@ -79,7 +80,6 @@ def test_a_modest_client_is_answered_beside_a_greedy_one(serve, draw_image, huge
             one.result()
     assert [answer.status_code for answer in answers] == [200] * MODEST
     assert set(told) <= {200, 429, 504}
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 8
 
 
 def test_a_requests_pixels_are_bounded(serve, huge, draw_image):
@@ -99,3 +99,26 @@ def test_an_image_that_is_larger_than_its_header_says_counts_as_what_it_is(serve
         refused = client.post("/v1/classify", files=files([lying_gif(900)] * 3))
         assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
         assert "1,000,000" in client.post("/v1/classify", content=lying_gif(1001)).json()["detail"]
+
+
+def test_uploads_of_one_client_leave_room_for_others(serve, draw_image):
+    size = 1 << 18
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
+    with serve(max_body_bytes=size, max_inflight_bytes=4 * size) as client, ExitStack() as open_ones:
+        bodies, address = client.app.state.bodies, (client.base_url.host, client.base_url.port)
+        for _ in range(8):
+            upload = socket.create_connection(address, source_address=("127.0.0.2", 0))
+            open_ones.enter_context(upload)
+            upload.sendall(head + bytes(size - 1))
+        wait_for(lambda: bodies._held > 2 * size)
+        with client_at(client.base_url, "127.0.0.2") as greedy, client_at(client.base_url, "127.0.0.3") as modest:
+            assert greedy.post("/v1/classify", content=bytes(size)).status_code == 429
+            assert modest.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
+            assert modest.post("/v1/classify", content=bytes(size // 2)).status_code == 415
+    wait_for(lambda: not bodies._held)
+    assert not bodies._held_by
+
+
+def test_one_body_may_take_all_there_is(serve):
+    with serve(max_body_bytes=1 << 18, max_inflight_bytes=1 << 18) as client:
+        assert client.post("/v1/classify", content=bytes(1 << 18)).status_code == 415

@@ -81,6 +81,24 @@ def test_what_cannot_be_looked_into_is_unsure(folder, monkeypatch):
     assert found.unsure == {"many"}
 
 
+@pytest.mark.parametrize(("name", "unsure"), [("strange", "strange"), ("2", "many")])
+def test_what_cannot_even_be_told_a_folder_hides_no_others(folder, monkeypatch, name, unsure):
+    (folder / "strange").mkdir()
+    stat = Path.stat
+
+    def denied(path, **how):
+        if name in path.parts:
+            raise PermissionError(13, "denied")
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: denied(Path(path)) and scandir(path))
+    found = look(folder)
+    assert ("flat", "1") in found.homes
+    assert found.unsure == {unsure}
+
+
 def test_a_description_that_cannot_be_read_leaves_the_version_unsure(folder):
     (folder / "flat" / "bundle.json").write_text("{")
     found = look(folder)
