@@ -76,6 +76,7 @@ class Pipeline:
         loop_delay_s: float = 0.0,
         departure: asyncio.Future[None] | None = None,
         want_masks: bool = False,
+        limit_s: float = math.inf,
     ) -> Classified:
         """Classify images with one quality. An image's own error takes its place among the results.
 
@@ -86,6 +87,7 @@ class Pipeline:
             loop_delay_s: seconds from then until something was done for it: how late the event loop was.
             departure: done when the client has left; None where nobody tells.
             want_masks: whether the results are to carry masks.
+            limit_s: seconds from the arrival after which this request's results are of no use.
 
         Raises:
             QualityError: the model does not offer what is asked for.
@@ -94,7 +96,7 @@ class Pipeline:
 
         """
         resolution = model.resolve(quality)
-        allowed_s = min(self._limit_s, resolution.deadline_s or self._limit_s)
+        allowed_s = min(self._limit_s, limit_s, resolution.deadline_s or self._limit_s)
         began = time.monotonic()
         decoded = await self._decode_all(model, images)
         decode_s = time.monotonic() - began

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import ServiceError, complaint
 from ...inference.registry import Registry, ServedModel
 from ..exchange import BodyMemory, Exchange
+from ..json_text import load_json
 from ..operation import Handler, Json, Operation
 from ..operations import Health, probes
 from .infer import TAG, interface_of
-from .requests import load_json
 from .tensors import BYTES, Signature
 
 REPOSITORY = "model repository"
