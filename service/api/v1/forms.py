@@ -125,6 +125,8 @@ async def read_form(content_type: str, body: bytes, max_images: int, turns: Loop
     fields: dict[str, Any] = {}
     for part in reader.parts:
         if part.is_file:
+            if part.size > SLICE:
+                await turns.next()
             images.append(await joined(part.pieces))
         elif part.name in fields:
             raise ServiceError("invalid_field", f"{part.name[:64]} is given twice: give it once")
@@ -144,10 +146,10 @@ async def _feed(reader: _Reader, boundary: bytes, body: bytes, max_images: int, 
         if delimiters > max_images + MAX_FIELDS + 1:  # in data, each would cost the parser's time
             raise ServiceError("too_large", f"more parts in one request than the {max_images + MAX_FIELDS} allowed")
         reader.feed(piece)
-        if reader.ended:
-            at = body.find(end, max(0, start - len(end)), start + SLICE)
-            behind = at + len(end) if at >= 0 else len(end) - 2  # a form without parts begins with its end
+        if reader.ended and reader.parts:
+            behind = body.find(end, max(0, start - len(end)), start + SLICE) + len(end)
             if len(body) - behind > MAX_EPILOGUE or body[behind:].strip():
                 raise ServiceError("malformed", "the multipart body goes on behind its end")
+        if reader.ended:
             return
     raise ServiceError("malformed", "the body ended early: the multipart form's end is missing")

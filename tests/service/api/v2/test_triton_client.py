@@ -401,3 +401,11 @@ def test_keys_are_asked_for_except_by_probes(versioned, draw_image):
     refused(401, "key", asked.infer, "many", [images(draw_image())])
     bearer = {"Authorization": f"Bearer {USER}"}
     assert asked.infer("many", [images(draw_image())], headers=bearer).as_numpy("index").shape == (1,)
+
+
+def test_a_timeout_is_a_deadline_that_changes_no_quality(client, asked, draw_image):
+    given = images(draw_image(), text=False)
+    result = asked.infer("small", [given], timeout=20_000_000, priority=2, sequence_id=7, sequence_start=True)
+    assert result.get_response()["parameters"]["operating_point"] == "exact"
+    refused(504, "after its deadline", asked.infer, "small", [given], timeout=1)
+    assert asked.infer("small", [given], timeout=0).get_response()["model_name"] == "small"
