@@ -74,7 +74,9 @@ class BodyMemory:
                 size += len(chunk)
                 self._held += len(chunk)
                 chunks.append(chunk)
-            yield await joined(chunks)
+            body = await joined(chunks)
+            chunks.clear()
+            yield body
         finally:
             self._held -= size
 
