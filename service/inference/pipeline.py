@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.errors import InputError
 from lccl.request import QualityRequest
 
 from ..errors import ServiceError
@@ -168,6 +169,8 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
 def _outcome(job: WorkJob) -> Result | Exception:
     outcome: Result | Exception = _value_or_error(job.future)
     if isinstance(outcome, Result) and math.isnan(outcome.confidence):
+        if job.item.image.dtype == np.float32:  # a client's own numbers; an image's are always within bounds
+            return InputError(NOT_FINITE)
         return ServiceError("engine_failed", NOT_FINITE)
     return outcome
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 
 import numpy as np
 import pytest
@@ -96,18 +95,6 @@ def test_without_outputs_all_are_given_as_the_request_says():
     assert read(json.dumps(some).encode()).outputs == (RequestedOutput("index", True),)
     some["outputs"][0]["parameters"] = {"binary_data": False}
     assert read(json.dumps(some).encode()).outputs == (RequestedOutput("index", False),)
-
-
-def test_tritons_timeout_is_a_limit_and_what_means_nothing_here_is_ignored():
-    without = {"priority": 3, "sequence_id": "a", "sequence_start": True, "sequence_end": False, "content_type": "np"}
-    body = said(parameters={"content_type": "base64"}) | {"parameters": without | {"timeout": 1_500_000}}
-    body["outputs"] = [{"name": "index", "parameters": {"content_type": "np"}}]
-    asked = read(json.dumps(body).encode())
-    assert (asked.limit_s, asked.quality) == (1.5, {})
-    for timeout in (0, None):
-        given = {} if timeout is None else {"timeout": timeout}
-        assert read(json.dumps(said() | {"parameters": given}).encode()).limit_s == math.inf
-    assert read(json.dumps(said() | {"parameters": {"timeout": 10**400}}).encode()).limit_s > 1e6
 
 
 def test_json_data_may_be_nested_like_its_shape_and_fields_null():
@@ -254,11 +241,6 @@ NUMBER = {"datatype": "FP32", "shape": [1, 4, 5, 3]}
         (said() | {"parameters": {"sparsity": [0.4]}}, "malformed", "parameters.sparsity"),
         (said() | {"parameters": {str(n): n for n in range(65)}}, "malformed", "at most 64"),
         (said() | {"parameters": {"binary_data_output": 1}}, "invalid_field", "true or false"),
-        (said() | {"parameters": {"timeout": -1}}, "invalid_field", "whole number of microseconds"),
-        (said() | {"parameters": {"timeout": 1.5}}, "invalid_field", "whole number of microseconds"),
-        (said() | {"parameters": {"timeout": True}}, "invalid_field", "whole number of microseconds"),
-        (said() | {"parameters": {"timeout": "1"}}, "invalid_field", "whole number of microseconds"),
-        (said(parameters={"timeout": 1}), "invalid_field", "use binary_data_size"),
         (said() | {"outputs": [{"name": "embedding"}]}, "malformed", "'embedding': there are logits"),
         (said() | {"outputs": [{"name": "index"}] * 2}, "malformed", "index is asked for twice"),
         (said() | {"outputs": [{}]}, "malformed", "outputs.0.name: Field required"),

@@ -384,6 +384,8 @@ def test_a_repository_request_names_its_version_once_and_overrides_nothing(versi
     path, version = "/v2/repository/models/many/unload", {"parameters": {"version": "2"}}
     twice = client.post(f"{path}?version=2", json=version, headers=admin)
     assert (twice.status_code, twice.json()["code"]) == (422, "invalid_field")
+    for query in ("version=2&version=10", "versoin=2"):
+        assert client.post(f"{path}?{query}", headers=admin).status_code == 422
     once = client.post(path, json=version, headers=admin)
     assert (once.status_code, once.content) == (200, b"")
     assert client.post("/v2/repository/index", content=b"[" * 100_000, headers=admin).status_code == 413
@@ -401,11 +403,3 @@ def test_keys_are_asked_for_except_by_probes(versioned, draw_image):
     refused(401, "key", asked.infer, "many", [images(draw_image())])
     bearer = {"Authorization": f"Bearer {USER}"}
     assert asked.infer("many", [images(draw_image())], headers=bearer).as_numpy("index").shape == (1,)
-
-
-def test_a_timeout_is_a_deadline_that_changes_no_quality(client, asked, draw_image):
-    given = images(draw_image(), text=False)
-    result = asked.infer("small", [given], timeout=20_000_000, priority=2, sequence_id=7, sequence_start=True)
-    assert result.get_response()["parameters"]["operating_point"] == "exact"
-    refused(504, "after its deadline", asked.infer, "small", [given], timeout=1)
-    assert asked.infer("small", [given], timeout=0).get_response()["model_name"] == "small"
