@@ -19,8 +19,10 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks import results
+from benchmarks.faults.cases import encode
 from benchmarks.loop_probe import PATH
 from benchmarks.server import HOME, Server
 
@@ -88,6 +90,7 @@ def bodies(model: str, size: int, total: int = 15 * MB) -> Iterator[Case]:
     photo = (HOME / "docs" / "example.png").read_bytes()
     yield "raw, no image", V1, noise, RAW
     yield "raw PNG with a long chunk", V1, _long_png(photo, noise), RAW
+    yield from ((f"{name}, 25 million pixels", V1, body, RAW) for name, body in _large_images(total))
     yield from ((f"form, {name}", V1, body, FORM) for name, body in _forms(noise, photo))
     yield from ((f"JSON, {name}", V1, body, JSON) for name, body in _jsons(noise, photo))
     path = V2.format(model=model)
@@ -98,6 +101,20 @@ def bodies(model: str, size: int, total: int = 15 * MB) -> Iterator[Case]:
 def _long_png(photo: bytes, noise: bytes) -> bytes:
     size = len(noise).to_bytes(4, "big")
     return photo[:33] + size + b"teXt" + noise + bytes(4) + photo[33:]
+
+
+def _large_images(total: int) -> Iterator[tuple[str, bytes]]:
+    """Of ``total`` bytes as few as they take; smaller totals have smaller images."""
+    side = 5000 * total // (15 * MB)
+    colour = Image.fromarray(np.random.default_rng(3).integers(0, 256, (250, 250, 3), dtype=np.uint8))
+    smooth, flat = colour.resize((side, side)), Image.new("RGB", (side, side), (200, 30, 99))
+    yield "JPEG", encode(smooth, "JPEG")
+    yield "PNG", encode(flat, "PNG")
+    yield "PNG with alpha", encode(flat.convert("RGBA"), "PNG")
+    yield "PNG with a palette", encode(flat.convert("P"), "PNG")
+    yield "PNG of 16 bits", encode(Image.new("I;16", (side, side), 3000), "PNG")
+    yield "GIF", encode(flat.convert("P"), "GIF")
+    yield "WebP", encode(flat, "WEBP")
 
 
 def _forms(noise: bytes, photo: bytes) -> Iterator[tuple[str, bytes]]:

@@ -17,6 +17,7 @@ from ..operation import Json, Operation
 from .answers import ClassifyAnswer, FailedPrediction, Heading, Prediction
 from .bodies import read_images
 
+LONG_RANKING = 100  # classes of each image; longer ones are written in turns of the event loop
 ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
@@ -30,10 +31,13 @@ def operations(exchange: Exchange, rejected: Counter, max_images: int) -> list[O
         return await read_images(request, body, Fields, max_images, exchange.turns)
 
     async def write(request: Request, model: ServedModel, fields: Fields, classified: Classified) -> Response:
-        predictions = [
-            failed(model, result) if isinstance(result, Exception) else prediction(model, result, fields.top_k)
-            for result in classified.results
-        ]
+        predictions: list[Prediction | FailedPrediction] = []
+        for result in classified.results:
+            if fields.top_k > LONG_RANKING:
+                await exchange.turns.next()
+            predictions.append(
+                failed(model, result) if isinstance(result, Exception) else prediction(model, result, fields.top_k)
+            )
         answer: ClassifyAnswer = {**heading(request, model, classified), "predictions": predictions}
         return Json(answer)
 

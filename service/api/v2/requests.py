@@ -5,12 +5,12 @@ extensions: https://github.com/triton-inference-server/server/tree/main/docs/pro
 """
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -270,5 +270,5 @@ def write_answer(
         else:
             entry["data"] = tensor.to_json()
         described.append(entry)
-    text = json.dumps({**head, "outputs": described}, allow_nan=False, separators=(",", ":")).encode()
+    text = orjson.dumps({**head, "outputs": described})
     return b"".join([text, *parts]), len(text) if parts else None

@@ -64,7 +64,7 @@ def probed(models_folder):
         yield client
 
 
-CASES = {name: rest for name, *rest in bodies("small", 32, total=12 * MB)}
+CASES = {name: rest for name, *rest in bodies("small", 32, total=6 * MB)}
 
 
 @pytest.mark.parametrize("name", CASES)
