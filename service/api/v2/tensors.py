@@ -20,6 +20,7 @@ NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype(
 MACS = ("dense", "gated", "executed")
 CLASSIFIED = ("logits", "probabilities")
 LENGTH = struct.Struct("<I")
+COPIED_BYTES = 1 << 20
 
 Parameters = dict[str, bool | int | float | str]
 
@@ -196,10 +197,16 @@ def _read_elements(name: str, count: int, content: bytes | memoryview) -> list[b
                 f"element {index} of input {name} claims {place - start} bytes, of which {len(content) - start} are "
                 "there: before each element come 4 bytes with its length, little-endian",
             )
-        elements.append(bytes(content[start:place]))
+        elements.append(_copy(content, start, place))
     if place != len(content):
         raise ServiceError("malformed", f"input {name} has {len(content) - place} bytes after its {count} elements")
     return elements
+
+
+def _copy(content: bytes | memoryview, start: int, end: int) -> bytes:
+    """A stretch of the body; long ones in pieces, between which other threads of Python run."""
+    pieces = (content[at : min(at + COPIED_BYTES, end)] for at in range(start, end, COPIED_BYTES))
+    return b"".join([bytes(piece) for piece in pieces])
 
 
 def _flatten(signature: Signature, shape: Sequence[int], data: list[Any]) -> list[Any]:

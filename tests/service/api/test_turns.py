@@ -74,7 +74,7 @@ def test_no_body_holds_the_event_loop_up(probed, name):
     for _ in range(3):
         probed.get(PATH)
         answer = probed.post(path, content=body, headers=headers)
-        gaps_ms.append(float(probed.get(PATH).text))
+        gaps_ms.append(probed.get(PATH).json()["gap_ms"])
         assert answer.status_code in {200, 400, 413, 415, 422}
         if gaps_ms[-1] < BOUND_MS:
             break
