@@ -61,8 +61,6 @@ async def read_images(
         raise ServiceError(
             "malformed", "the body holds no image: multipart needs files named 'file', JSON needs 'image'"
         )
-    if len(images) > max_images:
-        raise ServiceError("too_large", f"{len(images)} images in one request; at most {max_images} are taken")
     if one and len(images) > 1:
         raise ServiceError("too_large", f"{len(images)} images: a skip map is made of one at a time")
     fields = fields_of(request, given, kind)
@@ -80,6 +78,8 @@ async def _from_json(body: bytes, max_images: int, turns: LoopTurns) -> Content:
     if (parsed.image is None) == (parsed.images is None):
         raise ServiceError("malformed", "JSON needs either 'image', one base64 text, or 'images', a list of them")
     texts = parsed.images if parsed.images is not None else [parsed.image or ""]
+    if len(texts) > max_images:
+        raise ServiceError("too_large", f"{len(texts)} images in one request; at most {max_images} are taken")
     try:
         images = [await short.from_base64(text, turns) for text in texts]
     except ValueError as error:

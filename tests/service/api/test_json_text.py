@@ -163,3 +163,9 @@ def test_long_json_is_answered_like_a_short_one(client, draw_image):
     texts = [base64.b64encode(one).decode() for one in images]
     body = json.dumps({"images": texts, "sparsity": 0.3}).replace("/", "\\/").replace("=", "\\u003d")
     assert client.post("/v1/classify", content=body, headers=JSON).json()["predictions"] == form["predictions"]
+
+
+def test_more_images_than_are_taken_are_refused_before_they_are_decoded(client):
+    answer = client.post("/v1/classify", json={"images": ["%" * 9000] * 9})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "9 images" in answer.json()["detail"]
