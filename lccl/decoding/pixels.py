@@ -31,6 +31,8 @@ USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
 BAND_PIXELS = 1 << 18  # composed in some 3 ms
 Pixels = NDArray[np.uint8]
 
+STRIPE_PIXELS = 1 << 18  # converted in some milliseconds
+
 
 def decode_rgb(content: bytes, max_pixels: int) -> Pixels:
     """Decode one image, of an animation the first frame: uint8 [height, width, 3].
@@ -125,7 +127,23 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def rgb_over_white(image: Image.Image, container: Container | None = None) -> Pixels:
-    """8-bit RGB: transparency over white, 16 bits by their upper 8."""
+    """8-bit RGB: transparency over white, 16 bits by their upper 8.
+
+    In stripes, between which other threads of Python run: Pillow and numpy keep the interpreter while they convert.
+    """
+    width, height = image.size
+    rows = max(1, STRIPE_PIXELS // max(1, width))
+    # Whether a BMP's alpha counts, only all of it says.
+    if height <= rows or (container is not None and container.kind == "BMP"):
+        return _stripe_over_white(image, container)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        stripe = image.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = _stripe_over_white(stripe, container)
+    return pixels
+
+
+def _stripe_over_white(image: Image.Image, container: Container | None) -> Pixels:
     if container is not None and container.transparent:
         return _with_transparent_colour(image, container)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):

@@ -20,14 +20,15 @@ from ..errors import ServiceError
 from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
+from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
 SHARE = 8  # see BodyMemory; the queue's is alike
 
 
-# What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
-# write the answer.
-Asked = tuple[Sequence[bytes | Image], QualityRequest, Details]
+# What a protocol reads from a request: its images, encoded or fitting the network, its quality, what it needs to write
+# the answer, and the seconds within which the client wants it, if it says so (else infinity).
+Asked = tuple[Sequence[bytes | Image], QualityRequest, Details, float]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
 Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
 
@@ -79,7 +80,9 @@ class BodyMemory:
                 size += len(chunk)
                 self._hold(len(chunk), client)
                 chunks.append(chunk)
-            yield b"".join(chunks)
+            body = await joined(chunks)
+            chunks.clear()
+            yield body
         finally:
             self._hold(-size, client)
 
@@ -103,6 +106,9 @@ class Exchange:
     Args:
         limit_s: seconds from the request's head, after which it is answered with an error.
 
+    Attributes:
+        turns: of the event loop, for bodies that take long to read.
+
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Exchange:
     ) -> None:
         self._registry, self._pipeline, self._bodies = registry, pipeline, bodies
         self._metrics, self._limit_s = metrics, limit_s
+        self.turns = LoopTurns()
 
     async def run(
         self,
@@ -135,10 +142,11 @@ class Exchange:
         try:
             async with asyncio.timeout(self._limit_s):
                 async with self._bodies.read(request) as body:
-                    images, quality, details = await read(request, body, model)
+                    images, quality, details, limit_s = await read(request, body, model)
                     classified = await self._pipeline.classify(
                         model, images, quality, client=state["caller"].name, arrived=state["arrived"],
                         loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
+                        limit_s=limit_s,
                     )  # fmt: skip
         except TimeoutError as error:
             raise ServiceError(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lccl.decoding.containers import claimed_size
-from lccl.errors import ImageTooLargeError
+from lccl.errors import ImageTooLargeError, InputError
 from lccl.request import QualityRequest
 
 from ..errors import ServiceError
@@ -83,6 +83,7 @@ class Pipeline:
         loop_delay_s: float = 0.0,
         departure: asyncio.Future[None] | None = None,
         want_masks: bool = False,
+        limit_s: float = math.inf,
     ) -> Classified:
         """Classify images with one quality. An image's own error takes its place among the results.
 
@@ -93,6 +94,7 @@ class Pipeline:
             loop_delay_s: seconds from then until something was done for it: how late the event loop was.
             departure: done when the client has left; None where nobody tells.
             want_masks: whether the results are to carry masks.
+            limit_s: seconds from the arrival after which this request's results are of no use.
 
         Raises:
             QualityError: the model does not offer what is asked for.
@@ -102,7 +104,7 @@ class Pipeline:
 
         """
         resolution = model.resolve(quality)
-        allowed_s = min(self._limit_s, resolution.deadline_s or self._limit_s)
+        allowed_s = min(self._limit_s, limit_s, resolution.deadline_s or self._limit_s)
         began = time.monotonic()
         decoded = await self._decode_all(model, images, client, departure)
         decode_s = time.monotonic() - began
@@ -217,6 +219,8 @@ async def _wait(turns: Collection[asyncio.Future[Any]], departure: asyncio.Futur
 def _outcome(job: WorkJob) -> Result | Exception:
     outcome: Result | Exception = _value_or_error(job.future)
     if isinstance(outcome, Result) and math.isnan(outcome.confidence):
+        if job.item.image.dtype == np.float32:  # a client's own numbers; an image's are always within bounds
+            return InputError(NOT_FINITE)
         return ServiceError("engine_failed", NOT_FINITE)
     return outcome
 

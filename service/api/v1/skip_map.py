@@ -17,7 +17,8 @@ from ..exchange import Asked, Exchange
 from ..fields import SkipMapFields
 from ..operation import Json, Operation
 from .answers import MaskedLayer, SkipMapAnswer
-from .classify import ERRORS, heading, image_bodies, prediction, read_images
+from .bodies import read_images
+from .classify import ERRORS, heading, image_bodies, prediction
 
 PNG = "image/png"
 
@@ -29,7 +30,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         return await exchange.run(request, read, write, want_masks=True)
 
     async def read(request: Request, body: bytes, _: ServedModel) -> Asked[SkipMapFields]:
-        return await read_images(request, body, SkipMapFields, max_images, one=True)
+        return await read_images(request, body, SkipMapFields, max_images, exchange.turns, one=True)
 
     async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
         (result,), plan = classified.done, model.engine.plan
