@@ -52,7 +52,7 @@ def huge():
     return huge_png(5000)
 
 
-@pytest.mark.parametrize(("kind", "senders"), [("large images", 4), ("many images", 8), ("connections", 30)])
+@pytest.mark.parametrize(("kind", "senders"), [("large images", 4), ("many images", 8), ("connections", 300)])
 def test_a_modest_client_is_answered_beside_a_greedy_one(serve, draw_image, huge, kind, senders):
     small = draw_image()
     asked = {
