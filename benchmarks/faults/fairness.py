@@ -85,7 +85,7 @@ def _beside(
     server: Server, rest: Rest, kind: str, greed: Greed, seconds: float, allowed_ms: float, outcome: Outcome
 ) -> dict[str, object]:
     """The modest client's load beside one kind of greed."""
-    with _greedy(server.base, greed) as counts:
+    with greedy_client(server.base, greed) as counts:
         time.sleep(1.0)
         loaded = load(server, rest, RATE_PER_S, seconds, frozenset())
     loaded.enter(outcome, rest)
@@ -116,7 +116,7 @@ def _batch_ms(base: str, model: str) -> float:
 
 
 @contextmanager
-def _greedy(base: str, greed: Greed) -> Iterator[Counts]:
+def greedy_client(base: str, greed: Greed) -> Iterator[Counts]:
     """A greedy client in a process of its own until the context ends; then what became of its requests."""
     start, counts = multiprocessing.get_context("spawn"), Counts()
     here, there = start.Pipe()

@@ -83,7 +83,8 @@ class AdmissionControl:
         waiting_s: Callable[[], float] = lambda: 0.0,
         least: int = LEAST,
     ) -> None:
-        self._model_of, self._client_of, self._most, self._refuse = model_of, client_of, most, refuse
+        self.client_of = client_of
+        self._model_of, self._most, self._refuse = model_of, most, refuse
         self._waiting_s, self._least = waiting_s, least
         self._new: set[Request] = set()  # nobody has asked yet whose they are
         self._known: dict[Request, tuple[str, str | None]] = {}  # model and client
@@ -107,26 +108,29 @@ class AdmissionControl:
             if not clients:
                 del self._models[model]
 
+    def is_crowded(self) -> bool:
+        """Whether as much is under way as is never too much for a model, or more."""
+        return len(self._new) + len(self._known) >= self._least
+
     def refuses(self, scope: Scope) -> bool:
         """Whether a request that begins now is refused."""
-        inside = len(self._new) + len(self._known)
-        if inside < self._least or not _is_work(scope):
+        if not self.is_crowded() or not _is_work(scope):
             return False
         model = self._model_of(scope)
         most = self._most(model)
-        if inside < most:
+        if len(self._new) + len(self._known) < most:
             return False
         self._learn()
         clients = self._models.get(model)
         if clients is None or clients.total() < most:
             return False
-        client = self._client_of(scope)
+        client = self.client_of(scope)
         return client is None or clients[client] >= max(FEW, most // len(clients))
 
     def _learn(self) -> None:
         """See whose the new requests are: once for each, and under load alone."""
         for request in self._new:
-            model, client = self._known[request] = self._model_of(request.scope), self._client_of(request.scope)
+            model, client = self._known[request] = self._model_of(request.scope), self.client_of(request.scope)
             self._models.setdefault(model, Counter())[client] += 1
         self._new.clear()
 

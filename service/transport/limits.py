@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .admission import AdmissionControl
+from .starts import Starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class ConnectionLimits:
         linger_s: seconds that a client has to read why it was refused, when nothing of its request is to come.
         root_path: prefix that is taken off paths which have it.
         admission: refuses work under overload; the default never does.
+        starts: begins requests, under load in turns of their clients; the default at once.
 
     """
 
@@ -36,3 +38,4 @@ class ConnectionLimits:
     rest_bytes: int = 64 << 20
     root_path: bytes = b""
     admission: AdmissionControl = field(default_factory=AdmissionControl)
+    starts: Starts = field(default_factory=Starts)

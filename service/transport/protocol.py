@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from types import FunctionType
 from typing import Any
@@ -245,7 +246,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # once the parser is done with what it is at
             asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
-            super()._start_asgi_task(cycle, app)
+            self._limits.starts.begin(cycle.scope, partial(super()._start_asgi_task, cycle, app))
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         """Answer a request that is not admitted, without the task and the messages of an application."""

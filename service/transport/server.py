@@ -25,6 +25,7 @@ from ..settings import Settings
 from .admission import LEAST, AdmissionControl, Refusal, Scope, requests_in_time
 from .limits import ConnectionLimits
 from .protocol import BoundedProtocol, check_uvicorn
+from .starts import Starts
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
@@ -131,6 +132,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     def refused(code: str) -> None:
         rejected.labels("", code).inc()
 
+    admission = _admission(app, settings)
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,
@@ -138,7 +140,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         idle_s=settings.idle_timeout_s,
         rest_bytes=max(LEAST_REST, 4 * settings.max_body_bytes),
         root_path=settings.root_path.encode(),
-        admission=_admission(app, settings),
+        admission=admission,
+        starts=Starts(admission.is_crowded, admission.client_of),
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(
