@@ -85,11 +85,13 @@ def run():
 
 
 @pytest.fixture
-def endless(tmp_path):
-    """A folder of one model that is read for ever: a pipe into which nobody writes."""
-    (tmp_path / "small").mkdir()
-    os.mkfifo(tmp_path / "small" / "bundle.json")
-    held = os.open(tmp_path / "small" / "bundle.json", os.O_RDWR)
+def endless(models_folder, tmp_path):
+    """A folder of one model that is read for ever: its weights are a pipe into which nobody writes."""
+    shutil.copytree(models_folder / "small", tmp_path / "small")
+    weights = tmp_path / "small" / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    held = os.open(weights, os.O_RDWR)
     yield tmp_path
     os.close(held)
 
@@ -97,7 +99,7 @@ def endless(tmp_path):
 def loads(service):
     """Whether a service has a model's file open."""
     with contextlib.suppress(OSError, IndexError):
-        return any("bundle.json" in os.readlink(file) for file in Path(f"/proc/{service.pid}/fd").iterdir())
+        return any("model.safetensors" in os.readlink(file) for file in Path(f"/proc/{service.pid}/fd").iterdir())
     return False
 
 
