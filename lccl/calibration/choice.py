@@ -70,7 +70,7 @@ def calibrate(
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
-    weighed_on = data.choose.first(weighed)
+    weighed_on = data.choose.first(weighed).loaded()
     candidates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, data.choose))
     candidates += exit_candidates(engine, weighed_on)
     curve = search_thresholds(engine, candidates, weighed_on, LARGEST_COST, progress)
