@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,10 @@ class Preprocessing:
     def statistics(self) -> Statistics:
         """Mean and deviation."""
         return self.mean, self.std
+
+    def at(self, size: int) -> Preprocessing:
+        """The same for a network's input of another size, with the same share of a margin."""
+        return replace(self, size=size, resize=size * self.resize // self.size)
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the image as uint8 [size, size, 3] in RGB. An image of that size passes unchanged.

@@ -33,7 +33,7 @@ ACCURACY_STEP = 1.2
 FINEST_STEP = 0.012
 MOST_TRIES = 16
 SEARCHED = 2000
-WEIGHED = 1000
+WEIGHED, WEIGHED_PHOTOGRAPHS, LARGE = 1000, 200, 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +75,11 @@ def calibrate(
     candidates += exit_candidates(engine, weighed_on)
     curve = search_thresholds(engine, candidates, weighed_on, LARGEST_COST, progress)
     return calibrate_along(curve, bundle, engine, data, progress)
+
+
+def usual_search(size: int) -> int:
+    """How many images to find costs on, by their pixels a side: a photograph takes as long as many thumbnails."""
+    return WEIGHED if size < LARGE else WEIGHED_PHOTOGRAPHS
 
 
 def calibrate_along(
