@@ -57,7 +57,7 @@ def chosen(
     image_size = build(architecture).image_size
     large = image_size >= SMALL
     usual = str(start.preprocessing.size) if start else USUAL_SIZES if large else str(image_size)
-    sizes = _sizes(size or usual, large)
+    sizes = read_sizes(usual) if size is None else _sizes(size, large)
     if start is None:
         preprocessing = network_input(sizes[-1], fit or "crop")
     elif fit in (None, start.preprocessing.fit):
@@ -66,8 +66,7 @@ def chosen(
         mean, std = start.preprocessing.statistics
         preprocessing = replace(network_input(sizes[-1], fit or "crop"), mean=mean, std=std)
     target = choose_device(device)
-    text = (size or usual) if len(sizes) > 1 else ""
-    recipe = _recipe(large, target, given, sizes=text)
+    recipe = _recipe(large, target, given, sizes=(size or usual) if len(sizes) > 1 else "")
     return Choice(preprocessing, recipe, target, given)
 
 
@@ -100,7 +99,7 @@ def chosen_to_attach(
     """
     large = plain.network.image_size >= SMALL
     preprocessing = input_of(plain, statistics) or network_input(plain.network.image_size)
-    sizes = _sizes(size, large) if size else [preprocessing.size]
+    sizes = [preprocessing.size] if size is None else _sizes(size, large)
     target = choose_device(device)
     usual = given["lr"] or (PHOTOGRAPHS.lr if large else Recipe().lr) / 2
     recipe = _recipe(large, target, {**given, "lr": usual}, sizes=size if size and len(sizes) > 1 else "")
