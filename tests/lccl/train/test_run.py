@@ -1,4 +1,4 @@
-"""A run of photographs resumes bit by bit, in the middle of an epoch too, and its averaged weights are what it gives."""
+"""A run of photographs resumes bit by bit, within an epoch too, and its averaged weights are what it gives."""
 
 import json
 import math
@@ -130,8 +130,13 @@ def test_an_average_takes_statistics_and_counters_along():
     assert average.network.stem_norm.num_batches_tracked == 7
 
 
-@pytest.mark.parametrize("recipe", [{"sizes": "32:64"}, {"grown": 0}, {"crop_area": 0}, {"crop_ratio": 0.5},
-                                    {"augmentation": "none"}, {"smoothing": 1}, {"average": -1}, {"trunk_rate": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sizes": "32:64"}, {"grown": 0}, {"crop_area": 0}, {"crop_ratio": 0.5}, {"augmentation": "none"},
+        {"smoothing": 1}, {"average": -1}, {"trunk_rate": 0},
+    ],
+)  # fmt: skip
 def test_an_impossible_recipe_is_refused(recipe):
     with pytest.raises(LcclError):
         Recipe(**recipe)
