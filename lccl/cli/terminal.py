@@ -130,7 +130,7 @@ def training_progress(tensorboard: Path | None = None) -> Iterator[Report]:
     """
     write = _tensorboard(tensorboard) if tensorboard else lambda *_: None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    lines, began, first = _Lines(), time.monotonic(), 0
+    lines, first = _Lines(), (0, 0.0)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=None)
 
@@ -143,9 +143,11 @@ def training_progress(tensorboard: Path | None = None) -> Iterator[Report]:
             elif console.is_terminal:
                 progress.update(task, completed=done, total=of, description=f"loss {figures['loss']:.3f}")
             else:
-                first = first or done
-                left = timedelta(seconds=round((time.monotonic() - began) / (done - first + 1) * (of - done)))
-                lines.say(f"step {done:,}/{of:,}  loss {figures['loss']:.3f}  about {left} left")
+                first = first if first[0] else (done, time.monotonic())
+                steps = done - first[0]  # the first one may have waited for a compiler
+                left = (time.monotonic() - first[1]) / steps * (of - done) if steps else 0.0
+                about = f"  about {timedelta(seconds=round(left))} left" if steps else ""
+                lines.say(f"step {done:,}/{of:,}  loss {figures['loss']:.3f}{about}")
 
         yield report
 

@@ -81,9 +81,12 @@ def adapted(choice: Choice, dataset: Dataset, start: Bundle | None) -> Recipe:
 
 
 def fewer(choice: Choice, dataset: Dataset) -> Recipe:
-    """The recipe with smaller batches where few photographs would make few steps; a batch that was asked for stays."""
+    """The recipe with smaller batches where few photographs would make few steps, or few thumbnails none.
+
+    A batch that was asked for stays.
+    """
     recipe, images = choice.recipe, len(dataset.train) - 2 * (len(dataset.train) // 10)
-    if choice.given["batch"] or recipe.augmentation != "crops":
+    if choice.given["batch"] or (recipe.augmentation != "crops" and images >= recipe.batch):
         return recipe
     return replace(recipe, batch=max(2, min(recipe.batch, max(FEWEST_IMAGES, images // STEPS), images)))
 

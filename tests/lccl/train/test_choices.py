@@ -31,7 +31,8 @@ def test_thumbnails_are_trained_as_before():
     choice = choose(SMALL)
     assert choice.recipe == Recipe()
     assert (choice.preprocessing.size, choice.preprocessing.resize) == (32, 32)
-    assert adapted(choice, dataset(9), None) == Recipe()
+    assert adapted(choice, dataset(160), None) == Recipe()
+    assert adapted(choice, dataset(155), None).batch == 8
 
 
 def test_photographs_have_a_recipe_of_their_own():
