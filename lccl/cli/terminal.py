@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 console = Console()
 Report = Callable[[str, int, int, dict[str, float]], None]
 LINE_EVERY_S, STEPS_APART, NAMED = 60.0, 10, 5
+MALLOC = {-3: 2_000_000_000, -1: 2_147_483_647, -2: 200_000_000}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 Data = Annotated[
     Path,
@@ -91,6 +93,19 @@ def use_threads(threads: int) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep blocks that are freed: training asks for the same large ones again in every step.
+
+    Without that it gives them back to the system each time, and their pages have to be zeroed anew.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    for parameter, size in MALLOC.items():
+        mallopt(parameter, size)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from lccl.cli.terminal import (
     NewBundle,
     Threads,
     console,
+    keep_freed_memory,
     load_data,
     save_with_self_test,
     say_skipped,
@@ -60,6 +61,7 @@ def train(
     from lccl.train.export import train_bundle
 
     use_threads(threads)
+    keep_freed_memory()
     if gate == "none" and gate_l1:
         raise LcclError("--gate-l1 weighs gates, and --gate none has none: leave one of them out")
     if distill is not None and teacher is None:
@@ -111,6 +113,7 @@ def attach(
     from lccl.train.plain_weights import read_plain
 
     use_threads(threads)
+    keep_freed_memory()
     plain = read_plain(weights, network, centred=centred)
     given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
     architecture = attaching.gated(plain, gate)
