@@ -12,7 +12,7 @@ from lccl.compiler import compile_network
 from lccl.data import Dataset, HeldOut, hold_out
 from lccl.errors import LcclError, require
 from lccl.measurement import measure
-from lccl.networks import Architecture, ResNet
+from lccl.networks import Architecture, ResNet, build
 from lccl.preprocessing import Preprocessing
 from lccl.train.loop import Report, train
 from lccl.train.recipe import Recipe
@@ -53,27 +53,7 @@ def train_bundle(
         dataset = dataset.in_order_of(start.labels)
     held = hold_out(dataset.train, by=start.held_out_by if start is not None and not tuning else "files")
     architecture = replace(architecture, classes=len(dataset.classes))
-    size = dataset.train.images.shape[1]
-    require(
-        LcclError,
-        (
-            start is None or tuning or start.splits.get("digest") == held.digest,
-            "the network to begin from was trained on other images: those held out now may be among them",
-        ),
-        (
-            not tuning or start is None or same_network(architecture, start),
-            "training cannot begin from the weights of another network",
-        ),
-        (
-            teacher is None or (teacher.network.image_size < SMALL) == (size < SMALL),
-            "the teacher looks at images of another size: "
-            f"{teacher.network.image_size if teacher else 0} pixels a side",
-        ),
-        (
-            teacher is None or teacher.labels == dataset.classes,
-            f"the teacher has other classes: {', '.join(teacher.labels if teacher else ())}",
-        ),
-    )
+    _check_bundles(architecture, dataset, None if tuning else held, start, teacher)
     begun = start.network if start else None
     if start is not None and tuning:
         begun = with_classes(start, architecture.classes, recipe.seed)
@@ -96,6 +76,33 @@ def train_bundle(
         teacher=TeacherRecord(teacher.digest, teacher.table.exact.accuracy) if teacher else None,
     )
     return first_bundle(network.cpu(), architecture, dataset, held, record, preprocessing)
+
+
+def _check_bundles(
+    architecture: Architecture, dataset: Dataset, held: HeldOut | None, start: Bundle | None, teacher: Bundle | None
+) -> None:
+    """Refuse bundles that training cannot begin from or learn from; ``held`` is None where it means fine-tuning."""
+    size = build(architecture).image_size
+    require(
+        LcclError,
+        (
+            start is None or held is None or start.splits.get("digest") == held.digest,
+            "the network to begin from was trained on other images: those held out now may be among them",
+        ),
+        (
+            start is None or held is not None or same_network(architecture, start),
+            "training cannot begin from the weights of another network",
+        ),
+        (
+            teacher is None or (teacher.network.image_size < SMALL) == (size < SMALL),
+            "the teacher looks at images of another size: "
+            f"{teacher.network.image_size if teacher else 0} pixels a side",
+        ),
+        (
+            teacher is None or teacher.labels == dataset.classes,
+            f"the teacher has other classes: {', '.join(teacher.labels if teacher else ())}",
+        ),
+    )
 
 
 def has_other_classes(start: Bundle, dataset: Dataset) -> bool:

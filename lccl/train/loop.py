@@ -60,14 +60,12 @@ def train(
         folder: where ``checkpoint.safetensors`` and ``record.json`` are kept, written after each epoch, and every ten
             minutes in a longer one.
         report: called as ``report("step" | "epoch", done, of, figures)``.
-        start: a network of this architecture, or its plain twin, whose weights training begins from. What it lacks
-            is fresh.
+        start: a network of this architecture, or its plain twin, to begin from. What it lacks is fresh.
         teacher: a network whose answers are learned beside the labels, as far as the recipe says.
         statistics: mean and deviation per channel to normalise with; the images' own without them.
         teacher_statistics: what the teacher's input is normalised with; the network's without them.
         follow: the curve to train along from the start: rising skip ratios [K], and each layer's own there [K, L].
-        workers: processes that decode photographs; without it as many as suit the device. What is trained does not
-            depend on it.
+        workers: processes that decode photographs; what is trained does not depend on it. None takes what suits.
 
     Raises:
         LcclError: the images do not fill a batch, the folder holds a checkpoint of another recipe or one that began
@@ -81,22 +79,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
     statistics = statistics or channel_statistics(data.train)
-    size = data.train.images.shape[1]
-    layers = network_shape(architecture, size).layers
-    run = Run(
-        recipe=recipe,
-        network=network,
-        forward=torch.compile(network, dynamic=False if recipe.sizes else None) if compile_network else network,
-        optimiser=make_optimiser(network, recipe),
-        sampler=ThresholdSampler([layer.convolution.macs for layer in layers], device),
-        statistics=statistics,
-        teacher=teacher.to(device).eval() if teacher is not None and recipe.distill else None,
-        teacher_statistics=teacher_statistics or statistics,
-        average=WeightAverage(network, recipe.average * (len(data.train) // recipe.batch)) if recipe.average else None,
-        size=size,
-        workers=usual_workers(device) if workers is None else workers,
-    )
-    if follow is not None and layers:
+    taught = teacher.to(device).eval() if teacher is not None and recipe.distill else None
+    run = _new_run(architecture, network, recipe, data.train, statistics, compile_network=compile_network)
+    decoding = run.workers if workers is None else workers
+    run = replace(run, teacher=taught, teacher_statistics=teacher_statistics, workers=decoding)
+    if follow is not None:
         run.sampler.follow(*(value.to(device) for value in follow))
     record, position = resume(folder, _new_record(architecture, data, start, teacher, run), run)
     for epoch in range(len(record.epochs), recipe.epochs):
@@ -110,6 +97,31 @@ def train(
         save(folder, record, run)
         report("epoch", epoch + 1, recipe.epochs, figures)
     return run.result.eval(), record
+
+
+def _new_run(
+    architecture: Architecture,
+    network: ResNet,
+    recipe: Recipe,
+    split: Split,
+    statistics: Statistics,
+    *,
+    compile_network: bool,
+) -> Run:
+    """A run before its first step, without a teacher."""
+    device, size = network.classifier.weight.device, split.images.shape[1]
+    macs = [layer.convolution.macs for layer in network_shape(architecture, size).layers]
+    return Run(
+        recipe=recipe,
+        network=network,
+        forward=torch.compile(network, dynamic=False if recipe.sizes else None) if compile_network else network,
+        optimiser=make_optimiser(network, recipe),
+        sampler=ThresholdSampler(macs, device),
+        statistics=statistics,
+        average=WeightAverage(network, recipe.average * (len(split) // recipe.batch)) if recipe.average else None,
+        size=size,
+        workers=usual_workers(device),
+    )
 
 
 def _train_epoch(
@@ -168,7 +180,8 @@ def _forward(
         taught = None
         if run.teacher is not None:
             with torch.no_grad():
-                taught = run.teacher(normalise(pixels, run.teacher_statistics, device)).logits
+                statistics = run.teacher_statistics or run.statistics
+                taught = run.teacher(normalise(pixels, statistics, device)).logits
     return _loss(output, targets, recipe, taught), output
 
 

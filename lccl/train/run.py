@@ -57,11 +57,11 @@ class Run:
     optimiser: torch.optim.SGD
     sampler: ThresholdSampler
     statistics: Statistics
-    teacher: ResNet | None
-    teacher_statistics: Statistics
-    average: WeightAverage | None
     size: int
-    workers: int
+    average: WeightAverage | None = None
+    teacher: ResNet | None = None
+    teacher_statistics: Statistics | None = None
+    workers: int = 0
 
     @property
     def device(self) -> torch.device:
