@@ -110,6 +110,7 @@ def _new_run(
 ) -> Run:
     """A run before its first step, without a teacher."""
     device, size = network.classifier.weight.device, split.images.shape[1]
+    steps = recipe.epochs * (len(split) // recipe.batch)
     macs = [layer.convolution.macs for layer in network_shape(architecture, size).layers]
     return Run(
         recipe=recipe,
@@ -118,7 +119,7 @@ def _new_run(
         optimiser=make_optimiser(network, recipe),
         sampler=ThresholdSampler(macs, device),
         statistics=statistics,
-        average=WeightAverage(network, recipe.average * (len(split) // recipe.batch)) if recipe.average else None,
+        average=WeightAverage(network, recipe.average * steps) if recipe.average else None,
         size=size,
         workers=usual_workers(device),
     )

@@ -37,8 +37,8 @@ class Recipe:
             ``crop_area`` of it and up to ``crop_ratio`` times as wide as high or as high as wide, scaled to the
             network's input; both flip every other image.
         smoothing: share of the labels that is spread over all classes.
-        average: epochs over which weights are averaged, exponentially; what is watched and saved is the average. 0
-            takes the weights as they are.
+        average: share of the run over which weights are averaged, exponentially; what is watched and saved is the
+            average. 0 takes the weights as they are.
         sizes: pixels a side of the images to train on, else the network's input: ``128:160`` grows in steps of 32 until
             ``grown`` of the run is over, ``96,128,160`` draws one for each batch. The last is the network's input.
         trunk_rate: learning rate of everything but the classifier, as a share: for a trained network with a fresh
@@ -107,8 +107,11 @@ class Recipe:
                 "training needs augmentation shifts or crops, crop_area in 0..1 and crop_ratio from 1 on",
             ),
             (
-                0 <= self.smoothing < 1 and self.average >= 0 and 0 < self.trunk_rate <= 1 and self.curve_images >= 1,
-                "training needs smoothing below 1, average from 0 on, trunk_rate above 0 up to 1, and curve_images",
+                0 <= self.smoothing < 1
+                and 0 <= self.average <= 1
+                and 0 < self.trunk_rate <= 1
+                and self.curve_images >= 1,
+                "training needs smoothing below 1, average in 0..1, trunk_rate above 0 up to 1, and curve_images",
             ),
             (0 < self.grown <= 1, "training needs grown above 0 up to 1"),
             (
@@ -168,7 +171,7 @@ def read_sizes(text: str) -> list[int]:
 
 
 PHOTOGRAPHS = Recipe(
-    epochs=40, batch=64, lr=0.05, warm_up=0.15, augmentation="crops", smoothing=0.1, average=2.0, curve_images=96
+    epochs=40, batch=64, lr=0.05, warm_up=0.15, augmentation="crops", smoothing=0.1, average=0.05, curve_images=96
 )
 
 

@@ -22,7 +22,7 @@ from tests.lccl.train import photographs
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RESNET20 = Architecture("resnet20", classes=3)
 RECIPE = continued(
-    Recipe(epochs=2, batch=6, lr=0.02, augmentation="crops", smoothing=0.1, average=1.0, sizes="32:64", curve_images=2)
+    Recipe(epochs=2, batch=6, lr=0.02, augmentation="crops", smoothing=0.1, average=0.5, sizes="32:64", curve_images=2)
 )
 
 
