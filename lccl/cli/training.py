@@ -90,6 +90,7 @@ def attach(
     runs: asked.Runs = Path("runs"),
     network: asked.AnyNetwork = None,
     size: asked.Size = None,
+    fit: asked.Fit = None,
     gate: asked.AttachedGate = "shared",
     labels: asked.Labels = None,
     mean: asked.Mean = None,
@@ -118,7 +119,7 @@ def attach(
     given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
     architecture = attaching.gated(plain, gate)
     statistics = _statistics(mean, std)
-    choice = chosen_to_attach(plain, statistics, size, device, given)
+    choice = chosen_to_attach(plain, statistics, size, fit, device, given)
     order = attaching.read_labels(labels) if labels else None
     dataset = load_data(data, choice.preprocessing, cache)
     known = choice.preprocessing if attaching.input_of(plain, statistics) else None

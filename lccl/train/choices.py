@@ -60,11 +60,8 @@ def chosen(
     sizes = read_sizes(usual) if size is None else _sizes(size, large)
     if start is None:
         preprocessing = network_input(sizes[-1], fit or "crop")
-    elif fit in (None, start.preprocessing.fit):
-        preprocessing = start.preprocessing.at(sizes[-1])
     else:
-        mean, std = start.preprocessing.statistics
-        preprocessing = replace(network_input(sizes[-1], fit or "crop"), mean=mean, std=std)
+        preprocessing = _fitted(start.preprocessing, sizes[-1], fit)
     target = choose_device(device)
     recipe = _recipe(large, target, given, sizes=(size or usual) if len(sizes) > 1 else "")
     return Choice(preprocessing, recipe, target, given)
@@ -92,7 +89,12 @@ def fewer(choice: Choice, dataset: Dataset) -> Recipe:
 
 
 def chosen_to_attach(
-    plain: PlainNetwork, statistics: Statistics | None, size: str | None, device: str, given: Mapping[str, Any]
+    plain: PlainNetwork,
+    statistics: Statistics | None,
+    size: str | None,
+    fit: str | None,
+    device: str,
+    given: Mapping[str, Any],
 ) -> Choice:
     """Settle how a plain network is trained with gates; see :func:`chosen`.
 
@@ -103,10 +105,18 @@ def chosen_to_attach(
     large = plain.network.image_size >= SMALL
     preprocessing = input_of(plain, statistics) or network_input(plain.network.image_size)
     sizes = [preprocessing.size] if size is None else _sizes(size, large)
+    preprocessing = _fitted(preprocessing, sizes[-1], fit)
     target = choose_device(device)
     usual = given["lr"] or (PHOTOGRAPHS.lr if large else Recipe().lr) / 2
     recipe = _recipe(large, target, {**given, "lr": usual}, sizes=size if size and len(sizes) > 1 else "")
-    return Choice(preprocessing.at(sizes[-1]), attached(recipe), target, given)
+    return Choice(preprocessing, attached(recipe), target, given)
+
+
+def _fitted(given: Preprocessing, size: int, fit: str | None) -> Preprocessing:
+    """The same at another size, and with another fit if one is asked for."""
+    if fit in (None, given.fit):
+        return given.at(size)
+    return replace(network_input(size, fit or "crop"), mean=given.mean, std=given.std)
 
 
 def _recipe(large: bool, device: torch.device, given: Mapping[str, Any], *, sizes: str) -> Recipe:

@@ -10,6 +10,7 @@ from lccl.errors import LcclError
 from lccl.networks import Architecture
 from lccl.preprocessing import Preprocessing
 from lccl.train import choices
+from lccl.train.attach import IMAGENET
 from lccl.train.choices import adapted, chosen, chosen_to_attach
 from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import PHOTOGRAPHS, Recipe, continued, read_sizes
@@ -106,11 +107,13 @@ def test_other_classes_are_learned_with_a_slow_trunk(random_bundle):
 
 
 def test_attaching_takes_half_the_rate(random_network):
-    def choice(architecture, **given):
+    def choice(architecture, size=None, fit=None, **given):
         plain = PlainNetwork(random_network(architecture), architecture, "x", "x")
-        return chosen_to_attach(plain, None, None, "cpu", NOTHING | {"epochs": 5} | given)
+        return chosen_to_attach(plain, None, size, fit, "cpu", NOTHING | {"epochs": 5} | given)
 
     small, large = choice(SMALL.plain_twin), choice(LARGE.plain_twin)
     assert (small.recipe.lr, small.recipe.augmentation, small.preprocessing.size) == (0.05, "shifts", 32)
     assert (large.recipe.lr, large.recipe.augmentation, large.preprocessing.size) == (0.025, "crops", 224)
     assert choice(LARGE.plain_twin, lr=0.3).recipe.lr == 0.3
+    other = choice(LARGE.plain_twin, "160", "stretch").preprocessing
+    assert (other.size, other.resize, other.fit, other.mean) == (160, 160, "stretch", IMAGENET[0])
