@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lccl.data import cifar
 from lccl.data.files import ARCHIVES, Files, list_files
 from lccl.data.images import FileImages
-from lccl.data.reading import FirstLook, Progress, look_at
+from lccl.data.reading import Progress, look_at
 from lccl.data.splits import Dataset, Split
 from lccl.decoding.pixels import Pixels
 from lccl.errors import DataError
@@ -74,27 +74,17 @@ def _from_files(
     if strangers:
         raise DataError(f"{source}: test has classes that train lacks: {', '.join(sorted(strangers))}")
 
+    number_of = {name: number for number, name in enumerate(classes)}
+
     def split(numbers: list[int]) -> Split:
         index = np.array(numbers, dtype=np.int64)
-        labels = np.array([classes.index(places[number][1]) for number in numbers], dtype=np.int64)
-        made = Split(
-            _images(files, index, preprocessing, found, squares if taken else None), labels, found.digests[index]
-        )
-        return made if squares is None else made.loaded()
+        labels = np.array([number_of[places[number][1]] for number in numbers], dtype=np.int64)
+        made = Split(FileImages(files, index, preprocessing, found.sources), labels, found.digests[index])
+        if squares is None:
+            return made
+        return replace(made, images=squares[index]) if taken else made.loaded()  # a cache knew them already
 
     return Dataset(split(train), split(test), classes, skipped)
-
-
-def _images(
-    files: Files,
-    index: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    found: FirstLook,
-    squares: NDArray[np.uint8] | None,
-) -> NDArray[np.uint8] | FileImages:
-    if squares is not None:
-        return squares[index]
-    return FileImages(files, index, preprocessing, found.sources)
 
 
 def _placed(files: Files) -> tuple[Files, list[tuple[str, str]]]:
