@@ -14,7 +14,6 @@ import io
 import os
 import resource
 import tempfile
-import time
 from pathlib import Path
 
 from PIL import Image
@@ -58,13 +57,10 @@ def _write(folder: Path, images: int, size: int) -> None:
         os.link(folder / f"{number % DRAWN}.bin", place / f"{number}.jpg")
 
 
-def _figures(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    began = time.monotonic()
+def _figures(folder: Path, options: argparse.Namespace) -> dict[str, int]:
     dataset = load_dataset(folder, network_input(options.size))
     train = hold_out(dataset.train).train
-    read = time.monotonic() - began
     parts = sum(len(labels) for _, labels in batches(train, PHOTOGRAPHS, (0.5,) * 3, 0, workers=options.workers))
-    cut = time.monotonic() - began - read
     whole = sum(len(labels) for _, labels in dataset.train.batches(AT_ONCE))
     own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
@@ -73,8 +69,6 @@ def _figures(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "process_mib": round(own / 1024),
         "each_worker_mib": round(worker / 1024),
         "pixels_mib": round(options.images * options.size**2 * 3 / (1 << 20)),
-        "reading_s": round(read, 1),
-        "epoch_s": round(cut, 1),
         "epoch_images": parts,
         "measured_images": whole,
     }

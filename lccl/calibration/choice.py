@@ -87,8 +87,14 @@ def calibrate_along(
 ) -> Bundle:
     """Choose operating points on a curve of thresholds, and measure them; see :func:`calibrate`."""
     _, *chosen = _choose(_Trials(engine, curve, data.choose.first(SEARCHED), progress))
-    progress(f"measuring {1 + len(chosen)} points")
-    table, measurements = build_table(engine, data, _named(chosen))
+    done = 0
+
+    def measured(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(f"measuring {1 + len(chosen)} points: {done:,} images")
+
+    table, measurements = build_table(engine, data, _named(chosen), measured)
     return replace(bundle, table=table, calibration=_by_layer_and_exit(measurements, engine.shape), digest="")
 
 

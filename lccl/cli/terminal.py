@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 console = Console()
 Report = Callable[[str, int, int, dict[str, float]], None]
 LINE_EVERY_S, STEPS_APART, NAMED = 60.0, 10, 5
+WAITED_FOR = {"search": "searching the curve: {done} moves", "measure": "measuring: {done:,} of {of:,} images"}
 MALLOC = {-3: 2_000_000_000, -1: 2_147_483_647, -2: 200_000_000}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 Data = Annotated[
@@ -151,6 +152,13 @@ def training_progress(tensorboard: Path | None = None) -> Iterator[Report]:
 
         def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
             nonlocal first
+            if kind in WAITED_FOR:
+                told = WAITED_FOR[kind].format(done=done, of=of)
+                if console.is_terminal:
+                    progress.update(task, description=told)
+                else:
+                    lines.say(told)
+                return
             write(kind, done, of, figures)
             if kind == "epoch":
                 shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())

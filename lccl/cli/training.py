@@ -19,6 +19,7 @@ from lccl.cli.terminal import (
     say_skipped,
     training_progress,
     use_threads,
+    working,
 )
 from lccl.errors import LcclError
 
@@ -123,7 +124,10 @@ def attach(
     order = attaching.read_labels(labels) if labels else None
     dataset = load_data(data, choice.preprocessing, cache)
     known = choice.preprocessing if attaching.input_of(plain, statistics) else None
-    attachment = attaching.prepare(plain, dataset, known, order)
+    with working(f"measuring {weights}") as update:
+        attachment = attaching.prepare(
+            plain, dataset, known, order, lambda _, done, of, __: update(f"measuring {weights}: {done:,} of {of:,}")
+        )
     _say_attached(attachment, weights)
     with training_progress(tensorboard) as report:
         trained = attaching.attach(

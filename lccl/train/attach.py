@@ -76,13 +76,18 @@ def read_labels(file: Path) -> tuple[str, ...]:
 
 
 def prepare(
-    plain: PlainNetwork, dataset: Dataset, preprocessing: Preprocessing | None, labels: tuple[str, ...] | None
+    plain: PlainNetwork,
+    dataset: Dataset,
+    preprocessing: Preprocessing | None,
+    labels: tuple[str, ...] | None,
+    report: Report = lambda *_: None,
 ) -> Attachment:
     """Bring the data's classes into the order of the network's outputs, and measure the plain network.
 
     Args:
         preprocessing: what :func:`input_of` gave, with which ``dataset`` was read.
         labels: the classes in the order of the outputs; without it the bundle's, or the data's own order.
+        report: see :func:`lccl.train.export.first_bundle`.
 
     Raises:
         DataError: the classes are not those of the network, or there are too few images.
@@ -98,7 +103,7 @@ def prepare(
     if preprocessing is None:
         mean, std = channel_statistics(held.train)
         preprocessing = replace(network_input(dataset.train.images.shape[1]), mean=mean, std=std)
-    measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing)
+    measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing, report)
     twin = replace(
         twin_record(replace(measured, digest=plain.digest)),
         attached_to=plain.source,
@@ -152,7 +157,7 @@ def attach(
     assert record.data is not None
     record = replace(record, data=replace(record.data, skipped=attachment.dataset.skipped))
     record = replace(record, plain_twin=twin, teacher=TeacherRecord(twin.digest, twin.accuracy))
-    return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)
+    return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing, report)
 
 
 def _note_origin(folder: Path, origin: dict[str, Any]) -> None:

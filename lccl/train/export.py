@@ -75,7 +75,7 @@ def train_bundle(
         earlier=EarlierRecord(start.digest, start.training) if start else None,
         teacher=TeacherRecord(teacher.digest, teacher.table.exact.accuracy) if teacher else None,
     )
-    return first_bundle(network.cpu(), architecture, dataset, held, record, preprocessing)
+    return first_bundle(network.cpu(), architecture, dataset, held, record, preprocessing, report)
 
 
 def _check_bundles(
@@ -117,18 +117,27 @@ def first_bundle(
     held: HeldOut,
     record: TrainingRecord,
     preprocessing: Preprocessing | None = None,
+    report: Report = lambda *_: None,
 ) -> Bundle:
     """Measure the exact network on both held-out parts, neither of which trained it, and on any test images.
 
     Without ``preprocessing`` it is that of a network trained here, with the mean and deviation in its record.
+    ``report`` is called as ``report("measure", done, of, {})``, in images.
     """
+    done, of = 0, len(held.measure) + len(held.choose) + len(dataset.test)
+
+    def measured(images: int) -> None:
+        nonlocal done
+        done += images
+        report("measure", done, of, {})
+
     if preprocessing is None:
         assert record.data is not None
         preprocessing = replace(network_input(network.image_size), mean=record.data.mean, std=record.data.std)
     engine = compile_network(network, precision="fp32", preprocessing=preprocessing)
-    table, _ = build_table(engine, held, {})
+    table, _ = build_table(engine, held, {}, measured)
     if len(dataset.test):
-        accuracy = measure(engine, dataset.test, table.exact.setting).accuracy
+        accuracy = measure(engine, dataset.test, table.exact.setting, measured).accuracy
         record = replace(record, test=AccuracyRecord(len(dataset.test), accuracy))
     return Bundle(
         architecture=architecture,

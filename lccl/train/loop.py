@@ -1,6 +1,7 @@
 """The training loop: one function that reads from top to bottom, resumable where it was ten minutes ago or later."""
 
 import hashlib
+import itertools
 import platform
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def train(
         data: images to train on; progress is watched on the part that also chooses thresholds.
         folder: where ``checkpoint.safetensors`` and ``record.json`` are kept, written after each epoch, and every ten
             minutes in a longer one.
-        report: called as ``report("step" | "epoch", done, of, figures)``.
+        report: called as ``report("step" | "epoch" | "search", done, of, figures)``; a search has 0 for ``of``.
         start: a network of this architecture, or its plain twin, to begin from. What it lacks is fresh.
         teacher: a network whose answers are learned beside the labels, as far as the recipe says.
         statistics: mean and deviation per channel to normalise with; the images' own without them.
@@ -89,7 +90,7 @@ def train(
     for epoch in range(len(record.epochs), recipe.epochs):
         started = time.monotonic()
         if run.sampler.layers and not position.step and recipe.searches_curve(epoch):
-            run.sampler.follow(*_curve(run, architecture, data.choose))
+            run.sampler.follow(*_curve(run, architecture, data.choose, report))
         figures = _train_epoch(run, data.train, epoch, position, report, partial(save, folder, record, run))
         position = Position()
         figures |= watch(run, data.choose) | {"seconds": time.monotonic() - started}
@@ -203,7 +204,7 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _curve(run: Run, architecture: Architecture, choose: Split) -> Curve:
+def _curve(run: Run, architecture: Architecture, choose: Split, report: Report) -> Curve:
     """The threshold curve that calibration would find now: rising skip ratios [K], layers' shares [K, L]."""
     copy = build(architecture).eval()
     copy.load_state_dict(run.network.state_dict())
@@ -214,7 +215,10 @@ def _curve(run: Run, architecture: Architecture, choose: Split) -> Curve:
         copy, str(run.device), engine=name, preprocessing=preprocessing, threads=torch.get_num_threads()
     )
     looked_at = choose.first(run.recipe.curve_images).loaded()
-    curve = search_thresholds(engine, gate_candidates(values), looked_at, LARGEST_COST)
+    moves = itertools.count(1)
+    curve = search_thresholds(
+        engine, gate_candidates(values), looked_at, LARGEST_COST, lambda _: report("search", next(moves), 0, {})
+    )
     rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
     return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 

@@ -35,6 +35,18 @@ def test_training_says_a_line_a_minute_and_one_for_each_epoch(clock, capsys):
     assert lines[-1] == "epoch 1/4  loss 1.250  accuracy 0.500"
 
 
+def test_a_search_and_a_measuring_pass_say_how_far_they_are(clock, capsys):
+    with terminal.training_progress() as report:
+        for kind, of in (("search", 0), ("measure", 4000)):
+            for done in (1, 2, 3, 4):
+                clock.now += 30
+                report(kind, 1000 * done if of else done, of, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "searching the curve: 1 moves", "searching the curve: 3 moves",
+        "measuring: 1,000 of 4,000 images", "measuring: 3,000 of 4,000 images",
+    ]  # fmt: skip
+
+
 def test_other_work_says_how_far_it_is(clock, capsys):
     with terminal.working("reading photos") as update:
         for count in range(1, 9):

@@ -36,8 +36,10 @@ def data(tmp_path_factory):
     return hold_out(load_dataset(folder, Preprocessing(64, 64, *HALVES, scaled=True)).train)
 
 
-def run(data, folder, recipe=RECIPE, stop_at=None, **options):
+def run(data, folder, recipe=RECIPE, stop_at=None, heard=None, **options):
     def report(kind, done, _of, _figures):
+        if heard is not None:
+            heard.append((kind, done))
         if (kind, done) == ("step", stop_at):
             raise StoppedError
 
@@ -88,6 +90,14 @@ def test_a_run_stopped_anywhere_resumes_bit_by_bit(whole, data, tmp_path, monkey
     assert steps[0] == ("step", stop_at)  # what was reported last had not been saved yet
     assert same(whole[1], again)
     assert figures(record) == figures(whole[2])
+
+
+def test_the_moves_of_a_search_are_reported(data, tmp_path, random_network):
+    heard = []
+    run(data, tmp_path, replace(RECIPE, epochs=1), heard=heard, start=random_network(RESNET20))
+    first = heard.index(("step", 1))
+    assert first > 2
+    assert heard[:first] == [("search", move) for move in range(1, first + 1)]
 
 
 def test_a_position_within_an_epoch_is_gone_after_it(whole):
