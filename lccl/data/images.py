@@ -57,10 +57,10 @@ class FileImages:
 
         """
         number = int(self.numbers[index])
-        stored = None if self.sources is None else self.sources.read(number)
-        if stored is not None:
-            return stored
         try:
+            stored = None if self.sources is None else self.sources.read(number)
+            if stored is not None:
+                return stored
             return read_source(self.files.read(number), self.preprocessing.cover)
         except UNREADABLE as error:
             raise DataError(f"{self.files.names[number]} can no longer be read: {error}") from error

@@ -57,7 +57,7 @@ def look_at(
         take: is given each readable image, unless the cache knows it already.
 
     Raises:
-        DataError: the cache cannot be written.
+        DataError: the cache cannot be written, or is damaged.
 
     """
     if cache is None:
@@ -82,8 +82,11 @@ def look_at(
             raise DataError(f"the cache {cache} cannot be written: {error.strerror or error}") from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    problems = dict(json.loads((folder / PROBLEMS).read_text(encoding="utf-8")))
-    return FirstLook(np.load(folder / DIGESTS), problems, open_sources(folder))
+    try:
+        problems = dict(json.loads((folder / PROBLEMS).read_text(encoding="utf-8")))
+        return FirstLook(np.load(folder / DIGESTS), problems, open_sources(folder))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{folder} in the cache is damaged, remove it: {error}") from error
 
 
 def _look(files: Files, cover: int, progress: Progress, take: Taken) -> FirstLook:

@@ -179,6 +179,18 @@ def test_a_cache_that_cannot_be_written_is_named(folder):
         load_dataset(folder, PHOTOGRAPHS, cache=folder / "train/cat/wide.png")
 
 
+def test_a_damaged_cache_is_named(folder, tmp_path):
+    cache = tmp_path / "cache"
+    data = load_dataset(folder, PHOTOGRAPHS, cache=cache)
+    (sources,) = cache.rglob("sources.bin")
+    sources.write_bytes(sources.read_bytes()[:1000])
+    with pytest.raises(DataError, match="can no longer be read"):
+        data.train.images[:]
+    (sources.parent / "digests.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="is damaged, remove it"):
+        load_dataset(folder, PHOTOGRAPHS, cache=cache)
+
+
 def test_a_file_that_goes_while_it_is_needed_is_named(folder):
     data = load_dataset(folder, PHOTOGRAPHS)
     (folder / "train/cat/01.jpg").unlink()
