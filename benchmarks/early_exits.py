@@ -46,7 +46,8 @@ def main() -> None:
         results.argument("--threads", type=int, default=0),
     ).parse_args()
     bundle, dataset = load_model(options)
-    engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
+    engine = lccl.compile(bundle, threads=options.threads)
+    choose = hold_out(dataset.train, by=bundle.held_out_by).choose
     points = [Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
     figures = {
         "model": options.model.name,

@@ -82,7 +82,7 @@ def main() -> None:
     plain = lccl.load(options.plain)
     start = lccl.load(options.start) if options.start else plain
     dataset = data_of(plain, options.data)
-    data, recipe = part_of(dataset, options), shared_recipe(options)
+    data, recipe = part_of(plain, dataset, options), shared_recipe(options)
     if options.start:
         recipe = continued(replace(recipe, lr=FURTHER_LR))
     every = contender("path", plain, start, data, recipe, options)

@@ -178,4 +178,4 @@ def on_test_images(
 
 def digest(split: Split) -> str:
     """SHA-256 of images and labels, in their order."""
-    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+    return hashlib.sha256(split.loaded().images[:].tobytes() + split.labels.tobytes()).hexdigest()

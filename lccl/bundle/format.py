@@ -41,7 +41,7 @@ class Bundle:
         network: in evaluation mode, float32.
         labels: the classes' names, in the order of the logits.
         table: what it offers between accuracy and work.
-        splits: sizes and digest of the two held-out parts of the training data.
+        splits: sizes and digest of the two held-out parts of the training data, and what dealt them.
         training: how it was trained, its early exits, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
         self_test: what it answers to images drawn from a seed (:mod:`lccl.bundle.self_test`); empty where not recorded.
@@ -65,6 +65,11 @@ class Bundle:
     def shape(self) -> NetworkShape:
         """What counts in its network; an engine that runs it has the same."""
         return network_shape(self.architecture, self.preprocessing.size, self.network.sidenets.specs)
+
+    @property
+    def held_out_by(self) -> str:
+        """What dealt the held-out images: ``files``, or ``pixels`` in bundles from before that was noted."""
+        return str(self.splits.get("by", "pixels"))
 
 
 def save(bundle: Bundle, folder: Path) -> str:

@@ -11,7 +11,7 @@ from lccl.networks import Architecture
 from lccl.operating_points import OperatingPoint
 from lccl.plan.geometry import NetworkShape
 
-CARD = "README.md"
+CARD, FEW = "README.md", 1000
 FIGURES = ("skip ratio", "gated / dense MACs", "accuracy %", "lost against exact, points", "at most")
 
 
@@ -57,6 +57,10 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         "weights nor chose the thresholds; accuracies also use exact's answers to the images that chose them. "
         "Intervals are 95 %; the bound is one-sided.\n"
     )
+    least = bundle.table.smallest_certified_drop
+    if bundle.table.images < FEW:
+        certain = "no loss" if least is None else f"no loss below {least:.1f} points"
+        yield f"So few images can exclude {certain}; smaller losses are allowed by no request.\n"
     points = bundle.table.points
     yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape, spread=True)] for each in points))
     twin = bundle.training.plain_twin

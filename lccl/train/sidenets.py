@@ -20,7 +20,7 @@ from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError, require
 from lccl.networks import ResNet
-from lccl.networks.inputs import normalise
+from lccl.networks.inputs import images_at_once, normalise
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
 from lccl.plan.geometry import NetworkShape
@@ -247,8 +247,7 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
 
 def _passes(network: ResNet, preprocessing: Preprocessing, split: Split) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
     """Batch by batch the network's own logits at exact, and what each SideNet reads."""
-    for start in range(0, len(split), BATCH_IN_EVALUATION):
-        images = normalise(split.images[start : start + BATCH_IN_EVALUATION], preprocessing.statistics)
+    for pixels, _ in split.batches(images_at_once(preprocessing.size, BATCH_IN_EVALUATION)):
         with torch.no_grad():
-            output, features = network.with_features(images)
+            output, features = network.with_features(normalise(pixels, preprocessing.statistics))
         yield output.logits, features

@@ -39,7 +39,12 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         answer: SkipMapAnswer = {
             **heading(request, model, classified),
             "prediction": prediction(model, result, fields.top_k),
-            "image": {"width": size[1], "height": size[0], "seen": preprocessing.size / preprocessing.resize},
+            "image": {
+                "width": size[1],
+                "height": size[0],
+                "seen": preprocessing.size / preprocessing.resize,
+                "fit": preprocessing.fit,
+            },
             "layers": [],
         }
         accepted = request.headers.get("accept", "").lower().split(",")
