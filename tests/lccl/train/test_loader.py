@@ -33,6 +33,7 @@ def alike(first, second):
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # each test has one processor
 def test_workers_change_nothing(folder):
     images = split(folder)
     expected = everything(images, CROPS, MEAN, 1)
