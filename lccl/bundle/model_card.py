@@ -59,8 +59,8 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
     )
     least = bundle.table.smallest_certified_drop
     if bundle.table.images < FEW:
-        certain = "no loss" if least is None else f"no loss below {least:.1f} points"
-        yield f"So few images can exclude {certain}; smaller losses are allowed by no request.\n"
+        unsure = "any loss" if least is None else f"a loss below {least:.1f} points"
+        yield f"So few images cannot exclude {unsure}: requests that allow less are answered exactly.\n"
     points = bundle.table.points
     yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape, spread=True)] for each in points))
     twin = bundle.training.plain_twin

@@ -11,7 +11,7 @@ NAMES = (
 )
 Weights = Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")]
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
-Network = Annotated[str, typer.Option(help=NAMES)]
+Network = Annotated[str | None, typer.Option(help=f"{NAMES}  [default: the start's, or resnet20]")]
 AnyNetwork = Annotated[
     str | None, typer.Option("--network", help="What it must be; without it the weights' shapes tell.")
 ]
@@ -24,7 +24,12 @@ Size = Annotated[
 ]
 Fit = Annotated[str | None, typer.Option(help="crop an image's middle, or stretch it to a square.  [default: crop]")]
 Form = Annotated[str, typer.Option(help="Block form: post or pre activation; auto is the network's own.")]
-Gate = Annotated[str, typer.Option(help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.")]
+Gate = Annotated[
+    str | None,
+    typer.Option(
+        help="shared, pointwise, grouped:G[:1x1]; none is the plain twin.  [default: the start's gates, or shared]"
+    ),
+]
 AttachedGate = Annotated[str, typer.Option("--gate", help="shared, pointwise, grouped:G[:1x1].")]
 Placement = Annotated[
     str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")

@@ -32,11 +32,11 @@ def train(
     data: Data,
     out: NewBundle,
     runs: asked.Runs = Path("runs"),
-    network: asked.Network = "resnet20",
+    network: asked.Network = None,
     size: asked.Size = None,
     fit: asked.Fit = None,
     form: asked.Form = "auto",
-    gate: asked.Gate = "shared",
+    gate: asked.Gate = None,
     placement: asked.Placement = "aft-aft",
     gate_norm: asked.GateNorm = True,
     split: asked.Split = "none",
@@ -57,8 +57,7 @@ def train(
     threads: Threads = 0,
 ) -> None:
     """Train an LCCL network or its plain twin; continues where an earlier run stopped."""
-    from lccl.networks import Architecture
-    from lccl.train.choices import adapted, chosen
+    from lccl.train.choices import adapted, chosen, named
     from lccl.train.export import train_bundle
 
     use_threads(threads)
@@ -69,8 +68,9 @@ def train(
         raise LcclError("--distill weighs a teacher's answers: name one with --teacher, or leave it out")
     if distill == 0:
         raise LcclError("--distill 0 leaves the teacher's answers out: leave --teacher and --distill out")
-    architecture = Architecture(network, form, gate, placement=placement, gate_norm=gate_norm, split=split)
     begun = lccl.load(start) if start else None
+    shape = {"form": form, "placement": placement, "gate_norm": gate_norm, "split": split}
+    architecture = named(network, gate, shape, begun)
     given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision, "gate_l1": gate_l1}
     choice = chosen(architecture, begun, size, fit, device, given | {"distill": distill})
     taught = lccl.load(teacher) if teacher else None

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lccl.data.files import Files
 from lccl.data.sources import Sources
@@ -96,9 +96,12 @@ def read_source(content: bytes, cover: int) -> Pixels:
         return decode_rgb(content, MAX_PIXELS, cover)
     except UnsupportedImageError:
         raise
-    except NotAnImageError:
-        with Image.open(io.BytesIO(content)) as image:
-            return image_to_rgb(image)
+    except NotAnImageError as unknown:
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image_to_rgb(image)
+        except UnidentifiedImageError:
+            raise unknown from None
 
 
 @cache

@@ -35,6 +35,22 @@ class Choice:
     given: Mapping[str, Any]
 
 
+def named(network: str | None, gate: str | None, shape: Mapping[str, Any], start: Bundle | None) -> Architecture:
+    """The architecture; where the network or its gates are not named, those of the start, or else the usual ones.
+
+    A plain start gets the usual gates.
+
+    Args:
+        shape: further fields of the architecture.
+
+    Raises:
+        ArchitectureError: there is no such network.
+
+    """
+    begun = start.architecture if start else Architecture("resnet20")
+    return Architecture(network or begun.name, gate=gate or (begun.gate if begun.gate != "none" else "shared"), **shape)
+
+
 def chosen(
     architecture: Architecture,
     start: Bundle | None,

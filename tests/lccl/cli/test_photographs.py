@@ -60,7 +60,7 @@ def test_calibration_and_evaluation_read_the_same_files(trained, data, place):
     output = " ".join(lccl("calibrate", folder, data, "--search", 2, "--threads", 1).split())
     assert "3 held-out images cannot exclude" in output
     assert "train/red/broken.jpg" in output
-    assert "So few images can exclude" in (folder / "README.md").read_text()
+    assert "So few images cannot exclude" in (folder / "README.md").read_text()
     for cache in ([], ["--cache", place / "cache"]):
         lccl("evaluate", folder, data, "--part", "measure", "--out", place / "rows.json", "--threads", 1, *cache)
         figures = json.loads((place / "rows.json").read_text())

@@ -179,6 +179,7 @@ def test_a_damaged_image_is_named_and_skipped(tmp_path, content):
     data = load_dataset(write_folder(tmp_path, FILES | {"train/dog/x.png": content, "test/cat/y.png": content}), SMALL)
     check_files(data)
     assert [line.split(" (")[0] for line in data.skipped] == ["test/cat/y.png", "train/dog/x.png"]
+    assert not any("object at 0x" in line for line in data.skipped)  # it would differ from run to run
     assert data.in_order_of(("dog", "cat")).skipped == data.skipped
 
 

@@ -11,7 +11,7 @@ from lccl.networks import Architecture
 from lccl.preprocessing import Preprocessing
 from lccl.train import choices
 from lccl.train.attach import IMAGENET
-from lccl.train.choices import adapted, chosen, chosen_to_attach
+from lccl.train.choices import adapted, chosen, chosen_to_attach, named
 from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import PHOTOGRAPHS, Recipe, continued, read_sizes
 
@@ -96,6 +96,15 @@ def test_a_start_brings_its_input_along(random_bundle):
     assert (larger.size, larger.resize, larger.fit, larger.mean) == (192, 192, "stretch", (0.4,) * 3)
     assert choose(start=start, size="160").preprocessing.resize == 182
     assert adapted(choice, dataset(9000), start) == continued(choice.recipe)
+
+
+def test_a_start_names_the_network_and_its_gates(random_bundle):
+    pointwise, plain = (random_bundle(Architecture("resnet32", gate=gate)) for gate in ("pointwise", "none"))
+    assert named(None, None, {}, None) == Architecture("resnet20")
+    assert named(None, None, {}, pointwise) == Architecture("resnet32", gate="pointwise")
+    assert named(None, None, {}, plain) == Architecture("resnet32")
+    assert named(None, "none", {}, plain) == Architecture("resnet32", gate="none")
+    assert named("resnet20", "shared", {"form": "pre"}, pointwise) == Architecture("resnet20", "pre")
 
 
 def test_other_classes_are_learned_with_a_slow_trunk(random_bundle):
