@@ -40,7 +40,7 @@ COPY service service
 # The import shows that nothing is missing, and leaves bytecode of just what a start of the service needs.
 RUN pip install --no-deps . \
  && cd /opt/lccl/lib/python3.11/site-packages/lccl \
- && rm -r train bench cli calibration measurement.py bundle/model_card.py data.py /opt/lccl/bin/lccl && cd / \
+ && rm -r train bench cli calibration measurement.py bundle/model_card.py data /opt/lccl/bin/lccl && cd / \
  && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle.format, lccl.bundle.self_test, lccl.skip_map, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm
@@ -55,6 +55,5 @@ ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MO
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request as web; \
-web.urlopen('http://127.0.0.1:' + os.environ.get('LCCL_PORT', '8000') + '/health/ready', timeout=4)"]
+    CMD ["python", "-m", "service.health_check"]
 CMD ["lccl-serve"]

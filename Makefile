@@ -15,7 +15,7 @@ SANITIZED := build/sanitized
 KSERVE := build/kserve
 SCHEMATHESIS := build/schemathesis
 
-.PHONY: setup serve test test-kserve check audit check-native bench faults e2e figures playground-image clean
+.PHONY: setup serve test test-kserve check audit check-native bench fuzz faults e2e figures playground-image clean
 
 setup: $(INSTALLED)
 
@@ -72,6 +72,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.trade_off
 	$(BIN)/python -m benchmarks.serving
+
+# Damaged inputs, until something fails: PART is multipart, json, open-inference or decoders.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(or $(PART),multipart) --minutes $(or $(MINUTES),30)
 
 # Half an hour of faults on a running service; FAULTS="--quick", or names of trials. Schemathesis has an environment of
 # its own: it pins versions of what the service uses.

@@ -51,16 +51,14 @@ def main() -> None:
         "twin": {"digest": twin.digest, "accuracy": float(right_of_twin.mean())},
         "images": len(dataset.test),
         "lost": [_lost(served, right_of_twin, ratio) for ratio in LOST_AT_MOST],
-        "removal": _against_removal(served, hold_out(dataset.train).choose, dataset.test),
+        "removal": _against_removal(served, hold_out(dataset.train, by=bundle.held_out_by).choose, dataset.test),
         "points": _points(bundle, served.engine, dataset.test),
         "floors": [_floor(bundle, served.engine, dataset.test, floor) for floor in FLOORS],
     }
-    command = f"python -m benchmarks.any_sparsity {options.data.name} --twin TWIN"
     if options.attached is not None:
         attached = serve(lccl.load(options.attached), dataset.test)
         figures["attached"] = [_attached(served, attached, ratio) for ratio in LOST_AT_MOST]
-        command += " --attached ATTACHED"
-    results.publish("any_sparsity", command, figures)
+    results.publish("any_sparsity", figures)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

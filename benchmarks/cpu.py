@@ -82,10 +82,7 @@ def main() -> None:
             made = run(workload, replace(measurement.options, rounds=options.rounds), stages)
         for table in tables(made):
             console.print(table, "")
-        command = f"python -m benchmarks.cpu {name} --rounds {options.rounds}"
-        if options.images is not None:
-            command += f" --images {options.images.name}"
-        console.print(results.write(f"cpu/{name}", command, made))
+        console.print(results.write(f"cpu/{name}", made))
     _summary(console)
 
 

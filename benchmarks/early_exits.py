@@ -8,7 +8,7 @@ on the choosing part, as calibration finds that of both. Work is told in MACs of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import lccl
 from benchmarks import results
-from benchmarks.models import load_model, model_command_line, paired, turn_of
+from benchmarks.models import Position, accuracy_at, ahead_at, load_model, model_command_line, paired, turn_of
 from lccl.bench.turns import take_turns
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import (
@@ -29,7 +29,7 @@ from lccl.calibration.search import (
 )
 from lccl.data import Split, hold_out
 from lccl.engines.base import Engine
-from lccl.measurement import Measurement, exact_setting, measure, outputs_over
+from lccl.measurement import exact_setting, measure, outputs_over
 from lccl.plan.run import NEVER, RunOptions, Setting
 from lccl.train.reliability import expected_calibration_error, softmax
 
@@ -46,8 +46,9 @@ def main() -> None:
         results.argument("--threads", type=int, default=0),
     ).parse_args()
     bundle, dataset = load_model(options)
-    engine, choose = lccl.compile(bundle, threads=options.threads), hold_out(dataset.train).choose
-    points = [_Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
+    engine = lccl.compile(bundle, threads=options.threads)
+    choose = hold_out(dataset.train, by=bundle.held_out_by).choose
+    points = [Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
     figures = {
         "model": options.model.name,
         "digest": bundle.digest,
@@ -57,22 +58,10 @@ def main() -> None:
         "exits": _exits(engine, dataset.test),
         "latency": _latency(bundle, engine, dataset.test),
     }
-    results.publish("early_exits", f"python -m benchmarks.early_exits {options.data.name}", figures)
+    results.publish("early_exits", figures)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Position:
-    """A setting on the test images: its MACs of the plain network's, and what it got right."""
-
-    work: float
-    right: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, engine: Engine, measured: Measurement) -> _Position:
-        return cls(measured.gated_macs(engine.shape) / engine.shape.dense, measured.right)
-
-
-def _no_loss(bundle: Bundle, points: list[_Position]) -> list[dict[str, Any]]:
+def _no_loss(bundle: Bundle, points: list[Position]) -> list[dict[str, Any]]:
     """The sparsest point that states no sure loss: MACs of exact's, and what it loses on images that chose nothing.
 
     Chosen by the table alone, where the interval of the paired loss against exact touches 0.
@@ -87,7 +76,7 @@ def _no_loss(bundle: Bundle, points: list[_Position]) -> list[dict[str, Any]]:
     }]  # fmt: skip
 
 
-def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: list[_Position]) -> list[dict[str, Any]]:
+def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: list[Position]) -> list[dict[str, Any]]:
     """Accuracy at equal MACs, linear between positions: gates and exits together, gates alone, exits alone."""
     weighed = choose.first(WEIGHED)
     gates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, choose))
@@ -100,43 +89,16 @@ def _curves(bundle: Bundle, engine: Engine, choose: Split, test: Split, both: li
     positions = {"both": both} | {name: _along(engine, curve, test) for name, curve in alone.items()}
     rows: list[dict[str, Any]] = []
     for work in WORK:
-        row: dict[str, Any] = {"work": work, **{name: _accuracy_at(curve, work) for name, curve in positions.items()}}
+        row: dict[str, Any] = {"work": work, **{name: accuracy_at(curve, work) for name, curve in positions.items()}}
         for name in alone:
-            row[f"ahead_of_{name}"], row[f"interval_{name}"] = _ahead(both, positions[name], work)
+            row[f"ahead_of_{name}"], row[f"interval_{name}"] = ahead_at(both, positions[name], work)
         rows.append(row)
     return rows
 
 
-def _along(engine: Engine, curve: ThresholdCurve, test: Split) -> list[_Position]:
+def _along(engine: Engine, curve: ThresholdCurve, test: Split) -> list[Position]:
     settings = [curve.at(position) for position in np.linspace(0, curve.length, POSITIONS)]
-    return [_Position.of(engine, measure(engine, test, setting)) for setting in settings]
-
-
-def _rights_at(positions: list[_Position], work: float) -> NDArray[np.float64] | None:
-    """Each image's chance of being right at that work, between the neighbours' answers; None out of reach."""
-    above = min((one for one in positions if one.work >= work), key=lambda one: one.work, default=None)
-    below = max((one for one in positions if one.work <= work), key=lambda one: one.work, default=None)
-    if above is None or below is None:
-        return None
-    span = above.work - below.work
-    share = (work - below.work) / span if span else 0.0
-    rights: NDArray[np.float64] = (1 - share) * below.right + share * above.right
-    return rights
-
-
-def _accuracy_at(positions: list[_Position], work: float) -> float | None:
-    rights = _rights_at(positions, work)
-    return None if rights is None else float(rights.mean())
-
-
-def _ahead(ours: list[_Position], theirs: list[_Position], work: float) -> tuple[float | None, list[float]]:
-    """Percentage points ahead at equal work, with a 95 % interval from the images' differences."""
-    mine, other = _rights_at(ours, work), _rights_at(theirs, work)
-    if mine is None or other is None:
-        return None, []
-    difference = mine - other
-    ahead, spread = float(difference.mean()), 1.96 * float(difference.std()) / len(difference) ** 0.5
-    return 100 * ahead, [100 * (ahead - spread), 100 * (ahead + spread)]
+    return [Position.of(engine, measure(engine, test, setting)) for setting in settings]
 
 
 def _exits(engine: Engine, test: Split) -> list[dict[str, Any]]:

@@ -85,12 +85,12 @@ def points_table(bundle: Figures) -> Iterator[str]:
 def gain_table(result: Figures) -> Iterator[str]:
     """What is gained at which accuracy, as Markdown rows."""
     return table(
-        "you ask for",
+        "request",
         "point",
         "accuracy %",
-        "lost, points",
-        "plain twin's MACs left",
-        "speed, times `exact`'s",
+        "loss, points",
+        "MACs, % of the plain twin's",
+        "speed, × `exact`",
         rows=(
             f"| {'nothing' if row['asked'] == 'exact' else '`max_accuracy_drop=' + row['asked'] + '`'} | "
             f"{row['point']} | {100 * row['accuracy']:.1f} | {max(row['drop'], 0):.1f} | "
@@ -101,9 +101,9 @@ def gain_table(result: Figures) -> Iterator[str]:
 
 
 def reached_table(result: Figures) -> Iterator[str]:
-    """What was asked, stated and reached over HTTP as Markdown rows."""
+    """What was requested, stated and reached over HTTP as Markdown rows."""
     return table(
-        "asked", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z",
+        "request", "skip ratio reached", "accuracy stated %", "accuracy reached % (95 %)", "z",
         rows=(
             f"| {'sparsity=' + format(row['asked'], 'g') if row['asked'] else 'exact'} | {row['skip_reached']:.3f} | "
             f"{100 * row['accuracy_stated']:.1f} | "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def data_of(bundle: Bundle, path: Path) -> Dataset:
 
 
 def at(bundle: Bundle, **quality: float | str) -> OperatingPoint:
-    """The point that a client with these wishes is served."""
+    """The point that a client with this target or floor is served."""
     return resolve(bundle.table, QualityRequest(**quality)).wanted  # type: ignore[arg-type]
 
 
@@ -64,3 +65,42 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, 
 def varying(engine: Engine, found: Measurement) -> int:
     """How many layers' skip ratios differ between images by more than 0.02, as a standard deviation."""
     return int((engine.shape.layer_skip_ratios(found.kept).std(axis=0) > VARIES).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Position:
+    """A setting on the test images: its MACs of the plain network's, and what it got right."""
+
+    work: float
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, engine: Engine, measured: Measurement) -> Position:
+        return cls(measured.gated_macs(engine.shape) / engine.shape.dense, measured.right)
+
+
+def rights_at(positions: list[Position], work: float) -> NDArray[np.float64] | None:
+    """Each image's chance of being right at that work, between the neighbours' answers; None out of reach."""
+    above = min((one for one in positions if one.work >= work), key=lambda one: one.work, default=None)
+    below = max((one for one in positions if one.work <= work), key=lambda one: one.work, default=None)
+    if above is None or below is None:
+        return None
+    span = above.work - below.work
+    share = (work - below.work) / span if span else 0.0
+    rights: NDArray[np.float64] = (1 - share) * below.right + share * above.right
+    return rights
+
+
+def accuracy_at(positions: list[Position], work: float) -> float | None:
+    rights = rights_at(positions, work)
+    return None if rights is None else float(rights.mean())
+
+
+def ahead_at(ours: list[Position], theirs: list[Position], work: float) -> tuple[float | None, list[float]]:
+    """Percentage points ahead at equal work, with a 95 % interval from the images' differences."""
+    mine, other = rights_at(ours, work), rights_at(theirs, work)
+    if mine is None or other is None:
+        return None, []
+    difference = mine - other
+    ahead, spread = float(difference.mean()), 1.96 * float(difference.std()) / len(difference) ** 0.5
+    return 100 * ahead, [100 * (ahead - spread), 100 * (ahead + spread)]

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import lccl
 from benchmarks import results
 from benchmarks.models import data_of, paired
-from benchmarks.recipes import BUDGET, budget_flags, calibrated_curve, part_of, run_folder, shared_recipe, trained
+from benchmarks.recipes import BUDGET, calibrated_curve, part_of, run_folder, shared_recipe, trained
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import ThresholdCurve
 from lccl.data import HeldOut, Split
@@ -82,7 +82,7 @@ def main() -> None:
     plain = lccl.load(options.plain)
     start = lccl.load(options.start) if options.start else plain
     dataset = data_of(plain, options.data)
-    data, recipe = part_of(dataset, options), shared_recipe(options)
+    data, recipe = part_of(plain, dataset, options), shared_recipe(options)
     if options.start:
         recipe = continued(replace(recipe, lr=FURTHER_LR))
     every = contender("path", plain, start, data, recipe, options)
@@ -99,10 +99,7 @@ def main() -> None:
         "budget": {name: getattr(options, name) for name in ("images", "epochs", "seed", "precision")},
         "rows": rows,
     }
-    begun = "--plain PLAIN" + " --start NETWORK" * bool(options.start)
-    ratios = "" if options.ratios == list(SKIP_RATIOS) else f" --ratios {' '.join(map(str, options.ratios))}"
-    command = f"python -m benchmarks.one_ratio {options.data.name} {begun} {budget_flags(options)}{ratios}"
-    results.publish("one_ratio", command, figures)
+    results.publish("one_ratio", figures)
 
 
 def better_at(ratio: float, one: Contender, settings: list[Setting], choose: Split) -> Setting:

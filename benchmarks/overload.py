@@ -55,12 +55,8 @@ def main() -> None:
         for server in servers.values():
             server.close()
     results.print_rows(figures["rows"], f"capacity {figures['capacity_per_s']}/s")
-    command = (
-        f"python -m benchmarks.overload --network {options.network} --seconds {options.seconds:g} "
-        f"--rounds {options.rounds}"
-    )
-    figures |= {"wish": QUALITIES[options.network], "source": served.source}
-    print(results.write(f"overload-{options.network}", command, figures))
+    figures |= {"request": QUALITIES[options.network], "source": served.source}
+    print(results.write(f"overload-{options.network}", figures))
 
 
 def measure(servers: dict[str, Server], ask: Ask, deadline_ms: float, seconds: float, rounds: int) -> dict[str, Any]:

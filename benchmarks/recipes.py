@@ -69,7 +69,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     plain = lccl.load(options.plain)
-    data = part_of(data_of(plain, options.data), options)
+    data = part_of(plain, data_of(plain, options.data), options)
     for name in options.names or VARIANTS:
         description, changes = VARIANTS[name]
         recipe = dataclasses.replace(shared_recipe(options), **changes)
@@ -77,20 +77,13 @@ def main() -> None:
         if results.read(file) is not None:
             continue
         figures = _run(name, plain, data, recipe, options)
-        command = f"python -m benchmarks.recipes {options.data.name} --plain PLAIN {name} {budget_flags(options)}"
         budget = {"images": options.images, "epochs": options.epochs, "seed": options.seed}
-        print(results.write(file, command, {"variant": name, "description": description, **budget, **figures}))
+        print(results.write(file, {"variant": name, "description": description, **budget, **figures}))
 
 
-def budget_flags(options: argparse.Namespace) -> str:
-    """The options that set a run's budget, for the command beside its result."""
-    flags = [f"--{name} {getattr(options, name)}" for name in ("seed", "images", "epochs", "precision")]
-    return " ".join([*flags, *["--compile"] * options.compile_network])
-
-
-def part_of(dataset: Dataset, options: argparse.Namespace) -> HeldOut:
-    """The held-out parts, and as many of the training images as the budget has."""
-    held = hold_out(dataset.train)
+def part_of(plain: Bundle, dataset: Dataset, options: argparse.Namespace) -> HeldOut:
+    """The plain network's held-out parts, and as many of the training images as the budget has."""
+    held = hold_out(dataset.train, by=plain.held_out_by)
     order = np.random.default_rng(options.seed).permutation(len(held.train))[: options.images]
     return dataclasses.replace(held, train=held.train.subset(order))
 

@@ -34,9 +34,9 @@ def command_line(description: str | None, *arguments: Argument) -> argparse.Argu
     return parser
 
 
-def write(name: str, command: str, figures: Mapping[str, Any]) -> Path:
+def write(name: str, figures: Mapping[str, Any]) -> Path:
     """Write ``results/<name>.json`` and return its path."""
-    return provenance.write(FOLDER / f"{name}.json", command, dict(figures))
+    return provenance.write(FOLDER / f"{name}.json", dict(figures))
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -51,12 +51,12 @@ def usual_data() -> Path | None:
     return DATA if DATA.exists() else None
 
 
-def publish(name: str, command: str, figures: Mapping[str, Any]) -> None:
+def publish(name: str, figures: Mapping[str, Any]) -> None:
     """Print those of a result's values that are lists of rows, each under its name, and write the result file."""
     for title, rows in figures.items():
         if isinstance(rows, list):
             print_rows(rows, title)
-    print(write(name, command, figures))
+    print(write(name, figures))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:

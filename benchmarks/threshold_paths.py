@@ -37,7 +37,7 @@ def main() -> None:
     """Find the three ways, measure along them, print, write the result file."""
     options = model_command_line(__doc__).parse_args()
     bundle, dataset = load_model(options)
-    data, engine = hold_out(dataset.train), lccl.compile(bundle)
+    data, engine = hold_out(dataset.train, by=bundle.held_out_by), lccl.compile(bundle)
     weighed, values = data.choose.first(WEIGHED), gate_values(bundle.network, bundle.preprocessing, data.choose)
     candidates = [*gate_candidates(values), *[np.array([])] * len(engine.shape.exits)]
     ways = {
@@ -53,7 +53,7 @@ def main() -> None:
         "images": len(data.measure),
         "ways": [{"way": name, **along(curve, engine, data.measure)} for name, curve in ways.items()],
     }
-    results.publish("threshold_paths", f"python -m benchmarks.threshold_paths {options.data.name}", figures)
+    results.publish("threshold_paths", figures)
 
 
 def common_curve(engine: Engine, values: list[Values], split: Split) -> ThresholdCurve:

@@ -45,8 +45,7 @@ def main() -> None:
     rows = [_row(name, point, samples) for name, point in points.items()]
     results.print_rows(rows, "trade-off")
     figures = {"model": MODEL.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
-    command = f"python -m benchmarks.trade_off --rounds {options.rounds}"
-    print(results.write("trade_off", command, {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
+    print(results.write("trade_off", {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
 
 
 def _row(name: str, point: OperatingPoint, samples: Samples) -> dict[str, Any]:

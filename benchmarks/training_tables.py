@@ -1,5 +1,5 @@
 """The tables of docs/training.md and docs/sidenet.md: results of ``any_sparsity``, ``recipes``, ``one_ratio``,
-``threshold_paths`` and ``early_exits``.
+``threshold_paths``, ``early_exits`` and ``recalibration``.
 """
 
 from __future__ import annotations
@@ -195,6 +195,20 @@ def table(*columns: str, rows: Iterable[str] = ()) -> Iterator[str]:
     yield from rows
 
 
+def recalibration_table(result: Figures) -> Iterator[str]:
+    """The points of the table before that changed, and what the new one has at their MACs."""
+    return table(
+        "point before", "skip ratio", "MACs, % of the plain twin's", "accuracy before %", "after %",
+        "ahead, points (95 %)",
+        rows=(
+            f"| {row['point']} | {row['skip_ratio']:.3f} | {100 * row['work']:.1f} | {100 * row['before']:.2f} | "
+            f"{100 * row['after']:.2f} | {_paired(row['ahead'], row['interval'])} |"
+            for row in result["rows"]
+            if not row["same"]
+        ),
+    )  # fmt: skip
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
@@ -217,5 +231,6 @@ FILES: Mapping[str, Mapping[str, Table]] = {
     "any_sparsity": {"lost": lost_table, "removal": removal_table, "floors": floors_table, "attached": attached_table},
     "one_ratio": {"one_ratio": one_ratio_table},
     "threshold_paths": {"paths": paths_table},
+    "recalibration": {"recalibration": recalibration_table},
     "early_exits": {"fronts": fronts_table, "exits": exits_table, "saved": saved_table},
 }

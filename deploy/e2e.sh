@@ -52,7 +52,53 @@ restarts() {  # restarts CONTAINER: after it was killed from outside, and serves
   return 1
 }
 
-classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "localhost:$PORT/v1/classify"; }
+classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "$@" "localhost:$PORT/v1/classify"; }
+
+with_keys() {  # with_keys FOLDER: the service starts anew with the keys in it, made as the documentation says
+  (umask 022 && inside service python -m service.auth.keys alice >"$1/keys.toml" 2>"$1/key")
+  chmod 755 "$1"
+  KEYS=$1 docker compose -f docker-compose.yml -f deploy/keys.yml up --detach --wait --wait-timeout 120 service
+}
+
+asks_for_keys() {  # asks_for_keys FOLDER: refused without a key, answered with it
+  ! classifies && classifies -H "Authorization: Bearer $(grep -o 'lccl_[A-Za-z0-9_-]*' "$1/key")"
+}
+
+revokes() {  # revokes FOLDER: a key that is taken out of the file is no longer answered, without a restart
+  local key
+  key=$(grep -o 'lccl_[A-Za-z0-9_-]*' "$1/key")
+  : >"$1/keys.toml.new"
+  (umask 022 && inside service python -m service.auth.keys bob >"$1/keys.toml.new" 2>/dev/null)
+  cat "$1/keys.toml.new" >"$1/keys.toml"
+  for _ in $(seq 40); do
+    classifies -H "Authorization: Bearer $key" || return 0
+    sleep 0.25
+  done
+  return 1
+}
+
+run_alone() { docker run --detach --volume "$PWD/models:/models:ro" "$@"; }  # run_alone OPTIONS IMAGE: without Compose
+
+becomes_healthy() {  # becomes_healthy CONTAINER
+  for _ in $(seq 120); do
+    [[ $(docker inspect --format '{{.State.Health.Status}}' "$1") == healthy ]] && return
+    sleep 0.5
+  done
+  return 1
+}
+
+says() { docker logs "$1" 2>&1 | grep --quiet "$2"; }  # says CONTAINER PATTERN
+
+ends_while_it_loads() {  # ends_while_it_loads IMAGE: process 1 ends by itself on SIGTERM, long before it is ready
+  local container
+  container=$(run_alone "$1")
+  sleep 1
+  docker kill --signal TERM "$container"
+  [[ $(timeout 20 docker wait "$container") == 0 ]]
+  local ended=$?
+  docker rm --force "$container"
+  return "$ended"
+}
 
 stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
   docker compose stop service
@@ -102,5 +148,18 @@ echo "ok   the image has $(($(docker image inspect --format '{{.Size}}' "$image"
 check "a killed service is started again and becomes healthy" restarts "$container"
 check "it classifies again" classifies
 check "the gpu profile is valid" docker compose --profile gpu config --quiet
+keys=$(mktemp -d)
+check "it starts with a file of keys" with_keys "$keys"
+check "it asks for a key, and takes one of the file" asks_for_keys "$keys"
+check "it forgets a key that is taken out of the file" revokes "$keys"
+rm -r "$keys"
+container=$(docker compose ps --quiet service)
 check "the service stops on SIGTERM" stops "$container"
+check "a container ends on SIGTERM while it loads" ends_while_it_loads "$image"
+alone=$(run_alone --user 23456 --read-only --cpus 0.5 --env http_proxy=http://127.0.0.1:9 --env LCCL_PORT=tcp://10.0.0.1:8000 "$image")
+check "it is healthy as any user, beside a proxy and variables of Kubernetes" becomes_healthy "$alone"
+check "its threads follow the quota of half a core" says "$alone" 'cores to compute on: 1'
+check "probes may ask with HEAD" docker exec "$alone" python -c \
+  'import http.client as h; c = h.HTTPConnection("127.0.0.1", 8000); c.request("HEAD", "/health/ready"); assert c.getresponse().status == 200'
+docker rm --force "$alone" >/dev/null
 exit "$failed"

@@ -42,17 +42,20 @@ def compile_network(
         engine: ``cpu``, ``cuda``, ``reference`` or ``auto``: on a CPU the cpu engine, but reference for what it alone
             runs, fp64 and split convolutions; on a GPU the cuda engine, but reference for fp32 and fp64.
             ``cuda`` without a device is the first GPU, whatever its model.
-        preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5.
-        threads: of the cpu engine; 0 takes one per core.
-        streams: of the cpu engine: how many calls run at once when they share its threads.
-        instruction_set: of the cpu engine; ``auto`` takes the fastest that runs here.
+        preprocessing: a bare network's input; without it pixels get mean 0.5 and deviation 0.5. A bundle has its own.
+        threads: at most so many, of the cpu engine; 0 takes one per core. The reference engine has PyTorch's threads.
+        streams: at most so many, of the cpu engine: calls that run at once when they share its threads.
+        instruction_set: of the cpu engine; ``auto`` takes the fastest that runs here. Other engines have no choice.
 
     Raises:
-        EngineError: there is no such engine, device or precision here; nothing else is taken instead.
+        EngineError: there is no such engine, device, precision or instruction set here, or a bundle's preprocessing
+            was to be another one; nothing else is taken instead.
 
     """
     int8: Int8 | None = None
     if isinstance(model, Bundle):
+        if preprocessing is not None:
+            raise EngineError("a bundle has its own preprocessing: leave preprocessing out, or give bundle.network")
         network, preprocessing, int8 = model.network, model.preprocessing, model.int8
     else:
         network, size = model, model.image_size
@@ -62,11 +65,12 @@ def compile_network(
     plan = lower(network, preprocessing)
     target = _choose_target(device, engine, precision, plan)
     chosen = _choose_engine(engine, target, precision, plan)
+    if chosen != "cpu" and instruction_set != "auto":
+        raise EngineError(f"the {chosen} engine has no instruction sets: use auto, or engine cpu for {instruction_set}")
     if chosen == "cuda":
         return _cuda_engine(plan, target, "fp16" if precision == "auto" else precision)
     if precision == "auto":
-        measured = int8 is not None and int8.table is not None
-        precision = "int8" if measured and chosen == "cpu" and cpu_offers("int8", instruction_set) else "fp32"
+        precision = "int8" if chosen == "cpu" and _is_measured(int8) and cpu_offers("int8", instruction_set) else "fp32"
     if precision == "int8":
         plan = _quantised(plan, int8, target)
     if chosen == "cpu":
@@ -106,6 +110,10 @@ def _choose_engine(engine: str, target: torch.device, precision: str, plan: Plan
         ),
     )
     return engine
+
+
+def _is_measured(int8: Int8 | None) -> bool:
+    return int8 is not None and int8.table is not None
 
 
 def _quantised(plan: Plan, int8: Int8 | None, target: torch.device) -> Plan:

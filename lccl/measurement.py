@@ -53,10 +53,8 @@ def exact_setting(engine: Engine) -> Setting:
 
 def outputs_over(engine: Engine, split: Split, setting: Setting) -> Iterator[tuple[RunOutput, NDArray[np.int64]]]:
     """Run a split under one setting in batches that suit the engine: each batch's output and labels."""
-    for start in range(0, len(split), engine.batch_limit):
-        images = split.images[start : start + engine.batch_limit]
-        output = engine.run(images, RunOptions.of([setting] * len(images)))
-        yield output, split.labels[start : start + engine.batch_limit]
+    for images, labels in split.batches(engine.batch_limit):
+        yield engine.run(images, RunOptions.of([setting] * len(images))), labels
 
 
 def measure(engine: Engine, split: Split, setting: Setting, progress: Progress = lambda _: None) -> Measurement:

@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,19 @@ FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "am
 PACKAGES = ("torch", "numpy", "onnxruntime", "openvino")
 
 
-def write(file: Path, command: str, figures: dict[str, Any]) -> Path:
-    """Write figures as JSON, with the command that made them, and return the path."""
+def write(file: Path, figures: dict[str, Any]) -> Path:
+    """Write figures as JSON, with the command, commit and machine that made them, and return the path."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": command, "commit": commit(), "machine": machine(), **figures}
+    content = {"command": command(), "commit": commit(), "machine": machine(), **figures}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return file
+
+
+def command() -> str:
+    """The process's command line, quoted for a shell: a script by its name, a module as ``python -m`` takes it."""
+    module = sys.modules["__main__"].__spec__
+    program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def commit() -> str:

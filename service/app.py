@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -17,13 +16,15 @@ from starlette.datastructures import State
 from starlette.types import Lifespan
 
 from lccl.compiler import compile_network
+from lccl.engines.cpu.cores import find_cores
 
 from .api import operations as operators
 from .api import pages
 from .api.exchange import BodyMemory, Exchange
 from .api.middleware import RequestObserver, content_security_policy
-from .api.operation import route
+from .api.operation import Operation, route
 from .api.operations import Health
+from .api.origins import SharedOrigins, host_check
 from .api.v1 import classify, skip_map
 from .api.v1 import models as v1_models
 from .api.v2 import infer
@@ -31,9 +32,11 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
+from .background import repeat
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
+from .inference.decoders import Decoders
 from .inference.pipeline import Pipeline
 from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, WorkBatcher
@@ -45,12 +48,14 @@ from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
+KEYS_S = 2.0  # seconds between looks at the file of API keys
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
-    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies.
+    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, how
+    to refuse a request, and what to do at SIGHUP.
 
     Raises:
         StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
@@ -62,50 +67,68 @@ def create_app(settings: Settings) -> FastAPI:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
-    access = AccessControl(KeyRing.load(settings.api_keys, single), RateLimits(settings.rate_limit))
+    keys = KeyRing.load(settings.api_keys, single)
+    access = AccessControl(keys, RateLimits(settings.rate_limit))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
-    bodies, accounting = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), Accounting(metrics)
-    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
-    batcher: WorkBatcher = Batcher(
-        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
-        time.monotonic,
-    )  # fmt: skip
+    bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
     registry = _load_models(settings, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
-    runner = Runner(batcher, cost, brownout, accounting.enter)
-    decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.request_timeout_s)
+    runner, decoders = _make_runner(settings, batcher, cost, metrics), _make_decoders(settings)
+    pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
     health = Health(registry, batcher, runner, self_test)
-    metrics.predicted_wait.set_function(batcher.waiting_s)
-    metrics.brownout_level.set_function(lambda: brownout.level)
 
-    rejected, most = metrics.rejected, settings.max_images
-    operations = [
-        *classify.operations(exchange, rejected, most),
+    page = pages.documentation_page(settings.root_path) if settings.docs else b""
+    operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, page)
+    app = FastAPI(
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
+        routes=[route(operation, access) for operation in operations],
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
+        summary="Classifies images with ResNets that skip work; every request chooses how much.",
+        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing, keys),
+    )  # fmt: skip
+    observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
+    app.state = State(
+        {
+            "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
+            "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, registry),
+        }
+    )  # fmt: skip
+    return app
+
+
+def _operations(
+    settings: Settings,
+    exchange: Exchange,
+    pipeline: Pipeline,
+    health: Health,
+    registry: Registry,
+    bodies: BodyMemory,
+    metrics: Metrics,
+    page: bytes,
+) -> list[Operation]:
+    """All routes, the pages' only with a page that documents the others."""
+    most = settings.max_images
+    return [
+        *classify.operations(exchange, metrics.rejected, most),
         *infer.operations(exchange, pipeline, most),
         *skip_map.operations(exchange, pipeline, most),
         *operators.operations(health, metrics.registry),
         *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
         *v2_models.repository(registry, bodies),
+        *([*pages.documentation(page), pages.assets(), *pages.playground()] if page else ()),
     ]
-    page = pages.documentation_page() if settings.docs else b""
-    if page:
-        operations += [*pages.documentation(page), *pages.playground()]
-    routes = [*(route(operation, access) for operation in operations), *([pages.assets()] if page else [])]
-    app = FastAPI(
-        title=pages.TITLE, version=version("lccl"), openapi_url=None, routes=routes,
-        summary="Classifies images with ResNets that skip work; every request chooses how much.",
-        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing),
+
+
+def _observer(
+    app: FastAPI, settings: Settings, metrics: Metrics, page: bytes, tracing: Tracing | None
+) -> RequestObserver:
+    return RequestObserver(
+        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing,
+        is_our_name=host_check(settings.allowed_hosts, settings.host),
+        shared=SharedOrigins(settings.cors_origins) if settings.cors_origins else None,
     )  # fmt: skip
-    app.state = State(
-        {"registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies}
-    )
-    app.middleware_stack = RequestObserver(
-        app.router, metrics, {pages.PAGE: content_security_policy(page)} if page else {}, tracing
-    )
-    return app
 
 
 def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
@@ -141,13 +164,33 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
-    elif settings.compute_threads:
-        torch.set_num_threads(settings.compute_threads)
+    else:
+        torch.set_num_threads(settings.compute_threads or min(torch.get_num_threads(), find_cores().count))
     return registry
 
 
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
     return model.name, model.version, model.engine.name, model.engine.precision, model.bundle.digest[:12]
+
+
+def _make_batcher(settings: Settings) -> WorkBatcher:
+    return Batcher(
+        settings.queue_limit, lambda work: max(1, work.model.engine.batch_limit // work.model.engine.streams),
+        time.monotonic,
+    )  # fmt: skip
+
+
+def _make_runner(settings: Settings, batcher: WorkBatcher, cost: CostModel, metrics: Metrics) -> Runner:
+    brownout = BrownOut(settings.queue_target_ms / 1000 if settings.brownout else math.inf)
+    metrics.predicted_wait.set_function(batcher.waiting_s)
+    metrics.brownout_level.set_function(lambda: brownout.level)
+    return Runner(batcher, cost, brownout, Accounting(metrics).enter)
+
+
+def _make_decoders(settings: Settings) -> Decoders:
+    cores = find_cores()
+    log.info("cores to compute on: %d; %s", cores.count, cores.source)
+    return Decoders(settings.decode_threads or cores.count + 1, settings.max_decoding_pixels)
 
 
 def _lifespan(
@@ -156,23 +199,29 @@ def _lifespan(
     batcher: WorkBatcher,
     runner: Runner,
     self_test: SelfTest,
-    decoders: Executor,
+    decoders: Decoders,
     tracing: Tracing | None,
+    keys: KeyRing,
 ) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
-        tasks = [asyncio.create_task(self_test.watch())]
+        rounds = [repeat("a round of self-tests", settings.self_test_interval_s, self_test.begin)]
+        if settings.api_keys is not None:
+            rounds.append(repeat("a look at the API keys", KEYS_S, partial(asyncio.to_thread, keys.refresh)))
         if settings.watch_models_s:
-            tasks.append(asyncio.create_task(_follow(registry, settings.watch_models_s)))
+            look = partial(asyncio.to_thread, registry.refresh)
+            rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
+        tasks = [asyncio.create_task(one) for one in rounds]
         yield
         for task in tasks:
             task.cancel()
+        self_test.close()
         batcher.close()
         await asyncio.to_thread(runner.join, settings.drain_timeout_s)
-        decoders.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
         registry.close()
         if tracing is not None:
             tracing.close()
@@ -180,7 +229,11 @@ def _lifespan(
     return lifespan
 
 
-async def _follow(registry: Registry, interval_s: float) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
-        await asyncio.to_thread(registry.refresh)
+async def _reload(keys: KeyRing, registry: Registry) -> None:
+    """Read the API keys again if their file changed, and look at the folder of models once."""
+    log.info("reloading: SIGHUP")
+    for what, refresh in (("API keys", keys.refresh), ("models", registry.refresh)):
+        try:
+            await asyncio.to_thread(refresh)
+        except Exception:
+            log.exception("the %s that changed could not be taken over", what)

@@ -21,6 +21,7 @@ Code = Literal[
     "malformed",  # a body that cannot be read as what it claims to be
     "damaged_image",  # in a known format, and cannot be decoded
     "client_gone",  # it closed the connection before its answer; nobody reads this one
+    "wrong_host",  # the name in Host is none of this service
     "unauthorised",  # a missing or wrong API key
     "forbidden",  # a route that this caller may not use, or that nobody may because it is switched off
     "unknown_model",
@@ -39,10 +40,12 @@ Code = Literal[
     "timeout",  # the server-side time limit passed before the answer was there
     "deadline",  # the request's cannot be met, however sparse; found before any compute was spent
 ]  # fmt: skip
-STATUS: dict[Code, HTTPStatus] = {
+CLIENT_GONE = 499  # no status of HTTP, but the one that proxies' logs have for it
+STATUS: dict[Code, int] = {
     "malformed": HTTPStatus.BAD_REQUEST,
     "damaged_image": HTTPStatus.BAD_REQUEST,
-    "client_gone": HTTPStatus.BAD_REQUEST,
+    "client_gone": CLIENT_GONE,
+    "wrong_host": HTTPStatus.MISDIRECTED_REQUEST,
     "unauthorised": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
     "unknown_model": HTTPStatus.NOT_FOUND,
@@ -112,9 +115,10 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
     return problem_body(STATUS[code], code, text), headers
 
 
-def problem_body(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
+def problem_body(status: int, code: str, detail: str) -> ProblemBody:
     """The body of an answer with that status."""
-    return {"type": "about:blank", "title": status.phrase, "status": int(status), "code": code, "detail": detail}
+    title = "Client Closed Request" if status == CLIENT_GONE else HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": int(status), "code": code, "detail": detail}
 
 
 def complaint(error: Any, about: str) -> str:

@@ -88,10 +88,10 @@ class TestWiring:
 
     def test_every_setting_can_be_given_from_outside(self):
         """But for what the image, its health check and Compose's grace period rest on."""
-        fixed = {"host", "port", "models", "drain_timeout_s"}
+        fixed = {"host", "port", "models", "drain_timeout_s", "api_keys"}  # the last comes with deploy/keys.yml
         expected = {f"LCCL_{name.upper()}" for name in Settings.model_fields if name not in fixed}
         given = SERVICES["service"]["environment"]
-        assert set(given) == expected | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        assert set(given) == expected | {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"}
         assert set(given.values()) == {None}
 
     def test_models_are_the_hosts(self):
@@ -114,6 +114,17 @@ class TestWiring:
             for volume in service.get("volumes", ())
         ]
         assert all((ROOT / mount).exists() for mount in mounts if mount.startswith("."))
+
+
+def test_a_file_of_keys_is_mounted_with_its_folder_where_the_setting_says():
+    services = deployed("keys.yml")["services"]
+    assert services.keys() == {name for name in SERVICES if "build" in SERVICES[name]}
+    for service in services.values():
+        (mount,) = service["volumes"]
+        assert mount["type"] == "bind"
+        assert mount["read_only"] is True
+        assert service["environment"] == {"LCCL_API_KEYS": f"{mount['target']}/keys.toml"}
+        assert mount["bind"] == {"create_host_path": False}  # Docker would make an empty one, owned by root
 
 
 def test_the_gpu_profile_adds_a_service_that_prometheus_finds():

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import faults, results
-from benchmarks.faults import clients, failures
+from benchmarks.faults import clients, failures, fairness
 from benchmarks.faults.outcome import Outcome, Scale
 from lccl import provenance
 from lccl_client.load import allow_connections
@@ -40,7 +40,7 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     ),
     "engine": (
         failures.failing_engine,
-        "the engine raises, runs out of memory, stalls or overflows on batches that hold a poisonous image",
+        "the engine raises, runs out of memory, stalls or overflows on batches that hold a failing image",
     ),
     "out-of-memory": (
         failures.out_of_memory,
@@ -58,9 +58,13 @@ TRIALS: dict[str, tuple[Trial, str]] = {
         failures.clock_jump,
         "the calendar clock jumps under load with deadlines: nothing notices, and no rate begins anew",
     ),
+    "greedy": (
+        fairness.greedy,
+        "beside a modest client a greedy one: large images, forms, hundreds of connections, work for a slow model",
+    ),
     "memory": (
         clients.flat_memory,
-        "requests of all kinds with ever new wishes and ids from many addresses: memory stays flat",
+        "requests of all kinds with changing targets and ids from many addresses: memory stays flat",
     ),
 }
 QUICK_MINUTES = 0.25
@@ -84,10 +88,9 @@ def main() -> None:
     found = {name: _try(name, scale, console) for name in options.names or TRIALS}
     console.print(_table(found))
     if not options.quick:
-        command = " ".join(["python -m benchmarks.faults", *sys.argv[1:]])
-        made = {"command": command, "commit": provenance.commit()}
+        made = {"command": provenance.command(), "commit": provenance.commit()}
         known = (results.read("faults") or {}) | {name: outcome.to_json() | made for name, outcome in found.items()}
-        console.print(results.write("faults", command, {name: known[name] for name in TRIALS if name in known}))
+        console.print(results.write("faults", {name: known[name] for name in TRIALS if name in known}))
     if not all(outcome.passed for outcome in found.values()):
         raise SystemExit(1)
 

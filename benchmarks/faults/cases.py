@@ -168,7 +168,7 @@ def bad_cases(mutations: int) -> list[Case]:
         classify("cut off", tuple(image[:-200] for image in small)),
         classify("empty", (b"",)),
         classify("too many pixels", (huge(), large(6000)), {}),
-        classify("bad wish", small[:1], sparsity="nan"),
+        classify("bad target", small[:1], sparsity="nan"),
         classify("two targets", small[:1], sparsity=0.2, operating_point="exact"),
         classify("no such point", small[:1], operating_point="p99"),
         classify("unknown field", small[:1], colour="red"),
@@ -206,7 +206,7 @@ def classify(
     status: int | None = 200,
     **quality: float | str,
 ) -> Case:
-    """Images sent as they are, with a wish as the query."""
+    """Images sent as they are, with target and floor as the query."""
     path = f"{CLASSIFY}?{urlencode(quality)}" if quality else CLASSIFY
     return Case(name, path, tuple(bodies), headers, weight=weight, free=free, status=status)
 

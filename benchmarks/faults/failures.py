@@ -189,21 +189,21 @@ LITTLE = 24 << 20
 
 
 def failing_engine(scale: Scale, outcome: Outcome) -> None:
-    """Poisonous images share batches with good ones."""
+    """Failing images share batches with good ones."""
     with Server("engine", program=PROGRAM) as server:
-        poison = [
+        failing = [
             classify("raises", (blank(RAISES),), PNG, weight=0.2, status=500),
             classify("no memory", (blank(NO_MEMORY),), PNG, weight=0.2, status=500),
             classify("not finite", (blank(NOT_FINITE),), PNG, weight=0.2, status=500),
             classify("stalls", (blank(STALLS),), PNG, weight=0.02),
         ]
-        rest = at_rest(server.base, [*small_cases(), *poison])
+        rest = at_rest(server.base, [*small_cases(), *failing])
         files = server.open_files()
         load(server, rest, 300, 5 if scale.quick else 60).enter(outcome, rest)
         outcome.faults += rest.surprises + server.settled(files) + server.unready()
         halves = server.log.read_text(encoding="utf-8").count("is run in halves")
         outcome.figures["batches_run_in_halves"] = halves
-        outcome.require(halves > 0 or scale.quick, "no good image shared a batch with a poisonous one")
+        outcome.require(halves > 0 or scale.quick, "no good image shared a batch with a failing one")
 
 
 def out_of_memory(scale: Scale, outcome: Outcome) -> None:

@@ -69,7 +69,7 @@ class Connection:
 
 def request(path: str, content: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST") -> bytes:
     """A whole request."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: faults", f"Content-Length: {len(content)}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
 

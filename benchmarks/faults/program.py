@@ -1,15 +1,21 @@
-"""``lccl-serve`` on a device with faults: images of one shade make it fail, each shade in a way of its own."""
+"""``lccl-serve`` on a device with faults: images of one shade make it fail, each shade in a way of its own.
+
+A model of the version ``slow`` takes long for every image.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_settings import CliApp
 
+from lccl.bundle.format import Bundle
+from lccl.compiler import compile_network
 from lccl.plan.run import RunOptions, RunOutput
 from service.app import create_app
 from service.settings import Settings
@@ -18,13 +24,14 @@ from service.transport.server import Server, server_config
 
 RAISES, NO_MEMORY, NOT_FINITE, STALLS = 11, 22, 33, 44  # shades
 STALL_S = 0.5
+SLOW, SLOW_S = "slow", 0.02  # seconds that each of its images takes
 
 
 class Faulty:
-    """An engine that fails on whole batches when an image of them is poisonous."""
+    """An engine that fails on whole batches when one of their images is to fail."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, image_s: float = 0.0) -> None:
+        self._engine, self._image_s = engine, image_s
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -37,6 +44,8 @@ class Faulty:
             raise RuntimeError("device lost")
         if (shades == NO_MEMORY).any():
             np.empty(1 << 46)
+        if self._image_s:
+            time.sleep(self._image_s * len(images))
         if (shades == STALLS).any():
             time.sleep(STALL_S)
         output: RunOutput = self._engine.run(images, options, sharing=sharing)
@@ -44,13 +53,17 @@ class Faulty:
         return output
 
 
+def compile_faulty(bundle: Bundle, **how: Any) -> Faulty:
+    """A bundle's engine, with its faults."""
+    return Faulty(compile_network(bundle, **how), SLOW_S if bundle.version == SLOW else 0.0)
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = CliApp.run(Settings)
     configure(settings.log_level)
-    app = create_app(settings)
-    for model in app.state.registry:
-        model.engine = Faulty(model.engine)
+    with mock.patch("service.app.compile_network", compile_faulty):
+        app = create_app(settings)
     with contextlib.suppress(KeyboardInterrupt):
         Server(server_config(app, settings)).run()
 

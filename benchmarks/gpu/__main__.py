@@ -9,10 +9,7 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,15 @@ from benchmarks.gpu import environment, kernels, networks
 from benchmarks.gpu.layers import layers_on
 from benchmarks.gpu.networks import CASES
 from benchmarks.gpu.summary import write
+from lccl import provenance
 from lccl.bench.gpu import Gpu
 from lccl.bench.report import showing
 from lccl.engines.cuda.tiles import read, tiles_for
 from lccl.errors import LcclError
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is asked for."""
-    words = sys.argv[1:] if words is None else words
     parser = results.command_line(
         __doc__,
         results.argument("what", choices=("kernels", "networks")),
@@ -52,19 +49,19 @@ def main(words: Sequence[str] | None = None) -> None:
         ),
         results.argument("--seconds", type=float, default=1e9, help="networks: begin nothing after that time"),
     )
-    asked = parser.parse_args(words)
+    asked = parser.parse_args()
     try:
         device = environment.device_of(asked.device)
         if device.type != "cuda":
             parser.error("give a GPU: cuda or cuda:i")
         torch.cuda.set_device(device)
-        _measure(asked, device, f"python -m benchmarks.gpu {shlex.join(words)}")
+        _measure(asked, device)
     except LcclError as error:
         parser.exit(1, f"error: {error}\n")
 
 
-def _measure(asked: argparse.Namespace, device: torch.device, command: str) -> None:
-    head = {"command": command, **environment.describe(device), "precision": asked.precision}
+def _measure(asked: argparse.Namespace, device: torch.device) -> None:
+    head = {"command": provenance.command(), **environment.describe(device), "precision": asked.precision}
     name = torch.cuda.get_device_name(device)
     tiles = tiles_for(name) if asked.tiles is None else read(asked.tiles, name)
     console, gpu = Console(), Gpu.on(device, asked.precision, tiles)

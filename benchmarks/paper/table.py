@@ -37,36 +37,37 @@ HERE = (
 REGULARISED = RUNS["resnet20-kind-regularised"].recipe
 INTRODUCTION = f"""# The paper's tables
 
-Figures published in "More is Less" (Dong, Huang, Yang, Yan; CVPR 2017), and what this project's code gives. Written by
-`python -m benchmarks.paper --table` from the files in `benchmarks/results/paper`, each of which names the command that
-made it. Those of split convolutions ([spconv.md](spconv.md)) are from "Split to Be Slim" (Zhang et al.; IJCAI 2020).
+Figures published in "More is Less" (Dong, Huang, Yang, Yan; CVPR 2017) beside those of this project's code. This page
+is written by `python -m benchmarks.paper --table` from the files in `benchmarks/results/paper`, each of which names the
+command that made it. The published figures of split convolutions ([spconv.md](spconv.md)) are from "Split to Be Slim"
+(Zhang et al.; IJCAI 2020).
 
-**Mind the budget.** The published networks were trained for 164 to 350 epochs. A row's budget, in its last column, is
-epochs × training images, and the data set's name; its plain twin, the same network without gates, had the same. Under
-a smaller budget errors are higher: compare a row with its twin and with its neighbours, not with the published error.
-A row without a result says so.
+**Budgets differ.** The published networks were trained for 164 to 350 epochs. A row's budget, in its last column, is
+epochs × training images, and the data set's name; its plain twin, the same network without gates, was trained with the
+same budget. With a smaller budget errors are higher: compare a row with its twin and with its neighbours, not with the
+published error. A row without a result says so.
 
-- *error*: on the test images, after the last epoch, tested once; over several seeds mean ± standard deviation. (The
+- *error*: on the test images, measured once, after the last epoch; over several seeds mean ± standard deviation. (The
   released code reports its best epoch on the test images.)
-- *difference*: error less the twin's, on the same images, with a 95 % interval (Tango's) for other test images. It
-  does not cover other seeds; with several seeds it stays as wide as for one.
+- *difference*: error minus the twin's, on the same images, with a 95 % interval (Tango's). It covers only other images,
+  not other seeds, and is not narrower with several seeds.
 - *zeros*: share of the gated convolutions' cells whose gate is exactly 0 over the test images, weighted by MACs.
 - *MACs*: gated multiply-accumulates of the whole network per image, gates included, at threshold 0.
-- *speed-up*: 1 − these / the plain twin's. The MACs published for ResNet-20, 32 and 44 follow from the published
-  speed-ups in the same way. It is theory, as in the paper; measured times are in [cpu-engine.md](cpu-engine.md).
+- *speed-up*: 1 − (these MACs) / (the plain twin's MACs). The MACs published for ResNet-20, 32 and 44 follow from the
+  published speed-ups in the same way. It is theory, as in the paper; measured times are in
+  [cpu-engine.md](cpu-engine.md).
 - *Split convolutions* have the plain network, neither gated nor split, as their twin. Their paper counts more than
   multiply-accumulates: four operations per normalised element, pooling and biases, and shortcuts with convolutions.
 
 **The recipe** is the same for every row: SGD with Nesterov momentum {RECIPE["momentum"]:g}, batch {RECIPE["batch"]},
-weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold takes part in training. Gates begin
-half open, as in the released code; elsewhere in this project they begin open. Three things differ from that code. The
+weight decay {RECIPE["weight_decay"]:g}, random shifts and flips; no threshold takes part in training. Gates begin half
+open, as in the released code; elsewhere in this project they begin open. Three things differ from that code. The
 learning rate rises from {RECIPE["first_lr"]:g} to {RECIPE["lr"]:g} over the first {RECIPE["warm_up"]:.0%} of the run
-and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay. And
-`cifar10-jpeg` holds lossy copies of CIFAR-10's images, 50,000 to train on and 8,000 to test on, whose errors are some
-points above the originals'.
+and falls to 0 along half a cosine; there it falls in steps. Gates have no weight decay. And `cifar10-jpeg` holds lossy
+copies of CIFAR-10's images, 50,000 to train on and 8,000 to test on, whose errors are some points above the originals'.
 
-Blocks are pre-activation ones, as in the released code, where nothing else is said; ImageNet's, and those
-of split convolutions, are post-activation. The paper does not tell the weight of its regularisation: here it is
+Unless stated otherwise, blocks are pre-activation, as in the released code; those of ImageNet networks and of split
+convolutions are post-activation. The paper does not state the weight of its regularisation; here it is
 {REGULARISED["gate_l1"]:g} × the mean gate value.
 """
 

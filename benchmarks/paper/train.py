@@ -55,12 +55,6 @@ class Options:
     def budget(self) -> Budget:
         return Budget(self.data.name.split(".")[0], self.epochs, self.images)
 
-    def command(self, run: Run, seed: int) -> str:
-        words = ["python -m benchmarks.paper", run.name, f"--data {self.data.name}", f"--epochs {self.epochs}"]
-        words += [f"--images {self.images}"] if self.images is not None else []
-        words += [f"--seed {seed}", f"--device {self.device}"]
-        return " ".join(words + ["--compile"] * self.compile_network)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
@@ -101,7 +95,7 @@ def train_rows(runs: Iterable[Run], options: Options) -> None:
             failed.append(f"{run.name}, seed {seed}: {error}")
             print(failed[-1], flush=True)
         else:
-            print(provenance.write(options.results / f"{file}.json", options.command(run, seed), figures), flush=True)
+            print(provenance.write(options.results / f"{file}.json", figures), flush=True)
     if failed:
         raise LcclError(f"{len(failed)} of {len(missing)} rows failed: {'; '.join(failed)}")
 
@@ -184,4 +178,4 @@ def on_test_images(
 
 def digest(split: Split) -> str:
     """SHA-256 of images and labels, in their order."""
-    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+    return hashlib.sha256(split.loaded().images[:].tobytes() + split.labels.tobytes()).hexdigest()

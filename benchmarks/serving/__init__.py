@@ -18,7 +18,7 @@ What is measured, interleaved: in every round each contestant has its turn, the 
 - saturated: answers a second, the higher of 64 requests always under way, and an open load of 1.15 times that.
 - p99 at 70 % of the best peer's saturated throughput, an open load with Poisson arrivals.
 - alone: one request at a time; what the client waits for, less what the answer says the engine took.
-- mixed: three wishes in one stream against one wish for all at the same mean sparsity.
+- mixed: three targets in one stream against one target for all at the same mean sparsity.
 
 How the peers are tuned. ``tune`` measures the settings of :mod:`benchmarks.serving.tune`, keeps all figures in
 ``results/serving/tuning.json``, and the runs take the best of each peer, network and runtime from there.

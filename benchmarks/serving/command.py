@@ -162,7 +162,7 @@ def main() -> None:
         for table in report.tables(figures):
             console.print(table, "")
         name = f"serving/{served.name}" + ("-quick" if options.quick else "")
-        console.print(results.write(name, _command(), {**figures, "peers": versions}))
+        console.print(results.write(name, {**figures, "peers": versions}))
 
 
 def _tune(
@@ -188,7 +188,7 @@ def _tune(
                 "peers": versions,
                 "tried": [asdict(one) for one in known],
             }
-            results.write("serving/tuning", _command(), content)
+            results.write("serving/tuning", content)
 
 
 def _try(served: Served, peer: str, setup: Setup) -> Tried:
@@ -217,7 +217,3 @@ def _peers_versions(console: Console) -> dict[str, str]:
     done = subprocess.run([python, "-c", question], check=True, capture_output=True, text=True)
     versions: dict[str, str] = json.loads(done.stdout)
     return versions
-
-
-def _command() -> str:
-    return " ".join(["python -m benchmarks.serving", *sys.argv[1:]])

@@ -108,7 +108,7 @@ def _ratios(made: Mapping[str, Any]) -> Table:
         for name, value in ratios.items()
         if name != "best_peer"
     ]
-    mixed = ("mixed wishes", "one wish for all", f"{made['mixed_over_even']:.2f}")
+    mixed = ("mixed targets", "one target for all", f"{made['mixed_over_even']:.2f}")
     return new_table("Saturated throughput, ratios", "", "over", "", rows=[*rows, mixed])
 
 

@@ -189,7 +189,7 @@ def ask_peer(peer: str, served: Served) -> Ask:
 
 
 def ask_service(quality: str, served: Served) -> Ask:
-    """The request to this service with a wish as its query, such as ``sparsity=0.5``."""
+    """The request to this service with a target as its query, such as ``sparsity=0.5``."""
     return Ask(f"/v1/classify?{quality}" if quality else "/v1/classify", "image/jpeg", served.images)
 
 

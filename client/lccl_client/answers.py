@@ -183,5 +183,5 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    default: str
+    default: str | None
     models: tuple[ModelMetadata, ...]

@@ -100,8 +100,10 @@ def _show(url: str, reports: list[Report], json_file: Path | None) -> None:
 def _check_server(url: str, api_key: str | None, model: str | None, bodies: list[Body]) -> None:
     """Fail before the load when the server is not there, or the images' classes are not the model's."""
     with Client(url, api_key) as client:
-        served = client.models()
-        labels = client.model(model or served.default).labels
+        name = model or client.models().default
+        if name is None:
+            raise ValueError("the server's default model is not loaded now: name another with --model")
+        labels = client.model(name).labels
     unknown = {body.label for body in bodies if body.label is not None} - set(labels)
     if unknown:
         raise ValueError(

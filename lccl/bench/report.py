@@ -53,7 +53,7 @@ def _by_skip_ratio(figures: Mapping[str, Any]) -> Table:
         "speed-up / own dense", "/ best dense", "/ best baseline",
         rows=(
             (
-                row["name"], f"{row['skip_reached']:.3f}", _or_dash(row["left_early"], ".3f"),
+                row["name"], f"{row['skip_reached']:.3f}", _or_dash(row.get("left_early"), ".3f"),
                 f"{row['macs_share']:.3f}", f"{row['executed_macs'] / figures['dense_macs']:.3f}",
                 f"{row['time_share']:.3f}", _or_dash(row["realised"], ".2f"),
                 f"{row['speed_up_against_own_dense']:.2f}", f"{row['speed_up_against_best_dense']:.2f}",

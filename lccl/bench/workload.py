@@ -18,7 +18,7 @@ from lccl.bundle import format as bundles
 from lccl.engines.reference import ReferenceEngine
 from lccl.engines.state import State
 from lccl.errors import LcclError
-from lccl.networks import NETWORKS, Architecture, ResNet, build
+from lccl.networks import Architecture, ResNet, build
 from lccl.networks.gates import Gate
 from lccl.networks.lowering import lower
 from lccl.networks.resnet import PreActivationBlock
@@ -162,25 +162,26 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
 
 
 def find_model(name: str, form: str | None = None, gate: str | None = None) -> Model:
-    """Load the bundle in the folder ``name``, or build the network of that name with fresh weights.
+    """Build the network of that name with fresh weights, or load the bundle in the folder ``name``.
 
     Raises:
         LcclError: there is neither, or it has no gates, or split convolutions.
 
     """
-    if Path(name).is_dir():
+    folder = bundles.bundle_folder(name)
+    if folder is not None:
         if form is not None or gate is not None:
             raise LcclError("a bundle brings its block form and gates along: leave --form and --gate out")
-        loaded = bundles.load(Path(name))
+        loaded = bundles.load(folder)
         model = Model(
-            Path(name).resolve().name,
+            folder.resolve().name,
             loaded.architecture,
             loaded.network,
             loaded.preprocessing,
             loaded.table,
             loaded.digest,
         )
-    elif name in NETWORKS:
+    else:
         architecture = Architecture(name, form or "auto", gate or "shared")
         network = _fresh(architecture)
         if network.image_size > 64:
@@ -188,8 +189,6 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
             network = _fresh(architecture)
         size = network.image_size
         model = Model(name, architecture, network, Preprocessing(size, size, (0.5,) * 3, (0.25,) * 3))
-    else:
-        raise LcclError(f"{name!r} is neither a bundle's folder nor a network: use one of {', '.join(NETWORKS)}")
     if not model.network.skip_convs:
         raise LcclError(f"{name} has no gates, so there is nothing to skip")
     if model.architecture.split != "none":

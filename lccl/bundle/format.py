@@ -20,7 +20,7 @@ from torch import Tensor
 from lccl.bundle.int8 import INT8_WEIGHTS, Int8, check_int8, read_int8
 from lccl.bundle.training_record import TrainingRecord
 from lccl.errors import ArchitectureError, BundleError, LcclError, require
-from lccl.networks import Architecture, ResNet, build
+from lccl.networks import NETWORKS, Architecture, ResNet, build
 from lccl.networks.lowering import network_shape
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
@@ -42,7 +42,7 @@ class Bundle:
         network: in evaluation mode, float32.
         labels: the classes' names, in the order of the logits.
         table: what it offers between accuracy and work.
-        splits: sizes and digest of the two held-out parts of the training data.
+        splits: sizes and digest of the two held-out parts of the training data, and what dealt them.
         training: how it was trained, its early exits, and the plain twin it is compared with.
         calibration: per operating point and layer, mean and spread of the skip ratio between images.
         self_test: what it answers to images drawn from a seed (:mod:`lccl.bundle.self_test`); empty where not recorded.
@@ -68,6 +68,11 @@ class Bundle:
     def shape(self) -> NetworkShape:
         """What counts in its network; an engine that runs it has the same."""
         return network_shape(self.architecture, self.preprocessing.size, self.network.sidenets.specs)
+
+    @property
+    def held_out_by(self) -> str:
+        """What dealt the held-out images: ``files``, or ``pixels`` in bundles from before that was noted."""
+        return str(self.splits.get("by", "pixels"))
 
     def in_precision(self, precision: str) -> "Bundle":
         """The bundle as an engine of that precision serves it: table, calibration and self-test are int8's for int8.
@@ -159,6 +164,22 @@ def _with_int8(bundle: Bundle, folder: Path, description: Mapping[str, Any]) -> 
     except LcclError as error:
         raise BundleError(f"{folder} is not usable in int8: {error}") from error
     return replace(bundle, int8=int8)
+
+
+def bundle_folder(word: str) -> Path | None:
+    """The folder that a command was given, or None for a network by name.
+
+    A network's name always means the network; a folder called like one is written with a separator, ``./resnet20``.
+
+    Raises:
+        BundleError: there is neither.
+
+    """
+    if word in NETWORKS:
+        return None
+    if not Path(word).is_dir():
+        raise BundleError(f"{word!r} is neither a bundle's folder nor a network: use one of {', '.join(NETWORKS)}")
+    return Path(word)
 
 
 def version_of(folder: Path) -> str:

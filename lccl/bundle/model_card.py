@@ -12,7 +12,7 @@ from lccl.networks import Architecture
 from lccl.operating_points import OperatingPoint
 from lccl.plan.geometry import NetworkShape
 
-CARD = "README.md"
+CARD, FEW = "README.md", 1000
 FIGURES = ("skip ratio", "gated / dense MACs", "accuracy %", "lost against exact, points", "at most")
 
 
@@ -59,6 +59,10 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         "weights nor chose the thresholds; accuracies also use exact's answers to the images that chose them. "
         "Intervals are 95 %; the bound is one-sided.\n"
     )
+    least = bundle.table.smallest_certified_drop
+    if bundle.table.images < FEW:
+        unsure = "any loss" if least is None else f"a loss below {least:.1f} points"
+        yield f"So few images cannot exclude {unsure}: requests that allow less are answered exactly.\n"
     points = bundle.table.points
     yield from _table(["point", *FIGURES], *([str(each.name), *_figures(each, shape, spread=True)] for each in points))
     twin = bundle.training.plain_twin

@@ -44,7 +44,13 @@ class RecordPart:
 
 @dataclass(frozen=True, slots=True)
 class DataRecord(RecordPart):
-    """How many images were trained on and held out, and their mean and deviation per channel, for values in 0..1."""
+    """How many images were trained on and held out, and their mean and deviation per channel, for values in 0..1.
+
+    Attributes:
+        size, fit: how they reached the network; see :class:`lccl.preprocessing.Preprocessing`.
+        skipped: files that could not be used, each with the reason.
+
+    """
 
     train: int
     choose: int
@@ -52,6 +58,9 @@ class DataRecord(RecordPart):
     held_out_digest: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    size: int | None = None
+    fit: str | None = None
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

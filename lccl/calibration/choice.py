@@ -33,7 +33,7 @@ ACCURACY_STEP = 1.2
 FINEST_STEP = 0.012
 MOST_TRIES = 16
 SEARCHED = 2000
-WEIGHED = 1000
+WEIGHED, WEIGHED_PHOTOGRAPHS, LARGE = 1000, 200, 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +70,16 @@ def calibrate(
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
     if bundle.splits.get("digest") != data.digest:
         raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
-    weighed_on = data.choose.first(weighed)
+    weighed_on = data.choose.first(weighed).loaded()
     candidates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, data.choose))
     candidates += exit_candidates(engine, weighed_on)
     curve = search_thresholds(engine, candidates, weighed_on, LARGEST_COST, progress)
     return calibrate_along(curve, bundle, engine, data, progress)
+
+
+def usual_search(size: int) -> int:
+    """How many images to find costs on, by their pixels a side: a photograph takes as long as many thumbnails."""
+    return WEIGHED if size < LARGE else WEIGHED_PHOTOGRAPHS
 
 
 def calibrate_along(
@@ -82,8 +87,14 @@ def calibrate_along(
 ) -> Bundle:
     """Choose operating points on a curve of thresholds, and measure them; see :func:`calibrate`."""
     _, *chosen = _choose(_Trials(engine, curve, data.choose.first(SEARCHED), progress))
-    progress(f"measuring {1 + len(chosen)} points")
-    table, measurements = build_table(engine, data, _named(chosen))
+    done = 0
+
+    def measured(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(f"measuring {1 + len(chosen)} points: {done:,} images")
+
+    table, measurements = build_table(engine, data, _named(chosen), measured)
     return bundle.with_points(engine.precision, table, _by_layer_and_exit(measurements, engine.shape))
 
 

@@ -11,7 +11,7 @@ from lccl.data import Split
 from lccl.engines.base import Engine
 from lccl.measurement import exact_setting, outputs_over
 from lccl.networks import ResNet
-from lccl.networks.inputs import normalise
+from lccl.networks.inputs import images_at_once, normalise
 from lccl.plan.run import NEVER, RunOutput, Setting
 from lccl.preprocessing import Preprocessing
 
@@ -91,9 +91,12 @@ def search_thresholds(
 
 def gate_values(network: ResNet, preprocessing: Preprocessing, split: Split) -> list[Values]:
     """Each layer's finite gate values on some images, exact, sorted; the network is in evaluation mode on the CPU."""
+    parts = []
     with torch.no_grad():
-        gates = network(normalise(split.images[:SAMPLED_IMAGES], preprocessing.statistics)).gates
-    layers = [np.sort(gate.double().flatten().numpy()) for gate in gates]
+        for images, _ in split.first(SAMPLED_IMAGES).batches(images_at_once(preprocessing.size, SAMPLED_IMAGES)):
+            parts.append(network(normalise(images, preprocessing.statistics)).gates)
+    gates = [torch.cat([gate.flatten() for gate in layer]) for layer in zip(*parts, strict=True)]
+    layers = [np.sort(gate.double().numpy()) for gate in gates]
     return [values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1) for values in layers]
 
 

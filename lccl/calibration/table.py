@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lccl.calibration.intervals import Z_TWO_SIDED, largest_loss, paired_difference, wilson
 from lccl.data import HeldOut
 from lccl.engines.base import Engine
-from lccl.measurement import Measurement, exact_setting, measure
+from lccl.measurement import Measurement, Progress, exact_setting, measure
 from lccl.operating_points import EXACT, LOWEST_CONFIDENCE, Interval, OperatingPoint, OperatingPointTable
 from lccl.plan.geometry import NetworkShape
 from lccl.plan.run import Setting
@@ -19,7 +19,7 @@ EXIT_CONFIDENCES = (0.9999, 0.999, 0.995, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, LOWEST
 
 
 def build_table(
-    engine: Engine, data: HeldOut, settings: Mapping[str, Setting]
+    engine: Engine, data: HeldOut, settings: Mapping[str, Setting], progress: Progress = lambda _: None
 ) -> tuple[OperatingPointTable, dict[str, Measurement]]:
     """Measure settings on the held-out part that was not used for choosing, and state them as a table beside exact.
 
@@ -29,20 +29,21 @@ def build_table(
 
     Args:
         settings: by name, ordered by skip ratio; exact is added in front.
+        progress: is told how many more images have been run.
 
     Returns:
         the table, and each of its points' measurement by name.
 
     """
-    exact = measure(engine, data.measure, exact_setting(engine))
-    unchosen = np.concatenate([exact.right, measure(engine, data.choose, exact.setting).right])
+    exact = measure(engine, data.measure, exact_setting(engine), progress)
+    unchosen = np.concatenate([exact.right, measure(engine, data.choose, exact.setting, progress).right])
 
     def state(name: str, measured: Measurement) -> OperatingPoint:
         return operating_point(name, measured, exact, engine.shape, unchosen)
 
     points, measurements = [state(EXACT, exact)], {EXACT: exact}
     for name, setting in settings.items():
-        measured = measure(engine, data.measure, setting)
+        measured = measure(engine, data.measure, setting, progress)
         point = state(name, measured)
         if point.skip_ratio > points[-1].skip_ratio:
             points.append(point)
@@ -52,7 +53,8 @@ def build_table(
         replace(exact.setting, exit_confidence=(confidence,) * exits) for confidence in EXIT_CONFIDENCES if exits
     )
     exit_points = tuple(
-        state(f"exit {setting.exit_confidence[0]:g}", measure(engine, data.measure, setting)) for setting in confident
+        state(f"exit {setting.exit_confidence[0]:g}", measure(engine, data.measure, setting, progress))
+        for setting in confident
     )
     return OperatingPointTable(tuple(points), len(data.measure), exit_points), measurements
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from lccl.cli.terminal import Threads, console, use_threads
+from lccl.cli.terminal import MODEL, Threads, console, use_threads
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A bundle's folder, or a network by name with fresh weights.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL} A network has fresh weights.")],
     batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
     threads: Threads = 0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
@@ -45,8 +45,4 @@ def bench(
     for table in tables(figures):
         console.print(table, "")
     if out is not None:
-        words = [model, "--batch", batch, "--threads", threads, "--precision", precision, "--rounds", rounds]
-        words += [word for setting in workload.settings[1:] for word in ("--skip", setting.name)]
-        chosen = {"--images": images, "--gate": gate, "--form": form}
-        words += [word for name, value in chosen.items() if value is not None for word in (name, value)]
-        console.print(provenance.write(out, " ".join(map(str, ["lccl bench", *words])), figures))
+        console.print(provenance.write(out, figures))

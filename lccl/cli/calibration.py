@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 import lccl
 from lccl.cli.terminal import (
     BundleFolder,
+    Cache,
     Data,
     Threads,
     console,
@@ -19,7 +20,9 @@ from lccl.cli.terminal import (
     print_points,
     print_table,
     save_with_self_test,
+    say_skipped,
     use_threads,
+    working,
 )
 from lccl.errors import LcclError
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from lccl.operating_points import OperatingPoint
     from lccl.plan.geometry import NetworkShape
 
+CERTAIN = 1000  # held-out images
 EngineName = Annotated[str, typer.Option(help="auto, cpu or reference.")]
 Precision = Annotated[str, typer.Option(help="fp32, or int8 of a bundle that was quantised.")]
 
@@ -37,24 +41,48 @@ def calibrate(
     bundle: BundleFolder,
     data: Data,
     engine: EngineName = "auto",
-    search: Annotated[int, typer.Option(min=1, help="Images on which the costs of skipping are found.")] = 1000,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images on which the costs of skipping are found.  [default: 1000; 200 of photographs]"
+        ),
+    ] = None,
     precision: Precision = "fp32",
+    cache: Cache = None,
     threads: Threads = 0,
 ) -> None:
     """Choose and measure a bundle's operating points in one precision, and write its model card."""
     from lccl.bundle.model_card import write_card
     from lccl.calibration.choice import calibrate as choose_points
+    from lccl.calibration.choice import usual_search
     from lccl.data import hold_out
 
     use_threads(threads)
     loaded = lccl.load(bundle)
-    dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
-    with console.status("calibrating") as status:
+    dataset = load_data(data, loaded.preprocessing, cache).in_order_of(loaded.labels)
+    with working("calibrating") as update:
         runner = lccl.compile(loaded, precision=_known(precision), engine=engine, threads=threads)
-        calibrated = choose_points(loaded, runner, hold_out(dataset.train), status.update, search)
+        held = hold_out(dataset.train, by=loaded.held_out_by)
+        searched = search or usual_search(loaded.preprocessing.size)
+        calibrated = choose_points(loaded, runner, held, update, searched)
     save_with_self_test(calibrated, bundle)
     write_card(calibrated, bundle)
     print_points(calibrated.in_precision(precision))
+    _say_what_is_certain(calibrated.in_precision(precision))
+    say_skipped(dataset)
+
+
+def _say_what_is_certain(bundle: lccl.Bundle) -> None:
+    """Of few held-out images: which losses they cannot tell from none."""
+    images, least = bundle.table.images, bundle.table.smallest_certified_drop
+    if images >= CERTAIN:
+        return
+    most = "any loss" if least is None else f"a loss below {least:.1f} points"
+    console.print(
+        f"{images} held-out images cannot exclude {most}: requests for a smaller max_accuracy_drop are answered "
+        "exactly, and stated accuracies have the wide intervals of the model card. More images would tell",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -65,17 +93,25 @@ def evaluate(
     exit_confidence: Annotated[
         list[float] | None, typer.Option(help="How confident every early exit must be; may be given again.")
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Other pixels a side than the network was trained for; its table is not of them.")
+    ] = None,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
+    cache: Cache = None,
     threads: Threads = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Compare what a bundle states with what it reaches, at every operating point or as the options ask."""
+    from lccl import provenance
     from lccl.measurement import measure
 
     use_threads(threads)
     loaded = lccl.load(bundle).in_precision(_known(precision))
-    split = _part(load_data(data, loaded.preprocessing).in_order_of(loaded.labels), part)
+    if size is not None:
+        loaded = replace(loaded, preprocessing=loaded.preprocessing.at(size))
+    dataset = load_data(data, loaded.preprocessing, cache).in_order_of(loaded.labels)
+    split = _part(dataset, part, loaded.held_out_by)
     runner = lccl.compile(loaded, precision=precision, engine=engine, threads=threads)
     requests = [lccl.QualityRequest(sparsity=value) for value in sparsity or []]
     requests += [lccl.QualityRequest(exit_confidence=value) for value in exit_confidence or []]
@@ -87,9 +123,10 @@ def evaluate(
     if out is not None:
         figures = {
             "bundle": bundle.name, "digest": loaded.digest, "precision": precision, "part": part,
-            "dense_macs": runner.shape.dense,
+            "size": loaded.preprocessing.size, "dense_macs": runner.shape.dense, "skipped": list(dataset.skipped),
         }  # fmt: skip
-        out.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        console.print(provenance.write(out, figures | {"rows": rows}))
+    say_skipped(dataset)
 
 
 def _known(precision: str) -> str:
@@ -98,12 +135,12 @@ def _known(precision: str) -> str:
     return precision
 
 
-def _part(dataset: Dataset, part: str) -> Split:
+def _part(dataset: Dataset, part: str, by: str) -> Split:
     from lccl.data import hold_out
 
     if part not in ("test", "measure"):
         raise LcclError(f"unknown part {part!r}: use test or measure")
-    split = dataset.test if part == "test" else hold_out(dataset.train).measure
+    split = dataset.test if part == "test" else hold_out(dataset.train, by=by).measure
     if not len(split):
         raise LcclError("the data has no test images: use --part measure")
     return split

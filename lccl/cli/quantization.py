@@ -7,13 +7,15 @@ import typer
 import lccl
 from lccl.cli.terminal import (
     BundleFolder,
+    Cache,
     Data,
     Threads,
-    console,
     load_data,
     print_table,
     save_with_self_test,
+    say_skipped,
     use_threads,
+    working,
 )
 
 
@@ -22,6 +24,7 @@ def quantize(
     data: Data,
     engine: Annotated[str, typer.Option(help="auto, cpu or reference.")] = "auto",
     images: Annotated[int, typer.Option(min=1, help="Images on which the costs of rounding are found.")] = 512,
+    cache: Cache = None,
     threads: Threads = 0,
 ) -> None:
     """Give a bundle int8 weights, and say what they lose; then lccl calibrate --precision int8 measures its points."""
@@ -31,9 +34,10 @@ def quantize(
 
     use_threads(threads)
     loaded = lccl.load(bundle)
-    dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
-    with console.status("quantising") as status:
-        quantised = quantise_bundle(loaded, hold_out(dataset.train), engine, threads, status.update, images)
+    dataset = load_data(data, loaded.preprocessing, cache).in_order_of(loaded.labels)
+    with working("quantising") as update:
+        held = hold_out(dataset.train, by=loaded.held_out_by)
+        quantised = quantise_bundle(loaded, held, engine, threads, update, images)
     save_with_self_test(quantised, bundle)
     write_card(quantised, bundle)
     assert quantised.int8 is not None
@@ -48,3 +52,4 @@ def quantize(
             for name, loss in quantised.int8.losses.items()
         ),
     )  # fmt: skip
+    say_skipped(dataset)

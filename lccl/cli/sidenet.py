@@ -18,6 +18,7 @@ from lccl.cli.terminal import (
     one_sentence_errors,
     print_table,
     save_with_self_test,
+    say_skipped,
     training_progress,
     use_threads,
 )
@@ -64,11 +65,13 @@ def train(
         )
     dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
     specs = [SideNetSpec(block, grid, hidden) for block in after or usual_blocks(loaded.network)]
+    held = hold_out(dataset.train, by=loaded.held_out_by)
     with training_progress() as report:
-        fitted = fit_sidenets(loaded, specs, hold_out(dataset.train), recipe, report, engine, threads)
+        fitted = fit_sidenets(loaded, specs, held, recipe, report, engine, threads)
     save_with_self_test(fitted, out)
     write_card(fitted, out)
     _print_exits(_record(fitted))
+    say_skipped(dataset)
     if fitted.network.skip_convs:
         console.print(f"now lccl calibrate {out} {data} finds points that use the exits", highlight=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lccl
-from lccl.cli.terminal import console
+from lccl.cli.terminal import MODEL, console
 from lccl.errors import LcclError
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ USUAL = ("resnet18", "wrn-28-10", "resnet34", "resnet50")
 
 
 def tune(
-    networks: Annotated[
-        list[str] | None, typer.Argument(help=f"Networks by name or bundles' folders. Without any: {', '.join(USUAL)}.")
-    ] = None,
+    networks: Annotated[list[str] | None, typer.Argument(help=f"{MODEL} Without any: {', '.join(USUAL)}.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The table. Without it the one that the engine reads for this GPU.")
     ] = None,
@@ -31,8 +29,8 @@ def tune(
     """Find the fastest tiles of the cuda engine's convolutions on a GPU and write them down."""
     import torch
 
+    from lccl import provenance
     from lccl.compiler import choose_device
-    from lccl.provenance import commit
 
     place = choose_device(device)
     if place.type != "cuda":
@@ -47,26 +45,28 @@ def tune(
         raise LcclError(f"no precision {precision!r}: use fp16 or bf16")
     name = torch.cuda.get_device_name(place)
     path = out or tiles.FOLDER / f"{devices.slug(name)}.json"
-    provenance = {"torch": torch.__version__, "batch": batch, "commit": commit()}
+    made = {"torch": torch.__version__, "batch": batch, "command": provenance.command(), "commit": provenance.commit()}
     tuned: dict[tiles.Shape, tiles.Tile] = {}
     for network in networks or USUAL:
         with torch.inference_mode(), torch.cuda.device(place):
             for shape, tile in find(_lowered(network), batch, place, PRECISIONS[precision], known=tuned):
                 tuned[shape] = tile
-                tiles.write(path, name, tuned, provenance)  # each time: tuning takes minutes, and may be stopped
+                tiles.write(path, name, tuned, made)  # each time: tuning takes minutes, and may be stopped
                 console.print(f"{shape}  {tile}", highlight=False)
     console.print(path)
 
 
 def _lowered(network: str) -> Plan:
     """The plan of a bundle, or of a network by name with fresh weights."""
-    from lccl.networks import NETWORKS, Architecture, build
+    from lccl.bundle.format import bundle_folder
+    from lccl.networks import Architecture, build
     from lccl.networks.lowering import lower
     from lccl.preprocessing import Preprocessing
 
-    if network in NETWORKS:
+    folder = bundle_folder(network)
+    if folder is None:
         fresh = build(Architecture(network)).eval()
         size = fresh.image_size
         return lower(fresh, Preprocessing(size, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    bundle = lccl.load(Path(network))
+    bundle = lccl.load(folder)
     return lower(bundle.network, bundle.preprocessing)

@@ -4,6 +4,7 @@ So no decoder parses EXIF, XMP, colour profiles or text, and none of them can fa
 orientation is read, by one rule for all formats: EXIF's tag 0x0112, nothing else.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
+AVIF_HEAD_BYTES = 1 << 16
+# More parts than any image has: reading them would take the time of a large one. PNGs are often cut in pieces of 8 KiB.
+MOST_SEGMENTS, MOST_CHUNKS = 1 << 12, 1 << 16
+FILL_BYTES = re.compile(b"\xff+")
+OS2_HEADER = 12  # bytes of a BMP's oldest header, whose sizes have 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,56 @@ def read_container(content: bytes) -> Container:
         if any(brand in HEIC_BRANDS for brand in brands):
             raise UnsupportedImageError("HEIC is not read here: send the image as JPEG, PNG, WebP or AVIF")
     raise NotAnImageError(f"not an image that is read here ({', '.join(FORMATS)})")
+
+
+def claimed_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height that an image's header claims, to judge what decoding it will take; None where it is not found.
+
+    What it says is not checked and may be wrong (a GIF's frame may be larger than its screen): a decoder finds out.
+    """
+    if content.startswith(PNG_SIGNATURE) and len(content) >= 24:
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    if content[:6] in (b"GIF87a", b"GIF89a") and len(content) >= 10:
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    if content.startswith(b"BM") and len(content) >= 26:
+        width, height = struct.unpack_from("<HH" if content[14] == OS2_HEADER else "<ii", content, 18)
+        return abs(width), abs(height)
+    if content[4:8] == b"ftyp":
+        return _avif_size(content)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP" and len(content) >= 30:
+        return _webp_size(content)
+    return _jpeg_size(content) if content.startswith(b"\xff\xd8\xff") else None
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    try:
+        for marker, start, end in _jpeg_segments(content):
+            if marker in FRAMES and end - start >= 6:
+                height, width = struct.unpack_from(">HH", content, start + 1)
+                return width, height
+    except DamagedImageError:
+        return None
+    return None
+
+
+def _avif_size(content: bytes) -> tuple[int, int] | None:
+    """The largest of what its items claim, in boxes ``ispe`` near the file's start."""
+    places = (found.end() + 4 for found in re.finditer(b"ispe", content[:AVIF_HEAD_BYTES]))
+    sizes = [struct.unpack_from(">II", content, place) for place in places if place + 8 <= len(content)]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    kind = content[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", content, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -121,12 +177,14 @@ def _jpeg(content: bytes) -> Container:
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Markers up to the first scan, with where their segments start and end."""
     at, size = 2, len(content)
-    while at + 4 <= size:
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > size:
+            break
         if content[at] != 0xFF:
             raise DamagedImageError("the JPEG has bytes where a marker belongs")
         marker = content[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker == 0xFF and (fill := FILL_BYTES.match(content, at)) is not None:
+            at = fill.end() - 1
         elif marker in STANDALONE:
             at += 2
         else:
@@ -167,7 +225,9 @@ def _png(content: bytes) -> Container:
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     at, ended = len(PNG_SIGNATURE), False
-    while at + 12 <= len(content) and not ended:
+    for _ in range(MOST_CHUNKS):
+        if ended or at + 12 > len(content):
+            break
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         kind, data = content[at + 4 : at + 8], content[at + 8 : end - 4]
         if end > len(content):
@@ -185,7 +245,9 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 def _webp(content: bytes) -> Container:
     kept, orientation, at = [], 1, 12
     size = min(len(content), 8 + int.from_bytes(content[4:8], "little"))
-    while at + 8 <= size:
+    for _ in range(MOST_CHUNKS):
+        if at + 8 > size:
+            break
         kind, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
         end = at + 8 + length + length % 2
         if at + 8 + length > len(content):

@@ -51,15 +51,24 @@ class Engine(Protocol):
         ...
 
 
-def check_inputs(plan: Plan, images: Images, options: RunOptions) -> None:
-    """Refuse what does not fit the plan, naming what is wrong.
+def checked_images(
+    plan: Plan, images: Images, options: RunOptions, floating: type[np.floating[Any]] = np.float32
+) -> Images:
+    """Refuse what does not fit the plan, and return the images as an engine computes with them.
+
+    Args:
+        floating: the type that normalised images get; in it they must be finite.
 
     Raises:
         InputError: a shape, type or value is off.
 
     """
+    if np.issubdtype(images.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            images = images.astype(floating, copy=False)
     for complaint in _complaints(plan, images, options):
         raise InputError(complaint)
+    return images
 
 
 def _complaints(plan: Plan, images: Images, options: RunOptions) -> Iterator[str]:
@@ -72,7 +81,7 @@ def _complaints(plan: Plan, images: Images, options: RunOptions) -> Iterator[str
         if not np.issubdtype(images.dtype, np.floating):
             yield f"images must be uint8 or floating, not {images.dtype}"
         if not np.isfinite(images).all():
-            yield "normalised images must be finite"
+            yield f"normalised images must be finite as {images.dtype}"
     if thresholds.shape != (count, layers):
         yield f"options.thresholds must be {[count, layers]}, not {list(thresholds.shape)}"
     if exits.shape not in ((count, 0), (count, plan.exits)):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lccl.engines.base import Images, check_inputs, exit_confidence
+from lccl.engines.base import Images, checked_images, exit_confidence
 from lccl.engines.integers import IntegerSteps
 from lccl.engines.state import State
 from lccl.errors import EngineError, require
@@ -62,7 +62,7 @@ class ReferenceEngine:
 
     def begin(self, images: Images, options: RunOptions) -> State:
         """Check a batch and make it the first state."""
-        check_inputs(self.plan, images, options)
+        images = checked_images(self.plan, images, options, np.float64 if self.precision == "fp64" else np.float32)
         pixels = torch.from_numpy(np.array(images)).to(self._device)
         return State(
             options=options,

@@ -76,13 +76,18 @@ def read_labels(file: Path) -> tuple[str, ...]:
 
 
 def prepare(
-    plain: PlainNetwork, dataset: Dataset, preprocessing: Preprocessing | None, labels: tuple[str, ...] | None
+    plain: PlainNetwork,
+    dataset: Dataset,
+    preprocessing: Preprocessing | None,
+    labels: tuple[str, ...] | None,
+    report: Report = lambda *_: None,
 ) -> Attachment:
     """Bring the data's classes into the order of the network's outputs, and measure the plain network.
 
     Args:
         preprocessing: what :func:`input_of` gave, with which ``dataset`` was read.
         labels: the classes in the order of the outputs; without it the bundle's, or the data's own order.
+        report: see :func:`lccl.train.export.first_bundle`.
 
     Raises:
         DataError: the classes are not those of the network, or there are too few images.
@@ -94,11 +99,11 @@ def prepare(
             raise DataError(f"{whose} have {len(names)} classes and the network {classes}: they must be the same")
     order = labels or (plain.bundle.labels if plain.bundle else dataset.classes)
     dataset = dataset.in_order_of(order)
-    held = hold_out(dataset.train)
+    held = hold_out(dataset.train, by=plain.bundle.held_out_by if plain.bundle else "files")
     if preprocessing is None:
         mean, std = channel_statistics(held.train)
-        preprocessing = replace(network_input(plain.network.image_size), mean=mean, std=std)
-    measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing)
+        preprocessing = replace(network_input(dataset.train.images.shape[1]), mean=mean, std=std)
+    measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing, report)
     twin = replace(
         twin_record(replace(measured, digest=plain.digest)),
         attached_to=plain.source,
@@ -131,6 +136,7 @@ def attach(
     device: torch.device,
     compile_network: bool,
     report: Report,
+    workers: int | None = None,
 ) -> Bundle:
     """Train the :func:`gated` network from the plain one's weights and return its bundle, the exact point alone.
 
@@ -144,12 +150,14 @@ def attach(
     _note_origin(folder, {"digest": plain.digest, "labels": list(attachment.dataset.classes)})
     network, record = train(
         architecture, held, recipe, folder,
-        device=device, compile_network=compile_network, report=report,
+        device=device, compile_network=compile_network, report=report, workers=workers,
         start=plain.network, teacher=plain.network, statistics=preprocessing.statistics,
     )  # fmt: skip
     twin = attachment.plain_twin
+    assert record.data is not None
+    record = replace(record, data=replace(record.data, skipped=attachment.dataset.skipped))
     record = replace(record, plain_twin=twin, teacher=TeacherRecord(twin.digest, twin.accuracy))
-    return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing)
+    return first_bundle(network.cpu(), architecture, attachment.dataset, held, record, preprocessing, report)
 
 
 def _note_origin(folder: Path, origin: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class FakeQuantised:
     def range(self, images: NDArray[np.uint8]) -> None:
         """Set every map's scale from images uint8 [N, H, W, 3]."""
         was_training = self._network.training
-        size = self._network.image_size
+        size = images.shape[1]
         plan = lower(self._network.eval(), Preprocessing(size, size, *self._statistics))
         self._network.train(was_training)
         self._maps = {}

@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
+
+import numpy as np
 
 from lccl.errors import LcclError, require
 from lccl.train.thresholds import Allocation
+
+Augmentation = Literal["shifts", "crops"]
+SIZE_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,17 @@ class Recipe:
         gate_l1: weight of the mean gate value in the loss; the paper's "regularisation" of gates without normalisation.
         quantize: whether maps and weights are rounded to int8 in the forward pass
             (:mod:`lccl.train.fake_quantization`).
+        augmentation: ``shifts`` by up to an eighth of the size, or ``crops``: random parts of the image, of at least
+            ``crop_area`` of it and up to ``crop_ratio`` times as wide as high or as high as wide, scaled to the
+            network's input; both flip every other image.
+        smoothing: share of the labels that is spread over all classes.
+        average: share of the run over which weights are averaged, exponentially; what is watched and saved is the
+            average. 0 takes the weights as they are.
+        sizes: pixels a side of the images to train on, else the network's input: ``128:160`` grows in steps of 32 until
+            ``grown`` of the run is over, ``96,128,160`` draws one for each batch. The last is the network's input.
+        trunk_rate: learning rate of everything but the classifier, as a share: for a trained network with a fresh
+            classifier.
+        curve_images: images of the choosing part on which the curve is searched for.
 
     """
 
@@ -54,6 +70,15 @@ class Recipe:
     distill: float = 0.7
     temperature: float = 4.0
     gate_l1: float = 0.0
+    augmentation: Augmentation = "shifts"
+    crop_area: float = 0.35
+    crop_ratio: float = 4 / 3
+    smoothing: float = 0.0
+    average: float = 0.0
+    sizes: str = ""
+    grown: float = 0.6
+    trunk_rate: float = 1.0
+    curve_images: int = 400
     seed: int = 0
     precision: str = "fp32"
     quantize: bool = False
@@ -81,6 +106,22 @@ class Recipe:
                 "training needs path_from in 0..1 and a positive path_every",
             ),
             (
+                self.augmentation in get_args(Augmentation) and 0 < self.crop_area <= 1 <= self.crop_ratio,
+                "training needs augmentation shifts or crops, crop_area in 0..1 and crop_ratio from 1 on",
+            ),
+            (
+                0 <= self.smoothing < 1
+                and 0 <= self.average <= 1
+                and 0 < self.trunk_rate <= 1
+                and self.curve_images >= 1,
+                "training needs smoothing below 1, average in 0..1, trunk_rate above 0 up to 1, and curve_images",
+            ),
+            (0 < self.grown <= 1, "training needs grown above 0 up to 1"),
+            (
+                not self.sizes or self.augmentation == "crops",
+                "only photographs are trained on at several sizes: take one",
+            ),
+            (
                 self.precision in ("fp32", "bf16"),
                 f"unknown training precision {self.precision!r}: use fp32 or bf16",
             ),
@@ -91,6 +132,16 @@ class Recipe:
         if progress < self.warm_up:
             return self.first_lr + (self.lr - self.first_lr) * progress / self.warm_up
         return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
+
+    def size_at(self, epoch: int, size: int, random: np.random.Generator) -> int:
+        """Pixels a side of a batch in an epoch (from 0 on), where the network's input has ``size``."""
+        if "," in self.sizes:
+            return int(random.choice(read_sizes(self.sizes)))
+        if not self.sizes or epoch >= self.grown * self.epochs:
+            return size
+        first = read_sizes(self.sizes)[0]
+        steps = (size - first) / SIZE_STEP * epoch / (self.grown * self.epochs)
+        return first + SIZE_STEP * math.floor(steps + 1e-9)
 
     def searches_curve(self, epoch: int) -> bool:
         """Whether the threshold curve is searched for before this epoch (from 0 on)."""
@@ -104,6 +155,27 @@ class Recipe:
         ramp = (progress - self.skip_from) / self.skip_ramp if self.skip_ramp else float(progress >= self.skip_from)
         top = self.skip_top * min(1.0, max(0.0, ramp))
         return min(self.skip_bottom, top), top
+
+
+def read_sizes(text: str) -> list[int]:
+    """The numbers of ``160``, ``128:160`` or ``96,128,160``, which rise.
+
+    Raises:
+        LcclError: anything else.
+
+    """
+    try:
+        sizes = [int(part) for part in text.replace(":", ",").split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or sizes != sorted(set(sizes)) or (":" in text and ("," in text or len(sizes) != 2)):
+        raise LcclError(f"--size {text} is not readable: give 160, 128:160 to grow, or 96,128,160 to draw from")
+    return sizes
+
+
+PHOTOGRAPHS = Recipe(
+    epochs=40, batch=64, lr=0.05, warm_up=0.15, augmentation="crops", smoothing=0.1, average=0.05, curve_images=96
+)
 
 
 def continued(recipe: Recipe) -> Recipe:
@@ -122,3 +194,13 @@ def attached(recipe: Recipe) -> Recipe:
         recipe, first_lr=recipe.lr / 5, warm_up=0.1, skip_from=0.0, skip_ramp=0.3, path_from=0.25, path_every=0.25,
         gate_scale=0.05,
     )  # fmt: skip
+
+
+def tuned(recipe: Recipe) -> Recipe:
+    """The recipe for a trained network with a fresh classifier, for other classes: its trunk changes slowly.
+
+    Thresholds lie along the curve that it had for its former classes.
+    """
+    return replace(
+        recipe, first_lr=recipe.lr / 5, warm_up=0.1, skip_from=0.0, skip_ramp=0.3, path_from=1.0, trunk_rate=0.1
+    )

@@ -20,7 +20,7 @@ from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
 from lccl.errors import DataError, LcclError, require
 from lccl.networks import ResNet
-from lccl.networks.inputs import normalise
+from lccl.networks.inputs import images_at_once, normalise
 from lccl.networks.sidenet import SideNetSpec
 from lccl.operating_points import OperatingPointTable
 from lccl.plan.geometry import NetworkShape
@@ -151,7 +151,7 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
     rise = 0.1 if total_steps != 10 else 0.2
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=total_steps, pct_start=rise)
     for epoch in range(recipe.epochs):
-        right, total = np.zeros(len(sides)), 0.0
+        right, total, images = np.zeros(len(sides)), 0.0, 0
         for number, (features, labels) in enumerate(_batches(network, bundle, split, recipe, random), 1):
             logits = [
                 side.classify((value - mean) / deviation)
@@ -164,12 +164,13 @@ def _fit(network: ResNet, bundle: Bundle, split: Split, recipe: SideNetRecipe, r
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            total += loss.item()
+            images += len(labels)
+            total += len(labels) * loss.item()
             right += [int((each.argmax(1) == labels).sum()) for each in logits]
-            report("step", epoch * steps + number, total_steps, {"loss": loss.item()})
+            report("step", epoch * steps + number, total_steps, {"loss": total / images})
         shares = (right / len(split)).tolist()
         figures = {f"accuracy_{side.spec.after}": share for side, share in zip(sides, shares, strict=True)}
-        report("epoch", epoch + 1, recipe.epochs, {"loss": total / steps} | figures)
+        report("epoch", epoch + 1, recipe.epochs, {"loss": total / images} | figures)
     # The hidden layers were trained on centred features; from now on they read them as they are.
     with torch.no_grad():
         for side, (mean, deviation) in zip(sides, centres, strict=True):
@@ -246,8 +247,7 @@ def _logits(network: ResNet, preprocessing: Preprocessing, split: Split) -> list
 
 def _passes(network: ResNet, preprocessing: Preprocessing, split: Split) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
     """Batch by batch the network's own logits at exact, and what each SideNet reads."""
-    for start in range(0, len(split), BATCH_IN_EVALUATION):
-        images = normalise(split.images[start : start + BATCH_IN_EVALUATION], preprocessing.statistics)
+    for pixels, _ in split.batches(images_at_once(preprocessing.size, BATCH_IN_EVALUATION)):
         with torch.no_grad():
-            output, features = network.with_features(images)
+            output, features = network.with_features(normalise(pixels, preprocessing.statistics))
         yield output.logits, features

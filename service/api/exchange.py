@@ -5,6 +5,7 @@ Bodies are read into memory, within limits on each and on all together.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -19,13 +20,15 @@ from ..errors import ServiceError
 from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..telemetry.metrics import Metrics
+from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
+SHARE = 8  # see BodyMemory; the queue's is alike
 
 
-# What a protocol reads from a request: its images, encoded or fitting the network, its quality, and what it needs to
-# write the answer.
-Asked = tuple[Sequence[bytes | Image], QualityRequest, Details]
+# What a protocol reads from a request: its images, encoded or fitting the network, its quality, what it needs to write
+# the answer, and the seconds within which the client wants it, if it says so (else infinity).
+Asked = tuple[Sequence[bytes | Image], QualityRequest, Details, float]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
 Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
 
@@ -45,10 +48,14 @@ def refuse_compressed(request: Request) -> None:
 
 
 class BodyMemory:
-    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits."""
+    """Counts the bytes of all bodies held at once and keeps them, each and together, under their limits.
+
+    A client that holds a body may hold more up to eight times what that leaves free, so that there is room for others.
+    """
 
     def __init__(self, per_body: int, together: int) -> None:
         self._per_body, self._together, self._held = per_body, together, 0
+        self._held_by: Counter[str] = Counter()
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -56,12 +63,12 @@ class BodyMemory:
 
         Raises:
             ServiceError, too_large: more bytes, also declared ones, than one body may have.
-            ServiceError, overloaded: more than all bodies together may have.
+            ServiceError, overloaded: more than all bodies together, or this client's, may have.
             ServiceError, client_gone: the client left.
 
         """
-        declared = header(request.scope, b"content-length")
-        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0)
+        declared, client = header(request.scope, b"content-length"), request.scope["state"]["caller"].name
+        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0, 0, client)
         chunks, size, more = [], 0, True
         try:
             while more:
@@ -69,18 +76,27 @@ class BodyMemory:
                 if message["type"] == "http.disconnect":
                     raise ServiceError("client_gone", "the client closed the connection during its upload")
                 chunk, more = message.get("body", b""), message.get("more_body", False)
-                self._check(size + len(chunk), size)
+                self._check(size + len(chunk), size, client)
                 size += len(chunk)
-                self._held += len(chunk)
+                self._hold(len(chunk), client)
                 chunks.append(chunk)
-            yield b"".join(chunks)
+            body = await joined(chunks)
+            chunks.clear()
+            yield body
         finally:
-            self._held -= size
+            self._hold(-size, client)
 
-    def _check(self, size: int, held: int) -> None:
+    def _hold(self, more: int, client: str) -> None:
+        self._held += more
+        self._held_by[client] += more
+        if not self._held_by[client]:
+            del self._held_by[client]
+
+    def _check(self, size: int, held: int, client: str) -> None:
         if size > self._per_body:
             raise ServiceError("too_large", f"the body has more than {self._per_body:,} bytes")
-        if self._held + size - held > self._together:
+        left, others = self._together - self._held - size + held, self._held_by[client] - held
+        if left < 0 or (others and others + size > SHARE * left):
             raise ServiceError("overloaded", "too many uploads are in progress: try again later", retry_after_s=1.0)
 
 
@@ -90,6 +106,9 @@ class Exchange:
     Args:
         limit_s: seconds from the request's head, after which it is answered with an error.
 
+    Attributes:
+        turns: of the event loop, for bodies that take long to read.
+
     """
 
     def __init__(
@@ -97,6 +116,7 @@ class Exchange:
     ) -> None:
         self._registry, self._pipeline, self._bodies = registry, pipeline, bodies
         self._metrics, self._limit_s = metrics, limit_s
+        self.turns = LoopTurns()
 
     async def run(
         self,
@@ -122,10 +142,11 @@ class Exchange:
         try:
             async with asyncio.timeout(self._limit_s):
                 async with self._bodies.read(request) as body:
-                    images, quality, details = await read(request, body, model)
+                    images, quality, details, limit_s = await read(request, body, model)
                     classified = await self._pipeline.classify(
                         model, images, quality, client=state["caller"].name, arrived=state["arrived"],
                         loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
+                        limit_s=limit_s,
                     )  # fmt: skip
         except TimeoutError as error:
             raise ServiceError(

@@ -7,15 +7,18 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, MutableSequence
+from functools import lru_cache
 from typing import Any
 
-from fastapi import Request
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Request, Response
+from starlette.routing import BaseRoute, Match, Router
+from starlette.types import Message, Receive, Scope, Send
 
-from ..telemetry.metrics import Metrics
+from ..errors import ServiceError
+from ..telemetry.metrics import UNKNOWN, Metrics
 from ..telemetry.tracing import Tracing
 from .exchange import header
+from .origins import SharedOrigins
 from .problems import answer
 
 log = logging.getLogger("service.access")
@@ -43,15 +46,19 @@ class RequestObserver:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Router,
         metrics: Metrics,
         policies: Mapping[str, bytes],
         tracing: Tracing | None = None,
         clock: Callable[[], float] = time.monotonic,
+        is_our_name: Callable[[str], bool] | None = None,
+        shared: SharedOrigins | None = None,
     ) -> None:
-        """``policies`` has the Content-Security-Policy of pages that need their own, by path."""
+        """Takes the Content-Security-Policy of pages that need their own, by path, and what ``host_check`` made."""
         self._app, self._metrics, self._tracing, self._clock = app, metrics, tracing, clock
         self._policies, self._strict = policies, content_security_policy()
+        self._is_our_name, self._shared = is_our_name, shared
+        self._worked_on = lru_cache(maxsize=1024)(self._route)
         self._inside = 0
         metrics.inflight_requests.set_function(lambda: self._inside)
 
@@ -59,49 +66,81 @@ class RequestObserver:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = header(scope, b"x-request-id")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        started, status = state.setdefault("arrived", self._clock()), 500
-        if self._tracing is not None:
-            state["span"] = self._tracing.begin(Headers(scope=scope), started)
+        started, status, method = self._begin(scope), 500, scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server leaves the body out
 
         async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"] = list(message.get("headers", ()))
-                headers.append((b"x-request-id", request_id.encode()))
-                self._protect(headers, scope["path"])
+                self._protect(headers, scope)
             await send(message)
 
         self._inside += 1
         try:
-            await self._app(scope, receive, observe)
+            if self._is_our_name is not None and not self._is_our_name(header(scope, b"host")):
+                raise ServiceError("wrong_host", "this service has another name: LCCL_ALLOWED_HOSTS lists its names")
+            preflight = self._shared.preflight(scope) if self._shared is not None else None
+            await (preflight or self._app)(scope, receive, observe)
         except Exception as error:
             await answer(Request(scope), error, self._metrics.rejected)(scope, receive, observe)
         finally:
             self._inside -= 1
-            self._record(scope, status, started, self._clock())
+            self._record(scope, method, status, started, self._clock())
 
-    def _protect(self, headers: MutableSequence[tuple[bytes, bytes]], path: str) -> None:
-        """Add headers that forbid browsers to guess types, frame pages, run foreign scripts and store answers."""
+    def refuse(self, scope: Scope, error: Exception, model: str | None) -> Response:
+        """The answer to work that the application is not asked to do, with all that any other answer has.
+
+        Args:
+            model: the one that is asked; None where there is none of that name.
+
+        """
+        started = self._begin(scope)
+        scope["state"]["model"] = model or UNKNOWN
+        scope["route"] = self._worked_on(scope["path"])
+        response = answer(Request(scope), error, self._metrics.rejected)
+        self._protect(response.raw_headers, scope)
+        self._record(scope, scope["method"], response.status_code, started, self._clock())
+        return response
+
+    def _route(self, path: str) -> BaseRoute | None:
+        scope = {"type": "http", "method": "POST", "path": path}
+        return next((route for route in self._app.routes if route.matches(scope)[0] is Match.FULL), None)
+
+    def _begin(self, scope: Scope) -> float:
+        """Give a request its id and its span; returns when it arrived, in monotone seconds."""
+        given = header(scope, b"x-request-id")
+        state = scope.setdefault("state", {})
+        state["request_id"] = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        started: float = state.setdefault("arrived", self._clock())
+        if self._tracing is not None:
+            state["span"] = self._tracing.begin(scope, started)
+        return started
+
+    def _protect(self, headers: MutableSequence[tuple[bytes, bytes]], scope: Scope) -> None:
+        """Add the id, and what forbids browsers to guess types, frame pages, run foreign scripts and store answers."""
         given = {name.lower(): value for name, value in headers}
+        headers.append((b"x-request-id", scope["state"]["request_id"].encode()))
         headers.extend(ALWAYS)
+        if self._shared is not None and b"vary" not in given:  # a preflight's answer has it all
+            self._shared.tell(headers, scope)
         if not given.keys() & CACHED:
             headers.append(NOT_STORED)
         if given.get(b"content-type", b"").startswith(b"text/html"):
             headers.append(NOT_FRAMED)
-            headers.append((b"content-security-policy", self._policies.get(path, self._strict)))
+            headers.append((b"content-security-policy", self._policies.get(scope["path"], self._strict)))
 
-    def _record(self, scope: Scope, status: int, started: float, ended: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, started: float, ended: float) -> None:
         state: dict[str, Any] = scope["state"]
-        route, model = getattr(scope.get("route"), "path", "unmatched"), state.get("model", "")
+        matched, model = getattr(scope.get("route"), "path", None), state.get("model", "")
+        route = matched or "unmatched"
         trace = {}
         if self._tracing is not None:
-            name, classified = f"{scope['method']} {route}", state.get("classified")
-            trace["trace_id"] = self._tracing.end(state["span"], name, status, classified, started, ended)
+            trace["trace_id"] = self._tracing.end(
+                state["span"], method, matched, status, state.get("classified"), started, ended
+            )
         self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):
@@ -109,7 +148,7 @@ class RequestObserver:
         caller = state.get("caller")
         log.log(
             level,
-            "%s %s %d", scope["method"], route, status,
+            "%s %s %d", method, route, status,
             extra={
                 "request_id": state["request_id"], "route": route, "model": model, "status": status,
                 "caller": caller.name if caller else "", "duration_ms": round(1000 * (ended - started), 3), **trace,

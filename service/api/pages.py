@@ -7,22 +7,27 @@ from fastapi import HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.routing import Mount
 
-from .operation import Json, Operation
+from .operation import Handler, Json, Operation
 
 TITLE = "LCCL model server"
 DOCUMENT, PAGE, ASSETS = "/openapi.json", "/docs", "/static-offline-docs"
 
 
-def documentation_page() -> bytes:
-    """The page that shows the document; its scripts and styles are files under :data:`ASSETS`."""
+def documentation_page(root_path: str) -> bytes:
+    """The page that shows the document; its scripts and styles are files under :data:`ASSETS`.
+
+    Args:
+        root_path: what browsers have before each path.
+
+    """
+    assets = root_path + ASSETS
     html = get_swagger_ui_html(
-        openapi_url=DOCUMENT,
+        openapi_url=root_path + DOCUMENT,
         title=f"{TITLE} - Swagger UI",
-        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS}/favicon.png",
+        swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+        swagger_css_url=f"{assets}/swagger-ui.css",
+        swagger_favicon_url=f"{assets}/favicon.png",
     )
     return bytes(html.body)
 
@@ -42,22 +47,19 @@ def documentation(html: bytes) -> list[Operation]:
     ]
 
 
-def assets() -> Mount:
+def assets() -> Operation:
     """The files of the page."""
-    return Mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
+    answer = _files(Path(fastapi_offline.__file__).parent / "static")
+    return Operation("GET", f"{ASSETS}/{{name}}", "A file", "pages", answer, level="open", documented=False)
 
 
 def playground() -> list[Operation]:
     """The page at / on which to try models, and its files, which are no part of the documented interface."""
-    folder = Path(__file__).parents[1] / "playground"
-    files, names = StaticFiles(directory=folder), frozenset(file.name for file in folder.iterdir())
+    answer = _files(Path(__file__).parents[1] / "playground")
 
     async def file(request: Request) -> Response:
         """A file, or 304; browsers ask each time, so that a page never meets another release's files."""
-        name = request.path_params.get("name", "index.html")
-        if name not in names:  # so that no path from a request is looked up on the disk
-            raise HTTPException(404)
-        response = await files.get_response(name, request.scope)
+        response = await answer(request)
         response.headers["Cache-Control"] = "no-cache"
         return response
 
@@ -65,3 +67,16 @@ def playground() -> list[Operation]:
         Operation("GET", path, "The playground", "pages", file, level="open", documented=False)
         for path in ("/", "/playground/{name}")
     ]
+
+
+def _files(folder: Path) -> Handler:
+    """Answers with a file of a folder."""
+    files, names = StaticFiles(directory=folder), frozenset(file.name for file in folder.iterdir())
+
+    async def file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in names:  # so that no path from a request is looked up on the disk
+            raise HTTPException(404)
+        return await files.get_response(name, request.scope)
+
+    return file

@@ -1,7 +1,6 @@
 """The only place where errors become answers: ``application/problem+json``, or the form that the protocol has."""
 
 import logging
-from http import HTTPStatus
 
 from fastapi import Request
 from prometheus_client import Counter
@@ -20,8 +19,12 @@ def answer(request: Request, error: Exception, rejected: Counter) -> Response:
     state, path = request.scope["state"], request.scope["path"]
     if isinstance(error, HTTPException):  # no such path, or no such method there
         detail = f"{request.method} is not answered at this path: see /docs"
-        told = problem_body(HTTPStatus(error.status_code), error.detail.lower().replace(" ", "_"), detail)
+        if path.endswith("/") and path != "/":
+            detail = "no path here ends with a slash: leave it out"
+        told = problem_body(error.status_code, error.detail.lower().replace(" ", "_"), detail)
         headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # the middleware answers both alike
     else:
         told, headers = problem(error)
     if told["code"] == "internal":

@@ -5,6 +5,8 @@ from functools import lru_cache
 from typing import Literal
 
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from ..errors import ServiceError
 from .keys import KeyRing
@@ -54,6 +56,17 @@ class AccessControl:
             raise ServiceError(
                 "forbidden", f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'"
             )
+
+    def name_of(self, scope: Scope) -> str | None:
+        """Whom fairness counts a request for, also before it was admitted; None for whoever has not the key to ask."""
+        caller = scope["state"].get("caller")
+        if caller is None:
+            client = scope.get("client")
+            try:
+                caller = self._keys.identify(Headers(scope=scope), _address(client[0] if client else ""))
+            except ServiceError:
+                return None
+        return str(caller.name)
 
 
 @lru_cache(maxsize=4096)

@@ -3,13 +3,15 @@
 import argparse
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import stat
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ..errors import ServiceError, StartError, complaint
 from .rate_limits import RateText, parse_rate
 
+log = logging.getLogger(__name__)
 SINGLE = "default"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 PREFIX = "lccl_"  # lets scanners for leaked secrets recognise a key
@@ -95,8 +98,13 @@ class KeyRing:
 
     """
 
-    def __init__(self, callers: Mapping[bytes, Caller]) -> None:
-        """Takes callers by the SHA-256 of their keys."""
+    def __init__(self, read: Callable[[], Mapping[bytes, Caller]], stamp: Callable[[], object] = lambda: None) -> None:
+        """Takes what reads callers by the SHA-256 of their keys, and what differs once they may have changed."""
+        self._read, self._stamp = read, stamp
+        self._seen = stamp()
+        self._take(read())
+
+    def _take(self, callers: Mapping[bytes, Caller]) -> None:
         self._callers, self.asked = dict(callers), bool(callers)
         self.has_admin = any(caller.admin for caller in callers.values())
 
@@ -108,13 +116,20 @@ class KeyRing:
             StartError: see :func:`read_keys`; or the file has a ``default``, or the single key, too.
 
         """
-        callers = read_keys(path) if path else {}
-        if single is not None:
-            digest = hashlib.sha256(single.encode()).digest()
-            if digest in callers or SINGLE in {caller.name for caller in callers.values()}:
-                raise StartError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
-            callers[digest] = Caller(SINGLE)
-        return cls(callers)
+        return cls(partial(_callers, path, single), partial(_stamp, path) if path else lambda: None)
+
+    def refresh(self) -> None:
+        """Read the file again if it changed; from one that cannot be used nothing is taken, and the log says why."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._take(self._read())
+        except StartError as error:
+            log.error("the API keys stay as they were: %s", error)
+        else:
+            log.info("the API keys were read again: there are %d", len(self._callers))
 
     def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """Who asks, by ``Authorization: Bearer`` or ``X-API-Key``; every key is compared, in constant time.
@@ -139,6 +154,25 @@ class KeyRing:
         return found
 
 
+def _callers(path: Path | None, single: str | None) -> dict[bytes, Caller]:
+    callers = read_keys(path) if path else {}
+    if single is not None:
+        digest = hashlib.sha256(single.encode()).digest()
+        if digest in callers or SINGLE in {caller.name for caller in callers.values()}:
+            raise StartError(f"{path}: has the single key (LCCL_API_KEY), or its name {SINGLE!r}, too")
+        callers[digest] = Caller(SINGLE)
+    return callers
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Differs once a file was written, replaced or given other permissions."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make a key: shown once on standard error, its lines for the key file on standard output."""
     parser = argparse.ArgumentParser(prog="python -m service.auth.keys", description="Make an API key.")
@@ -154,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     key = PREFIX + secrets.token_urlsafe(32)
     print(
-        f"The key, shown this once: {key}\nFor the file that LCCL_API_KEYS names, read when the service starts:",
+        f"The key, shown this once: {key}\nFor the file that LCCL_API_KEYS names:",
         file=sys.stderr,
     )
     print(f'[keys."{options.name}"]')

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 # A client that already waits may fill its queue to this many times what it leaves free (dynamic thresholds,
 # Choudhury and Hahne 1998): alone to 8/9 of it, and with k others like it there is still room for one more.
 SHARE = 8
+LATELY_S = 1.0  # since another client put something in, or under another key: then it may again at any moment
 MEMORY = 0.8  # what a batch still weighs in the rate of leaving when the next one ends
 
 
@@ -39,6 +40,7 @@ class _Queue(Generic[Item, Result]):
         left: jobs whose batch has run, earlier ones forgotten by and by.
         left_in_s: seconds in which any of those batches ran.
         last_left_at: monotone seconds.
+        gone: whether it is forgotten as soon as nothing waits.
 
     """
 
@@ -48,6 +50,7 @@ class _Queue(Generic[Item, Result]):
     left: float = 0.0
     left_in_s: float = 0.0
     last_left_at: float = -math.inf
+    gone: bool = False
 
     def push(self, job: Job[Item, Result]) -> None:
         self.clients.setdefault(job.client, deque()).append(job)
@@ -87,6 +90,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self.closed = False
         self._virtual_s = 0.0
+        self._last_put, self._changed_hands_at = ("", ""), -math.inf
 
     def put(self, key: str, items: Sequence[Item], client: str = "") -> list[Job[Item, Result]]:
         """Queue all items or none. Runs on the event loop whose futures the jobs get.
@@ -105,11 +109,25 @@ class Batcher(Generic[Item, Result]):
             if not queue.size:
                 queue.served_s = max(queue.served_s, self._virtual_s)
             now = self._clock()
+            if self._last_put != (key, client):
+                self._changed_hands_at = now if self._last_put != ("", "") else -math.inf
+                self._last_put = key, client
             jobs: list[Job[Item, Result]] = [Job(item, client, now, loop.create_future()) for item in items]
             for job in jobs:
                 queue.push(job)
             self._changed.notify()
             return jobs
+
+    def check_room(self, key: str, count: int, client: str) -> None:
+        """Whether so many items could be put in now, for those who have work to do before.
+
+        Raises:
+            ServiceError, overloaded: as :meth:`put`.
+
+        """
+        with self._changed:
+            if key in self._queues:
+                self._check_room(self._queues[key], count, client)
 
     def _check_room(self, queue: _Queue[Item, Result], count: int, client: str) -> None:
         left = self._limit - queue.size - count
@@ -145,7 +163,19 @@ class Batcher(Generic[Item, Result]):
                 if not job.future.cancelled():
                     limit = limit if batch else self._batch_limit(job.item)
                     batch.append(job)
+            if queue.gone and not queue.size:
+                del self._queues[key]
             return key, batch
+
+    def is_shared(self, key: str, clients: Collection[str]) -> bool:
+        """Whether others than these clients of a key wait, or several came lately: of its clients, or other keys'."""
+        with self._changed:
+            if self._clock() - self._changed_hands_at < LATELY_S:
+                return True
+            return any(
+                queue.size and (other != key or any(client not in clients for client in queue.clients))
+                for other, queue in self._queues.items()
+            )
 
     def give_back(self, key: str, jobs: Sequence[Job[Item, Result]]) -> None:
         """Put taken jobs back to where they were, in front of what came after them."""
@@ -170,10 +200,11 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             return sum(queue.size / queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s)
 
-    def drained_per_s(self) -> float:
-        """Items that leave in a second while there are any, at the slowest key's rate; 0 when nothing has left yet."""
+    def drained_per_s(self, key: str) -> float:
+        """Items of a key that leave in a second while there are any; 0 when none has left yet."""
         with self._changed:
-            return min((queue.drained_per_s for queue in self._queues.values() if queue.drained_per_s), default=0.0)
+            queue = self._queues.get(key)
+            return queue.drained_per_s if queue else 0.0
 
     def depth(self, key: str) -> int:
         """Items of a key that wait."""
@@ -182,9 +213,12 @@ class Batcher(Generic[Item, Result]):
             return queue.size if queue else 0
 
     def forget(self, key: str) -> None:
-        """Drop what was learnt of a key that will not be used again; what waits under it stays."""
+        """Drop what was learnt of a key that will not be used again; what waits under it is still handed out."""
         with self._changed:
-            if key in self._queues and not self._queues[key].size:
+            queue = self._queues.get(key)
+            if queue is not None and queue.size:
+                queue.gone = True
+            elif queue is not None:
                 del self._queues[key]
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.decoding.pixels import decode_rgb
 from lccl.errors import ImageTooLargeError
 from lccl.preprocessing import Preprocessing
 
@@ -17,7 +16,7 @@ def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDA
         ImageError: see :func:`lccl.decoding.pixels.decode_rgb`.
 
     """
-    return preprocessing.apply_to_pixels(decode_rgb(content, max_pixels))
+    return preprocessing.decode(content, max_pixels)
 
 
 def decode_if_small(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:

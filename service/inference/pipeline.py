@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lccl.decoding.containers import claimed_size
+from lccl.errors import ImageTooLargeError, InputError
 from lccl.request import QualityRequest
 
 from ..errors import ServiceError
 from .decode import decode, decode_if_small
+from .decoders import Decoders
 from .registry import ServedModel
 from .runner import Result, WorkBatcher
 from .scheduler import Work, WorkJob
@@ -57,13 +60,17 @@ class Pipeline:
     Args:
         decoders: threads for images that are slow to decode, and for other work that would hold up the event loop.
         max_pixels: the largest image, width × height.
+        request_pixels: of all images of a request together; one of the largest may always be sent.
         limit_s: seconds from a request's arrival after which its results are of no use.
 
     """
 
-    def __init__(self, batcher: WorkBatcher, decoders: Executor, max_pixels: int, limit_s: float) -> None:
+    def __init__(
+        self, batcher: WorkBatcher, decoders: Decoders, max_pixels: int, request_pixels: int, limit_s: float
+    ) -> None:
         self._batcher, self._decoders = batcher, decoders
-        self._max_pixels, self._limit_s = max_pixels, limit_s
+        self._max_pixels, self._request_pixels = max_pixels, max(request_pixels, max_pixels)
+        self._limit_s = limit_s
 
     async def classify(
         self,
@@ -76,6 +83,7 @@ class Pipeline:
         loop_delay_s: float = 0.0,
         departure: asyncio.Future[None] | None = None,
         want_masks: bool = False,
+        limit_s: float = math.inf,
     ) -> Classified:
         """Classify images with one quality. An image's own error takes its place among the results.
 
@@ -86,17 +94,19 @@ class Pipeline:
             loop_delay_s: seconds from then until something was done for it: how late the event loop was.
             departure: done when the client has left; None where nobody tells.
             want_masks: whether the results are to carry masks.
+            limit_s: seconds from the arrival after which this request's results are of no use.
 
         Raises:
             QualityError: the model does not offer what is asked for.
             ServiceError, client_gone: the client left before its results were there.
+            ServiceError, too_large: its images have too many pixels together.
             ServiceError, overloaded, unavailable: the queue takes no more.
 
         """
         resolution = model.resolve(quality)
-        allowed_s = min(self._limit_s, resolution.deadline_s or self._limit_s)
+        allowed_s = min(self._limit_s, limit_s, resolution.deadline_s or self._limit_s)
         began = time.monotonic()
-        decoded = await self._decode_all(model, images)
+        decoded = await self._decode_all(model, images, client, departure)
         decode_s = time.monotonic() - began
         deadline = arrived + allowed_s
         work = [
@@ -105,38 +115,81 @@ class Pipeline:
             if not isinstance(one, Exception)
         ]
         jobs = self._batcher.put(model.key, work, client) if work else []
-        await _wait(jobs, departure)
+        await _wait([job.future for job in jobs], departure)
         done = (_outcome(job) for job in jobs)
         results = [one if isinstance(one, Exception) else next(done) for one in decoded]
         return Classified(results, decode_s, decoded)
 
-    async def beside(self, function: Callable[[], Value], *, if_worth_it: bool = True) -> Value:
-        """Call a function in the decoders' threads; here, where what it does is not worth a thread's waking."""
+    async def beside(
+        self, function: Callable[[], Value], *, client: str = "", weight: int = 0, if_worth_it: bool = True
+    ) -> Value:
+        """Call a function in the decoders' threads; here, where what it does is not worth a thread's waking.
+
+        Args:
+            client: whose turn it takes.
+            weight: the pixels of an image that would take as long.
+
+        """
         if not if_worth_it:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
+        return await self._decoders.submit(client, weight, function)
 
-    async def _decode_all(self, model: ServedModel, images: Sequence[bytes | Image]) -> Sequence[Image | Exception]:
-        """Small images are decoded here, in less time than a thread takes to wake; others in the threads, together."""
-        loop, preprocessing = asyncio.get_running_loop(), model.bundle.preprocessing
+    async def _decode_all(
+        self,
+        model: ServedModel,
+        images: Sequence[bytes | Image],
+        client: str,
+        departure: asyncio.Future[None] | None,
+    ) -> Sequence[Image | Exception]:
+        """Small images are decoded here, in less time than a thread takes to wake; others in the threads, in turn.
 
-        def decoding(image: bytes | Image) -> Image | asyncio.Future[Image]:
-            if not isinstance(image, bytes):
-                return image
-            small = decode_if_small(image, preprocessing) if len(images) == 1 else None
+        An image is decoded in the turn of the size that its header claims, or of its bytes if they are more. One that
+        turns out to be larger costs nothing there, and has another turn as one of the largest.
+        """
+        preprocessing, decoded = model.bundle.preprocessing, list[Image | Exception | bytes](images)
+        if len(images) == 1 and isinstance(images[0], bytes):
+            small = decode_if_small(images[0], preprocessing)
             if small is not None:
-                return small
-            return loop.run_in_executor(self._decoders, decode, image, preprocessing, self._max_pixels)
-
-        decoded = [decoding(image) for image in images]
-        waiting = [one for one in decoded if isinstance(one, asyncio.Future)]
+                return [small]
+        pixels = {number: self._claimed(one) for number, one in enumerate(images) if isinstance(one, bytes)}
+        waiting = pixels
         if waiting:
-            await asyncio.gather(*waiting, return_exceptions=True)
-        return [one if isinstance(one, np.ndarray) else _value_or_error(one) for one in decoded]
+            self._batcher.check_room(model.key, len(images), client)  # before the work of decoding
+        while waiting:
+            self._check_pixels(sum(pixels.values()))
+            turns = {
+                number: self._decoders.submit(
+                    client,
+                    max(size, len(images[number])),
+                    partial(decode, images[number], preprocessing, size),  # type: ignore[arg-type]
+                )
+                for number, size in waiting.items()
+            }
+            await _wait(turns.values(), departure)
+            decoded = [_value_or_error(turns[number]) if number in turns else one for number, one in enumerate(decoded)]
+            waiting = {
+                number: self._max_pixels for number, size in waiting.items()
+                if size < self._max_pixels and isinstance(decoded[number], ImageTooLargeError)
+            }  # fmt: skip
+            pixels = pixels | waiting
+        return decoded  # type: ignore[return-value]
+
+    def _claimed(self, image: bytes) -> int:
+        """How many pixels an image says it has, at most as many as one may have; 0 where it does not say."""
+        width, height = claimed_size(image) or (0, 0)
+        return min(width * height, self._max_pixels)
+
+    def _check_pixels(self, together: int) -> None:
+        if together > self._request_pixels:
+            raise ServiceError(
+                "too_large",
+                f"the images have {together:,} pixels together; one request may have {self._request_pixels:,} "
+                "(max_request_pixels): send fewer at a time, or smaller ones",
+            )
 
 
-async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None) -> None:
-    """Wait for the jobs' outcomes. Images that nobody waits for any more leave the queue.
+async def _wait(turns: Collection[asyncio.Future[Any]], departure: asyncio.Future[None] | None) -> None:
+    """Wait for the outcomes of all turns. Images that nobody waits for any more leave the queue.
 
     Raises:
         ServiceError, client_gone: the client left first.
@@ -144,15 +197,15 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
     """
 
     def abandon(_: object) -> None:
-        for job in jobs:
-            job.future.cancel()
+        for turn in turns:
+            turn.cancel()
 
     if departure is not None:
         departure.add_done_callback(abandon)
     try:
-        for job in jobs:
+        for turn in turns:
             with contextlib.suppress(Exception):  # it takes the image's place among the results
-                await job.future
+                await turn
     except asyncio.CancelledError:
         if departure is not None and departure.done():
             raise ServiceError("client_gone", "the client closed the connection") from None
@@ -166,6 +219,8 @@ async def _wait(jobs: Sequence[WorkJob], departure: asyncio.Future[None] | None)
 def _outcome(job: WorkJob) -> Result | Exception:
     outcome: Result | Exception = _value_or_error(job.future)
     if isinstance(outcome, Result) and math.isnan(outcome.confidence):
+        if job.item.image.dtype == np.float32:  # a client's own numbers; an image's are always within bounds
+            return InputError(NOT_FINITE)
         return ServiceError("engine_failed", NOT_FINITE)
     return outcome
 

@@ -1,7 +1,6 @@
 """The models that are served: name and version → loaded bundle and engine; loading, swapping and unloading them.
 
-A folder of models holds ``<name>/bundle.json``, whose version is the bundle's own, or ``<name>/<version>/bundle.json``.
-Names from requests are only ever looked up among those found there; no path is made of them.
+Names from requests are only ever looked up among those found in the folder of models; no path is made of them.
 """
 
 import itertools
@@ -9,6 +8,7 @@ import logging
 import math
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,6 +22,7 @@ from lccl.errors import BundleError, LcclError
 from lccl.request import QualityRequest, Resolution, resolve
 
 from ..errors import ServiceError
+from .folder import Key, Look, Stamp, look, stamp
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESOLUTIONS = 1024  # remembered per model
+LOOKS = 2  # at the folder without a version, after which it is gone
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
-Key = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -43,6 +44,7 @@ class ServedModel:
         key: different for every load, also of the same name and version.
         self_test: logits at exact that the engine gave to the self-test's images, [images, classes].
         passed_at: monotone seconds when it passed its self-test last.
+        retired: whether it is no longer served; batches that wait for it still are.
         dense_macs: the plain twin's, per image.
         resolve: :func:`lccl.request.resolve` with the model's table; what was asked before is remembered.
 
@@ -55,6 +57,7 @@ class ServedModel:
     engine: "Engine"
     self_test: NDArray[np.floating]
     passed_at: float = -math.inf
+    retired: bool = False
     dense_macs: int = field(init=False)
     resolve: Callable[[QualityRequest], Resolution] = field(init=False)
 
@@ -99,9 +102,10 @@ class Registry:
         self._on_load, self._on_unload = on_load, on_unload
         self._served: dict[Key, ServedModel] = {}  # ascending
         self._states: dict[Key, IndexEntry] = {}
-        self._stamps: dict[Key, int] = {}
+        self._stamps: dict[Key, Stamp] = {}  # what was read last, served or not
+        self._missed: Counter[Key] = Counter()  # looks at the folder in a row that did not find it
         self._serial = itertools.count(1)
-        self._changing = threading.Lock()
+        self._changing, self._looking = threading.Lock(), threading.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._served.values())
@@ -130,21 +134,36 @@ class Registry:
 
         Raises:
             ServiceError, unknown_model: it is not loaded.
+            ServiceError, unavailable: the default one is not, for now.
 
         """
-        wanted = name if name is not None else self._default or next((model.name for model in self), "")
-        versions = self.versions(wanted)
+        if name is None:
+            return self._find_default()
+        versions = self.versions(name)
         if not versions:
             raise ServiceError(
-                "unknown_model", f"no model {wanted[:64]!r} is served here; there is {self._names() or 'none'}"
+                "unknown_model", f"no model {name[:64]!r} is served here; there is {self._names() or 'none'}"
             )
         for model in reversed(versions):
             if version in {None, model.version}:
                 return model
         raise ServiceError(
             "unknown_model",
-            f"{wanted} has no version {str(version)[:64]!r}; there is {', '.join(model.version for model in versions)}",
+            f"{name} has no version {str(version)[:64]!r}; there is {', '.join(model.version for model in versions)}",
         )
+
+    @property
+    def default(self) -> ServedModel | None:
+        """The model found without a name; None while it is not loaded."""
+        name = self._default or next((model.name for model in self), "")
+        return next(reversed(self.versions(name)), None)
+
+    def _find_default(self) -> ServedModel:
+        model = self.default
+        if model is None:
+            what = f"the default model {self._default!r} is not" if self._default else "no model is"
+            raise ServiceError("unavailable", f"{what} loaded now; there is {self._names() or 'none'}")
+        return model
 
     def versions(self, name: str) -> list[ServedModel]:
         """All loaded versions of a model, ascending."""
@@ -154,6 +173,14 @@ class Registry:
         """Everything in the folder and everything loaded, with its state."""
         entries = {key: IndexEntry(*key, "UNAVAILABLE", "not loaded") for key in self._homes()} | self._states
         return [entries[key] for key in sorted(entries, key=_order)]
+
+    def _homes(self) -> dict[Key, Path]:
+        """Where each version lies; none where the folder cannot be read."""
+        try:
+            return look(self._folder).homes
+        except OSError as error:
+            log.warning("the folder of models cannot be read: %s", error)
+            return {}
 
     def _names(self) -> str:
         return ", ".join(dict.fromkeys(model.name for model in self))
@@ -192,37 +219,66 @@ class Registry:
             self._served = {}
 
     def refresh(self) -> None:
-        """Follow the folder: load what is new or changed, unload what is gone, keep what cannot be replaced."""
-        homes = self._homes()
-        for key, home in homes.items():
-            if self._stamps.get(key) != _stamp(home):
-                try:
-                    self._load(key, home)
-                except LcclError as error:
-                    log.error("%s stays as it was: %s", _called(*key), error)
-        for key in set(self._stamps) - set(homes):
-            self._stamps.pop(key)
-            if any(model.version == key[1] for model in self.versions(key[0])):
-                self.unload(*key)
+        """Follow the folder: load what is new or changed, unload what is gone, keep what cannot be replaced.
+
+        What fails to load is tried again when its files change. What was not found is unloaded when the next look does
+        not find it either; while its folder cannot be read, nobody knows.
+        """
+        with self._looking:
+            try:
+                self._follow(look(self._folder))
+            except OSError as error:
+                log.warning("what is served stays, for the folder of models cannot be read: %s", error)
+
+    def _follow(self, found: Look) -> None:
+        for key, home in found.homes.items():
+            self._missed.pop(key, None)
+            if self._stamps.get(key) != stamp(home):
+                self._try_to_load(key, home)
+        for key in (self._stamps.keys() | self._states.keys()) - found.homes.keys():
+            if key[0] not in found.unsure:
+                self._miss(key)
+
+    def _try_to_load(self, key: Key, home: Path) -> None:
+        try:
+            self._load(key, home)
+        except LcclError as error:
+            log.error("%s stays as it was: %s", _called(*key), error)
+        except Exception:
+            log.exception("%s stays as it was, and is tried again", _called(*key))
+
+    def _miss(self, key: Key) -> None:
+        """Note that a look did not find a version; after some it is forgotten, and unloaded if it is served."""
+        self._missed[key] += 1
+        if self._missed[key] < LOOKS:
+            return
+        with self._changing:
+            model = self._served.get(key)
+            if model is not None:
+                self._drop(model)
+            for known in (self._missed, self._stamps, self._states):
+                known.pop(key, None)
 
     def _load(self, key: Key, home: Path) -> ServedModel:
         with self._changing:
-            old = self._served.get(key)
-            self._stamps[key] = _stamp(home)
+            old, before = self._served.get(key), stamp(home)
             if old is None:
                 self._states[key] = IndexEntry(*key, "LOADING")
             try:
                 model = self._make(*key, home)
                 self._on_load(model)
-            except LcclError as error:
+            except Exception as error:
                 state: State = "UNAVAILABLE" if old is None else "READY"
                 self._states[key] = IndexEntry(*key, state, f"cannot be loaded: {error}")
+                if isinstance(error, LcclError):
+                    self._stamps[key] = before
                 raise
+            self._stamps[key] = before
             served = self._served | {key: model}
             self._served = {one: served[one] for one in sorted(served, key=_order)}
             self._states[key] = IndexEntry(*key, "READY")
             if old is not None:
-                self._on_unload(old)
+                self._retire(old)
             return model
 
     def _make(self, name: str, version: str, home: Path) -> ServedModel:
@@ -241,31 +297,11 @@ class Registry:
     def _drop(self, model: ServedModel) -> None:
         self._served = {key: one for key, one in self._served.items() if one is not model}
         self._states[model.name, model.version] = IndexEntry(model.name, model.version, "UNAVAILABLE", "unloaded")
+        self._retire(model)
+
+    def _retire(self, model: ServedModel) -> None:
+        model.retired = True
         self._on_unload(model)
-
-    def _homes(self) -> dict[Key, Path]:
-        """Where each version lies; a bundle whose description cannot be read has the version ``unreadable``."""
-        found = sorted([*self._folder.glob("*/bundle.json"), *self._folder.glob("*/*/bundle.json")])
-        return {
-            (home.name, _own_version(home)) if home.parent == self._folder else (home.parent.name, home.name): home
-            for home in (file.parent for file in found)
-        }
-
-
-def _own_version(home: Path) -> str:
-    from lccl.bundle.format import version_of
-
-    try:
-        return version_of(home)
-    except BundleError:
-        return "unreadable"
-
-
-def _stamp(home: Path) -> int:
-    try:
-        return (home / "bundle.json").stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _order(key: Key) -> tuple[str, list[tuple[int, int, str]]]:

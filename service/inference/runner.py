@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+SHARED_BATCH_S = 0.03  # what a batch may take while others wait, or may come
 FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
@@ -138,12 +140,16 @@ class Runner:
     def _loop(self, number: int) -> None:
         while True:
             self._moved_at[number] = self._clock()
-            taken = self._batcher.take(IDLE_S)
-            if taken is not None:
-                self._serve(*taken)
-                continue
-            with self._deciding:
-                self._brownout.look(self._batcher.waiting_s(), self._clock())
+            try:
+                taken = self._batcher.take(IDLE_S)
+                if taken is not None:
+                    self._serve(*taken)
+                    continue
+                with self._deciding:
+                    self._brownout.look(self._batcher.waiting_s(), self._clock())
+            except Exception:
+                log.exception("a device thread failed, and goes on")
+                time.sleep(IDLE_S)
             if self._batcher.closed:
                 return
 
@@ -176,7 +182,9 @@ class Runner:
         def predict(count: int, macs: float) -> float:
             return self._cost.predict(key, count, macs, safe=True, sharing=sharing)
 
-        plan = schedule(jobs, level, now, predict)
+        clients = {job.client for job in jobs}
+        shared = len(clients) > 1 or self._batcher.is_shared(key, clients)
+        plan = schedule(jobs, level, now, predict, SHARED_BATCH_S if shared else math.inf)
         self._batcher.give_back(key, plan.later)
         return plan
 
@@ -214,7 +222,13 @@ class Runner:
         seconds = finished - started
         self._cost.learn(key, len(chosen), sum(point.gated_macs for _, point in chosen), seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
+        if model.retired:
+            self._forget(key)
         self._on_batch(model, results)
+
+    def _forget(self, key: str) -> None:
+        self._cost.forget(key)
+        self._batcher.forget(key)
 
     def _settle(self, outcomes: Settled) -> None:
         if outcomes and self._home is not None:

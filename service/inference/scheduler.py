@@ -1,7 +1,9 @@
 """At batch time: the operating point of each image, which come too late, and which can wait for the next batch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,7 @@ class Schedule:
 
     Attributes:
         run: the batch, each job with its operating point.
-        later: jobs that wait for the next batch, since this one would be too long for another's deadline.
+        later: jobs that wait for the next batch, since this one would be too long for others.
         late: jobs whose deadline cannot be met even alone and as sparse as allowed; they cost no compute.
 
     """
@@ -62,21 +64,26 @@ class Schedule:
     late: list[WorkJob] = field(default_factory=list)
 
 
-def schedule(jobs: Sequence[WorkJob], brownout: float, now: float, predict: Predict) -> Schedule:
+def schedule(
+    jobs: Sequence[WorkJob], brownout: float, now: float, predict: Predict, most_s: float = math.inf
+) -> Schedule:
     """Choose points so that every deadline in the batch is met, as little sparser than wanted as possible.
 
-    Images that give way start at the brown-out's level. If the batch is then too long for its tightest deadline,
-    those that may be lowered are, evenly; if that is not enough, the batch is halved, the most patient left for later.
+    The batch is the jobs that came first, as many as take ``most_s``, at least one. Images that give way start at the
+    brown-out's level. If the batch is then too long for its tightest deadline, those that may be lowered are, evenly;
+    if that is not enough, the batch is halved, the most patient left for later.
 
     Args:
         jobs: what was taken, at least one.
         brownout: level of the brown-out, 0..1.
         now: monotone seconds.
         predict: see :data:`Predict`.
+        most_s: seconds that a batch of several images may be predicted to take.
 
     """
-    plan = Schedule()
-    batch = list(jobs)
+    count = _fitting(jobs, brownout, predict, most_s)
+    plan = Schedule(later=list(jobs[count:]))
+    batch = list(jobs[:count])
     points = _in_time(batch, brownout, now, predict, LEVELS[:1])
     if points is None:
         plan.late = [
@@ -94,6 +101,17 @@ def schedule(jobs: Sequence[WorkJob], brownout: float, now: float, predict: Pred
             points = [batch[0].item.resolution.sparsest]
     plan.run = list(zip(batch, points or (), strict=True))
     return plan
+
+
+def _fitting(jobs: Sequence[WorkJob], brownout: float, predict: Predict, most_s: float) -> int:
+    """How many of the jobs, from the first, make a batch that takes so many seconds; at least one."""
+    count = len(jobs)
+    if most_s == math.inf:
+        return count
+    macs = list(accumulate(_point(job.item.resolution, brownout, 0.0).gated_macs for job in jobs))
+    while count > 1 and (seconds := predict(count, macs[count - 1])) > most_s:
+        count = max(1, min(count - 1, int(count * most_s / seconds)))
+    return count
 
 
 def _in_time(

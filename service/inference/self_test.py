@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -34,26 +35,45 @@ class SelfTest:
         self, registry: Registry, batcher: WorkBatcher, interval_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._registry, self._batcher, self._interval_s, self._clock = registry, batcher, interval_s, clock
+        self._began_at = clock()
+        self._under_way: dict[str, asyncio.Task[None]] = {}  # by the model's key
 
-    def is_healthy(self) -> bool:
-        """Whether every model passed within the last three intervals."""
-        oldest = min((model.passed_at for model in self._registry), default=-math.inf)
-        return self._clock() - oldest < PATIENCE * self._interval_s
+    def is_healthy(self, model: ServedModel) -> bool:
+        """Whether a model passed within the last three intervals."""
+        return self._is_recent(model.passed_at)
 
-    async def watch(self) -> None:
-        """Test every model once an interval, until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            for model in self._registry:
-                await self._test(model)
+    def goes_on(self) -> bool:
+        """Whether a round began within the last three intervals."""
+        return self._is_recent(self._began_at)
+
+    def _is_recent(self, at: float) -> bool:
+        return self._clock() - at < PATIENCE * self._interval_s
+
+    async def begin(self) -> None:
+        """Begin a round: test every model whose last test has ended, so that none waits for another's."""
+        self._began_at = self._clock()
+        for model in list(self._registry):
+            if model.key not in self._under_way:
+                task = asyncio.create_task(self._test(model))
+                self._under_way[model.key] = task
+                task.add_done_callback(partial(self._end, model))
+
+    def close(self) -> None:
+        """Cancel the tests that are under way."""
+        for task in self._under_way.values():
+            task.cancel()
+
+    def _end(self, model: ServedModel, task: asyncio.Task[None]) -> None:
+        del self._under_way[model.key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the self-test of %s failed", model.name, exc_info=error)
 
     async def _test(self, model: ServedModel) -> None:
         from lccl.bundle.self_test import images_for  # brings torch, which routes do without
 
         deadline = self._clock() + PATIENCE * self._interval_s
-        work = Work(
-            model, images_for(model.engine, model.bundle)[0], model.resolve(QualityRequest()), deadline, probe=True
-        )
+        image = (await asyncio.to_thread(images_for, model.engine, model.bundle))[0]
+        work = Work(model, image, model.resolve(QualityRequest()), deadline, probe=True)
         try:
             (job,) = self._batcher.put(model.key, [work], "self-test")
             async with asyncio.timeout(PATIENCE * self._interval_s):
@@ -61,7 +81,7 @@ class SelfTest:
         except (ServiceError, TimeoutError) as error:
             if isinstance(error, ServiceError) and error.code == "overloaded":
                 model.passed_at = self._clock()  # a full queue says something of the clients, not of the model
-            else:
+            elif not model.retired:
                 log.error("%s did not answer its self-test: %s", model.name, error)
         else:
             if np.allclose(result.logits, model.self_test[0], rtol=1e-3, atol=1e-3 * np.abs(model.self_test).max()):

@@ -10,8 +10,8 @@
  *   mask: string[][]}} Layer
  * @typedef {{name: string | null, sparsity: number, expected_accuracy: number, accuracy_interval: [number, number],
  *   expected_accuracy_drop: number, downgraded: boolean, exit_confidence: number[]}} PointUsed
- * @typedef {{operating_point: PointUsed, image: {width: number, height: number, seen: number}, layers: Layer[],
- *   prediction: {classes: {label: string, probability: number}[], skip_ratio: number, exit: number | null,
+ * @typedef {{operating_point: PointUsed, image: {width: number, height: number, seen: number, fit: string},
+ *   layers: Layer[], prediction: {classes: {label: string, probability: number}[], skip_ratio: number, exit: number | null,
  *     macs: {dense: number, gated: number, executed: number}},
  *   timing_ms: {decode: number, queue: number, compute: number, total: number}}} Answer
  */

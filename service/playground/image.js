@@ -34,14 +34,16 @@ export async function imageOf(blob, name) {
 }
 
 /**
- * Draw what the network sees of an image: a square from its middle.
+ * Draw what the network sees of an image: a square from its middle, or all of it stretched to one.
  * @param {HTMLCanvasElement} canvas
  * @param {Image} image
- * @param {number} seen share of the shorter side
+ * @param {number} seen share of the shorter side, or of both where it is stretched
+ * @param {string} fit crop or stretch
  */
-export function drawSquare(canvas, image, seen) {
-  const { width, height } = image.bitmap ?? canvas, side = Math.min(width, height) * seen;
-  drawOnWhite(canvas, image.bitmap, [(width - side) / 2, (height - side) / 2, side, side]);
+export function drawSquare(canvas, image, seen, fit) {
+  const { width, height } = image.bitmap ?? canvas, shorter = Math.min(width, height);
+  const [wide, high] = (fit === "stretch" ? [width, height] : [shorter, shorter]).map((side) => side * seen);
+  drawOnWhite(canvas, image.bitmap, [(width - wide) / 2, (height - high) / 2, wide, high]);
 }
 
 function drawOnWhite(canvas, bitmap, [left, top, width, height]) {

@@ -101,7 +101,7 @@ export class Setting {
   /** Draw the skip map again, with the cover and the layer that are chosen now. */
   draw() {
     const { image, layer, opacity } = this.shared, { stage, shown } = this.#parts;
-    drawSquare(stage, image, this.answer?.image.seen ?? 1);
+    drawSquare(stage, image, this.answer?.image.seen ?? 1, this.answer?.image.fit ?? "crop");
     const view = this.#views.find((one) => one.name === layer) ?? this.#views[0];
     if (view) coverSkipped(stage, view.share, opacity);
     const text = view ? `${view.name || "all layers, weighted by their work"}: ${percent(view.ratio)} skipped` : "";

@@ -26,7 +26,10 @@ def configure(level: str) -> None:
             },
             "handlers": {"out": {"()": _to_standard_output, "formatter": "json"}},
             "root": {"handlers": ["out"], "level": level.upper()},
-            "loggers": {"uvicorn.access": {"level": "WARNING"}},
+            "loggers": {
+                "uvicorn.access": {"level": "WARNING"},
+                "python_multipart": {"level": "ERROR"},  # it warns of every bad form; the client is told
+            },
         }
     )
 

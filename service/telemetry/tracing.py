@@ -1,11 +1,14 @@
 """OpenTelemetry spans of a request, one for each of its stages. Off unless asked for; an extra brings the SDK.
 
-The standard ``OTEL_…`` variables set the exporter, the names and the sampling.
+The standard ``OTEL_…`` variables set the exporter, the names and the sampling. Attributes of requests have the names of
+OpenTelemetry's semantic conventions for HTTP servers (opentelemetry.io/docs/specs/semconv/http/http-spans).
 """
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from ..errors import StartError
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 Attributes = Mapping[str, str | int | float | bool]
 Stage = tuple[str, float, float, Attributes]  # name, and monotone seconds of start and end
+METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
+OTHER_METHOD = "_OTHER"
+PORTS = {"http": 80, "https": 443}
 
 
 class Tracing:
@@ -37,25 +43,37 @@ class Tracing:
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise StartError("tracing needs OpenTelemetry's packages: pip install 'lccl[tracing]'") from error
-        provider = TracerProvider(resource=Resource.create({"service.name": "lccl-serve"}))
+        own = {"service.name": "lccl", "service.version": version("lccl")}
+        provider = TracerProvider(resource=Resource.create({**own, **OTELResourceDetector().detect().attributes}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)
 
-    def begin(self, headers: Mapping[str, str], started: float) -> "Span":
+    def begin(self, scope: Mapping[str, Any], started: float) -> "Span":
         """The span of a request, a child of the one that its ``traceparent`` names."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        headers = {str(name, "latin-1").lower(): str(value, "latin-1") for name, value in scope["headers"]}
         context = TraceContextTextMapPropagator().extract(headers)
-        return self._tracer.start_span("request", context, SpanKind.SERVER, start_time=self._ns(started))
+        asked = _asked(scope, headers)
+        return self._tracer.start_span(
+            _method_in_name(scope["method"]), context, SpanKind.SERVER, asked, start_time=self._ns(started)
+        )
 
     def end(
-        self, span: "Span", name: str, status: int, classified: "Classified | None", started: float, ended: float
+        self,
+        span: "Span",
+        method: str,
+        route: str | None,
+        status: int,
+        classified: "Classified | None",
+        started: float,
+        ended: float,
     ) -> str:
         """Name the span, give it its stages, and send it off.
 
@@ -70,9 +88,12 @@ class Tracing:
             child = self._tracer.start_span(stage, inside, start_time=self._ns(start))
             child.set_attributes(attributes)
             child.end(self._ns(end))
-        span.update_name(name)
+        if route is not None:
+            span.update_name(f"{_method_in_name(method)} {route}")
+            span.set_attribute("http.route", route)
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
+            span.set_attribute("error.type", str(status))
             span.set_status(StatusCode.ERROR)
         span.end(self._ns(ended))
         return f"{span.get_span_context().trace_id:032x}"
@@ -83,6 +104,41 @@ class Tracing:
 
     def _ns(self, monotone_s: float) -> int:
         return self._epoch_ns + int(monotone_s * 1e9)
+
+
+def _method_in_name(method: str) -> str:
+    return method if method in METHODS else "HTTP"
+
+
+def _asked(scope: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str | int]:
+    """What is known of a request when it begins, under its standard names."""
+    method, scheme = scope["method"], scope.get("scheme", "http")
+    client, (host, port) = scope.get("client"), _server(scope, headers, scheme)
+    known = {
+        "http.request.method": method if method in METHODS else OTHER_METHOD,
+        "http.request.method_original": None if method in METHODS else method,
+        "url.scheme": scheme,
+        "url.path": scope["path"],
+        "url.query": str(scope.get("query_string", b""), "latin-1") or None,
+        "server.address": host,
+        "server.port": port,
+        "client.address": client[0] if client else None,
+        "network.protocol.version": scope.get("http_version"),
+        "user_agent.original": headers.get("user-agent"),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _server(scope: Mapping[str, Any], headers: Mapping[str, str], scheme: str) -> tuple[str | None, int | None]:
+    """Host and port that the client asked, or where it was answered if it did not say."""
+    try:
+        asked = urlsplit(f"//{headers.get('host', '')}")
+        if asked.hostname:
+            return asked.hostname, asked.port or PORTS.get(scheme)
+    except ValueError:
+        pass
+    host, port = scope.get("server") or (None, None)
+    return host, port
 
 
 def _stages(classified: "Classified", started: float, ended: float) -> list[Stage]:

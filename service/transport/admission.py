@@ -7,14 +7,24 @@ time on refusals, and accepted requests would wait for it where neither deadline
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Self
+from http import HTTPStatus
+from typing import Any, Protocol, Self
 
 from ..errors import ServiceError, problem
 
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
+LEAST = 32  # requests under way that are never too many for a model
+FEW = 4  # requests under way of one client that are few
+Scope = Any  # uvicorn's has types of its own
+
+
+class Request(Protocol):
+    """What is counted: uvicorn's RequestResponseCycle."""
+
+    scope: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,56 +40,108 @@ class Refusal:
     body: bytes
 
     @classmethod
-    def of(cls, error: ServiceError, open_inference: bool = False) -> Self:
-        """The answer to an error in its protocol's form, ready to be written."""
+    def of(cls, error: ServiceError) -> Self:
+        """The answer to what cannot be read as a request."""
         told, headers = problem(error)
-        body = json.dumps({"error": told["detail"], **told} if open_inference else told).encode()
+        body = json.dumps(told).encode()
         headers |= {
-            "Content-Type": "application/json" if open_inference else "application/problem+json",
+            "Content-Type": "application/problem+json",
             "Content-Length": str(len(body)),
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "no-store",
         }
-        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        return cls(f"HTTP/1.1 {told['status']} {told['title']}\r\n{lines}".encode(), body)
+        encoded = ((name.lower().encode(), value.encode()) for name, value in headers.items())
+        return cls.render(told["status"], encoded, body)
+
+    @classmethod
+    def render(cls, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Self:
+        """An answer with those headers."""
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        return cls(b"HTTP/1.1 %d %s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), lines), body)
 
 
 class AdmissionControl:
-    """Counts requests that were read whole and are not answered yet, and refuses new work while there are too many.
+    """Counts the work that was read whole and is not answered yet, by model and client, and refuses more of it.
+
+    Of a model with as much under way as it answers in time, those clients are refused that have their share of it, or
+    more; who asks for little is served.
 
     Args:
-        most: how many there may be now; without it any number.
-        waiting_s: how long what waits will take; the advice to those refused.
-        report: told the code of each refusal.
-
-    Attributes:
-        inside: the requests; before one was read whole it is not among them, so that slow uploads shut nobody out.
+        model_of: the model that a request asks for.
+        client_of: whoever sends a request; None for those who may not ask at all.
+        most: how many requests for a model there may be now, never fewer than ``least``.
+        refuse: the answer to a refused request.
 
     """
 
     def __init__(
         self,
-        most: Callable[[], int] = lambda: sys.maxsize,
+        model_of: Callable[[Scope], str] = lambda _: "",
+        client_of: Callable[[Scope], str | None] = lambda _: None,
+        most: Callable[[str], int] = lambda _: sys.maxsize,
+        refuse: Callable[[Scope, ServiceError], Refusal] = lambda _, error: Refusal.of(error),
         waiting_s: Callable[[], float] = lambda: 0.0,
-        report: Callable[[str], None] = lambda _: None,
+        least: int = LEAST,
     ) -> None:
-        self._most, self._waiting_s, self._report = most, waiting_s, report
-        self.inside: set[object] = set()
+        self.client_of = client_of
+        self._model_of, self._most, self._refuse = model_of, most, refuse
+        self._waiting_s, self._least = waiting_s, least
+        self._new: set[Request] = set()  # nobody has asked yet whose they are
+        self._known: dict[Request, tuple[str, str | None]] = {}  # model and client
+        self._models: dict[str, Counter[str | None]] = {}  # requests under way of each client
 
-    def refuses(self, scope: Any) -> bool:
+    def enter(self, request: Request) -> None:
+        """Count a request that is there whole; before, it is not counted, so that slow uploads shut nobody out."""
+        if _is_work(request.scope):
+            self._new.add(request)
+
+    def leave(self, request: Request | None) -> None:
+        """Count a request no more, if it was counted."""
+        if request in self._new:
+            self._new.discard(request)
+        elif request is not None and (known := self._known.pop(request, None)) is not None:
+            model, client = known
+            clients = self._models[model]
+            clients[client] -= 1
+            if not clients[client]:
+                del clients[client]
+            if not clients:
+                del self._models[model]
+
+    def is_crowded(self) -> bool:
+        """Whether as much is under way as is never too much for a model, or more."""
+        return len(self._new) + len(self._known) >= self._least
+
+    def refuses(self, scope: Scope) -> bool:
         """Whether a request that begins now is refused."""
-        return len(self.inside) >= self._most() and scope["method"] == "POST" and scope["path"].startswith(WORK)
+        if not self.is_crowded() or not _is_work(scope):
+            return False
+        model = self._model_of(scope)
+        most = self._most(model)
+        if len(self._new) + len(self._known) < most:
+            return False
+        self._learn()
+        clients = self._models.get(model)
+        if clients is None or clients.total() < most:
+            return False
+        client = self.client_of(scope)
+        return client is None or clients[client] >= max(FEW, most // len(clients))
 
-    def refusal(self, path: str) -> Refusal:
-        """The answer to a refused request at a path; the refusal is reported."""
-        self._report("overloaded")
-        return _refusal(max(1, math.ceil(self._waiting_s())), path.startswith("/v2/"))
+    def _learn(self) -> None:
+        """See whose the new requests are: once for each, and under load alone."""
+        for request in self._new:
+            model, client = self._known[request] = self._model_of(request.scope), self.client_of(request.scope)
+            self._models.setdefault(model, Counter())[client] += 1
+        self._new.clear()
+
+    def refusal(self, scope: Scope) -> Refusal:
+        """The answer to a refused request."""
+        told = "more requests arrive than can be answered: try again later"
+        return self._refuse(scope, ServiceError("overloaded", told, max(1.0, self._waiting_s())))
 
 
-@lru_cache(maxsize=64)
-def _refusal(retry_after_s: int, open_inference: bool) -> Refusal:
-    told = "more requests arrive than can be answered: try again later"
-    return Refusal.of(ServiceError("overloaded", told, retry_after_s), open_inference)
+def _is_work(scope: Scope) -> bool:
+    return bool(scope["method"] == "POST" and scope["path"].startswith(WORK))
 
 
 def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:
@@ -87,4 +149,4 @@ def requests_in_time(queue_limit: int, limit_s: float, per_s: float) -> int:
 
     At most two queues full: up to there the queue itself refuses, which knows whose share is used up.
     """
-    return 2 * queue_limit if not per_s else min(2 * queue_limit, max(32, math.ceil(per_s * limit_s / 3)))
+    return 2 * queue_limit if not per_s else min(2 * queue_limit, max(LEAST, math.ceil(per_s * limit_s / 3)))

@@ -1,14 +1,15 @@
 """HTTP/1.1 on a connection: uvicorn's httptools protocol, with bounds on what a connection may cost.
 
 uvicorn's own protocol waits for a head without limit, accepts heads and trailers of any size, and reads more pipelined
-requests from the socket with every one that it answers.
+requests from the socket with every one that it answers. It closes right after an answer, which a client that still
+sends its body then does not get, and it drops requests whose client ended its sending.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from types import FunctionType
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import httptools
 
 from ..errors import ServiceError, StartError
-from .admission import AdmissionControl, Refusal
+from .admission import Refusal
+from .departure import Departure
+from .limits import ConnectionLimits
 from .watch import Phase, Watch
 
 ADVICE = "install a version that pyproject.toml names"
@@ -33,43 +36,16 @@ except ImportError as error:
 USED = {
     Server: {"lifespan", "server_state", "servers", "shutdown", "startup"},
     HttpToolsProtocol: {
-        "_start_asgi_task", "cycle", "flow", "headers", "on_response_complete", "parser", "pipeline", "scope",
-        "timeout_keep_alive_handler", "url",
+        "_start_asgi_task", "cycle", "eof_received", "flow", "headers", "on_response_complete", "parser", "pipeline",
+        "scope", "shutdown", "timeout_keep_alive_handler", "url",
     },
     RequestResponseCycle: {
         "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started", "scope",
+        "transport",
     },
 }  # fmt: skip
 BETWEEN_FIELDS = 4  # bytes: the colon, a space and the line's end
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What connections may cost.
-
-    Attributes:
-        connections: how many there may be; more are answered 503.
-        head_s: seconds for a head, from the connection or its first byte; as many for the rest of a body that was
-            answered before it was there.
-        body_s: seconds for a body; longer than any route waits for one.
-        idle_s: seconds between two requests; as many in which an answer may make no way to its reader.
-        spare: connections that are held beyond the limit to be answered; what comes on top is cut.
-        head_bytes: largest head, the trailers of its body included.
-        pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
-        linger_s: seconds that a client has to read why it was refused.
-        admission: refuses work under overload; the default never does.
-
-    """
-
-    connections: int
-    head_s: float
-    body_s: float
-    idle_s: float
-    spare: int = 64
-    head_bytes: int = 32 << 10
-    pipelined: int = 8
-    linger_s: float = 1.0
-    admission: AdmissionControl = field(default_factory=AdmissionControl)
+SHORT_BODY = 1 << 16  # bytes; answered before it is there, it costs less to read than a new connection
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -94,17 +70,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits, self._report, self._server_state = limits, report, server_state
         self._in_head, self._whole, self._upgrade = False, True, False
         self._chunk, self._head_size, self._unused = 0, 0, 0  # bytes; unused: read since the last that were body
-        self._refused = False
+        self._refused, self._lingering = False, False  # reads no further request; nor will it answer any
+        self._ended = False  # the client sends nothing more
+        self._thrown_away = 0  # bytes
+        self._would_last = False  # the connection, once the body is whole
         self._fault: ServiceError = ServiceError("malformed", "this is no HTTP request")
         self._running: RequestResponseCycle | None = None
         self._watch: Watch  # from when the connection is made
-        self._departure: asyncio.Future[None]  # done when the client has left
+        self._client: Departure
+        self._answers: _AnswerTransport
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._departure = asyncio.get_running_loop().create_future()
+        self._answers = _AnswerTransport(transport, self._end)
+        self._client = Departure(asyncio.get_running_loop(), transport, self._may_be_asked)
         shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
         self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
         excess = len(self._server_state.connections) - self._limits.connections
@@ -121,18 +102,46 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.stop()
+        self._client.stop()
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):
-            self._limits.admission.inside.discard(cycle)
+            self._limits.admission.leave(cycle)
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)  # of pipelined requests, uvicorn tells only the last
-        self._departure.set_result(None)
+        self._client.has_left.set_result(None)
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
         """Does nothing: :class:`Watch` bounds the time between two requests."""
 
+    def shutdown(self) -> None:
+        self._would_last = False
+        if not self._lingering:
+            super().shutdown()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for the answers that are due; True does.
+
+        A client that closed its socket looks the same as one that ended its sending alone: see :class:`Departure`.
+        """
+        self._ended, newest = True, self.cycle
+        if self._lingering or newest is None or newest.response_complete or newest.disconnected:
+            return False
+        if not (self._whole or self._in_head or self._refused):
+            self._cut(ServiceError("malformed", "the body ended before it was whole"))
+        newest.keep_alive = False
+        if not self._lingering:
+            self._client.follow()
+        return not self._lingering
+
+    def _may_be_asked(self) -> bool:
+        running = self._running
+        return running is not None and not running.response_started and running.scope["http_version"] == "1.1"
+
     def data_received(self, data: bytes) -> None:
         if self._refused:
+            self._thrown_away += len(data)
+            if self._thrown_away > self._limits.rest_bytes:
+                self.transport.close()
             return
         self._chunk = len(data)
         try:
@@ -147,6 +156,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unused += self._chunk
             if self._unused > self._limits.head_bytes:
                 self._refuse(self._too_large())
+            elif not self._in_head and not self.cycle.response_started and self.cycle.keep_alive and self._is_long():
+                self.cycle.keep_alive, self._would_last = False, True
         self._wait()
 
     def resume_writing(self) -> None:
@@ -175,10 +186,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             self._fail(ServiceError("malformed", "too many requests at once on one connection"))
         self._in_head = False
-        self.scope["state"].update(arrived=time.monotonic(), departure=self._departure)
+        self.scope["state"].update(arrived=time.monotonic(), departure=self._client.has_left)
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
+            root = self._limits.root_path
+            if root and self.url.startswith(root + b"/"):
+                self.url = self.url.removeprefix(root)
             super().on_headers_complete()
+            self.cycle.transport = self._answers  # type: ignore[assignment]
+            self._would_last = False
 
     def on_body(self, body: bytes) -> None:
         self._unused = -self._chunk
@@ -190,13 +206,20 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
             if not self.pipeline:
                 self.flow.resume_reading()  # or nobody would see the client leave
+            if self._would_last and not self.cycle.response_started:
+                self.cycle.keep_alive = True
             if not self.cycle.response_complete:
-                self._limits.admission.inside.add(self.cycle)
+                self._limits.admission.enter(self.cycle)
 
     def _count(self, size: int) -> None:
         self._head_size += size
         if self._head_size > self._limits.head_bytes:
             self._fail(self._too_large())
+
+    def _is_long(self) -> bool:
+        """Whether the body is longer than is worth reading after its answer for keeping the connection."""
+        size = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return not size.isdigit() or int(size) > SHORT_BODY
 
     def _fail(self, error: ServiceError) -> None:
         """End the parsing: the parser turns what a callback raises into an error of its own."""
@@ -223,21 +246,21 @@ class BoundedProtocol(HttpToolsProtocol):
             # once the parser is done with what it is at
             asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
-            super()._start_asgi_task(cycle, app)
+            self._limits.starts.begin(cycle.scope, partial(super()._start_asgi_task, cycle, app))
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         """Answer a request that is not admitted, without the task and the messages of an application."""
         if cycle.disconnected:
             return
-        self._write(self._limits.admission.refusal(cycle.scope["path"]), cycle.keep_alive)
+        self._write(self._limits.admission.refusal(cycle.scope), cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
-            self.transport.close()
+            self._end()
         self.on_response_complete()
         cycle.on_response = lambda: None  # a finished cycle must not keep its connection in memory
 
     def on_response_complete(self) -> None:
-        self._limits.admission.inside.discard(self._running)
+        self._limits.admission.leave(self._running)
         super().on_response_complete()
         self._wait()
 
@@ -246,9 +269,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
         Requests that came before it on the connection get their answers first, and it gets none.
         """
+        self._report(error.code)
+        self._cut(error)
+
+    def _cut(self, error: ServiceError) -> None:
+        """As :meth:`_refuse`, unreported."""
         self._refused = True
         newest = self.cycle
-        self._report(error.code)
         if newest is not None and not newest.response_complete:
             if self.pipeline or self._whole or self._in_head:
                 newest.keep_alive = False
@@ -257,6 +284,23 @@ class BoundedProtocol(HttpToolsProtocol):
             _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
             self._write(Refusal.of(error), keep_alive=False)
+        self._linger()
+
+    def _end(self) -> None:
+        """Close after an answer; a client that may still send must have read it first.
+
+        A socket that is closed while bytes arrive is reset, and a reset takes the answer from the client.
+        """
+        if self._ended or self.transport.is_closing() or (self._whole and not self._refused and not self.pipeline):
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Send nothing more, and throw away what comes, until the client closes or has used up its time or bytes."""
+        self._refused = self._lingering = True
+        while self.pipeline:
+            self._limits.admission.leave(self.pipeline.pop()[0])
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -267,12 +311,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _wait(self) -> None:
         """Tell the watch what the connection waits for now."""
         answering = self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
-        if answering and (self._whole or self._refused):
+        if self._lingering:
+            self._watch.expect("linger", self._limits.linger_s if self._whole else self._limits.head_s)
+        elif answering and (self._whole or self._refused):
             self._watch.expect("answer", math.inf)
         elif answering:
             self._watch.expect("body", self._limits.body_s)
-        elif self._refused:
-            self._watch.expect("linger", self._limits.linger_s)
         elif self.cycle is None or self._in_head:
             self._watch.expect("head", self._limits.head_s)
         elif not self._whole:
@@ -292,6 +336,13 @@ class BoundedProtocol(HttpToolsProtocol):
         own = [b"%s: %s\r\n" % header for header in self._server_state.default_headers]
         end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"".join([refusal.head, *own, end, refusal.body]))
+
+
+class _AnswerTransport:
+    """What an answer is written to: the connection's transport, but for how it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

@@ -1,26 +1,37 @@
 """The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
 import asyncio
+import contextlib
 import logging
+import re
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from prometheus_client import Counter
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from ..auth.access import AccessControl
+from ..errors import ServiceError
+from ..inference.registry import Registry, ServedModel
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
-from .admission import AdmissionControl, requests_in_time
-from .protocol import BoundedProtocol, ConnectionLimits, check_uvicorn
+from .admission import LEAST, AdmissionControl, Refusal, Scope, requests_in_time
+from .limits import ConnectionLimits
+from .protocol import BoundedProtocol, check_uvicorn
+from .starts import Starts
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
 OTHER_FILES = 256  # what is open beside connections: models, pipes, sockets that listen
-
+LEAST_REST = 64 << 20  # bytes of a body that are read after its answer, or four times the largest body
+MODEL = re.compile(r"/v[12]/models/([^/]+)/(?:versions/([^/]+)/)?")
 
 MOST_AT_ONCE = 256  # connections that are accepted in one turn of the event loop
 
@@ -74,17 +85,33 @@ class Acceptor:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, accepting all waiting connections at every turn of the event loop."""
+    """uvicorn, accepting all waiting connections at every turn of the event loop.
+
+    Args:
+        reload: called at SIGHUP.
+
+    """
 
     _acceptor: Acceptor | None = None
+
+    def __init__(self, config: uvicorn.Config, reload: Callable[[], Awaitable[None]] | None = None) -> None:
+        super().__init__(config)
+        self._reload = reload
+        self._reloading: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sys.platform == "win32":
             return
+        if self._reload is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, self._reload)
         listening = [one for server in self.servers for one in server.sockets]
         make = cast(Callable[..., asyncio.Protocol], self.config.http)
         self._acceptor = Acceptor(listening, partial(make, self.config, self.server_state, self.lifespan.state))
+
+    def _hang_up(self, reload: Callable[[], Awaitable[None]]) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.ensure_future(reload())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._acceptor is not None:
@@ -100,21 +127,21 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
     """
     check_uvicorn()
-    batcher: WorkBatcher = app.state.batcher
     rejected: Counter = app.state.metrics.rejected
 
     def refused(code: str) -> None:
         rejected.labels("", code).inc()
 
-    def most() -> int:
-        return requests_in_time(settings.queue_limit, settings.request_timeout_s, batcher.drained_per_s())
-
+    admission = _admission(app, settings)
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,
         body_s=settings.request_timeout_s + settings.header_timeout_s,
         idle_s=settings.idle_timeout_s,
-        admission=AdmissionControl(most, batcher.waiting_s, refused),
+        rest_bytes=max(LEAST_REST, 4 * settings.max_body_bytes),
+        root_path=settings.root_path.encode(),
+        admission=admission,
+        starts=Starts(admission.is_crowded, admission.client_of),
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(
@@ -134,6 +161,48 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
+
+
+def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
+    """Admission by the model that a path names, and by the callers that the application tells apart."""
+    batcher: WorkBatcher = app.state.batcher
+    registry: Registry = app.state.registry
+    access: AccessControl = app.state.access
+    refuse: Callable[[Scope, Exception, str | None], Response] = app.state.refuse
+    proxies = ProxyHeadersMiddleware(_no_application, settings.trusted_proxies)
+
+    def asked(scope: Scope) -> ServedModel | None:
+        named = MODEL.match(scope["path"])
+        try:
+            return registry.find(*named.groups()) if named else registry.find(None)
+        except ServiceError:
+            return None
+
+    def model_of(scope: Scope) -> str:
+        model = asked(scope)
+        return model.key if model else ""
+
+    def client_of(scope: Scope) -> str | None:
+        if settings.trusted_proxies:  # what they say is else read in front of the application, which is yet to come
+            with contextlib.suppress(StopIteration):  # nothing in it waits
+                proxies(scope, receive=_no_application, send=_no_application).send(None)
+        return access.name_of(scope)
+
+    def most(key: str) -> int:
+        return requests_in_time(settings.queue_limit, settings.request_timeout_s, batcher.drained_per_s(key))
+
+    def refusal(scope: Scope, error: ServiceError) -> Refusal:
+        model = asked(scope)
+        answer = refuse(scope, error, model.name if model else None)
+        return Refusal.render(answer.status_code, answer.raw_headers, bytes(answer.body))
+
+    return AdmissionControl(
+        model_of, client_of, most, refusal, batcher.waiting_s, least=min(LEAST, 2 * settings.queue_limit)
+    )
+
+
+async def _no_application(*_: Any) -> Any:
+    pass
 
 
 def connections_that_fit(wanted: int) -> int:

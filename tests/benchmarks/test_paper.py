@@ -27,6 +27,7 @@ from benchmarks.paper.rows import (
 )
 from benchmarks.paper.table import difference, page, table_lines, why_not
 from benchmarks.paper.train import plain_macs
+from lccl import provenance
 from lccl.calibration.intervals import paired_difference
 from lccl.errors import LcclError
 from lccl.networks import Architecture, build
@@ -140,7 +141,7 @@ def test_rows_and_their_common_twin_are_trained_at_one_budget(trained):
         assert value["recipe"]["exact_share"] == 1
         assert (value["recipe"]["gate_scale"], value["recipe"]["gate_shift"]) == (1, 0)
         assert value["architecture"]["form"] == "pre"
-        assert f"benchmarks.paper {value['run']} --data tiny.v1 --epochs 1 --images 128 --seed 0" in value["command"]
+        assert value["command"] == provenance.command()
         assert {"commit", "machine"} <= value.keys()
 
 

@@ -172,8 +172,8 @@ class slow_upload:  # noqa: N801 - used as a context manager
         self._connection = socket.create_connection((parts.hostname, parts.port))
 
     def __enter__(self):
-        head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s3cret\r\nContent-Length: 8192\r\n\r\n"
-        self._connection.sendall(head + bytes(8100))
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cret\r\n"
+        self._connection.sendall(head + b"Content-Length: 8192\r\n\r\n" + bytes(8100))
 
     def __exit__(self, *_):
         self._connection.close()

@@ -104,6 +104,18 @@ def test_threads_and_instruction_set_reach_the_cpu_engine(bundle):
         compile_network(bundle, instruction_set="sse9")
 
 
+def test_other_engines_have_no_instruction_sets(bundle, gpus):
+    gpus("Model A")
+    for asked in ({"engine": "reference"}, {"engine": "cuda"}, {"precision": "fp64"}):
+        with pytest.raises(EngineError, match="has no instruction sets: use auto, or engine cpu for avx2"):
+            compile_network(bundle, instruction_set="avx2", **asked)
+
+
+def test_a_bundle_with_another_preprocessing_is_refused(bundle):
+    with pytest.raises(EngineError, match="a bundle has its own preprocessing: leave preprocessing out"):
+        compile_network(bundle, preprocessing=Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3))
+
+
 def test_the_cpu_engine_is_refused_on_another_device(bundle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(EngineError, match="does not run on cuda"):

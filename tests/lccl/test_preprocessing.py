@@ -2,12 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lccl.decoding.pixels import image_to_rgb
+from lccl.decoding.pixels import decode_rgb, image_to_rgb
 from lccl.errors import InputError
 from lccl.preprocessing import Preprocessing
 
@@ -195,3 +196,57 @@ def test_other_json_is_refused(change):
 def test_json_that_is_no_definition_is_refused(value):
     with pytest.raises(InputError):
         Preprocessing.from_json(value)
+
+
+# fit, and JPEGs decoded reduced
+
+
+def test_stretching_keeps_the_whole_image():
+    pixels = np.zeros((60, 120, 3), np.uint8)
+    pixels[:, :30] = 200
+    pixels[:15, 30:] = 100
+    out = replace(MARGIN, resize=56, fit="stretch").apply(Image.fromarray(pixels))
+    assert out.shape == (56, 56, 3)
+    assert (out[20, :12] == 200).all()
+    assert (out[20, 18:] == 0).all()
+    assert (out[:11, 20:] == 100).all()
+
+
+def test_stretching_with_a_margin_cuts_each_side_by_its_share():
+    pixels = noise(160, 80)
+    out = Preprocessing(70, 80, *HALVES, fit="stretch").apply(Image.fromarray(pixels))
+    expected = Image.fromarray(pixels).resize((70, 70), Image.Resampling.BICUBIC, box=(10, 5, 150, 75))
+    assert np.array_equal(out, np.asarray(expected))
+
+
+def test_a_square_image_is_the_same_stretched_and_cropped():
+    image = Image.fromarray(noise(90, 90))
+    assert np.array_equal(MARGIN.apply(image), replace(MARGIN, fit="stretch").apply(image))
+
+
+def jpeg(*size):
+    out = io.BytesIO()
+    Image.fromarray(noise(*size)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def test_a_model_from_before_decodes_jpegs_whole():
+    content = jpeg(300, 260)
+    old = Preprocessing.from_json({name: MARGIN.to_json()[name] for name in ("size", "resize", "mean", "std")})
+    assert (old.fit, old.scaled, old.cover) == ("crop", False, 0)
+    assert np.array_equal(old.decode(content, 10**6), old.apply_to_pixels(decode_rgb(content, 10**6)))
+
+
+def test_an_encoded_and_an_opened_jpeg_are_reduced_alike():
+    content, scaled = jpeg(300, 260), replace(MARGIN, scaled=True)
+    reduced = decode_rgb(content, 10**6, scaled.cover)
+    assert reduced.shape == (65, 75, 3)
+    expected = scaled.apply_to_pixels(reduced)
+    assert np.array_equal(scaled.decode(content, 10**6), expected)
+    assert np.array_equal(scaled.apply(Image.open(io.BytesIO(content))), expected)
+    assert not np.array_equal(MARGIN.decode(content, 10**6), expected)
+
+
+def test_an_unknown_fit_is_refused():
+    with pytest.raises(InputError, match="unknown fit 'squash'"):
+        replace(SMALL, fit="squash")

@@ -409,3 +409,11 @@ def test_a_network_of_another_size_says_so(make_reference, draw_images):
     engine = make_reference(build(Architecture("resnet18")).eval(), size=64)
     with pytest.raises(InputError, match=r"images must be \[N, 64, 64, 3\], not \(1, 32, 32, 3\)"):
         engine.run(draw_images(1), exact(1, 16))
+
+
+def test_images_must_be_finite_in_the_engines_own_precision(engine, draw_images):
+    images = np.where(np.arange(32)[:, None, None] == 7, 1e300, normalised(engine, draw_images(2)).numpy()[0, 0, 0, 0])
+    images = np.broadcast_to(images, (2, 32, 32, 3))
+    assert engine.run(images, exact(2, 18)).kept.shape == (2, 18)
+    with pytest.raises(InputError, match="finite as float32"):
+        ReferenceEngine(engine.plan, CPU, "fp32").run(images, exact(2, 18))

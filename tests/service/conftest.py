@@ -23,7 +23,7 @@ Serve = Callable[..., "Iterator[httpx.Client]"]
 @contextmanager
 def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
-    chosen = Settings(port=0, **settings)
+    chosen = Settings(port=0, **({"allowed_hosts": "*"} | settings))  # requests on raw sockets have any Host
     app: FastAPI = create_app(chosen)
     server = Server(server_config(app, chosen))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -53,7 +53,7 @@ def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Start ``lccl-serve`` in this process, where that fails: ``start("--models", …)`` is what it says."""
 
     def started(*flags: str) -> str:
-        monkeypatch.setattr("service.__main__.configure", lambda _: None)
+        monkeypatch.setattr("service.telemetry.logs.configure", lambda _: None)
         monkeypatch.setattr(sys, "argv", ["lccl-serve", "--port", "0", *flags])
         with pytest.raises(SystemExit) as ended:
             main()

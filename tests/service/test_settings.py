@@ -91,6 +91,39 @@ def test_the_key_is_not_shown():
     assert "s3cret" not in repr(Settings(api_key="s3cret"))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", " ", "\t\n", ""])
+def test_a_key_from_a_file_may_have_a_line_end(monkeypatch, end):
+    monkeypatch.setenv("LCCL_API_KEY", f"s3cret{end}")
+    assert Settings().api_key.get_secret_value() == "s3cret"
+
+
+@pytest.mark.parametrize("wrong", ["\n", " ", "two\nlines", "two\r\nlines"])
+def test_a_key_that_nobody_could_send_is_refused(wrong):
+    with pytest.raises(ValidationError, match="api_key"):
+        Settings(api_key=wrong)
+
+
+def test_other_settings_may_have_a_line_end_too(monkeypatch):
+    for name, value in {"HOST": "0.0.0.0\n", "PORT": "8001\r\n", "ENGINE": "cpu \n", "DOCS": "false\n"}.items():
+        monkeypatch.setenv(f"LCCL_{name}", value)
+    settings = Settings()
+    assert (settings.host, settings.port, settings.engine, settings.docs) == ("0.0.0.0", 8001, "cpu", False)
+
+
+@pytest.mark.parametrize("link", ["tcp://10.96.0.12:8000", "tcp://[fd00::1]:80", "udp://10.0.0.1:1\n"])
+def test_what_kubernetes_makes_of_a_service_named_lccl_is_no_port(monkeypatch, link):
+    monkeypatch.setenv("LCCL_PORT", link)
+    monkeypatch.setenv("LCCL_PORT_8000_TCP", link)
+    monkeypatch.setenv("LCCL_SERVICE_HOST", "10.96.0.12")
+    monkeypatch.setenv("LCCL_SERVICE_PORT", "8000")
+    assert Settings().port == 8000
+    assert CliApp.run(Settings, cli_args=["--port", "4321"]).port == 4321
+
+
+def test_unused_connections_are_held_longer_than_balancers_hold_theirs():
+    assert Settings().idle_timeout_s > 60
+
+
 def test_a_bad_setting_ends_with_a_sentence_that_names_it():
     done = run(LCCL_PORT="high")
     assert done.returncode == 2

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-import simplejpeg
 from numpy.typing import NDArray
 
 from lccl.preprocessing import Preprocessing
 
 TOP = 5
+MAX_PIXELS = 1 << 28
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 
@@ -80,7 +80,7 @@ class Model:
         return list(self._decode(self._decode_one, contents))
 
     def _decode_one(self, content: bytes) -> Pixels:
-        return self._preprocessing.apply_to_pixels(simplejpeg.decode_jpeg(content))
+        return self._preprocessing.decode(content, MAX_PIXELS)
 
     def classify(self, pixels: Sequence[Pixels]) -> list[dict[str, Any]]:
         """The best classes of each image with their probabilities, and how long the runtime took for the batch."""

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.engines.base import Images, check_inputs, exit_confidence
+from lccl.engines.base import Images, checked_images, exit_confidence
 from lccl.engines.cpu import _native
 from lccl.engines.cpu.cores import usable_cores
 from lccl.errors import EngineError, InputError
@@ -113,7 +113,7 @@ class CpuEngine:
     def _run(
         self, images: Images, options: RunOptions, seconds: NDArray[np.float64] | None, sharing: bool = False
     ) -> RunOutput:
-        check_inputs(self.plan, images, options)
+        images = checked_images(self.plan, images, options)
         count = len(images)
         whole = images.dtype == np.uint8
         pixels: NDArray[np.uint8] | NDArray[np.float32] = (

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lccl.engines.base import Images, check_inputs
+from lccl.engines.base import Images, checked_images
 from lccl.engines.cuda.batch import Batch
 from lccl.engines.cuda.devices import experimental
 from lccl.engines.cuda.program import Program
@@ -88,7 +88,7 @@ class CudaEngine:
 
     def run(self, images: Images, options: RunOptions, *, sharing: bool = False) -> RunOutput:
         """See :meth:`lccl.engines.base.Engine.run`."""
-        check_inputs(self.plan, images, options)
+        images = checked_images(self.plan, images, options)
         starts = range(0, len(images), self.batch_limit)
         outputs = [self._run(images[at : at + self.batch_limit], _part(options, at, self.batch_limit)) for at in starts]
         return outputs[0] if len(outputs) == 1 else _joined(outputs)

@@ -82,11 +82,15 @@ class ClassifyAnswer(Heading):
 
 
 class SeenImage(TypedDict):
-    """What the network sees of an image: ``seen`` of its shorter side, a central square, scaled to this size."""
+    """What the network sees of an image: ``seen`` of its shorter side, a central square, scaled to this size.
+
+    Where ``fit`` is ``stretch``, it is that share of both sides instead.
+    """
 
     width: int
     height: int
     seen: float
+    fit: str
 
 
 class MaskedLayer(TypedDict):
@@ -181,5 +185,5 @@ class ModelMetadata(TypedDict):
 
 
 class ModelList(TypedDict):
-    default: str
+    default: str | None
     models: list[ModelMetadata]

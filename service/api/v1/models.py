@@ -19,7 +19,11 @@ def operations(
     """Routes that describe the models; the limits are those of a request."""
 
     async def list_models(_: Request) -> Response:
-        answer: ModelList = {"default": registry.find(None).name, "models": [describe(model) for model in registry]}
+        default = registry.default
+        answer: ModelList = {
+            "default": default.name if default else None,
+            "models": [describe(model) for model in registry],
+        }
         return Json(answer)
 
     async def describe_model(request: Request) -> Response:

@@ -17,7 +17,8 @@ from ..exchange import Asked, Exchange
 from ..fields import SkipMapFields
 from ..operation import Json, Operation
 from .answers import MaskedLayer, SkipMapAnswer
-from .classify import ERRORS, heading, image_bodies, prediction, read_images
+from .bodies import read_images
+from .classify import ERRORS, heading, image_bodies, prediction
 
 PNG = "image/png"
 
@@ -29,7 +30,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         return await exchange.run(request, read, write, want_masks=True)
 
     async def read(request: Request, body: bytes, _: ServedModel) -> Asked[SkipMapFields]:
-        return await read_images(request, body, SkipMapFields, max_images, one=True)
+        return await read_images(request, body, SkipMapFields, max_images, exchange.turns, one=True)
 
     async def write(request: Request, model: ServedModel, fields: SkipMapFields, classified: Classified) -> Response:
         (result,), plan = classified.done, model.engine.plan
@@ -38,13 +39,19 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         answer: SkipMapAnswer = {
             **heading(request, model, classified),
             "prediction": prediction(model, result, fields.top_k),
-            "image": {"width": size[1], "height": size[0], "seen": preprocessing.size / preprocessing.resize},
+            "image": {
+                "width": size[1],
+                "height": size[0],
+                "seen": preprocessing.size / preprocessing.resize,
+                "fit": preprocessing.fit,
+            },
             "layers": [],
         }
         accepted = request.headers.get("accept", "").lower().split(",")
         if any(one.partition(";")[0].strip() == PNG for one in accepted):
             told = {name: value for name, value in answer.items() if name not in {"image", "layers"}}
-            png = await pipeline.beside(partial(_draw, skips, classified, fields.layer, told))
+            drawing = partial(_draw, skips, classified, fields.layer, told)
+            png = await pipeline.beside(drawing, client=request.scope["state"]["caller"].name)
             return Response(png, media_type=PNG)
         answer["layers"] = [
             _layer(one) for one in (skips.layers if fields.layer is None else (skips.layer(fields.layer),))

@@ -22,9 +22,7 @@ from .tensors import Interface, point_parameters, tensors
 NO_EXIT = -1
 TAG = "open inference protocol"
 ERRORS = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
-# What is longer is read and written beside the event loop.
-INLINE_BYTES = 1 << 16
-INLINE_NUMBERS = 1 << 13
+INLINE_NUMBERS = 1 << 13  # more are written beside the event loop
 
 
 def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[Operation]:
@@ -36,17 +34,18 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
     async def read(request: Request, body: bytes, model: ServedModel) -> Asked[InferRequest]:
         refuse_compressed(request)
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
-        reading = partial(read_request, body, size, interface_of(model), max_images)
-        asked = await pipeline.beside(reading, if_worth_it=len(body) > INLINE_BYTES)
+        asked = await read_request(body, size, interface_of(model), max_images, exchange.turns)
         fields = fields_of(request, dict(asked.quality), Fields)
         if "top_k" in fields.model_fields_set:
             raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
-        return list(asked.images), fields.quality(), asked
+        return list(asked.images), fields.quality(), asked, asked.limit_s
 
-    async def write(_: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
+    async def write(request: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
         writing = partial(_answer, model, asked, classified)
         content, size = await pipeline.beside(
-            writing, if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS
+            writing,
+            client=request.scope["state"]["caller"].name,
+            if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS,
         )
         if size is None:
             return Response(content, media_type="application/json")

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...errors import ServiceError, complaint
 from ...inference.registry import Registry, ServedModel
 from ..exchange import BodyMemory, Exchange
+from ..json_text import load_json
 from ..operation import Handler, Json, Operation
 from ..operations import Health, probes
 from .infer import TAG, interface_of
-from .requests import load_json
 from .tensors import BYTES, Signature
 
 REPOSITORY = "model repository"
@@ -38,7 +38,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
 
     async def model_ready(request: Request) -> Response:
         model = exchange.find(request)
-        health.check_ready()
+        health.check_model(model)
         return Json({"name": model.name, "ready": True})
 
     async def model_configuration(request: Request) -> Response:
@@ -52,7 +52,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
         operation("/v2", "Describe the server", describe_server),
         operation(MODEL, "Describe a model", describe_model),
         operation(VERSION, "Describe one version of a model", describe_model),
-        operation(f"{MODEL}/ready", "Whether a model is loaded and the server ready", model_ready),
+        operation(f"{MODEL}/ready", "Whether a model is loaded and passed its self-test", model_ready),
         operation(f"{VERSION}/ready", "Whether one version of a model is", model_ready),
         operation(f"{MODEL}/config", "A model's configuration in Triton's form", model_configuration),
         operation(f"{VERSION}/config", "One version's configuration", model_configuration),
@@ -176,7 +176,11 @@ async def _read(request: Request, bodies: BodyMemory) -> _Asked:
 
 async def _version(request: Request, bodies: BodyMemory) -> str | None:
     """The version to act on: a parameter of the body, or of the query for clients that cannot set the former."""
-    given, query = (await _read(request, bodies)).parameters.version, request.query_params.get("version")
-    if given is not None and query is not None:
+    given = (await _read(request, bodies)).parameters.version
+    query = request.query_params.multi_items()
+    if unknown := [name for name, _ in query if name != "version"]:
+        raise ServiceError("invalid_field", f"unknown field {unknown[0][:64]!r}: use version")
+    versions = [*([] if given is None else [given]), *(value for _, value in query)]
+    if len(versions) > 1:
         raise ServiceError("invalid_field", "version is given twice: give it once")
-    return given if given is not None else query
+    return versions[0] if versions else None

@@ -4,25 +4,43 @@ The protocol: https://github.com/kserve/open-inference-protocol. Binary tensors 
 extensions: https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
-import json
+import asyncio
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import ServiceError, complaint
-from .tensors import CLASSIFIED, Interface, Parameters, RequestedOutput, Tensor, read_binary, read_json
+from ..json_text import SHORT_BYTES, ShortJson, load_json, shorten
+from ..turns import LoopTurns
+from .arrays import read_long_array
+from .tensors import (
+    BYTES,
+    CLASSIFIED,
+    Interface,
+    Parameters,
+    RequestedOutput,
+    Signature,
+    Tensor,
+    read_binary,
+    read_numbers,
+    texts_of,
+)
 
 JSON_SIZE = "Inference-Header-Content-Length"
+# What other servers' clients say beside, and what means nothing here: there are no priorities and no sequences, and a
+# tensor's content is known by its name.
+WITHOUT_MEANING = ("priority", "sequence_id", "sequence_start", "sequence_end", "content_type")
 QUALITIES = ("sparsity", "operating_point", "max_accuracy_drop", "deadline_ms", "exit_confidence")
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
 MAX_ID = 1024
 MAX_NAME = 64
+MAX_TIMEOUT = 1 << 53  # microseconds; far more than any server waits
 MAX_OBJECTS = 1000  # a request has far fewer, even with 16 tensors
 
 Images = list[bytes] | NDArray[Any]
@@ -60,12 +78,14 @@ class InferRequest:
     Attributes:
         images: encoded ones, or an array [N, H, W, 3], uint8 or float32 and normalised.
         quality: the fields of a :class:`lccl.request.QualityRequest` by name, their values unchecked.
+        limit_s: seconds that it may take, infinity without a limit of its own.
 
     """
 
     id: str | None
     images: Images
     quality: Parameters
+    limit_s: float
     outputs: tuple[RequestedOutput, ...]
 
 
@@ -84,34 +104,59 @@ def json_size(headers: Sequence[str], size: int) -> int:
     return int(given)
 
 
-def read_request(body: bytes, json_bytes: int, interface: Interface, most: int) -> InferRequest:
+async def read_request(body: bytes, json_bytes: int, interface: Interface, most: int, turns: LoopTurns) -> InferRequest:
     """Read an infer request: JSON, and behind it the binary tensors in the order of the inputs.
 
     Args:
         json_bytes: as of :func:`json_size`.
         most: how many images one request may carry.
+        turns: of the event loop, for what takes long.
 
     Raises:
         ServiceError, malformed: no JSON, or none of the protocol's; sizes or shapes that do not fit.
-        ServiceError, invalid_field: a parameter that there is not, or out of range.
+        ServiceError, invalid_field: a parameter that there is not, or out of range; a name twice in the JSON.
         ServiceError, too_large: too many images, or JSON with more in it than these images have.
         InputError: numbers that are not finite.
 
     """
-    request = _read_json(body[:json_bytes], interface, most)
+    short = await shorten(body[:json_bytes], most, turns)
+    request = _read_json(short.text, interface, most)
     found = _one_input(request.inputs, interface)
     signature = next(one for one in interface.inputs if one.name == found.name)
     signature.check(found.datatype, found.shape, most)
-    given = _known("the request", request, (*QUALITIES, "binary_data_output"))
+    given = _known("the request", request, (*QUALITIES, "binary_data_output", "timeout"))
     binary = _flag(given, "binary_data_output", False)
     outputs = _outputs(request.outputs or [], binary, interface)
-    content = _binary_part(found, body[json_bytes:])
-    if content is not None:
-        images = read_binary(signature, found.shape, content)
+    rest = memoryview(body)[json_bytes:]
+    if not _is_binary(found, len(rest)):
+        images = await _from_json(signature, found, short, turns)
+    elif len(rest) > SHORT_BYTES:
+        images = await asyncio.to_thread(read_binary, signature, found.shape, rest)
     else:
-        images = read_json(signature, found.shape, found.data or [])
+        images = read_binary(signature, found.shape, rest)
+    short.check_all_taken()
     quality = {name: value for name, value in given.items() if name in QUALITIES}
-    return InferRequest(request.id, images, quality, outputs)
+    return InferRequest(request.id, images, quality, _limit_s(given), outputs)
+
+
+async def _from_json(signature: Signature, given: _Input, short: ShortJson, turns: LoopTurns) -> Images:
+    """The values of a tensor that is sent in JSON."""
+    data = given.data or []
+    long = short.array(data)
+    if long is not None:
+        return await read_long_array(signature, given.shape, *long, turns)
+    if signature.datatype != BYTES:
+        return read_numbers(signature, given.shape, data)
+    images = []
+    for index, text in enumerate(texts_of(signature, given.shape, data)):
+        try:
+            images.append(await short.from_base64(text, turns))
+        except ValueError as error:
+            raise ServiceError(
+                "malformed",
+                f"element {index} of input {given.name} is not valid base64: JSON carries encoded images as base64",
+            ) from error
+    return images
 
 
 def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
@@ -119,42 +164,11 @@ def _read_json(text: bytes, interface: Interface, most: int) -> _Request:
     values = most * max(math.prod(signature.shape[1:]) for signature in interface.inputs)
     if text.count(b"{") > MAX_OBJECTS or text.count(b",") + text.count(b"[") > 2 * values + MAX_OBJECTS:
         raise ServiceError("too_large", f"the JSON has more values than {most} images, the most in one request, have")
+    hint = f"If binary tensors follow it, {JSON_SIZE} says where it ends"
     try:
-        return _Request.model_validate(load_json(text))
+        return _Request.model_validate(load_json(text, hint))
     except ValidationError as error:
         raise ServiceError("malformed", f"not an infer request: {complaint(error, 'the JSON')}") from error
-
-
-def load_json(text: bytes) -> Any:
-    """JSON as its standard has it: UTF-8, no NaN, no name twice in an object.
-
-    Raises:
-        ServiceError, malformed: anything else.
-
-    """
-    try:
-        return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise ServiceError(
-            "malformed", "the JSON is nested too deeply: tensors nest no deeper than their shape"
-        ) from error
-    except ValueError as error:
-        raise ServiceError(
-            "malformed",
-            f"the JSON cannot be read: {str(error)[:120]}. If binary tensors follow it, {JSON_SIZE} says where it ends",
-        ) from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ServiceError("malformed", f"{twice[:64]!r} is given twice in one JSON object: give it once")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _one_input(inputs: Sequence[_Input], interface: Interface) -> _Input:
@@ -167,24 +181,24 @@ def _one_input(inputs: Sequence[_Input], interface: Interface) -> _Input:
     return inputs[0]
 
 
-def _binary_part(given: _Input, rest: bytes) -> bytes | None:
-    """The bytes of a tensor that is sent in binary; None for one in JSON."""
+def _is_binary(given: _Input, rest: int) -> bool:
+    """Whether a tensor is sent in binary, as ``rest`` bytes behind the JSON, and not in it."""
     size = _known(f"input {given.name}", given, ("binary_data_size",)).get("binary_data_size")
     if size is None:
         if given.data is None:
             raise ServiceError("malformed", f"input {given.name} has no data: send data, or binary_data_size and bytes")
         if rest:
-            raise ServiceError("malformed", f"{len(rest)} bytes follow the JSON, and no input has a binary_data_size")
-        return None
+            raise ServiceError("malformed", f"{rest} bytes follow the JSON, and no input has a binary_data_size")
+        return False
     if given.data is not None:
         raise ServiceError("malformed", f"input {given.name} has both data and binary_data_size: send one of them")
-    if isinstance(size, bool) or not isinstance(size, int) or size != len(rest):
+    if isinstance(size, bool) or not isinstance(size, int) or size != rest:
         raise ServiceError(
             "malformed",
-            f"input {given.name} has binary_data_size {str(size)[:20]!r}, and {len(rest)} bytes follow the JSON: "
+            f"input {given.name} has binary_data_size {str(size)[:20]!r}, and {rest} bytes follow the JSON: "
             f"set {JSON_SIZE} and binary_data_size to what is sent",
         )
-    return rest
+    return True
 
 
 def _outputs(given: Sequence[_Output], binary: bool, interface: Interface) -> tuple[RequestedOutput, ...]:
@@ -219,10 +233,18 @@ def _flag(parameters: Parameters, name: str, default: bool) -> bool:
     return value
 
 
+def _limit_s(parameters: Parameters) -> float:
+    """Triton's timeout, in seconds; infinity where there is none, or it is 0."""
+    timeout = parameters.get("timeout", 0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise ServiceError("invalid_field", "timeout must be a whole number of microseconds, or 0 for none")
+    return min(timeout, MAX_TIMEOUT) / 1e6 if timeout else math.inf
+
+
 def _known(owner: str, part: _Part, names: Sequence[str]) -> Parameters:
     """A part's parameters; an unknown one is an error, because it may be a misspelt field of the quality."""
     for name in part.parameters or {}:
-        if name not in names:
+        if name not in names and name not in WITHOUT_MEANING:
             raise ServiceError(
                 "invalid_field", f"{owner} has an unknown parameter {name[:MAX_NAME]!r}: use {', '.join(names)}"
             )
@@ -248,5 +270,5 @@ def write_answer(
         else:
             entry["data"] = tensor.to_json()
         described.append(entry)
-    text = json.dumps({**head, "outputs": described}, allow_nan=False, separators=(",", ":")).encode()
+    text = orjson.dumps({**head, "outputs": described})
     return b"".join([text, *parts]), len(text) if parts else None

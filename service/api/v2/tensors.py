@@ -1,7 +1,5 @@
 """Tensors as the Open Inference Protocol sends them: typed, checked, from and to bytes and JSON."""
 
-import base64
-import binascii
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype(
 MACS = ("dense", "gated", "executed")
 CLASSIFIED = ("logits", "probabilities")
 LENGTH = struct.Struct("<I")
+COPIED_BYTES = 1 << 20
 
 Parameters = dict[str, bool | int | float | str]
 
@@ -112,7 +111,7 @@ class Tensor:
         return self.values.astype(NUMBERS[self.datatype], order="C").tobytes()
 
 
-def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> NDArray[Any] | list[bytes]:
+def read_binary(signature: Signature, shape: Sequence[int], content: bytes | memoryview) -> NDArray[Any] | list[bytes]:
     """The values of a tensor whose claims were checked, from its own stretch of the body.
 
     Returns:
@@ -133,33 +132,48 @@ def read_binary(signature: Signature, shape: Sequence[int], content: bytes) -> N
             f"input {signature.name} has {len(content)} bytes: "
             f"{signature.datatype} of shape {list(shape)} has {wanted}",
         )
-    return _finite(signature.name, np.frombuffer(content, number).reshape(shape))
+    numbers = np.require(np.frombuffer(content, number), requirements=["ALIGNED"])
+    return finite(signature, numbers.reshape(shape))
 
 
-def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> NDArray[Any] | list[bytes]:
-    """The values of a tensor whose claims were checked, from a flat list or one nested like its shape.
-
-    Returns:
-        An array of that shape, or the elements of BYTES, which JSON carries as base64.
+def read_numbers(signature: Signature, shape: Sequence[int], data: list[Any]) -> NDArray[Any]:
+    """The numbers of a tensor whose claims were checked, from a flat list or one nested like its shape.
 
     Raises:
-        ServiceError, malformed: too few, too many or other values than the datatype has, or no base64.
+        ServiceError, malformed: too few, too many or other values than the datatype has.
         InputError: a number that is not finite.
 
     """
-    values = _flatten(signature.name, shape, data)
+    return finite(signature, to_numbers(signature, _flatten(signature, shape, data)).reshape(shape))
+
+
+def texts_of(signature: Signature, shape: Sequence[int], data: list[Any]) -> list[str]:
+    """The elements of BYTES in a list, as JSON carries them.
+
+    Raises:
+        ServiceError, malformed: too few, too many or other values.
+
+    """
+    values = _flatten(signature, shape, data)
+    if set(map(type, values)) != {str}:
+        raise ServiceError("malformed", f"input {signature.name} holds something else than base64 texts")
+    return values
+
+
+def to_numbers(signature: Signature, values: list[Any]) -> NDArray[Any]:
+    """Numbers of the signature's datatype, perhaps not finite, from values of JSON.
+
+    Raises:
+        ServiceError, malformed: a value that the datatype lacks.
+
+    """
     kinds = set(map(type, values))
-    if signature.datatype == BYTES:
-        if kinds != {str}:
-            raise ServiceError("malformed", f"input {signature.name} holds something else than base64 texts")
-        return [_from_base64(signature.name, index, value) for index, value in enumerate(values)]
     try:
         if signature.datatype == "UINT8" and kinds == {int}:
-            return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+            return np.frombuffer(bytes(values), np.uint8)
         if signature.datatype == "FP32" and kinds <= {int, float}:
             with np.errstate(over="ignore"):
-                numbers = np.array(values, np.float64).astype(np.float32)
-            return _finite(signature.name, numbers.reshape(shape))
+                return np.array(values, np.float64).astype(np.float32)
     except (ValueError, OverflowError) as error:
         raise ServiceError(
             "malformed", f"input {signature.name} holds a number that {signature.datatype} lacks"
@@ -167,7 +181,7 @@ def read_json(signature: Signature, shape: Sequence[int], data: list[Any]) -> ND
     raise ServiceError("malformed", f"input {signature.name} holds a value that is no {signature.datatype}")
 
 
-def _read_elements(name: str, count: int, content: bytes) -> list[bytes]:
+def _read_elements(name: str, count: int, content: bytes | memoryview) -> list[bytes]:
     elements: list[bytes] = []
     place = 0
     for index in range(count):
@@ -183,38 +197,46 @@ def _read_elements(name: str, count: int, content: bytes) -> list[bytes]:
                 f"element {index} of input {name} claims {place - start} bytes, of which {len(content) - start} are "
                 "there: before each element come 4 bytes with its length, little-endian",
             )
-        elements.append(content[start:place])
+        elements.append(_copy(content, start, place))
     if place != len(content):
         raise ServiceError("malformed", f"input {name} has {len(content) - place} bytes after its {count} elements")
     return elements
 
 
-def _flatten(name: str, shape: Sequence[int], data: list[Any]) -> list[Any]:
+def _copy(content: bytes | memoryview, start: int, end: int) -> bytes:
+    """A stretch of the body; long ones in pieces, between which other threads of Python run."""
+    pieces = (content[at : min(at + COPIED_BYTES, end)] for at in range(start, end, COPIED_BYTES))
+    return b"".join([bytes(piece) for piece in pieces])
+
+
+def _flatten(signature: Signature, shape: Sequence[int], data: list[Any]) -> list[Any]:
     nested = len(shape) > 1 and bool(data) and isinstance(data[0], list)
     rows: list[Any] = [data]
     for size in shape if nested else (math.prod(shape),):
         if not all(isinstance(row, list) and len(row) == size for row in rows):
-            raise ServiceError(
-                "malformed",
-                f"the data of input {name} does not have the shape {list(shape)}: send {math.prod(shape)} values, "
-                "flat or nested like the shape",
-            )
+            raise misshapen(signature, shape)
         rows = list(chain.from_iterable(rows))
     return rows
 
 
-def _from_base64(name: str, index: int, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(
-            "malformed", f"element {index} of input {name} is not valid base64: JSON carries encoded images as base64"
-        ) from error
+def misshapen(signature: Signature, shape: Sequence[int]) -> ServiceError:
+    """The error for data in JSON that is neither flat nor nested like its shape."""
+    return ServiceError(
+        "malformed",
+        f"the data of input {signature.name} does not have the shape {list(shape)}: send {math.prod(shape)} values, "
+        "flat or nested like the shape",
+    )
 
 
-def _finite(name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+def finite(signature: Signature, numbers: NDArray[Any]) -> NDArray[Any]:
+    """The numbers in this machine's byte order.
+
+    Raises:
+        InputError: one is not finite.
+
+    """
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-        raise InputError(f"input {name} holds NaN or infinity: send finite numbers")
+        raise InputError(f"input {signature.name} holds NaN or infinity: send finite numbers")
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 

@@ -1,5 +1,10 @@
 """``lccl bench`` refuses in a sentence."""
 
+import json
+import shlex
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -27,3 +32,18 @@ def test_what_cannot_be_measured_is_told_in_a_sentence(arguments, sentence):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert sentence in " ".join(result.output.split()).split("error ", 1)[1]
+
+
+def test_the_file_names_the_command_that_was_run(tmp_path):
+    out = tmp_path / "figures.json"
+    flags = [*("--threads", "1", "--rounds", "1", "--skip", "0.5"), "--no-baselines", "--no-layers", "--out", str(out)]
+    subprocess.run(
+        [sys.executable, "-m", "lccl.cli.main", "bench", "resnet20", *flags],
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    figures = json.loads(out.read_text())
+    assert shlex.split(figures["command"]) == ["python", "-m", "lccl.cli.main", "bench", "resnet20", *flags]
+    assert (figures["best_baseline"], figures["rounds"]) == (None, 1)
+    assert "layers" not in figures

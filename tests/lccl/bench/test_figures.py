@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import results
 from lccl.bench.report import tables
 from lccl.bench.run import Measured, figures, realised, step_facts
 from lccl.bench.turns import Contestant, Samples
@@ -136,6 +137,11 @@ def test_figures_of_exits_become_tables(made_early):
         console.print(table)
     text = console.export_text()
     assert all(word in text for word in ("left early", "Exit 0", "1.000"))
+
+
+@pytest.mark.parametrize("file", sorted((results.FOLDER / "cpu").glob("*.json")), ids=lambda file: file.stem)
+def test_committed_figures_become_tables(file):
+    assert tables(json.loads(file.read_text()))
 
 
 def test_figures_become_json_and_tables(made):

@@ -31,7 +31,7 @@ def plain(place, data, random_bundle, make_table):
     """A random network whose operating points were made up."""
     bundle = random_bundle(Architecture("resnet20", classes=3))
     dataset = load_dataset(data, bundle.preprocessing)
-    splits = {"choose": 7, "measure": 7, "digest": hold_out(dataset.train).digest}
+    splits = {"choose": 7, "measure": 7, "digest": hold_out(dataset.train, by="pixels").digest}
     bundle = replace(bundle, splits=splits, labels=dataset.classes, table=make_table(18, (0.1, 0.5)))
     bundles.save(bundle, place / "plain")
     return place / "plain"

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from lccl import provenance
 from lccl.bundle import format as bundles
 from lccl.cli.main import app
 from lccl.networks import Architecture
@@ -132,6 +133,7 @@ def test_training_further_from_what_does_not_fit(model, data, tmp_path, random_b
     bundles.save(replace(large, labels=bundles.load(model).labels), tmp_path / "large")
     failed(lccl("train", data, *start[2:], "--teacher", tmp_path / "large"), "another size: 224 pixels a side")
     failed(lccl("train", data, *start, "--teacher", model, "--distill", 2), "distill in 0..1")
+    failed(lccl("train", data, *start, "--teacher", model, "--distill", 0), "leaves the teacher's answers out")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,7 @@ def test_evaluation_writes_a_row_per_operating_point(calibrated, data, tmp_path)
     assert figures["dense_macs"] == 40_551_040 - 7 * 64
     assert figures["digest"] == bundles.load(calibrated).digest
     assert all(point.name in output for point in points)
+    assert figures.items() >= {"command": provenance.command(), "machine": provenance.machine()}.items()
 
 
 def test_the_measuring_part_reaches_exactly_the_skip_ratios_stated(calibrated, data, tmp_path):

@@ -48,6 +48,7 @@ def test_a_plan_that_does_not_fit_is_refused(small):
         (lambda pixels: pixels[:0], "images must be"),
         (lambda pixels: pixels.astype(np.int64), "uint8 or floating"),
         (lambda pixels: np.full(pixels.shape, np.nan), "finite"),
+        (lambda pixels: np.full(pixels.shape, 1e300), "finite as float32"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(change, match, small, make_cpu, rows):

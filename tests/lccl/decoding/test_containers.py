@@ -1,13 +1,40 @@
-"""What is left of a file."""
+"""What headers claim, and what is left of a file."""
+
+from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from PIL import Image
 
-from lccl.decoding.containers import PNG_SIGNATURE, exif_orientation, read_container
-from lccl.errors import DamagedImageError, NotAnImageError, UnsupportedImageError
+from lccl.decoding.containers import PNG_SIGNATURE, claimed_size, exif_orientation, read_container
+from lccl.errors import DamagedImageError, ImageError, NotAnImageError, UnsupportedImageError
 from tests.lccl.decoding.corpus import chunk, encoded, smooth
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, {}) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF")),
+        ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True}), ("WEBP", {"exif": b"Exif\0\0"}),
+    ],
+)  # fmt: skip
+def test_a_header_claims_the_size(kind, options):
+    content = encoded(Image.fromarray(smooth(size=(40, 33))), kind, **options)
+    assert claimed_size(content) == (40, 33)
+    for length in range(min(len(content), 200)):
+        assert claimed_size(content[:length]) in (None, (40, 33))
+
+
+def test_a_bmp_with_the_oldest_header_claims_its_size():
+    header = struct.pack("<IHHHH", 12, 40, 33, 1, 24)
+    assert claimed_size(b"BM" + struct.pack("<IHHI", 26, 0, 0, 26) + header) == (40, 33)
+
+
+def test_what_is_no_image_claims_nothing():
+    for content in (b"", b"no image", b"\xff\xd8\xff", bytes(100), b"RIFF....WEBPVP9 " + bytes(20)):
+        assert claimed_size(content) is None
 
 
 def test_metadata_is_cut_out():
@@ -69,3 +96,27 @@ def test_what_is_wrong_is_named(content, error, sentence):
 def test_fill_bytes_and_markers_without_a_segment_are_passed_over():
     content = jpeg()
     assert read_container(content[:2] + b"\xff\xff\x01" + content[2:]).kind == "JPEG"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8" + b"\xff" * 4_000_000,
+        b"\xff\xd8" + b"\xff\xd0" * 2_000_000,
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000,
+        b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", b"") * 400_000,
+    ],
+    ids=["fill bytes", "markers", "comments", "chunks"],
+)
+def test_files_of_endless_parts_are_given_up_soon(content):
+    began = time.process_time()
+    claimed_size(content)
+    assert time.process_time() - began < 0.05
+    with pytest.raises(ImageError):
+        read_container(content)
+    assert time.process_time() - began < 0.5
+
+
+def test_fill_bytes_before_a_marker_are_skipped():
+    content = encoded(Image.fromarray(smooth(size=(40, 33))), "JPEG")
+    assert claimed_size(content[:2] + b"\xff" * 1000 + content[2:]) == (40, 33)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from lccl.decoding import pixels as decoding
 from lccl.decoding.containers import exif_orientation
-from lccl.decoding.pixels import decode_rgb, image_to_rgb, upright
+from lccl.decoding.pixels import decode_rgb, image_to_rgb, reduction, upright
 from lccl.errors import (
     DamagedImageError,
     ImageError,
@@ -245,6 +245,65 @@ def test_both_ways_give_the_same_pixels(mode, options, monkeypatch):
     fast = decode_rgb(content, MOST)
     monkeypatch.setattr(decoding, "simplejpeg", None)
     assert np.array_equal(decode_rgb(content, MOST), fast)
+
+
+# JPEGs decoded reduced
+
+
+def large(width, height):
+    """A smooth image of that size with some detail."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [127 + 60 * np.sin(rows / 7 + shift) + 60 * np.cos(columns / (5 + shift)) for shift in range(3)]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "cover", "factor"),
+    [
+        ((224, 224), 0, 1), ((224, 224), 113, 1), ((224, 224), 112, 2), ((223, 300), 112, 2), ((222, 300), 112, 1),
+        ((225, 225), 58, 2), ((225, 225), 57, 4), ((4000, 3000), 256, 8), ((3000, 4000), 375, 8), ((9, 900), 8, 1),
+        ((64, 64), 8, 8), ((64, 64), 7, 1), ((32, 32), 32, 1), ((16, 16), 32, 1),
+    ],
+)  # fmt: skip
+def test_a_jpeg_is_reduced_as_far_as_it_still_covers(size, cover, factor):
+    assert reduction(*size, cover) == factor
+    pixels = decode_rgb(encoded(Image.new("L", size), "JPEG"), 1 << 24, cover)
+    assert pixels.shape == (-(-size[1] // factor), -(-size[0] // factor), 3)
+
+
+@pytest.mark.parametrize("cover", [8, 16, 24, 48])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}])
+@pytest.mark.parametrize("size", [(96, 97), (131, 70), (75, 200)])
+def test_both_ways_give_the_same_reduced_pixels(cover, mode, options, size, monkeypatch):
+    content = encoded(Image.fromarray(large(*size)).convert(mode), "JPEG", **options)
+    fast = decode_rgb(content, MOST, cover)
+    assert np.array_equal(image_to_rgb(Image.open(io.BytesIO(content)), cover), fast)
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+    assert np.array_equal(decode_rgb(content, MOST, cover), fast)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_turned_like_a_whole_one(orientation, monkeypatch):
+    pixels = Image.fromarray(large(150, 97))
+    plain, turned = encoded(pixels, "JPEG"), encoded(pixels, "JPEG", exif=exif(orientation))
+    expected = upright(decode_rgb(plain, MOST, 24), orientation)
+    assert min(expected.shape[:2]) == 25
+    assert np.array_equal(decode_rgb(turned, MOST, 24), expected)
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+    assert np.array_equal(decode_rgb(turned, MOST, 24), expected)
+
+
+def test_reduced_pixels_look_like_the_whole_image_made_small():
+    pixels = large(200, 160)
+    content = encoded(Image.fromarray(pixels), "JPEG", quality=95)
+    small = np.asarray(Image.fromarray(pixels).resize((100, 80), Image.Resampling.BOX))
+    assert np.abs(decode_rgb(content, MOST, 80).astype(int) - small).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF"])
+def test_other_formats_are_decoded_whole(kind):
+    assert decode_rgb(encoded(Image.fromarray(large(96, 96)), kind), MOST, 24).shape == (96, 96, 3)
 
 
 @settings(max_examples=150, deadline=None)

@@ -480,6 +480,6 @@ def test_a_first_bundle_states_exact_alone_measured_on_both_held_out_parts(train
     assert bundle.table.images == 4
     assert (point.drop, bundle.training.test.images) == (0, 4)
     assert bundle.training.test.accuracy == 2 * point.accuracy > 0
-    assert bundle.splits == {"choose": 4, "measure": 4, "digest": "toy"}
+    assert bundle.splits == {"choose": 4, "measure": 4, "digest": "toy", "by": "files"}
     assert bundle.preprocessing.mean == record.data.mean
     assert bundle.labels == ("r", "g", "b")

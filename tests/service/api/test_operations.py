@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
+from service.api.operations import Scrapes
 from service.telemetry.metrics import Metrics
 
 PNG = {"Content-Type": "image/png"}
@@ -72,6 +80,54 @@ def test_a_request_is_counted_where_the_contract_says(client, draw_image):
     assert value(after, "lccl_queue_depth", model="small") == 0
     assert any(name == "lccl_model_info" for name, _ in after)
     assert any(name == "lccl_build_info" for name, _ in after)
+
+
+def test_a_scrape_holds_nobody_up(serve):
+    """While the metrics are collected, all else is answered; whoever asks meanwhile gets the same."""
+    entered, go, scrapes_run = threading.Event(), threading.Event(), 0
+
+    class Stuck(Collector):
+        def collect(self):
+            nonlocal scrapes_run
+            scrapes_run += 1
+            entered.set()
+            go.wait(20)
+            yield GaugeMetricFamily("lccl_stuck", "Stands still.", value=1)
+
+        def describe(self):
+            return ()
+
+    with serve() as client, ThreadPoolExecutor(4) as pool:
+        client.app.state.metrics.registry.register(Stuck())
+        url = f"{client.base_url}/metrics"
+        scrapes = [pool.submit(httpx.get, url, verify=False, timeout=30) for _ in range(3)]
+        assert entered.wait(20)
+        for _ in range(20):
+            assert client.get("/health/live").status_code == 200
+        assert not any(scrape.done() for scrape in scrapes)
+        go.set()
+        assert all("lccl_stuck 1.0" in scrape.result().text for scrape in scrapes)
+    assert scrapes_run <= 2
+
+
+def test_the_loop_goes_on_while_many_classes_are_encoded():
+    """Half a second's encoding; the loop's longest standstill, as other processes hold it up, too."""
+    metrics = Metrics(CollectorRegistry())
+    for model in range(20):
+        for number in range(1000):
+            metrics.predictions.labels(str(model), f"class number {number}").inc()
+    scrapes = Scrapes(metrics.registry)
+
+    async def standstill_s():
+        scrape, worst, last = asyncio.create_task(scrapes.encode("")), 0.0, time.perf_counter()
+        while not scrape.done():
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last), now
+        assert scrape.result()[0].count(b"lccl_predictions_total{") == 20_000
+        return worst
+
+    assert min(asyncio.run(standstill_s()) for _ in range(2)) < 0.1
 
 
 def test_hostile_names_make_no_new_series(client, draw_image):
@@ -155,6 +211,7 @@ def test_answers_are_what_is_documented(client, draw_image):
 
 
 def test_every_route_answers_its_own_method_alone(client):
-    for path in ("/health/live", "/v1/models", "/v2"):
-        refused = client.head(path)
-        assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")
+    for path, allowed in (("/health/live", "GET, HEAD"), ("/v1/models", "GET, HEAD"), ("/v1/classify", "POST")):
+        refused = client.put(path)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, allowed)
+    assert client.head("/v1/classify").status_code == 405

@@ -64,6 +64,7 @@ def test_other_files_are_not_served(client, name):
 def test_it_goes_with_the_documentation(serve):
     with serve(docs=False) as client:
         assert client.get("/").status_code == 404
+        assert "slash" not in client.get("/").text
         assert client.get("/playground/main.js").status_code == 404
 
 

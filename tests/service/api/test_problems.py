@@ -239,7 +239,8 @@ def test_a_late_answer_is_504_and_its_images_are_not_run(gated, draw_image):
     assert engine.ran == [1, 1]  # the batch that was under way, and the last request
 
 
-def test_a_client_that_leaves_takes_its_images_along(gated, draw_image):
+def test_a_client_that_leaves_takes_its_images_along(gated, draw_image, caplog):
+    caplog.set_level("INFO")
     client, engine = gated
     state = client.app.state
     with ThreadPoolExecutor(1) as pool:
@@ -248,6 +249,9 @@ def test_a_client_that_leaves_takes_its_images_along(gated, draw_image):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{client.base_url}/v1/classify", content=draw_image(), headers=PNG, timeout=0.3)
         wait_for(lambda: state.metrics.registry.get_sample_value("lccl_inflight_requests") == 1)
+        wait_for(lambda: "POST /v1/classify 499" in caplog.messages)
+        left = {"model": "small", "route": "/v1/classify", "code": "499"}
+        assert state.metrics.registry.get_sample_value("lccl_request_duration_seconds_count", left) == 1
         engine.go.set()
         assert under_way.result().status_code == 200
     still_serves(client, draw_image)
@@ -312,16 +316,18 @@ def test_uploads_together_stay_under_their_limit(serve, draw_image):
 
 def test_each_row_of_the_table_has_its_status():
     expected = {
-        400: {"malformed", "damaged_image", "client_gone"},
+        400: {"malformed", "damaged_image"},
         401: {"unauthorised"},
         403: {"forbidden"},
         404: {"unknown_model"},
         408: {"too_slow"},
         413: {"too_large"},
         415: {"not_an_image"},
+        421: {"wrong_host"},
         422: {"invalid_field", "bad_wish", "bad_input", "bad_bundle"},
         429: {"overloaded", "rate_limited"},
         431: {"head_too_large"},
+        499: {"client_gone"},
         500: {"engine_failed"},
         503: {"unavailable", "too_many_connections"},
         504: {"timeout", "deadline"},

@@ -14,6 +14,7 @@ from service.auth.keys import Caller, KeyRing, read_keys
 from service.auth.rate_limits import parse_rate
 from service.errors import ServiceError, StartError
 from tests.service.auth.conftest import digest
+from tests.service.engines import wait_for
 from tests.service.refusals import refused
 
 PNG = {"Content-Type": "image/png"}
@@ -176,6 +177,64 @@ def test_a_key_that_could_not_be_used_is_not_made(wrong, capsys):
     with pytest.raises(SystemExit):
         keys.main(wrong)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_a_key_file_may_have_the_line_ends_of_windows(tmp_path, three, end):
+    three.write_bytes(three.read_bytes().replace(b"\n", end.encode()))
+    assert read_keys(three)[bytes.fromhex(digest("one"))] == Caller("one")
+
+
+def admitted(ring, key):
+    try:
+        return ring.identify({"x-api-key": key}, "").name == key
+    except ServiceError:
+        return False
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(three, caplog):
+    ring, text = KeyRing.load(three, None), three.read_text()
+    replacement = three.with_suffix(".new")
+
+    def replace(content, mode=0o600):
+        replacement.write_text(content)
+        replacement.chmod(mode)
+        replacement.rename(three)
+        ring.refresh()
+
+    replace(text.replace(digest("two"), digest("new")))
+    assert (admitted(ring, "one"), admitted(ring, "two"), ring.has_admin) == (True, False, True)
+    for broken in ("[keys", f'[keys.one]\nsha256 = "{digest("one")}"\nadmn = 1', ""):
+        caplog.clear()
+        replace(broken)
+        ring.refresh()
+        assert admitted(ring, "boss")
+        (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert str(three) in line.getMessage()
+    three.unlink()
+    ring.refresh()
+    assert admitted(ring, "boss")
+    replace(text, 0o666)
+    assert not admitted(ring, "two")
+    replace(f'[keys.one]\nsha256 = "{digest("one")}"\n')
+    assert (admitted(ring, "one"), admitted(ring, "boss"), ring.has_admin) == (True, False, False)
+
+
+def test_the_single_key_stays_when_the_file_changes(three):
+    ring = KeyRing.load(three, "single")
+    three.write_text(f'[keys.other]\nsha256 = "{digest("other")}"\n')
+    ring.refresh()
+    assert ring.identify({"x-api-key": "single"}, "").name == "default"
+    assert (admitted(ring, "other"), admitted(ring, "one")) == (True, False)
+
+
+def test_a_key_is_revoked_and_another_added_while_the_service_runs(serve, three, monkeypatch):
+    monkeypatch.setattr("service.app.KEYS_S", 0.05)
+    with serve(api_keys=three) as client:
+        assert client.get("/v1/models", headers={"X-API-Key": "one"}).status_code == 200
+        three.write_text(f'[keys.new]\nsha256 = "{digest("new")}"\n')
+        wait_for(lambda: client.get("/v1/models", headers={"X-API-Key": "new"}).status_code == 200)
+        assert client.get("/v1/models", headers={"X-API-Key": "one"}).status_code == 401
 
 
 def test_the_server_does_not_start_with_a_bad_key_file(write, models_folder, start):

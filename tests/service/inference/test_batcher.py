@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from service.errors import ServiceError
-from service.inference.batcher import Batcher
+from service.inference.batcher import LATELY_S, Batcher
 from tests.service.refusals import refused
 
 
@@ -116,6 +116,52 @@ def test_advice_follows_the_drain_rate():
     assert full.value.retry_after_s == pytest.approx(2.0)
 
 
+def test_each_keys_rate_is_its_own():
+    batcher = make()
+    batcher.drained("slow", 1, 1.0)
+    batcher.drained("quick", 2000, 1.0)
+    assert batcher.drained_per_s("quick") == pytest.approx(2000)
+    assert batcher.drained_per_s("slow") == pytest.approx(1)
+    assert batcher.drained_per_s("new") == 0
+
+
+def test_others_that_wait_share_the_device():
+    clock = [10.0]
+    batcher = make(clock=lambda: clock[0])
+    assert not batcher.is_shared("a", {"one"})
+    batcher.put("a", [1], "one")
+    assert not batcher.is_shared("a", {"one"})
+    assert batcher.is_shared("a", {"two"})
+    assert batcher.is_shared("b", {"one"})
+    batcher.put("a", [2], "two")
+    clock[0] += LATELY_S
+    assert batcher.is_shared("a", {"one"})
+    assert not batcher.is_shared("a", {"one", "two"})
+
+
+@pytest.mark.parametrize("other", [("a", "two"), ("b", "one")])
+def test_others_that_came_lately_share_the_device(other):
+    clock = [10.0]
+    batcher = make(clock=lambda: clock[0])
+    for key, client in (("a", "one"), other, ("a", "one")):
+        batcher.put(key, [1], client)
+    while batcher.take(0):
+        pass
+    assert batcher.is_shared("a", {"one"})
+    clock[0] += LATELY_S
+    assert not batcher.is_shared("a", {"one"})
+
+
+def test_room_can_be_asked_for_before():
+    batcher = make(limit=9)
+    batcher.check_room("a", 9, "hog")
+    batcher.put("a", list(range(8)), "hog")
+    with refused("overloaded"):
+        batcher.check_room("a", 1, "hog")
+    batcher.check_room("a", 1, "one")
+    assert batcher.depth("a") == 8
+
+
 def test_batches_that_ran_at_once_count_their_time_once():
     clock = [10.0]
     batcher = make(clock=lambda: clock[0])
@@ -186,8 +232,11 @@ def test_take_wakes_up_for_work():
 def test_a_forgotten_key_leaves_nothing_but_what_waits():
     batcher = make()
     batcher.put("a", [1])
+    batcher.put("a", [2])
     batcher.forget("a")
-    assert items(batcher.take(0)) == ("a", [1])
+    assert items(batcher.take(0)) == ("a", [1, 2])
+    assert not batcher._queues
+    batcher.drained("a", 1, 1.0)
     batcher.forget("a")
     assert not batcher._queues
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,17 @@ def test_only_small_jpegs_are_decoded_at_once():
 def test_files_found_from_outside_are_answered_alike_over_http(file, right, client):
     answers = [client.post("/v1/classify", content=(FAULTS / name).read_bytes()).json() for name in (file, right)]
     assert answers[0]["predictions"][0]["classes"] == answers[1]["predictions"][0]["classes"]
+
+
+def test_photographs_are_decoded_as_in_training(tmp_path, draw_image):
+    """A large JPEG, reduced by the decoder and stretched: the same pixels as from a data set."""
+    from lccl.data import load_dataset
+
+    preprocessing = Preprocessing(96, 96, *PREPROCESSING.statistics, fit="stretch", scaled=True)
+    content = draw_image("JPEG", size=(500, 400))
+    (tmp_path / "train/a").mkdir(parents=True)
+    (tmp_path / "train/a/b.jpg").write_bytes(content)
+    trained_on = load_dataset(tmp_path, preprocessing).train.images[0]
+    assert np.array_equal(decode(content, preprocessing, 10**6), trained_on)
+    assert not np.array_equal(decode(content, replace(preprocessing, scaled=False), 10**6), trained_on)
+    assert not np.array_equal(decode(content, replace(preprocessing, fit="crop"), 10**6), trained_on)

@@ -147,10 +147,49 @@ def test_following_the_folder(registry, folder, seen):
     shutil.rmtree(folder / "many" / "2")
     damage(folder / "flat")
     registry.refresh()
+    assert seen == [("load", "fresh", "1")]
+    registry.refresh()
     assert [(model.name, model.version) for model in registry] == [("flat", "1"), ("fresh", "1"), ("many", "10")]
     assert seen == [("load", "fresh", "1"), ("unload", "many", "2")]
+    assert ("many", "2") not in states(registry)
     registry.refresh()
     assert len(seen) == 2
+
+
+def test_a_version_that_one_look_misses_stays(registry, folder, seen):
+    model = registry.find("many", "2")
+    for _ in range(2):
+        (folder / "many" / "2").rename(folder / ".aside")
+        registry.refresh()
+        (folder / ".aside").rename(folder / "many" / "2")
+        registry.refresh()
+    assert registry.find("many", "2") is model
+    assert not seen
+
+
+def test_what_was_unloaded_by_hand_stays_so_until_it_changes(registry, folder):
+    registry.unload("many", "2")
+    registry.refresh()
+    assert [model.version for model in registry.versions("many")] == ["10"]
+    os.utime(folder / "many" / "2" / "bundle.json")
+    registry.refresh()
+    assert [model.version for model in registry.versions("many")] == ["2", "10"]
+
+
+def test_hidden_folders_do_not_stop_the_start(folder):
+    shutil.copytree(folder / "flat", folder / "flat" / ".ipynb_checkpoints")
+    registry = Registry(folder, COMPILE, None, lambda _: None, lambda _: None)
+    registry.load_all()
+    assert len(registry) == 3
+
+
+def test_without_the_default_model_that_is_said(registry):
+    registry.unload("flat")
+    assert registry.find(None).name == registry.default.name == "many"
+    registry.unload("many")
+    assert registry.default is None
+    with refused("unavailable", "no model is loaded"):
+        registry.find(None)
 
 
 def test_a_bad_name_in_the_folder_is_refused(folder):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.service.engines import Around, wait_for
+from service.inference.self_test import warm_up
+from tests.service.engines import Around, Gated, Slow, wait_for
+from tests.service.test_fairness import client_at
 
 PNG = {"Content-Type": "image/png"}
 
@@ -57,3 +59,39 @@ def test_one_thread_that_hangs_is_noticed_though_the_other_serves(serve, draw_im
         assert state.runner.moves(60)
         meeting._met.abort()
         assert stuck.result().status_code == 500
+
+
+def test_a_batch_is_short_while_others_wait_and_full_when_alone(serve, draw_image):
+    form = [("file", draw_image(seed=seed)) for seed in range(16)]
+    with serve(compute_streams=1, self_test_interval_s=600) as client, ThreadPoolExecutor(4) as pool:
+        state = client.app.state
+        model = state.registry.find("small")
+        model.engine = Slow(model.engine, 0.012)
+        model.engine.batch_limit = 32
+        state.runner._cost.forget(model.key)
+        warm_up(model, state.runner._cost)
+        model.engine.batches.clear()
+        assert client.post("/v1/classify", files=form).status_code == 200
+        alone = max(model.engine.batches)
+        model.engine.batches.clear()
+        with client_at(client.base_url, "127.0.0.2") as greedy, client_at(client.base_url, "127.0.0.3") as other:
+            sent = [pool.submit(one.post, "/v1/classify", files=form) for one in (greedy, other) * 2]
+            assert [one.result().status_code for one in sent] == [200] * 4
+        together = model.engine.batches
+    assert alone >= 8
+    assert sum(size <= 4 for size in together) >= 4
+
+
+def test_what_was_learnt_of_a_model_that_is_gone_is_forgotten(serve, draw_image):
+    with serve(self_test_interval_s=600) as client, ThreadPoolExecutor(1) as pool:
+        state = client.app.state
+        model = state.registry.find("small")
+        model.engine = Gated(model.engine)
+        asked = pool.submit(client.post, "/v1/classify", content=draw_image(), headers=PNG)
+        wait_for(lambda: model.engine.entered)
+        state.registry.load("small")
+        assert state.registry.find("small") is not model
+        model.engine.go.set()
+        assert asked.result().status_code == 200
+        wait_for(lambda: model.key not in state.runner._cost._lines and model.key not in state.batcher._queues)
+        assert state.batcher.drained_per_s(model.key) == 0

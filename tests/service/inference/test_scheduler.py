@@ -49,6 +49,23 @@ def test_without_haste_everyone_gets_what_was_asked_for():
     assert not plan.later
 
 
+@pytest.mark.parametrize(("most_s", "count"), [(math.inf, 10), (1.0, 10), (0.02, 5), (0.0047, 1), (0.0, 1)])
+def test_a_batch_takes_no_longer_than_it_may(most_s, count):
+    jobs = [job() for _ in range(10)]
+    plan = schedule(jobs, 0.0, 0.0, cost, most_s)
+    assert [one for one, _ in plan.run] == jobs[:count]
+    assert plan.later == jobs[count:]
+    assert not plan.late
+
+
+def test_what_is_cut_off_comes_behind_what_waits_for_a_deadline():
+    jobs = [job(), job(0.006 + ANSWER_S), job(), job()]
+    plan = schedule(jobs, 0.0, 0.0, cost, 0.015)  # three of them, of which the second is in haste
+    assert [one for one, _ in plan.run] == [jobs[1]]
+    assert plan.later[-1] is jobs[3]
+    assert set(map(id, plan.later)) == set(map(id, (jobs[0], jobs[2], jobs[3])))
+
+
 @pytest.mark.parametrize(("left", "name"), [(0.0047, "exact"), (0.0041, "p25"), (0.0035, "p40"), (0.0027, "p60")])
 def test_a_deadline_gets_the_least_sparse_point_in_time(left, name):
     assert names(schedule([job(5 + left + ANSWER_S, deadline_ms=100)], 0.0, 5.0, cost)) == [name]

@@ -39,7 +39,7 @@ def test_the_masks_are_the_librarys(client, draw_image, models_folder):
     content = draw_image(seed=3)
     answer = ask(client, content, sparsity=0.3).json()
     skips, _ = expected(models_folder, content, sparsity=0.3)
-    assert answer["image"] == {"width": 32, "height": 32, "seen": 1.0}
+    assert answer["image"] == {"width": 32, "height": 32, "seen": 1.0, "fit": "crop"}
     assert len(answer["layers"]) == len(skips.layers) == 18
     for told, layer in zip(answer["layers"], skips.layers, strict=True):
         np.testing.assert_array_equal(array(told), layer.mask)

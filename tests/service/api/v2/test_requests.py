@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from lccl.errors import InputError
+from service.api.turns import LoopTurns
 from service.api.v2.requests import InferRequest, json_size, read_request, write_answer
 from service.api.v2.tensors import Interface, RequestedOutput, tensors
 from service.errors import ServiceError
@@ -32,7 +34,7 @@ TEXT = base64.b64encode(b"image").decode()
 
 def read(body, header=None, most=8):
     headers = [] if header is None else [str(header)]
-    return read_request(body, json_size(headers, len(body)), INTERFACE, most)
+    return asyncio.run(read_request(body, json_size(headers, len(body)), INTERFACE, most, LoopTurns()))
 
 
 def triton_body(name, values, binary, **request):
@@ -188,10 +190,10 @@ NUMBER = {"datatype": "FP32", "shape": [1, 4, 5, 3]}
         (b'{"inputs": []}', "malformed", "send exactly one, of image, pixels, normalised"),
         (b"[" * 1500, "malformed", "nested too deeply"),
         (b'{"inputs":' * 990, "malformed", "nested too deeply"),
-        (b'{"inputs": [], "inputs": []}', "malformed", "'inputs' is given twice"),
+        (b'{"inputs": [], "inputs": []}', "invalid_field", "'inputs' is given twice"),
         (b'{"inputs": [], "parameters": {"sparsity": NaN}}', "malformed", "NaN is no JSON"),
         (b'{"inputs": [], "id": ' + b"9" * 5000 + b"}", "malformed", "JSON cannot be read"),
-        (b'{"\\ud800": 1, "\\ud800": 2}', "malformed", "given twice"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "invalid_field", "given twice"),
         ({"inputs": said()["inputs"] * 2}, "malformed", "2 inputs: send exactly one"),
         ({"inputs": said()["inputs"] * 17}, "malformed", "inputs: List should have at most 16"),
         ({"inputs": said()["inputs"] + said("pixels")["inputs"]}, "malformed", "send exactly one"),

@@ -1,0 +1,41 @@
+"""What connections may cost."""
+
+from dataclasses import dataclass, field
+
+from .admission import AdmissionControl
+from .starts import Starts
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What connections may cost.
+
+    Attributes:
+        connections: how many there may be; more are answered 503.
+        head_s: seconds for a head, from the connection or its first byte; as many for the rest of a body that was
+            answered before it was there.
+        rest_bytes: of such a body, at most.
+        body_s: seconds for a body; longer than any route waits for one.
+        idle_s: seconds between two requests; as many in which an answer may make no way to its reader.
+        spare: connections that are held beyond the limit to be answered; what comes on top is cut.
+        head_bytes: largest head, the trailers of its body included.
+        pipelined: requests that may wait behind the one being answered; with one more, the connection ends.
+        linger_s: seconds that a client has to read why it was refused, when nothing of its request is to come.
+        root_path: prefix that is taken off paths which have it.
+        admission: refuses work under overload; the default never does.
+        starts: begins requests, under load in turns of their clients; the default at once.
+
+    """
+
+    connections: int
+    head_s: float
+    body_s: float
+    idle_s: float
+    spare: int = 64
+    head_bytes: int = 32 << 10
+    pipelined: int = 8
+    linger_s: float = 1.0
+    rest_bytes: int = 64 << 20
+    root_path: bytes = b""
+    admission: AdmissionControl = field(default_factory=AdmissionControl)
+    starts: Starts = field(default_factory=Starts)

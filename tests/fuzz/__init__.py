@@ -1,0 +1,1 @@
+"""Bytes that strangers might send, made from good ones by damage, until something fails that must not."""
