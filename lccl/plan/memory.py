@@ -8,7 +8,7 @@ skipped cells cost nothing. What else a skipped cell holds is :meth:`lccl.plan.s
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lccl.plan.steps import AveragePool, Buffer, Convolve, MaxPool, Normalise, Plan, Read, Step
+from lccl.plan.steps import AveragePool, Buffer, Convolve, MaxPool, Normalise, Plan, Quantum, Read, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _fits_in_place(plan: Plan, number: int, step: Step, buffers: Mapping[str, Bu
     if not isinstance(step, Convolve) or step.residual is None or step.residual.stride > 1:
         return False
     residual = buffers[step.residual.buffer]
-    if _shape(plan.buffer(step.residual.buffer)) != _shape(plan.buffer(step.writes[0])):
+    if _form(plan.buffer(step.residual.buffer)) != _form(plan.buffer(step.writes[0])):
         return False
     if any(reader > number or (reader == number and read.kernel) for reader, read in residual.readers):
         return False  # it is read later, or by this step's windows, over cells that the step may have overwritten
@@ -154,5 +154,5 @@ def _pooled_alone(plan: Plan, readers: Mapping[str, list[tuple[int, Read]]]) -> 
     )
 
 
-def _shape(buffer: Buffer) -> tuple[int, int, int]:
-    return buffer.channels, buffer.height, buffer.width
+def _form(buffer: Buffer) -> tuple[int, int, int, Quantum | None]:
+    return buffer.channels, buffer.height, buffer.width, buffer.quantum

@@ -298,6 +298,11 @@ class Plan:
         return tuple(step for step in self.steps if isinstance(step, Convolve) and step.gate is not None)
 
     @property
+    def quantised(self) -> bool:
+        """Whether its maps hold integers."""
+        return any(buffer.quantum is not None for buffer in self.buffers)
+
+    @property
     def splits(self) -> bool:
         """Whether a convolution is split."""
         return any(isinstance(step, Convolve) and step.split is not None for step in self.steps)

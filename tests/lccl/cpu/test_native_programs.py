@@ -284,7 +284,7 @@ def test_features_are_for_classifiers_only(reader):
     """They are float32 whatever the precision, which no other step reads."""
     plan = plan_of(convolution(), POOL, reader, classifier(), buffers=(OUT, FEATURES, replace(FEATURES, name="more")))
     with pytest.raises(ValueError, match="pooled features"):
-        executor(plan, bf16=True)
+        executor(plan, precision="bf16")
 
 
 @pytest.mark.parametrize(

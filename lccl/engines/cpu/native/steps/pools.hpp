@@ -4,6 +4,7 @@
 #include "../kernels.hpp"
 #include "maps.hpp"
 #include "parts.hpp"
+#include "values.hpp"
 
 namespace lccl {
 
@@ -11,6 +12,7 @@ template <class Isa>
 struct Pools {
     using Element = typename Isa::Element;
     using Vector = typename Isa::Vector;
+    using Value = Values<Isa>;
     static constexpr uint32_t lanes = Isa::lanes;
 
     static void max(const MaxPoolStep& step, Work& work) {
@@ -41,16 +43,17 @@ struct Pools {
         const uint32_t x1 = smaller(static_cast<uint32_t>(right), in.width);
         const Element* source = at<Isa>(work, step.input, image) + (in.pad * (in.pitch() + in.channels));
         Element* target = at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + (out.pad + x) * out.channels;
-        for (uint32_t c = 0; c < in.channels; c += lanes) {
-            const int valid = static_cast<int>(smaller(lanes, in.channels - c));
-            Vector largest = Isa::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
+        using Stored = typename Value::Stored;
+        for (uint32_t c = 0; c < in.channels; c += Stored::lanes) {
+            const int valid = static_cast<int>(smaller(Stored::lanes, in.channels - c));
+            auto largest = Stored::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
             for (uint32_t j = y0; j < y1; ++j) {
                 const Element* row = source + j % ring * in.pitch() + c;
                 for (uint32_t i = x0; i < x1; ++i) {
-                    largest = Isa::max(largest, Isa::load_n(row + i * in.channels, valid));
+                    largest = Stored::max(largest, Stored::load_n(row + i * in.channels, valid));
                 }
             }
-            Isa::store_n(target + c, largest, valid);
+            Stored::store_n(target + c, largest, valid);
         }
     }
 
@@ -75,15 +78,16 @@ struct Pools {
         const uint32_t x0 = cut(in.width, column, step.grid), x1 = cut_up(in.width, column + 1, step.grid);
         const int valid = static_cast<int>(smaller(lanes, in.channels - c));
         const Element* source = at<Isa>(work, step.input, image) + in.pad * (in.pitch() + in.channels) + c;
-        Vector sum = Isa::zero();
+        typename Value::Dots sum = Value::no_dots();
         for (uint32_t y = y0; y < y1; ++y) {
             for (uint32_t x = x0; x < x1; ++x) {
-                sum = Isa::add(sum, Isa::load_n(source + y * in.pitch() + x * in.channels, valid));
+                sum = Value::plus(sum, source + y * in.pitch() + x * in.channels, valid);
             }
         }
-        const Vector share = Isa::broadcast(1.0f / static_cast<float>((y1 - y0) * (x1 - x0)));
+        const uint32_t count = (y1 - y0) * (x1 - x0);
+        const Vector share = Isa::broadcast(static_cast<float>(in.scale / count));
         float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + size_t{number} * in.channels + c;
-        Isa::Float::store_n(target, Isa::mul(sum, share), valid);
+        Isa::Float::store_n(target, Isa::mul(Value::of_total(sum, count, in.zero), share), valid);
     }
 };
 

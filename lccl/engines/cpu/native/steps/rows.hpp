@@ -50,7 +50,7 @@ struct ListedRows {
         const uint32_t share = step.out_channels / step.groups, vectors = ceil_div(share, lanes);
         const size_t pitch = work.maps[step.input].pitch();
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
-        const Element* weights = static_cast<const Element*>(step.weights) + group * step.group_weights;
+        const WeightOf<Isa>* weights = static_cast<const WeightOf<Isa>*>(step.weights) + group * step.group_weights;
         typename Tiles<Isa>::Block block[Isa::chunk];
         Rows rows[Isa::chunk];
         for (uint32_t tile = span.first; tile < span.last; ++tile) {
@@ -61,11 +61,11 @@ struct ListedRows {
             fetch_ahead(step, work, begin + count, smaller(span.count, begin + 2 * count));
             if (cells) Cells<Isa>::find(step, work, slot, begin, count);
         }
-        alignas(64) float sums[Isa::rows * Isa::panel * lanes];
+        alignas(64) SumOf<Isa> sums[Isa::rows * Isa::panel * lanes];
         const auto finish = Finish<Isa>::chosen(step, work);
         for (uint32_t panel = first_panel; panel < last_panel; ++panel) {
             const uint32_t vector = panel * Isa::panel, taken = smaller(Isa::panel, vectors - vector);
-            const Element* packed = weights + vector * step.vector_weights;
+            const WeightOf<Isa>* packed = weights + vector * step.vector_weights;
             for (uint32_t slot = 0; slot < span.last - span.first; ++slot) {
                 Tiles<Isa>::multiply(block[slot], step.runs, step.run, pitch, packed, taken, sums);
                 const typename Finish<Isa>::Part part{group * share + vector * lanes,

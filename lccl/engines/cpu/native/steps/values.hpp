@@ -1,0 +1,105 @@
+// float32 values of what maps and sums hold: themselves, or in int8 what their integers stand for.
+#pragma once
+
+#include "../kernels.hpp"
+
+namespace lccl {
+
+template <class Isa, bool Quantised = Isa::quantised>
+struct Values {
+    using Element = typename Isa::Element;
+    using Vector = typename Isa::Vector;
+    using Float = typename Isa::Float;
+    using Dots = Vector;  // sums of products, lane by lane
+
+    struct Coding {  // of a buffer's elements
+        Coding(const Work&, int) {}
+    };
+    struct Correction {  // of sums
+        Correction(const int32_t*, uint32_t, int) {}
+    };
+
+    static Vector load_n(const Element* source, int n, const Coding&) { return Isa::load_n(source, n); }
+    static void store_n(Element* target, Vector value, int n, const Coding&) { Isa::store_n(target, value, n); }
+    static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::fma(value, scale, shift); }
+    static Vector in_units(Vector value, float) { return value; }
+    static Vector of_sums(const float* sums, const Correction&) { return Float::load(sums); }
+
+    // Of gates.
+    static constexpr bool shares_inputs = Isa::dot_step == Isa::lanes;
+    static Dots no_dots() { return Isa::zero(); }
+    static Vector dot_inputs(const Element* source) { return Isa::load(source); }
+    static Vector dot_weights(const Element* source) { return Isa::load(source); }
+    static Dots dot(Dots sum, Vector inputs, Vector weights) { return Isa::fma(inputs, weights, sum); }
+    static void dots(Dots* sums, const Element* const* row, size_t offset, const Element* weights) {
+        Isa::dots(sums, row, offset, weights);
+    }
+    static Dots dot_n(Dots sum, const Element* row, const Element* weights, int n) {
+        return Isa::dot_n(sum, row, weights, n);
+    }
+    static Vector of_dots(const Dots* sums, int32_t) { return Isa::sums(sums); }
+
+    // Of pools.
+    using Stored = Isa;
+    static Dots plus(Dots sum, const Element* source, int n) { return Isa::add(sum, Isa::load_n(source, n)); }
+    static Vector of_total(Dots sum, uint32_t, uint8_t) { return sum; }
+};
+
+// Products and sums are rounded one by one, so that every instruction set gives the same bits.
+template <class Isa>
+struct Values<Isa, true> {
+    using Vector = typename Isa::Vector;
+    using Integers = typename Isa::Integers;
+    using Dots = Integers;
+
+    struct Coding {
+        Coding(const Work& work, int buffer) : zero(buffer == kNone ? 0 : work.maps[buffer].zero) {}
+        int32_t zero;
+        float low() const { return zero ? -127.0f : 0.0f; }
+        float high() const { return zero ? 127.0f : 255.0f; }
+    };
+    struct Correction {
+        Correction(const int32_t* values, uint32_t first, int n) : each(Isa::integers_n(values + first, n)) {}
+        Integers each;
+    };
+
+    static Vector load_n(const uint8_t* source, int n, const Coding& coding) {
+        return Isa::load_n(source, n, coding.zero);
+    }
+    static void store_n(uint8_t* target, Vector value, int n, const Coding& coding) {
+        Isa::store_n(target, value, n, coding.zero, coding.low(), coding.high());
+    }
+    static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::add(Isa::mul(value, scale), shift); }
+    static Vector in_units(Vector value, float scale) { return Isa::mul(value, Isa::broadcast(scale)); }
+    static Vector of_sums(const int32_t* sums, const Correction& correction) {
+        return Isa::to_float(Isa::plus(Isa::integers(sums), correction.each));
+    }
+
+    // Of gates.
+    static constexpr bool shares_inputs = true;
+    static Dots no_dots() { return Isa::each(0); }
+    static auto dot_inputs(const uint8_t* source) { return Isa::dot_inputs(source); }
+    static auto dot_weights(const int8_t* source) { return Isa::dot_weights(source); }
+    template <class Operand>
+    static Dots dot(Dots sum, Operand inputs, Operand weights) {
+        return Isa::dot(sum, inputs, weights);
+    }
+    static void dots(Dots* sums, const uint8_t* const* row, size_t offset, const int8_t* weights) {
+        const auto w = dot_weights(weights);
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < Isa::lanes; ++i) sums[i] = dot(sums[i], dot_inputs(row[i] + offset), w);
+    }
+    static Dots dot_n(Dots sum, const uint8_t*, const int8_t*, int) { return sum; }  // dots() reads beyond a run
+    static Vector of_dots(const Dots* sums, int32_t correction) {
+        return Isa::to_float(Isa::plus(Isa::sums(sums), Isa::each(correction)));
+    }
+
+    // Of pools.
+    using Stored = typename Isa::Bytes;
+    static Dots plus(Dots sum, const uint8_t* source, int n) { return Isa::plus(sum, Isa::widened_n(source, n)); }
+    static Vector of_total(Dots sum, uint32_t count, uint8_t zero) {
+        return Isa::to_float(Isa::plus(sum, Isa::each(-static_cast<int32_t>(count * zero))));
+    }
+};
+
+}  // namespace lccl
