@@ -20,17 +20,18 @@ def quantised(plan, most):
     def quantum(buffer):
         if buffer.name not in scales:
             return buffer
-        signed = any(
-            not memory.buffers[one].non_negative
-            for one in memory.buffers
-            if memory.buffers[one].storage == memory.buffers[buffer.name].storage
-        )
-        return replace(buffer, quantum=Quantum(scales[buffer.name], 128 if signed else 0))
+        return replace(buffer, quantum=Quantum(scales[buffer.name], 128 if signed(memory, buffer.name) else 0))
 
     plan = replace(plan, buffers=tuple(map(quantum, plan.buffers)), steps=(image, *plan.steps[1:]))
     return replace(
         plan, steps=tuple(_convolution(plan, one) if isinstance(one, Convolve) else one for one in plan.steps)
     )
+
+
+def signed(memory, name):
+    """Whether a buffer of the same storage may be negative."""
+    members = [one for one in memory.buffers.values() if one.storage == memory.buffers[name].storage]
+    return not all(one.non_negative for one in members)
 
 
 def _scales(plan, most):
@@ -42,11 +43,11 @@ def _scales(plan, most):
     for name in maps:
         storage = memory.buffers[name].storage
         by_storage[storage] = max(by_storage.get(storage, 1e-6), most[name])
-    limits = {name: by_storage[memory.buffers[name].storage] for name in maps}
     for step in plan.steps:
         if isinstance(step, MaxPool):
-            limits[step.raw] = limits[step.input]
-    return {name: limit / (255 if memory.buffers[name].non_negative else 127) for name, limit in limits.items()}
+            both = [memory.buffers[name].storage for name in (step.input, step.raw)]
+            by_storage |= dict.fromkeys(both, max(by_storage[storage] for storage in both))
+    return {name: by_storage[memory.buffers[name].storage] / (127 if signed(memory, name) else 255) for name in maps}
 
 
 def _integers(plan, name, weight):

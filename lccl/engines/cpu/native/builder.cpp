@@ -127,7 +127,7 @@ const void* ProgramBuilder::keep(Memory memory) {
     return program_->packed.back().get();
 }
 
-// Null where there are none.
+// Null where there are none, or nothing but zeros to add to sums.
 const float* ProgramBuilder::keep(const std::vector<float>& values, uint32_t channels) {
     if (values.empty()) return nullptr;
     if (values.size() != channels) refuse("a scale, a shift or a bias has a value per channel");
@@ -139,6 +139,7 @@ const int32_t* ProgramBuilder::keep(const std::vector<int32_t>& correction, uint
     if (correction.size() != (program_->kernels->quantised() ? channels : 0)) {
         refuse("an offset of sums has a value per channel in int8, and is not there otherwise");
     }
+    if (std::all_of(correction.begin(), correction.end(), [](int32_t value) { return !value; })) return nullptr;
     program_->integers.push_back(correction);
     return program_->integers.back().data();
 }

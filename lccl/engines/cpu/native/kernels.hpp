@@ -62,7 +62,7 @@ struct ConvolveStep {
     bool in_place;           // the output lies in the residual's storage
     bool pooled_alone;       // only the max-pool after it reads what it writes, and it has no gate or residual
     const void* weights;
-    const int32_t* correction;                       // int8: added to the sums, [out_channels]
+    const int32_t* correction;                       // int8: added to the sums, [out_channels] or null
     const float *scale, *shift;                      // [out_channels] or null
     const float *activated_scale, *activated_shift;  // the same
     const uint32_t *offset, *raw_offset, *activated_offset, *residual_offset;  // [positions], elements

@@ -22,7 +22,7 @@ struct Avx2Bytes : UnfusedOf<Avx2, Avx2Register> {
     using Element = uint8_t;
     using Float = UnfusedOf<Avx2, Avx2Register>;
     using Integers = __m256i;
-    static constexpr bool quantised = true;
+    static constexpr bool quantised = true, packs_pixels = false;
 
     static Integers each(int32_t value) { return _mm256_set1_epi32(value); }
     static Integers integers(const int32_t* source) { return bytes_at(source); }
@@ -41,9 +41,9 @@ struct Avx2Bytes : UnfusedOf<Avx2, Avx2Register> {
         const __m256i value = _mm256_sub_epi32(widened_n(source, n), each(zero));
         return to_float(n >= 8 ? value : _mm256_and_si256(value, first(n)));
     }
-    static void store_n(uint8_t* target, Vector value, int n, int32_t zero, float low, float high) {
-        value = _mm256_min_ps(_mm256_max_ps(value, broadcast(low)), broadcast(high));
-        const __m256i whole = plus(_mm256_cvtps_epi32(value), each(zero));
+    static void store_n(uint8_t* target, Vector value, int n, int32_t zero) {
+        const Vector low = zero ? broadcast(-127.0f) : Avx2::zero(), high = broadcast(zero ? 127.0f : 255.0f);
+        const __m256i whole = plus(_mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high)), each(zero));
         const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
         const __m128i bytes = _mm_packus_epi16(words, words);
         if (n >= 8) return _mm_storel_epi64(reinterpret_cast<__m128i*>(target), bytes);

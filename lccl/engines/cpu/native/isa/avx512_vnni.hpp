@@ -30,7 +30,7 @@ struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
     using Element = uint8_t;
     using Float = UnfusedOf<Avx512, Avx512Register>;
     using Integers = __m512i;
-    static constexpr bool quantised = true;
+    static constexpr bool quantised = true, packs_pixels = true;
     static constexpr uint32_t k_step = 4;
 
     static Integers each(int32_t value) { return _mm512_set1_epi32(value); }
@@ -44,21 +44,37 @@ struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
     static Vector load_n(const uint8_t* source, int n, int32_t zero) {
         return to_float(_mm512_maskz_sub_epi32(first(n), widened_n(source, n), each(zero)));
     }
-    static void store_n(uint8_t* target, Vector value, int n, int32_t zero, float low, float high) {
-        value = _mm512_min_ps(_mm512_max_ps(value, broadcast(low)), broadcast(high));
-        const __m128i bytes = _mm512_cvtepi32_epi8(plus(_mm512_cvtps_epi32(value), each(zero)));
+    static void store_n(uint8_t* target, Vector value, int n, int32_t zero) {
+        const __m128i bytes = zero ? signed_bytes(value) : bytes_of(value);
         if (n >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bytes);
         _mm_mask_storeu_epi8(target, first(n), bytes);
     }
+    static __m128i bytes_of(Vector value) {  // what exceeds an integer too becomes 255
+        return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_max_ps(value, Avx512::zero())));
+    }
+    static __m128i signed_bytes(Vector value) {
+        value = _mm512_min_ps(_mm512_max_ps(value, broadcast(-127.0f)), broadcast(127.0f));
+        return _mm_xor_si128(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)), _mm_set1_epi8(-128));
+    }
     // Lane i is the sum over the lanes of sums[i].
     static Integers sums(const Integers* s) {
-        __m512i quarter[4];  // [q]: in each 128-bit lane, partial sums of s[4q … 4q + 3]
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
-            const __m512i *a = s + 4 * q, ab = pairs_of(a[0], a[1]), cd = pairs_of(a[2], a[3]);
-            quarter[q] = plus(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        return across_of(across_of(quarters_of(s), quarters_of(s + 4)), across_of(quarters_of(s + 8), quarters_of(s + 12)));
+    }
+    // The same where each of sums holds 64 / Channels positions, one beside the other.
+    template <uint32_t Channels>
+    static Integers sums_of(const Integers* s) {
+        if constexpr (Channels == 16) {
+            const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            return _mm512_permutexvar_epi32(order, quarters_of(s));
+        } else {
+            const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+            return _mm512_permutexvar_epi32(order, across_of(quarters_of(s), quarters_of(s + 4)));
         }
-        return across_of(across_of(quarter[0], quarter[1]), across_of(quarter[2], quarter[3]));
+    }
+    // In each 128-bit lane, its sums of s[0 … 3].
+    static __m512i quarters_of(const Integers* s) {
+        const __m512i ab = pairs_of(s[0], s[1]), cd = pairs_of(s[2], s[3]);
+        return plus(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     }
     static __m512i pairs_of(__m512i a, __m512i b) {
         return plus(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -84,6 +100,14 @@ struct Avx512Vnni : Avx512Bytes {
 
     static __m512i dot_inputs(const uint8_t* source) { return _mm512_loadu_si512(source); }
     static __m512i dot_weights(const int8_t* source) { return _mm512_loadu_si512(source); }
+    template <uint32_t Channels>
+    static __m512i repeated(const int8_t* source) {  // a pixel's weights, for several pixels
+        if constexpr (Channels == 16) {
+            return _mm512_broadcast_i32x4(half_at(source));
+        } else {
+            return _mm512_broadcast_i64x4(bytes_at(source));
+        }
+    }
     static Integers dot(Integers sum, __m512i inputs, __m512i weights) {
         return _mm512_dpbusd_epi32(sum, inputs, weights);
     }

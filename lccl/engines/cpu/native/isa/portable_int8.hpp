@@ -11,7 +11,7 @@ struct PortableInt8Of : PortableOf<float, Count> {
     using Element = uint8_t;
     using Float = PortableOf<float, Count>;
     using Vector = Lanes<Count>;
-    static constexpr bool quantised = true;
+    static constexpr bool quantised = true, packs_pixels = false;
     static constexpr uint32_t k_step = 4, dot_step = 2 * Count;
 
     struct Integers {
@@ -43,7 +43,8 @@ struct PortableInt8Of : PortableOf<float, Count> {
     static Vector load_n(const uint8_t* source, int n, int32_t zero) {
         return Float::each([=](int i) { return i < n ? static_cast<float>(source[i] - zero) : 0.0f; });
     }
-    static void store_n(uint8_t* target, const Vector& value, int n, int32_t zero, float low, float high) {
+    static void store_n(uint8_t* target, const Vector& value, int n, int32_t zero) {
+        const float low = zero ? -127.0f : 0.0f, high = zero ? 127.0f : 255.0f;
         for (int i = 0; i < n; ++i) {
             const float inside = value.lane[i] > low ? value.lane[i] < high ? value.lane[i] : high : low;
             target[i] = static_cast<uint8_t>(zero + static_cast<int32_t>(__builtin_nearbyintf(inside)));

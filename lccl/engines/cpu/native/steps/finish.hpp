@@ -82,7 +82,7 @@ struct Finish {
                 }
                 if constexpr (Raw) Value::store_n(rows.raw[n] + channel, value, valid, raw_coding);
                 if constexpr (Activated) {
-                    value = Isa::max(zero, Value::affine(value, next_scale, next_shift));
+                    value = Value::activated(Value::affine(value, next_scale, next_shift));
                     Value::store_n(rows.activated[n] + channel, value, valid, activated_coding);
                 }
             }

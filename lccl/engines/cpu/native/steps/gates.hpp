@@ -43,12 +43,14 @@ struct Gates {
         const Element* row[lanes];
         for (uint32_t i = 0; i < lanes; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
         const bool neighbours = first + lanes <= step.positions && are_neighbours(gate, row);
+        const bool short_pixels = first + lanes <= step.positions && are_short_pixels(gate, row);
         const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
         for (uint32_t map = 0; map < gate.groups; ++map) {
             const Weight* weights = static_cast<const Weight*>(gate.weights) + map * map_weights;
-            const int32_t correction = Isa::quantised ? gate.correction[map] : 0;
-            const Vector sums = neighbours ? sums_of_neighbours(gate, row, pitch, weights, correction)
-                                           : sums_of_windows(gate, row, pitch, weights, correction);
+            const int32_t correction = gate.correction ? gate.correction[map] : 0;
+            const Vector sums = short_pixels ? sums_of_short_pixels(gate, row, pitch, weights, correction)
+                                : neighbours ? sums_of_neighbours(gate, row, pitch, weights, correction)
+                                             : sums_of_windows(gate, row, pitch, weights, correction);
             const Vector scale = Isa::broadcast(gate.scale[map]), shift = Isa::broadcast(gate.shift[map]);
             const Vector value = Isa::max(Isa::zero(), Value::affine(sums, scale, shift));
             float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
@@ -76,6 +78,41 @@ struct Gates {
             weights += Isa::dot_step;
         }
         return Value::of_dots(sums, correction);
+    }
+
+    // Pixels of which a vector holds several: it takes that many neighbouring positions at once.
+    static bool are_short_pixels(const GateSpec& gate, const Element* const* row) {
+        if constexpr (!Value::packs_pixels) return false;
+        const uint32_t channels = gate.run / 3;
+        return gate.runs == 3 && (channels == 16 || channels == 32) && row[lanes - 1] == row[0] + (lanes - 1) * channels;
+    }
+
+    static Vector sums_of_short_pixels(const GateSpec& gate, const Element* const* row, size_t pitch,
+                                       const Weight* weights, int32_t correction) {
+        if constexpr (Value::packs_pixels) {
+            return gate.run == 48 ? sums_of_pixels<16>(row[0], pitch, weights, correction)
+                                  : sums_of_pixels<32>(row[0], pitch, weights, correction);
+        }
+        return Isa::zero();
+    }
+
+    template <uint32_t Channels>
+    static Vector sums_of_pixels(const Element* pixel, size_t pitch, const Weight* weights, int32_t correction) {
+        constexpr uint32_t vectors = lanes * Channels / Isa::dot_step;
+        Dots sums[vectors];
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < vectors; ++i) sums[i] = Value::no_dots();
+        for (uint32_t r = 0; r < 3; ++r, pixel += pitch, weights += ceil_div(3 * Channels, Isa::dot_step) * Isa::dot_step) {
+#pragma GCC unroll 3
+            for (uint32_t tap = 0; tap < 3; ++tap) {
+                const auto w = Isa::template repeated<Channels>(weights + tap * Channels);
+#pragma GCC unroll 16
+                for (uint32_t i = 0; i < vectors; ++i) {
+                    sums[i] = Value::dot(sums[i], Value::dot_inputs(pixel + tap * Channels + i * Isa::dot_step), w);
+                }
+            }
+        }
+        return Value::of_dots(Isa::template sums_of<Channels>(sums), correction);
     }
 
     // Windows of three pixels at neighbouring positions share most of them: each pixel is read once for three products.

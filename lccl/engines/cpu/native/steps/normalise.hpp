@@ -57,12 +57,15 @@ struct Normalise {
         if constexpr (Isa::quantised) {
             const Map& map = work.maps[step.raw];
             Element* target = at<Isa>(work, step.raw, image);
+            const uint32_t width = map.width + 2 * map.pad;
             for (uint32_t y = 0; y < map.height + 2 * map.pad; ++y) {
                 const bool inside = y >= map.pad && y < map.pad + map.height;
-                for (uint32_t x = 0; x < map.width + 2 * map.pad; ++x, target += map.channels) {
-                    if (inside && x >= map.pad && x < map.pad + map.width) continue;
-                    for (uint32_t c = 0; c < map.channels; ++c) target[c] = step.zero[c];
+                for (uint32_t x = 0; x < width; ++x) {
+                    if (inside && x == map.pad) x += map.width;
+                    if (x == width) break;
+                    for (uint32_t c = 0; c < map.channels; ++c) target[x * map.channels + c] = step.zero[c];
                 }
+                target += map.pitch();
             }
         } else {
             clear_border<Isa>(work, step.raw, image);

@@ -94,7 +94,7 @@ struct Skipped {
                         value = Value::affine(value, Float::load_n(step.activated_scale + c, valid),
                                               Float::load_n(step.activated_shift + c, valid));
                     }
-                    value = Isa::max(Isa::zero(), value);
+                    value = Value::activated(value);
                     Value::store_n(at<Isa>(work, step.activated, image) + step.activated_offset[position] + c, value,
                                    valid, activated_coding);
                 }

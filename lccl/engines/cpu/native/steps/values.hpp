@@ -22,11 +22,12 @@ struct Values {
     static Vector load_n(const Element* source, int n, const Coding&) { return Isa::load_n(source, n); }
     static void store_n(Element* target, Vector value, int n, const Coding&) { Isa::store_n(target, value, n); }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::fma(value, scale, shift); }
+    static Vector activated(Vector value) { return Isa::max(Isa::zero(), value); }
     static Vector in_units(Vector value, float) { return value; }
     static Vector of_sums(const float* sums, const Correction&) { return Float::load(sums); }
 
     // Of gates.
-    static constexpr bool shares_inputs = Isa::dot_step == Isa::lanes;
+    static constexpr bool packs_pixels = false, shares_inputs = Isa::dot_step == Isa::lanes;
     static Dots no_dots() { return Isa::zero(); }
     static Vector dot_inputs(const Element* source) { return Isa::load(source); }
     static Vector dot_weights(const Element* source) { return Isa::load(source); }
@@ -54,12 +55,12 @@ struct Values<Isa, true> {
 
     struct Coding {
         Coding(const Work& work, int buffer) : zero(buffer == kNone ? 0 : work.maps[buffer].zero) {}
-        int32_t zero;
-        float low() const { return zero ? -127.0f : 0.0f; }
-        float high() const { return zero ? 127.0f : 255.0f; }
+        int32_t zero;  // 0 or 128
     };
     struct Correction {
-        Correction(const int32_t* values, uint32_t first, int n) : each(Isa::integers_n(values + first, n)) {}
+        Correction(const int32_t* values, uint32_t first, int n)
+            : there(values), each(there ? Isa::integers_n(values + first, n) : Isa::each(0)) {}
+        bool there;
         Integers each;
     };
 
@@ -67,16 +68,20 @@ struct Values<Isa, true> {
         return Isa::load_n(source, n, coding.zero);
     }
     static void store_n(uint8_t* target, Vector value, int n, const Coding& coding) {
-        Isa::store_n(target, value, n, coding.zero, coding.low(), coding.high());
+        Isa::store_n(target, value, n, coding.zero);
     }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::add(Isa::mul(value, scale), shift); }
-    static Vector in_units(Vector value, float scale) { return Isa::mul(value, Isa::broadcast(scale)); }
+    static Vector activated(Vector value) { return value; }  // an activated buffer's least element stands for 0
+    static Vector in_units(Vector value, float scale) {
+        return scale == 1.0f ? value : Isa::mul(value, Isa::broadcast(scale));
+    }
     static Vector of_sums(const int32_t* sums, const Correction& correction) {
-        return Isa::to_float(Isa::plus(Isa::integers(sums), correction.each));
+        const Integers exact = Isa::integers(sums);
+        return Isa::to_float(correction.there ? Isa::plus(exact, correction.each) : exact);
     }
 
     // Of gates.
-    static constexpr bool shares_inputs = true;
+    static constexpr bool packs_pixels = Isa::packs_pixels, shares_inputs = true;
     static Dots no_dots() { return Isa::each(0); }
     static auto dot_inputs(const uint8_t* source) { return Isa::dot_inputs(source); }
     static auto dot_weights(const int8_t* source) { return Isa::dot_weights(source); }
@@ -90,9 +95,8 @@ struct Values<Isa, true> {
         for (uint32_t i = 0; i < Isa::lanes; ++i) sums[i] = dot(sums[i], dot_inputs(row[i] + offset), w);
     }
     static Dots dot_n(Dots sum, const uint8_t*, const int8_t*, int) { return sum; }  // dots() reads beyond a run
-    static Vector of_dots(const Dots* sums, int32_t correction) {
-        return Isa::to_float(Isa::plus(Isa::sums(sums), Isa::each(correction)));
-    }
+    static Vector of_dots(const Dots* sums, int32_t correction) { return of_dots(Isa::sums(sums), correction); }
+    static Vector of_dots(Dots sums, int32_t correction) { return Isa::to_float(Isa::plus(sums, Isa::each(correction))); }
 
     // Of pools.
     using Stored = typename Isa::Bytes;
