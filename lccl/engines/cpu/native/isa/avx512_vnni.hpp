@@ -25,6 +25,15 @@ struct Avx512VnniRegister {
     static void add_last(Sum*, const uint8_t*, const Weights*) {}
 };
 
+// Large weights come from the third-level cache more slowly than they are used: processors do not look that far ahead.
+struct Avx512VnniAheadRegister : Avx512VnniRegister {
+    static Weights weights(const int8_t* source) {
+        __builtin_prefetch(source + kAhead);
+        return Avx512VnniRegister::weights(source);
+    }
+    static constexpr size_t kAhead = size_t{8} << 10;
+};
+
 // What int8 needs of AVX-512 beside the sums.
 struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
     using Element = uint8_t;
@@ -42,7 +51,8 @@ struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
         return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), source));
     }
     static Vector load_n(const uint8_t* source, int n, int32_t zero) {
-        return to_float(_mm512_maskz_sub_epi32(first(n), widened_n(source, n), each(zero)));
+        const __m512i value = widened_n(source, n);
+        return to_float(zero ? _mm512_maskz_sub_epi32(first(n), value, each(zero)) : value);
     }
     static void store_n(uint8_t* target, Vector value, int n, int32_t zero) {
         const __m128i bytes = zero ? signed_bytes(value) : bytes_of(value);
@@ -115,7 +125,8 @@ struct Avx512Vnni : Avx512Bytes {
     template <int Rows, int Vectors>
     static void tile(const uint8_t* const* row, uint32_t runs, uint32_t run, size_t pitch, const int8_t* weights,
                      int32_t* sums) {
-        sum_tile<Register, Rows, Vectors>(row, runs, (run + 3) / 4 * 4, pitch, weights, sums);
+        using Ahead = std::conditional_t<Vectors == 1, Register, Avx512VnniAheadRegister>;
+        sum_tile<Ahead, Rows, Vectors>(row, runs, (run + 3) / 4 * 4, pitch, weights, sums);
     }
 };
 

@@ -58,8 +58,11 @@ struct Finish {
         const uint32_t residual_channels = Residual ? work.maps[step.residual].channels : 0;
         const typename Value::Coding residual_coding(work, step.residual), raw_coding(work, step.raw),
             activated_coding(work, step.activated);
+        const float residual_scale = step.residual_scale;
+        const bool residual_scaled = residual_scale != 1.0f, rescaled = step.activated_scale;
+        const uint32_t count = rows.count, vectors = part.vectors;  // the compiler cannot know that no element is these
         const Element* const* const residual = !step.in_place ? rows.residual : Raw ? rows.raw : rows.activated;
-        for (uint32_t v = 0; v < part.vectors; ++v) {
+        for (uint32_t v = 0; v < vectors; ++v) {
             const uint32_t channel = part.channel + v * lanes;
             const int valid = Whole ? lanes : static_cast<int>(smaller(lanes, part.channels - v * lanes));
             const int added = Whole ? lanes : channels_of(residual_channels, channel, valid);
@@ -68,8 +71,8 @@ struct Finish {
             const Vector shift = affine(step.shift, channel, valid, 0.0f);
             const Vector next_scale = Activated ? affine(step.activated_scale, channel, valid, 1.0f) : zero;
             const Vector next_shift = Activated ? affine(step.activated_shift, channel, valid, 0.0f) : zero;
-            for (uint32_t n = 0; n < rows.count; ++n) {
-                Vector value = Value::of_sums(sums + (n * part.vectors + v) * lanes, correction);
+            for (uint32_t n = 0; n < count; ++n) {
+                Vector value = Value::of_sums(sums + (n * vectors + v) * lanes, correction);
                 value = Isa::max(least, Value::affine(value, scale, shift));
                 if constexpr (Gate == 1) value = Isa::mul(value, Isa::broadcast(rows.gate[n]));
                 if constexpr (Gate == 2) {
@@ -78,11 +81,11 @@ struct Finish {
                 }
                 if constexpr (Residual) {
                     const Vector shortcut = Value::load_n(residual[n] + channel, added, residual_coding);
-                    value = Isa::add(value, Value::in_units(shortcut, step.residual_scale));
+                    value = Isa::add(value, Value::in_units(shortcut, residual_scale, residual_scaled));
                 }
                 if constexpr (Raw) Value::store_n(rows.raw[n] + channel, value, valid, raw_coding);
                 if constexpr (Activated) {
-                    value = Value::activated(Value::affine(value, next_scale, next_shift));
+                    value = Value::activated(value, next_scale, next_shift, rescaled);
                     Value::store_n(rows.activated[n] + channel, value, valid, activated_coding);
                 }
             }

@@ -40,22 +40,37 @@ struct Gates {
         const GateSpec& gate = step.gate;
         const Element* base = at<Isa>(work, gate.input, image);
         const size_t pitch = work.maps[gate.input].pitch();
+        const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
+        if (Value::packs_pixels && first + lanes <= step.positions && are_short_pixels(gate, first)) {
+            for (uint32_t map = 0; map < gate.groups; ++map) {
+                const Weight* weights = static_cast<const Weight*>(gate.weights) + map * map_weights;
+                write(step, work, image, first, map,
+                      sums_of_short_pixels(gate, base + gate.offset[first], pitch, weights, correction_of(gate, map)));
+            }
+            return;
+        }
         const Element* row[lanes];
         for (uint32_t i = 0; i < lanes; ++i) row[i] = base + gate.offset[smaller(first + i, step.positions - 1)];
         const bool neighbours = first + lanes <= step.positions && are_neighbours(gate, row);
-        const bool short_pixels = first + lanes <= step.positions && are_short_pixels(gate, row);
-        const size_t map_weights = size_t{gate.runs} * ceil_div(gate.run, Isa::dot_step) * Isa::dot_step;
         for (uint32_t map = 0; map < gate.groups; ++map) {
             const Weight* weights = static_cast<const Weight*>(gate.weights) + map * map_weights;
-            const int32_t correction = gate.correction ? gate.correction[map] : 0;
-            const Vector sums = short_pixels ? sums_of_short_pixels(gate, row, pitch, weights, correction)
-                                : neighbours ? sums_of_neighbours(gate, row, pitch, weights, correction)
-                                             : sums_of_windows(gate, row, pitch, weights, correction);
-            const Vector scale = Isa::broadcast(gate.scale[map]), shift = Isa::broadcast(gate.shift[map]);
-            const Vector value = Isa::max(Isa::zero(), Value::affine(sums, scale, shift));
-            float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
-            Isa::Float::store_n(target, value, static_cast<int>(smaller(lanes, step.positions - first)));
+            const int32_t correction = correction_of(gate, map);
+            write(step, work, image, first, map,
+                  neighbours ? sums_of_neighbours(gate, row, pitch, weights, correction)
+                             : sums_of_windows(gate, row, pitch, weights, correction));
         }
+    }
+
+    static int32_t correction_of(const GateSpec& gate, uint32_t map) {
+        return gate.correction ? gate.correction[map] : 0;
+    }
+
+    static void write(const ConvolveStep& step, Work& work, uint32_t image, uint32_t first, uint32_t map, Vector sums) {
+        const GateSpec& gate = step.gate;
+        const Vector scale = Isa::broadcast(gate.scale[map]), shift = Isa::broadcast(gate.shift[map]);
+        const Vector value = Isa::max(Isa::zero(), Value::affine(sums, scale, shift));
+        float* target = work.gates + (size_t{image} * gate.groups + map) * step.positions + first;
+        Isa::Float::store_n(target, value, static_cast<int>(smaller(lanes, step.positions - first)));
     }
 
     static Vector sums_of_windows(const GateSpec& gate, const Element* const* row, size_t pitch,
@@ -81,19 +96,20 @@ struct Gates {
     }
 
     // Pixels of which a vector holds several: it takes that many neighbouring positions at once.
-    static bool are_short_pixels(const GateSpec& gate, const Element* const* row) {
-        if constexpr (!Value::packs_pixels) return false;
+    static bool are_short_pixels(const GateSpec& gate, uint32_t first) {
         const uint32_t channels = gate.run / 3;
-        return gate.runs == 3 && (channels == 16 || channels == 32) && row[lanes - 1] == row[0] + (lanes - 1) * channels;
+        return gate.runs == 3 && (channels == 16 || channels == 32) &&
+               gate.offset[first + lanes - 1] == gate.offset[first] + (lanes - 1) * channels;
     }
 
-    static Vector sums_of_short_pixels(const GateSpec& gate, const Element* const* row, size_t pitch,
-                                       const Weight* weights, int32_t correction) {
+    static Vector sums_of_short_pixels(const GateSpec& gate, const Element* pixel, size_t pitch, const Weight* weights,
+                                       int32_t correction) {
         if constexpr (Value::packs_pixels) {
-            return gate.run == 48 ? sums_of_pixels<16>(row[0], pitch, weights, correction)
-                                  : sums_of_pixels<32>(row[0], pitch, weights, correction);
+            return gate.run == 48 ? sums_of_pixels<16>(pixel, pitch, weights, correction)
+                                  : sums_of_pixels<32>(pixel, pitch, weights, correction);
+        } else {
+            return Isa::zero();
         }
-        return Isa::zero();
     }
 
     template <uint32_t Channels>

@@ -100,22 +100,33 @@ struct ListedRows {
         for (uint32_t n = 0, last; n < count; n = last) {  // the rows of one image after those of another
             const uint32_t image = codes[n] >> kPositionBits;
             last = last_of_image(codes, n, count);
-            add_offsets(at<Isa>(work, step.input, image), step.offset, codes, n, last, input);
-            if (step.raw != kNone) {
-                add_offsets(at<Isa>(work, step.raw, image), step.raw_offset, codes, n, last, rows.raw);
+            const bool raw = step.raw != kNone;
+            const Element* const from = at<Isa>(work, step.input, image);
+            Element* const to = at<Isa>(work, raw ? step.raw : step.activated, image);
+            Element** const output = raw ? rows.raw : rows.activated;
+            const uint32_t *const from_offset = step.offset, *const to_offset =
+                                                                 raw ? step.raw_offset : step.activated_offset;
+            const float* const gates = rows_have_gates(step) ? gates_of(step, work, image, group) : nullptr;
+            for (uint32_t m = n; m < last; ++m) {
+                const uint32_t position = codes[m] & kPositionMask;
+                input[m] = from + from_offset[position];
+                output[m] = to + to_offset[position];
+                if (gates) rows.gate[m] = gates[position];
             }
-            if (step.activated != kNone) {
+            if (raw && step.activated != kNone) {
                 add_offsets(at<Isa>(work, step.activated, image), step.activated_offset, codes, n, last,
                             rows.activated);
             }
             if (step.residual != kNone && !step.in_place) {
                 add_offsets(at<Isa>(work, step.residual, image), step.residual_offset, codes, n, last, rows.residual);
             }
-            if (step.gate.layer != kNone && !step.gate.per_cell) {
-                const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
-                for (uint32_t m = n; m < last; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
-            }
         }
+    }
+
+    static bool rows_have_gates(const ConvolveStep& step) { return step.gate.layer != kNone && !step.gate.per_cell; }
+
+    static const float* gates_of(const ConvolveStep& step, const Work& work, uint32_t image, uint32_t group) {
+        return work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
     }
 
     template <class Base, class Pointer>

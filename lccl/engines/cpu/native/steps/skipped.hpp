@@ -83,7 +83,7 @@ struct Skipped {
                 if (residual_channels > c) {
                     value = Value::load_n(at<Isa>(work, step.residual, image) + step.residual_offset[position] + c,
                                           static_cast<int>(smaller(valid, residual_channels - c)), residual_coding);
-                    value = Value::in_units(value, step.residual_scale);
+                    value = Value::in_units(value, step.residual_scale, step.residual_scale != 1.0f);
                 }
                 if (write_raw) {
                     Value::store_n(at<Isa>(work, step.raw, image) + step.raw_offset[position] + c, value, valid,
@@ -94,7 +94,7 @@ struct Skipped {
                         value = Value::affine(value, Float::load_n(step.activated_scale + c, valid),
                                               Float::load_n(step.activated_shift + c, valid));
                     }
-                    value = Value::activated(value);
+                    value = Value::positive(value);
                     Value::store_n(at<Isa>(work, step.activated, image) + step.activated_offset[position] + c, value,
                                    valid, activated_coding);
                 }

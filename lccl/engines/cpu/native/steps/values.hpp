@@ -22,8 +22,11 @@ struct Values {
     static Vector load_n(const Element* source, int n, const Coding&) { return Isa::load_n(source, n); }
     static void store_n(Element* target, Vector value, int n, const Coding&) { Isa::store_n(target, value, n); }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::fma(value, scale, shift); }
-    static Vector activated(Vector value) { return Isa::max(Isa::zero(), value); }
-    static Vector in_units(Vector value, float) { return value; }
+    static Vector positive(Vector value) { return Isa::max(Isa::zero(), value); }
+    static Vector activated(Vector value, Vector scale, Vector shift, bool) {
+        return positive(Isa::fma(value, scale, shift));
+    }
+    static Vector in_units(Vector value, float, bool) { return value; }
     static Vector of_sums(const float* sums, const Correction&) { return Float::load(sums); }
 
     // Of gates.
@@ -71,9 +74,12 @@ struct Values<Isa, true> {
         Isa::store_n(target, value, n, coding.zero);
     }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::add(Isa::mul(value, scale), shift); }
-    static Vector activated(Vector value) { return value; }  // an activated buffer's least element stands for 0
-    static Vector in_units(Vector value, float scale) {
-        return scale == 1.0f ? value : Isa::mul(value, Isa::broadcast(scale));
+    static Vector positive(Vector value) { return value; }  // an activated buffer's least element stands for 0
+    static Vector activated(Vector value, Vector scale, Vector shift, bool changes) {
+        return changes ? affine(value, scale, shift) : value;
+    }
+    static Vector in_units(Vector value, float scale, bool changes) {
+        return changes ? Isa::mul(value, Isa::broadcast(scale)) : value;
     }
     static Vector of_sums(const int32_t* sums, const Correction& correction) {
         const Integers exact = Isa::integers(sums);
