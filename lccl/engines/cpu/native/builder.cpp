@@ -38,6 +38,7 @@ void ProgramBuilder::add_buffer(Buffer buffer, const std::string& storage) {
     if (border > kLargestKernel / 2 || (border && pooled)) refuse("a border is 0 to 31 wide, of pooled features 0");
     const uint64_t elements = uint64_t{height + 2 * border} * (width + 2 * border) * channels;
     if (elements > std::numeric_limits<uint32_t>::max() / 4) refuse("a buffer is too large");
+    if (buffer.quantised && !program_->kernels->quantised()) refuse("a quantised plan runs in int8 only");
     for (const Buffer& other : program_->buffers) {
         if (other.name == buffer.name) refuse("two buffers have the same name");
     }

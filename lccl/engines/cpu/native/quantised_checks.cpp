@@ -46,9 +46,7 @@ bool is_image(const Program& program, int buffer) { return buffer == std::get<No
 }  // namespace
 
 void check_quantum(const Program& program, const Buffer& buffer, bool image) {
-    const bool quantised = program.kernels->quantised();
-    if (buffer.quantised && !quantised) refuse("a quantised plan runs in int8 only");
-    if (!quantised || (image && !buffer.quantised)) return;
+    if (!program.kernels->quantised() || (image && !buffer.quantised)) return;
     if (buffer.quantised == buffer.map.pooled) {
         refuse("int8 needs a quantised plan: a quantum for every map, and none for pooled features");
     }
