@@ -8,7 +8,7 @@ namespace lccl {
 
 namespace {
 
-constexpr uint32_t kLargestKernel = 63, kLargestStride = 64;
+constexpr uint32_t kLargestKernel = kLargestPool, kLargestStride = 64;
 
 void check_window(uint32_t kernel, uint32_t stride, const char* what) {
     if (kernel % 2 == 0 || kernel > kLargestKernel || !stride || stride > kLargestStride) {

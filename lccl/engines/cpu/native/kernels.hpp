@@ -13,6 +13,7 @@ constexpr int kNone = -1;              // no such buffer
 constexpr uint32_t kPositionBits = 24; // a listed row is image << 24 | position
 constexpr uint32_t kPositionMask = (1u << kPositionBits) - 1;
 constexpr uint32_t kMostImages = 1u << (32 - kPositionBits);
+constexpr uint32_t kLargestPool = 63;  // kernel rows
 constexpr uint32_t kGroup = 8;         // images per thread that layers with large weights take at once
 
 enum class Precision : uint8_t { fp32, bf16, int8 };

@@ -50,6 +50,7 @@ struct Avx2Bytes : UnfusedOf<Avx2, Avx2Register> {
         const uint64_t stored = static_cast<uint64_t>(_mm_cvtsi128_si64(bytes));
         std::memcpy(target, &stored, static_cast<size_t>(n));
     }
+    static void store_n(uint8_t* target, Vector value, int n) { store_n(target, value, n, 0); }
     // Lane i is the sum over the lanes of sums[i].
     static Integers sums(const Integers* s) {
         const __m256i low = _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));

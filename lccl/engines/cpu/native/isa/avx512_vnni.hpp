@@ -51,20 +51,20 @@ struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
         return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), source));
     }
     static Vector load_n(const uint8_t* source, int n, int32_t zero) {
-        const __m512i value = widened_n(source, n);
-        return to_float(zero ? _mm512_maskz_sub_epi32(first(n), value, each(zero)) : value);
+        return to_float(_mm512_maskz_sub_epi32(first(n), widened_n(source, n), each(zero)));
     }
     static void store_n(uint8_t* target, Vector value, int n, int32_t zero) {
-        const __m128i bytes = zero ? signed_bytes(value) : bytes_of(value);
+        const Vector low = broadcast(zero ? -127.0f : 0.0f), high = broadcast(zero ? 127.0f : 255.0f);
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(value, low), high));
+        store_bytes(target, _mm512_cvtepi32_epi8(plus(whole, each(zero))), n);
+    }
+    static void store_n(uint8_t* target, Vector value, int n) {  // what no integer holds becomes 255 too
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps(value, Avx512::zero()));
+        store_bytes(target, _mm512_cvtusepi32_epi8(whole), n);
+    }
+    static void store_bytes(uint8_t* target, __m128i bytes, int n) {
         if (n >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bytes);
         _mm_mask_storeu_epi8(target, first(n), bytes);
-    }
-    static __m128i bytes_of(Vector value) {  // what exceeds an integer too becomes 255
-        return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_max_ps(value, Avx512::zero())));
-    }
-    static __m128i signed_bytes(Vector value) {
-        value = _mm512_min_ps(_mm512_max_ps(value, broadcast(-127.0f)), broadcast(127.0f));
-        return _mm_xor_si128(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)), _mm_set1_epi8(-128));
     }
     // Lane i is the sum over the lanes of sums[i].
     static Integers sums(const Integers* s) {

@@ -50,6 +50,7 @@ struct PortableInt8Of : PortableOf<float, Count> {
             target[i] = static_cast<uint8_t>(zero + static_cast<int32_t>(__builtin_nearbyintf(inside)));
         }
     }
+    static void store_n(uint8_t* target, const Vector& value, int n) { store_n(target, value, n, 0); }
     // Lane i is the sum over the lanes of sums[i].
     static Integers sums(const Integers* sums) {
         return all([&](int i) {

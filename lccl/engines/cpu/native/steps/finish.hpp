@@ -39,19 +39,20 @@ struct Finish {
         const int outputs = step.activated == kNone ? 0 : step.raw == kNone ? 1 : 2;
         const bool whole = step.out_channels / step.groups % lanes == 0 &&
                            (step.residual == kNone || work.maps[step.residual].channels == step.out_channels);
-        return from_table(std::make_integer_sequence<int, 36>{},
-                          ((whole * 3 + gate) * 2 + (step.residual != kNone)) * 3 + outputs);
+        const int plain = Value::is_plain(step, work);
+        return from_table(std::make_integer_sequence<int, 72>{},
+                          (((plain * 2 + whole) * 3 + gate) * 2 + (step.residual != kNone)) * 3 + outputs);
     }
 
     template <int... N>
     static Function from_table(std::integer_sequence<int, N...>, int number) {
         static constexpr Function table[] = {
-            &finish<N / 18 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
+            &finish<Isa::quantised && N / 36 == 1, N / 18 % 2 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
         return table[number];
     }
 
-    // Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell.
-    template <bool Whole, int Gate, bool Residual, bool Raw, bool Activated>
+    // Plain: see Values. Whole: nothing but whole vectors. Gate: 0 none, 1 a value per row, 2 a value per cell.
+    template <bool Plain, bool Whole, int Gate, bool Residual, bool Raw, bool Activated>
     static void finish(const ConvolveStep& step, const Work& work, const Rows& rows, const Part& part,
                        const Sum* sums) {
         const Vector zero = Isa::zero(), least = step.relu ? zero : Isa::broadcast(-INFINITY);
@@ -59,7 +60,6 @@ struct Finish {
         const typename Value::Coding residual_coding(work, step.residual), raw_coding(work, step.raw),
             activated_coding(work, step.activated);
         const float residual_scale = step.residual_scale;
-        const bool residual_scaled = residual_scale != 1.0f, rescaled = step.activated_scale;
         const uint32_t count = rows.count, vectors = part.vectors;  // the compiler cannot know that no element is these
         const Element* const* const residual = !step.in_place ? rows.residual : Raw ? rows.raw : rows.activated;
         for (uint32_t v = 0; v < vectors; ++v) {
@@ -72,21 +72,23 @@ struct Finish {
             const Vector next_scale = Activated ? affine(step.activated_scale, channel, valid, 1.0f) : zero;
             const Vector next_shift = Activated ? affine(step.activated_shift, channel, valid, 0.0f) : zero;
             for (uint32_t n = 0; n < count; ++n) {
-                Vector value = Value::of_sums(sums + (n * vectors + v) * lanes, correction);
-                value = Isa::max(least, Value::affine(value, scale, shift));
+                Vector value = Value::template of_sums<Plain>(sums + (n * vectors + v) * lanes, correction);
+                value = Value::affine(value, scale, shift);
+                // What is stored next as at least 0 needs no ReLU before: gates are not negative.
+                if constexpr (!Plain || Residual) value = Isa::max(least, value);
                 if constexpr (Gate == 1) value = Isa::mul(value, Isa::broadcast(rows.gate[n]));
                 if constexpr (Gate == 2) {
                     const Vector gate = Cells<Isa>::spread(step, work, part.slot * Isa::rows + n, channel, valid);
                     value = Isa::where_not_negative(gate, Isa::mul(value, gate));
                 }
                 if constexpr (Residual) {
-                    const Vector shortcut = Value::load_n(residual[n] + channel, added, residual_coding);
-                    value = Isa::add(value, Value::in_units(shortcut, residual_scale, residual_scaled));
+                    const Vector shortcut = Value::template load_n<Plain>(residual[n] + channel, added, residual_coding);
+                    value = Isa::add(value, Value::template in_units<Plain>(shortcut, residual_scale));
                 }
-                if constexpr (Raw) Value::store_n(rows.raw[n] + channel, value, valid, raw_coding);
+                if constexpr (Raw) Value::template store_n<Plain>(rows.raw[n] + channel, value, valid, raw_coding);
                 if constexpr (Activated) {
-                    value = Value::activated(value, next_scale, next_shift, rescaled);
-                    Value::store_n(rows.activated[n] + channel, value, valid, activated_coding);
+                    value = Value::template activated<Plain>(value, next_scale, next_shift);
+                    Value::template store_n<Plain>(rows.activated[n] + channel, value, valid, activated_coding);
                 }
             }
         }

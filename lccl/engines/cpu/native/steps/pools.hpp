@@ -28,29 +28,40 @@ struct Pools {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / height, y = first + unit % height;
                 if (!y) clear_border<Isa>(work, step.raw, image);
-                for (uint32_t x = 0; x < out.width; ++x) window(step, work, in, out, image, y, x, ring);
+                const Lines lines = lines_of(step, work, image, y, ring);
+                Element* target =
+                    at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + size_t{out.pad} * out.channels;
+                for (uint32_t x = 0; x < out.width; ++x) window(step, in, lines, x, target + x * out.channels);
             }
         });
     }
 
-    static void window(const MaxPoolStep& step, const Work& work, const Map& in, const Map& out, uint32_t image,
-                       uint32_t y, uint32_t x, uint32_t ring) {
-        const int half = static_cast<int>(step.kernel / 2);
-        const int top = static_cast<int>(y * step.stride) - half, left = static_cast<int>(x * step.stride) - half;
-        const int bottom = top + static_cast<int>(step.kernel), right = left + static_cast<int>(step.kernel);
-        const uint32_t y0 = top < 0 ? 0 : top, x0 = left < 0 ? 0 : left;
-        const uint32_t y1 = smaller(static_cast<uint32_t>(bottom), in.height);
-        const uint32_t x1 = smaller(static_cast<uint32_t>(right), in.width);
+    struct Lines {  // of the input, under one row of windows
+        const Element* line[kLargestPool];
+        uint32_t count;
+    };
+
+    static Lines lines_of(const MaxPoolStep& step, const Work& work, uint32_t image, uint32_t y, uint32_t ring) {
+        const Map& in = work.maps[step.input];
+        const int top = static_cast<int>(y * step.stride) - static_cast<int>(step.kernel / 2);
+        const uint32_t last = smaller(static_cast<uint32_t>(top + static_cast<int>(step.kernel)), in.height);
         const Element* source = at<Isa>(work, step.input, image) + (in.pad * (in.pitch() + in.channels));
-        Element* target = at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + (out.pad + x) * out.channels;
+        Lines lines{{}, 0};
+        for (uint32_t j = top < 0 ? 0 : top; j < last; ++j) lines.line[lines.count++] = source + j % ring * in.pitch();
+        return lines;
+    }
+
+    static void window(const MaxPoolStep& step, const Map& in, const Lines& lines, uint32_t x, Element* target) {
         using Stored = typename Value::Stored;
-        for (uint32_t c = 0; c < in.channels; c += Stored::lanes) {
-            const int valid = static_cast<int>(smaller(Stored::lanes, in.channels - c));
-            auto largest = Stored::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
-            for (uint32_t j = y0; j < y1; ++j) {
-                const Element* row = source + j % ring * in.pitch() + c;
+        const int left = static_cast<int>(x * step.stride) - static_cast<int>(step.kernel / 2);
+        const uint32_t x0 = left < 0 ? 0 : left, channels = in.channels;
+        const uint32_t x1 = smaller(static_cast<uint32_t>(left + static_cast<int>(step.kernel)), in.width);
+        for (uint32_t c = 0; c < channels; c += Stored::lanes) {
+            const int valid = static_cast<int>(smaller(Stored::lanes, channels - c));
+            auto largest = Stored::load_n(lines.line[0] + x0 * channels + c, valid);
+            for (uint32_t j = 0; j < lines.count; ++j) {
                 for (uint32_t i = x0; i < x1; ++i) {
-                    largest = Stored::max(largest, Stored::load_n(row + i * in.channels, valid));
+                    largest = Stored::max(largest, Stored::load_n(lines.line[j] + i * channels + c, valid));
                 }
             }
             Stored::store_n(target + c, largest, valid);

@@ -83,7 +83,7 @@ struct Skipped {
                 if (residual_channels > c) {
                     value = Value::load_n(at<Isa>(work, step.residual, image) + step.residual_offset[position] + c,
                                           static_cast<int>(smaller(valid, residual_channels - c)), residual_coding);
-                    value = Value::in_units(value, step.residual_scale, step.residual_scale != 1.0f);
+                    value = Value::in_units(value, step.residual_scale);
                 }
                 if (write_raw) {
                     Value::store_n(at<Isa>(work, step.raw, image) + step.raw_offset[position] + c, value, valid,

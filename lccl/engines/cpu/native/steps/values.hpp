@@ -19,15 +19,29 @@ struct Values {
         Correction(const int32_t*, uint32_t, int) {}
     };
 
-    static Vector load_n(const Element* source, int n, const Coding&) { return Isa::load_n(source, n); }
-    static void store_n(Element* target, Vector value, int n, const Coding&) { Isa::store_n(target, value, n); }
+    static bool is_plain(const ConvolveStep&, const Work&) { return false; }
+    template <bool = false>
+    static Vector load_n(const Element* source, int n, const Coding&) {
+        return Isa::load_n(source, n);
+    }
+    template <bool = false>
+    static void store_n(Element* target, Vector value, int n, const Coding&) {
+        Isa::store_n(target, value, n);
+    }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::fma(value, scale, shift); }
     static Vector positive(Vector value) { return Isa::max(Isa::zero(), value); }
-    static Vector activated(Vector value, Vector scale, Vector shift, bool) {
+    template <bool>
+    static Vector activated(Vector value, Vector scale, Vector shift) {
         return positive(Isa::fma(value, scale, shift));
     }
-    static Vector in_units(Vector value, float, bool) { return value; }
-    static Vector of_sums(const float* sums, const Correction&) { return Float::load(sums); }
+    template <bool = false>
+    static Vector in_units(Vector value, float) {
+        return value;
+    }
+    template <bool = false>
+    static Vector of_sums(const float* sums, const Correction&) {
+        return Float::load(sums);
+    }
 
     // Of gates.
     static constexpr bool packs_pixels = false, shares_inputs = Isa::dot_step == Isa::lanes;
@@ -62,28 +76,38 @@ struct Values<Isa, true> {
     };
     struct Correction {
         Correction(const int32_t* values, uint32_t first, int n)
-            : there(values), each(there ? Isa::integers_n(values + first, n) : Isa::each(0)) {}
-        bool there;
+            : each(values ? Isa::integers_n(values + first, n) : Isa::each(0)) {}
         Integers each;
     };
 
-    static Vector load_n(const uint8_t* source, int n, const Coding& coding) {
-        return Isa::load_n(source, n, coding.zero);
+    // Whether nothing is signed and all is in one unit, as in most steps: much of the arithmetic changes nothing then.
+    static bool is_plain(const ConvolveStep& step, const Work& work) {
+        const auto zero_of = [&](int buffer) { return Coding(work, buffer).zero; };
+        return !step.correction && step.residual_scale == 1.0f && !step.activated_scale && !zero_of(step.residual) &&
+               !zero_of(step.raw);
     }
+    template <bool Plain = false>
+    static Vector load_n(const uint8_t* source, int n, const Coding& coding) {
+        return Plain ? Isa::to_float(Isa::widened_n(source, n)) : Isa::load_n(source, n, coding.zero);
+    }
+    template <bool Plain = false>
     static void store_n(uint8_t* target, Vector value, int n, const Coding& coding) {
-        Isa::store_n(target, value, n, coding.zero);
+        Plain ? Isa::store_n(target, value, n) : Isa::store_n(target, value, n, coding.zero);
     }
     static Vector affine(Vector value, Vector scale, Vector shift) { return Isa::add(Isa::mul(value, scale), shift); }
     static Vector positive(Vector value) { return value; }  // an activated buffer's least element stands for 0
-    static Vector activated(Vector value, Vector scale, Vector shift, bool changes) {
-        return changes ? affine(value, scale, shift) : value;
+    template <bool Plain>
+    static Vector activated(Vector value, Vector scale, Vector shift) {
+        return Plain ? value : affine(value, scale, shift);
     }
-    static Vector in_units(Vector value, float scale, bool changes) {
-        return changes ? Isa::mul(value, Isa::broadcast(scale)) : value;
+    template <bool Plain = false>
+    static Vector in_units(Vector value, float scale) {
+        return Plain ? value : Isa::mul(value, Isa::broadcast(scale));
     }
+    template <bool Plain = false>
     static Vector of_sums(const int32_t* sums, const Correction& correction) {
         const Integers exact = Isa::integers(sums);
-        return Isa::to_float(correction.there ? Isa::plus(exact, correction.each) : exact);
+        return Isa::to_float(Plain ? exact : Isa::plus(exact, correction.each));
     }
 
     // Of gates.
