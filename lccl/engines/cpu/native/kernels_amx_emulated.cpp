@@ -58,7 +58,8 @@ struct OfInt8 {
 
 static constexpr Kernels kernels =
     kernels_of<AmxOf<PortableOf<BFloat16, 16>, Emulated<OfBFloat16>>>("amx_emulated", Precision::bf16);
-static constexpr Kernels int8 = kernels_of<AmxOf<PortableInt8Of<16>, Emulated<OfInt8>>>("amx_emulated", Precision::int8);
+static constexpr Kernels int8 =
+    kernels_of<AmxOf<PortableInt8Of<16>, Emulated<OfInt8>>>("amx_emulated", Precision::int8);
 const Kernels* const kAmxEmulated = &kernels;
 const Kernels* const kAmxInt8Emulated = &int8;
 

@@ -132,7 +132,8 @@ class PlanReader {
             map.zero = value_of<uint8_t>(quantum, "zero");
             map.scale = value_of<double>(quantum, "scale");
         }
-        builder_.add_buffer({name, map, !quantum.is_none(), kNone, value_of<size_t>(memory, "first"), value_of<size_t>(memory, "last")},
+        const size_t first = value_of<size_t>(memory, "first"), last = value_of<size_t>(memory, "last");
+        builder_.add_buffer({name, map, !quantum.is_none(), kNone, first, last},
                             value_of<std::string>(memory, "storage"));
     }
 

@@ -62,7 +62,9 @@ void check_arithmetic(const Program& program, const ConvolveStep& step, const Co
     if (step.residual != kNone && is_image(program, step.residual)) {
         refuse("in int8 only windows of convolutions and gates read the image");
     }
-    if (step.activated != kNone && program.map(step.activated).zero != 0) refuse("an activated buffer's zero must be 0");
+    if (step.activated != kNone && program.map(step.activated).zero != 0) {
+        refuse("an activated buffer's zero must be 0");
+    }
     check_affine(weights.affine, filter.out, false);
     check_affine(weights.activation, filter.out, true);
     const std::vector<double> sums = most_sums(filter, weights.correction);

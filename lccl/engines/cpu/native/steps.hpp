@@ -2,8 +2,8 @@
 //
 // An instruction set is a struct in an unnamed namespace (isa/*.hpp), so that whatever is instantiated for it in
 // steps/*.hpp stays in its own file. Each output cell is summed in one order, kernel row by kernel row and channel by
-// channel, in its own accumulator: batch mates, tile sizes and thread counts do not change a bit of it. In int8, whose sums are exact, the
-// instruction set does not either.
+// channel, in its own accumulator: batch mates, tile sizes and thread counts do not change a bit of it. In int8,
+// whose sums are exact, the instruction set does not either.
 #pragma once
 
 #include "kernels.hpp"

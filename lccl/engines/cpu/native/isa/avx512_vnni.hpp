@@ -68,7 +68,8 @@ struct Avx512Bytes : UnfusedOf<Avx512, Avx512Register> {
     }
     // Lane i is the sum over the lanes of sums[i].
     static Integers sums(const Integers* s) {
-        return across_of(across_of(quarters_of(s), quarters_of(s + 4)), across_of(quarters_of(s + 8), quarters_of(s + 12)));
+        const __m512i low = across_of(quarters_of(s), quarters_of(s + 4));
+        return across_of(low, across_of(quarters_of(s + 8), quarters_of(s + 12)));
     }
     // The same where each of sums holds 64 / Channels positions, one beside the other.
     template <uint32_t Channels>

@@ -92,7 +92,9 @@ struct PortableInt8Of : PortableOf<float, Count> {
             for (uint32_t e = 0; e < run; e += k_step, weights += Count * k_step) {
                 for (int n = 0; n < Rows; ++n) {
                     const uint8_t* input = row[n] + r * pitch + e;
-                    for (uint32_t i = 0; i < Count * k_step; ++i) total[n][i / k_step] += input[i % k_step] * weights[i];
+                    for (uint32_t i = 0; i < Count * k_step; ++i) {
+                        total[n][i / k_step] += input[i % k_step] * weights[i];
+                    }
                 }
             }
         }

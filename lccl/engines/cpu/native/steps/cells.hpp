@@ -27,12 +27,13 @@ struct Cells {
         Block block;
         prepare(block, step, work, begin, count);
         const uint32_t vectors = ceil_div(gate.groups, lanes), pitch = pitch_of(gate);
+        const auto* weights = static_cast<const WeightOf<Isa>*>(gate.weights);
         alignas(64) SumOf<Isa> sums[Isa::rows * Isa::panel * lanes];
         for (uint32_t vector = 0; vector < vectors; vector += Isa::panel) {
             const uint32_t taken = smaller(Isa::panel, vectors - vector);
             const size_t vector_weights = size_t{lanes} * packed_k(gate.runs, gate.run);
             Tiles<Isa>::multiply(block, gate.runs, gate.run, work.maps[gate.input].pitch(),
-                                 static_cast<const WeightOf<Isa>*>(gate.weights) + vector * vector_weights, taken, sums);
+                                 weights + vector * vector_weights, taken, sums);
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
                 const size_t global = work.number(image);

@@ -47,7 +47,8 @@ struct Finish {
     template <int... N>
     static Function from_table(std::integer_sequence<int, N...>, int number) {
         static constexpr Function table[] = {
-            &finish<Isa::quantised && N / 36 == 1, N / 18 % 2 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1, N % 3 != 0>...};
+            &finish<Isa::quantised && N / 36 == 1, N / 18 % 2 == 1, N / 6 % 3, N / 3 % 2 == 1, N % 3 != 1,
+                    N % 3 != 0>...};
         return table[number];
     }
 
@@ -82,8 +83,9 @@ struct Finish {
                     value = Isa::where_not_negative(gate, Isa::mul(value, gate));
                 }
                 if constexpr (Residual) {
-                    const Vector shortcut = Value::template load_n<Plain>(residual[n] + channel, added, residual_coding);
-                    value = Isa::add(value, Value::template in_units<Plain>(shortcut, residual_scale));
+                    Vector shortcut = Value::template load_n<Plain>(residual[n] + channel, added, residual_coding);
+                    shortcut = Value::template in_units<Plain>(shortcut, residual_scale);
+                    value = Isa::add(value, shortcut);
                 }
                 if constexpr (Raw) Value::template store_n<Plain>(rows.raw[n] + channel, value, valid, raw_coding);
                 if constexpr (Activated) {

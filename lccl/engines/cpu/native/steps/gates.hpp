@@ -118,7 +118,8 @@ struct Gates {
         Dots sums[vectors];
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < vectors; ++i) sums[i] = Value::no_dots();
-        for (uint32_t r = 0; r < 3; ++r, pixel += pitch, weights += ceil_div(3 * Channels, Isa::dot_step) * Isa::dot_step) {
+        constexpr uint32_t row_weights = (3 * Channels + Isa::dot_step - 1) / Isa::dot_step * Isa::dot_step;
+        for (uint32_t r = 0; r < 3; ++r, pixel += pitch, weights += row_weights) {
 #pragma GCC unroll 3
             for (uint32_t tap = 0; tap < 3; ++tap) {
                 const auto w = Isa::template repeated<Channels>(weights + tap * Channels);

@@ -126,7 +126,9 @@ struct Values<Isa, true> {
     }
     static Dots dot_n(Dots sum, const uint8_t*, const int8_t*, int) { return sum; }  // dots() reads beyond a run
     static Vector of_dots(const Dots* sums, int32_t correction) { return of_dots(Isa::sums(sums), correction); }
-    static Vector of_dots(Dots sums, int32_t correction) { return Isa::to_float(Isa::plus(sums, Isa::each(correction))); }
+    static Vector of_dots(Dots sums, int32_t correction) {
+        return Isa::to_float(Isa::plus(sums, Isa::each(correction)));
+    }
 
     // Of pools.
     using Stored = typename Isa::Bytes;
