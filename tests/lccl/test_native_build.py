@@ -12,7 +12,10 @@ from lccl.engines.cpu import _native
 
 BUILD = Path(__file__).parents[2] / "build"
 WIDE = re.compile(r"%[yz]mm|%tmm|\t(\{\w+\} )?v[a-z]")  # AVX and all that came after it
-SPECIAL = ("kernels_avx2", "kernels_avx512", "kernels_avx512_bf16", "kernels_amx")
+SPECIAL = (
+    "kernels_avx2", "kernels_avx512", "kernels_avx512_bf16", "kernels_amx",
+    "kernels_avx2_int8", "kernels_avx_vnni", "kernels_avx512_vnni", "kernels_amx_int8",
+)  # fmt: skip
 
 
 def tool(*command):

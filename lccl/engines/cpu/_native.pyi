@@ -21,7 +21,7 @@ class Executor:
         plan: Plan,
         memory: PlanMemory,
         instruction_set: str,
-        bf16: bool,
+        precision: str,
         threads: int,
         streams: int,
         cache_bytes: int,

@@ -10,9 +10,9 @@ from lccl.errors import EngineError, InputError
 from lccl.plan.geometry import shape_of
 from lccl.plan.memory import assign_memory
 from lccl.plan.run import RunOptions, RunOutput
-from lccl.plan.steps import Plan
+from lccl.plan.steps import Normalise, Plan
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 Values = dict[str, NDArray[np.float32]]
 
 
@@ -47,7 +47,8 @@ class CpuEngine:
 
         Args:
             plan: what to run.
-            precision: ``fp32``, or ``bf16`` (weights and maps; sums, gates, exits and the classifier stay float32).
+            precision: ``fp32``, ``bf16`` (weights and maps; sums, gates, exits and the classifier stay float32), or
+                ``int8``, which runs quantised plans.
             threads: how many; 0 takes one per core that this process may use.
             streams: how many calls are to run at once; 1 needs no memory for others. At most as many as threads.
             instruction_set: ``auto`` takes the fastest that runs here.
@@ -58,9 +59,12 @@ class CpuEngine:
 
         """
         if precision not in PRECISIONS:
-            raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32 or bf16")
+            raise EngineError(f"the cpu engine has no precision {precision!r}: use fp32, bf16 or int8")
         if plan.splits:
             raise EngineError("the cpu engine does not run split convolutions: use engine reference")
+        if plan.quantised != (precision == "int8"):
+            kind = "a quantised plan runs in int8" if plan.quantised else "int8 needs a quantised plan"
+            raise EngineError(f"the cpu engine cannot run this in {precision}: {kind}")
         self.plan, self.shape, self.precision = plan, shape_of(plan), precision
         threads = threads or usable_cores()
         try:
@@ -69,7 +73,7 @@ class CpuEngine:
                 plan,
                 self._memory,
                 instruction_set=instruction_set,
-                bf16=precision == "bf16",
+                precision=precision,
                 threads=threads,
                 streams=min(streams, threads),
                 cache_bytes=_native.second_level_cache() if cache_bytes is None else cache_bytes,
@@ -95,15 +99,16 @@ class CpuEngine:
     def run_step(self, number: int, values: Values, options: RunOptions) -> tuple[Values, RunOutput]:
         """Run one step alone, for tests: from float32 [N, C, H, W] values of the buffers it reads to those it writes.
 
-        The written buffers hold NaN before. They come back with the border of zeros that their readers rely on;
-        the output carries kept counts, executed MACs and masks, and no logits.
+        In int8 the values are the integers stored. The written buffers hold NaN, or 165, before. They come back with
+        the border of zeros that their readers rely on; the output carries kept counts, executed MACs and masks, and no
+        logits.
         """
         count = len(options)
         kept, executed = np.zeros((count, len(self.plan.layers)), np.int64), np.zeros(count, np.int64)
         masks, inputs = self._masks(count), {}
         for name, value in values.items():
-            border = self._memory.buffers[name].border
-            padded = np.pad(value, ((0, 0), (0, 0), (border, border), (border, border)))
+            border, zero = self._memory.buffers[name].border, self._zeros(name)
+            padded = np.pad(value - zero, ((0, 0), (0, 0), (border, border), (border, border))) + zero
             inputs[name] = np.ascontiguousarray(padded.transpose(0, 2, 3, 1), np.float32)
         thresholds = np.ascontiguousarray(options.thresholds, np.float32)
         written = self._executor.run_step(number, inputs, thresholds, kept, executed, self._forced(options), masks)
@@ -128,6 +133,13 @@ class CpuEngine:
             kept, executed, exit_index, self._forced(options), masks, seconds, sharing,
         )  # fmt: skip
         return RunOutput(logits, kept, executed, exit_index, masks)
+
+    def _zeros(self, name: str) -> NDArray[np.float32]:
+        """The elements that stand for 0 in a buffer's channels, [channels, 1, 1]."""
+        first, buffer = self.plan.steps[0], self.plan.buffer(name)
+        if isinstance(first, Normalise) and first.zero is not None and name == first.raw:
+            return first.zero[:, None, None].astype(np.float32)
+        return np.full((buffer.channels, 1, 1), 0 if buffer.quantum is None else buffer.quantum.zero, np.float32)
 
     def _mask_shapes(self, count: int) -> list[tuple[int, int, int, int]]:
         convolutions = [(layer.gate_groups, layer.convolution) for layer in self.shape.layers]

@@ -11,9 +11,19 @@ from tests.lccl.networks import called, layers_of
 pytest.register_assert_rewrite("tests.lccl.comparison")
 
 
-@pytest.fixture(scope="session", params=instruction_sets(), ids="-".join)
+FLOATING = [one for one in instruction_sets() if one[1] != "int8"]
+INT8 = [one for one in instruction_sets() if one[1] == "int8"]
+
+
+@pytest.fixture(scope="session", params=FLOATING, ids="-".join)
 def arithmetic(request):
-    """An instruction set and a precision."""
+    """An instruction set and a precision that runs plans of floating numbers."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=INT8, ids="-".join)
+def int8(request):
+    """An instruction set and int8."""
     return request.param
 
 

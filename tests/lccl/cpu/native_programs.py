@@ -94,7 +94,7 @@ def memory_of(plan, in_place=(), pooled_alone=(), **changed):
 
 def executor(plan=None, memory=None, **options):
     plan = small() if plan is None else plan
-    settings = {"instruction_set": "portable", "bf16": False, "threads": 2, "streams": 1, "cache_bytes": 1 << 20}
+    settings = {"instruction_set": "portable", "precision": "fp32", "threads": 2, "streams": 1, "cache_bytes": 1 << 20}
     return _native.Executor(plan, memory_of(plan) if memory is None else memory, **settings | options)
 
 

@@ -70,7 +70,7 @@ def test_memory_of_a_wrong_type_is_refused(field, value):
 @pytest.mark.parametrize("memory", [None, PlanMemory({}, frozenset(), frozenset()), PlanMemory(None, (), ())])
 def test_no_memory_is_refused(memory):
     with pytest.raises((*REFUSED, AttributeError)):
-        _native.Executor(small(), memory, "portable", False, 1, 1, 0)
+        _native.Executor(small(), memory, "portable", "fp32", 1, 1, 0)
 
 
 def test_a_storage_is_there_and_is_its_own():

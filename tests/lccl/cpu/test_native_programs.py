@@ -45,7 +45,8 @@ def described(changed):
     [
         {"threads": 0}, {"threads": -1}, {"threads": 1025}, {"threads": 1 << 40}, {"threads": 1.5}, {"streams": 0},
         {"streams": 3}, {"instruction_set": "sse2"}, {"instruction_set": ""}, {"instruction_set": "x" * 10_000},
-        {"instruction_set": None}, {"instruction_set": "avx2", "bf16": True}, {"bf16": "yes"}, {"cache_bytes": -1},
+        {"instruction_set": None}, {"instruction_set": "avx2", "precision": "bf16"},
+        {"precision": "yes"}, {"precision": None}, {"cache_bytes": -1},
         {"cache_bytes": 1 << 70},
     ],
     ids=str,
@@ -284,7 +285,7 @@ def test_features_are_for_classifiers_only(reader):
     """They are float32 whatever the precision, which no other step reads."""
     plan = plan_of(convolution(), POOL, reader, classifier(), buffers=(OUT, FEATURES, replace(FEATURES, name="more")))
     with pytest.raises(ValueError, match="pooled features"):
-        executor(plan, bf16=True)
+        executor(plan, precision="bf16")
 
 
 @pytest.mark.parametrize(

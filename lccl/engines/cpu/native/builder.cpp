@@ -8,7 +8,7 @@ namespace lccl {
 
 namespace {
 
-constexpr uint32_t kLargestKernel = 63, kLargestStride = 64;
+constexpr uint32_t kLargestKernel = kLargestPool, kLargestStride = 64;
 
 void check_window(uint32_t kernel, uint32_t stride, const char* what) {
     if (kernel % 2 == 0 || kernel > kLargestKernel || !stride || stride > kLargestStride) {
@@ -31,13 +31,14 @@ ProgramBuilder::ProgramBuilder(const Kernels& kernels, uint32_t layers, uint32_t
 // ---- buffers
 
 void ProgramBuilder::add_buffer(Buffer buffer, const std::string& storage) {
-    const auto [base, image_stride, channels, height, width, border, pooled] = buffer.map;
+    const auto [base, image_stride, channels, height, width, border, pooled, zero, scale] = buffer.map;
     if (!channels || !height || !width || uint64_t{height} * width > kPositionMask || channels > (1u << 20)) {
         refuse("a buffer needs 1 to 2^20 channels and fewer than 2^24 positions");
     }
     if (border > kLargestKernel / 2 || (border && pooled)) refuse("a border is 0 to 31 wide, of pooled features 0");
     const uint64_t elements = uint64_t{height + 2 * border} * (width + 2 * border) * channels;
     if (elements > std::numeric_limits<uint32_t>::max() / 4) refuse("a buffer is too large");
+    if (buffer.quantised && !program_->kernels->quantised()) refuse("a quantised plan runs in int8 only");
     for (const Buffer& other : program_->buffers) {
         if (other.name == buffer.name) refuse("two buffers have the same name");
     }
@@ -127,7 +128,7 @@ const void* ProgramBuilder::keep(Memory memory) {
     return program_->packed.back().get();
 }
 
-// Null where there are none.
+// Null where there are none, or nothing but zeros to add to sums.
 const float* ProgramBuilder::keep(const std::vector<float>& values, uint32_t channels) {
     if (values.empty()) return nullptr;
     if (values.size() != channels) refuse("a scale, a shift or a bias has a value per channel");
@@ -135,13 +136,36 @@ const float* ProgramBuilder::keep(const std::vector<float>& values, uint32_t cha
     return program_->floats.back().data();
 }
 
+const int32_t* ProgramBuilder::keep(const std::vector<int32_t>& correction, uint32_t channels) {
+    if (correction.size() != (program_->kernels->quantised() ? channels : 0)) {
+        refuse("an offset of sums has a value per channel in int8, and is not there otherwise");
+    }
+    if (std::all_of(correction.begin(), correction.end(), [](int32_t value) { return !value; })) return nullptr;
+    program_->integers.push_back(correction);
+    return program_->integers.back().data();
+}
+
 // ---- steps
 
-void ProgramBuilder::add(NormaliseStep step, const std::vector<float>& mean, const std::vector<float>& std) {
+void ProgramBuilder::add(NormaliseStep step, const std::vector<float>& mean, const std::vector<float>& std,
+                         const std::vector<uint8_t>& zero) {
     const Map& out = map(step.raw);
     check_write(step.raw, out.channels, out.height, out.width);
     if (mean.size() != out.channels || std.size() != out.channels) refuse("mean and std must be [channels]");
-    step.table = keep(pixel_table(*program_->kernels, mean, std));
+    if (zero.size() != (program_->kernels->quantised() ? out.channels : 0)) {
+        refuse("pixels of 0 are [channels] in int8, and are not there otherwise");
+    }
+    if (program_->kernels->quantised()) {
+        std::vector<float> scale, shift;
+        for (const float value : std) scale.push_back(255.0f * value);
+        for (const float value : mean) shift.push_back(255.0f * value);
+        step.scale = keep(scale, out.channels);
+        step.shift = keep(shift, out.channels);
+        program_->zeros = zero;
+        step.zero = program_->zeros.data();
+    } else {
+        step.table = keep(pixel_table(*program_->kernels, mean, std));
+    }
     append(step, {{}, {step.raw}});
 }
 
@@ -175,6 +199,8 @@ void ProgramBuilder::add(ConvolveStep step, const ConvolutionWeights& weights) {
         uses.reads.push_back(step.gate.input);
         pack_gate(step, weights, height, width);
     }
+    if (kernels.quantised()) check_arithmetic(*program_, step, weights);
+    step.correction = keep(weights.correction, filter.out);
     step.scale = keep(weights.affine.scale, filter.out);
     step.shift = keep(weights.affine.shift, filter.out);
     step.activated_scale = keep(weights.activation.scale, filter.out);
@@ -198,6 +224,7 @@ void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& wei
     // Rows of fewer channels than a vector would be mostly padding.
     gate.per_cell = gate.groups > 1 && step.out_channels / gate.groups < 16;
     gate.weights = keep(gate.per_cell ? pack(kernels, filter, 1).weights : pack_dots(kernels, filter));
+    gate.correction = keep(weights.gate_correction, gate.groups);
     gate.scale = keep(weights.gate_affine.scale, gate.groups);
     gate.shift = keep(weights.gate_affine.shift, gate.groups);
     if (!gate.scale || !gate.shift) refuse("a gate needs a scale and a shift");
@@ -210,6 +237,7 @@ void ProgramBuilder::add(MaxPoolStep step) {
     const Map& in = map(step.input);
     check_window(step.kernel, step.stride, "a pool");
     check_write(step.raw, in.channels, ceil_div(in.height, step.stride), ceil_div(in.width, step.stride));
+    check_pool(*program_, step.input, step.raw);
     append(step, {{step.input}, {step.raw}});
 }
 
@@ -217,6 +245,7 @@ void ProgramBuilder::add(AveragePoolStep step) {
     check_reads(step.input);
     if (!step.grid || step.grid > 64) refuse("an average pool has 1 to 64 parts a side");
     check_write(step.raw, map(step.input).channels, step.grid, step.grid, true);
+    check_pool(*program_, step.input, step.raw);
     append(step, {{step.input}, {step.raw}});
 }
 
@@ -259,6 +288,7 @@ std::unique_ptr<const Program> ProgramBuilder::finish() {
     for (size_t number = 0; number < storages_.size(); ++number) {
         program_->buffers[number].storage = number_of(storages_[number]);
     }
+    for (const Buffer& buffer : program_->buffers) check_quantum(*program_, buffer, &buffer.map == &program_->image());
     check_memory(*program_);
     lay_out(*program_, cache_bytes_);
     return std::move(program_);

@@ -17,6 +17,7 @@ struct Affine {  // [channels] each, or empty
 struct ConvolutionWeights {  // a gate's are left out where there is none
     Filter filter, gate;
     Affine affine, activation, gate_affine;
+    std::vector<int32_t> correction, gate_correction;  // int8
 };
 
 struct LinearWeights {
@@ -33,7 +34,8 @@ class ProgramBuilder {
     void add_buffer(Buffer buffer, const std::string& storage);
     int number_of(const std::string& buffer) const;
 
-    void add(NormaliseStep step, const std::vector<float>& mean, const std::vector<float>& std);
+    void add(NormaliseStep step, const std::vector<float>& mean, const std::vector<float>& std,
+             const std::vector<uint8_t>& zero);
     void add(ConvolveStep step, const ConvolutionWeights& weights);
     void add(MaxPoolStep step);
     void add(AveragePoolStep step);
@@ -56,6 +58,7 @@ class ProgramBuilder {
     void append(Step step, Uses uses);
     const void* keep(Memory memory);
     const float* keep(const std::vector<float>& values, uint32_t channels);
+    const int32_t* keep(const std::vector<int32_t>& correction, uint32_t channels);
 
     const size_t cache_bytes_;
     std::unique_ptr<Program> program_;
@@ -64,6 +67,11 @@ class ProgramBuilder {
     std::vector<bool> exits_;            // whether each has its step
     bool classified_ = false;
 };
+
+// Refuse what is not a quantised buffer or step, or whose sums could exceed 32 bits or values float32.
+void check_quantum(const Program& program, const Buffer& buffer, bool image);
+void check_arithmetic(const Program& program, const ConvolveStep& step, const ConvolutionWeights& weights);
+void check_pool(const Program& program, int input, int output);
 
 // Refuses a program in which a buffer's storage, border or lifetime does not serve all steps that use it.
 void check_memory(const Program& program);

@@ -21,18 +21,24 @@ bool has_bit(uint32_t leaf, uint32_t part, int which, uint32_t bit) {
     return registers[which] >> bit & 1;
 }
 
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+bool has_vnni() { return has_avx512() && has_bit(7, 0, 2, 11); }
+
+bool has_avx_vnni() { return has_avx2() && has_bit(7, 1, 0, 4); }
+
 bool has_avx512_bf16() { return has_avx512() && has_bit(7, 1, 0, 5); }
 
-// Tiles hold state that Linux saves only for processes that asked for it.
-bool has_amx() {
+// `product` is the bit of what tiles multiply. They hold state that Linux saves only for processes that asked for it.
+bool has_amx(uint32_t product) {
 #if defined(__linux__) && defined(SYS_arch_prctl)
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
-    if (!has_avx512_bf16() || !has_bit(7, 0, 3, 22) || !has_bit(7, 0, 3, 24)) return false;
+    if (!has_bit(7, 0, 3, product) || !has_bit(7, 0, 3, 24)) return false;
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
     return false;
@@ -41,8 +47,6 @@ bool has_amx() {
 
 // AMD's Zen 4 has AVX-512, and runs its instructions in two halves.
 bool has_halves() { return __builtin_cpu_is("amdfam19h") && has_avx512(); }
-
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
 }  // namespace
@@ -53,28 +57,39 @@ std::vector<const Kernels*> runnable() {
         if (kernels && runs) found.push_back(kernels);
     };
 #if defined(__x86_64__)
-    add(kAmx, kAmx && has_amx());
+    add(kAmx, kAmx && has_avx512_bf16() && has_amx(22));
+    add(kAmxInt8, kAmxInt8 && has_vnni() && has_amx(25));
     for (const bool halves : {has_halves(), !has_halves()}) {
         add(halves ? kAvx512Bf16Narrow : kAvx512Bf16, has_avx512_bf16());
+        add(halves ? kAvx512VnniNarrow : kAvx512Vnni, has_vnni());
         add(halves ? kAvx512Narrow : kAvx512, has_avx512());
     }
+    add(kAvxVnni, has_avx_vnni());
+    add(kAvxVnniEvex, has_vnni());
+    add(kAvx2Int8, has_avx2());
     add(kAvx2, has_avx2());
 #endif
     add(kPortable, true);
     add(kPortableBf16, true);
+    add(kPortableInt8, true);
     add(kAmxEmulated, true);
+    add(kAmxInt8Emulated, true);
     return found;
 }
 
-const Kernels& choose(const std::string& instruction_set, bool bf16) {
+const char* name_of(Precision precision) {
+    return precision == Precision::int8 ? "int8" : precision == Precision::bf16 ? "bf16" : "fp32";
+}
+
+const Kernels& choose(const std::string& instruction_set, const std::string& precision) {
     std::string known;
     for (const Kernels* kernels : runnable()) {
-        if (kernels->bf16 != bf16) continue;
-        const bool slow = bf16 && (kernels == kPortableBf16 || kernels == kAmxEmulated);
+        if (precision != name_of(kernels->precision)) continue;
+        const bool slow = kernels == kPortableBf16 || kernels == kAmxEmulated || kernels == kAmxInt8Emulated;
         if (instruction_set == kernels->name || (instruction_set == "auto" && !slow)) return *kernels;
         known += (known.empty() ? "" : ", ") + std::string(kernels->name);
     }
-    const std::string precision = bf16 ? "bf16" : "fp32";
+    if (known.empty()) throw std::invalid_argument("there is no precision '" + precision.substr(0, 40) + "'");
     if (instruction_set == "auto") {
         throw std::invalid_argument("this processor has no " + precision + " arithmetic: use fp32");
     }

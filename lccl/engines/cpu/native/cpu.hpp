@@ -13,7 +13,9 @@ namespace lccl {
 std::vector<const Kernels*> runnable();
 
 // The kernels of that name and precision; throws std::invalid_argument, which lists the names there are.
-const Kernels& choose(const std::string& instruction_set, bool bf16);
+const Kernels& choose(const std::string& instruction_set, const std::string& precision);
+
+const char* name_of(Precision precision);
 
 // Bytes of one core's second-level cache, 1 MiB where the system does not report it.
 size_t second_level_cache();

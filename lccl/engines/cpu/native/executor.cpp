@@ -10,20 +10,23 @@ namespace lccl {
 namespace {
 
 // The largest value of softmax(logits); NaN, which lies above nothing, where a logit is NaN or the largest is infinite.
-float confidence(const float* logits, uint32_t classes) {
-    const float largest = *std::max_element(logits, logits + classes);
-    float sum = 0.0f;
+// In float64 for int8, whose answers are the same everywhere.
+template <class Real>
+Real confidence(const float* logits, uint32_t classes) {
+    const Real largest = *std::max_element(logits, logits + classes);
+    Real sum = 0;
     for (uint32_t c = 0; c < classes; ++c) sum += std::exp(logits[c] - largest);
-    return 1.0f / sum;
+    return 1 / sum;
 }
 
 // An image leaves where the exit's confidence lies above its own limit. A worker may still read `exit_index` here while
 // others go on: they wait for it in the next step before they write it again.
+template <class Real>
 void end_runs(const ExitStep& step, uint32_t classes, Work& work) {
     const Batch& batch = *work.batch;
     work.threads->share(work.round, work.worker, work.count, [&](uint32_t image) {
         const size_t number = work.number(image);
-        const float reached = confidence(batch.logits + number * classes, classes);
+        const Real reached = confidence<Real>(batch.logits + number * classes, classes);
         if (reached > batch.exit_confidence[number * batch.exits + step.exit]) batch.exit_index[number] = step.exit;
     });
     Active* const end = std::remove_if(work.active, work.active + work.count, [&](const Active& image) {
@@ -43,7 +46,8 @@ struct RunStep {
     void operator()(const ClassifyStep& step) const { program.kernels->classify(step, work); }
     void operator()(const ExitStep& step) const {
         program.kernels->answer(step, work);
-        end_runs(step, program.classes, work);
+        const auto end = program.kernels->quantised() ? &end_runs<double> : &end_runs<float>;
+        end(step, program.classes, work);
     }
 };
 

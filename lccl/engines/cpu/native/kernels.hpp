@@ -13,21 +13,29 @@ constexpr int kNone = -1;              // no such buffer
 constexpr uint32_t kPositionBits = 24; // a listed row is image << 24 | position
 constexpr uint32_t kPositionMask = (1u << kPositionBits) - 1;
 constexpr uint32_t kMostImages = 1u << (32 - kPositionBits);
+constexpr uint32_t kLargestPool = 63;  // kernel rows
 constexpr uint32_t kGroup = 8;         // images per thread that layers with large weights take at once
 
-// A buffer in a workspace: NHWC with a border of `pad` zeros around every image.
+enum class Precision : uint8_t { fp32, bf16, int8 };
+
+// A buffer in a workspace: NHWC with a border of `pad` zeros around every image. In int8, where an element q stands for
+// (q − zero) · scale, borders hold `zero`.
 struct Map {
     char* base;
     size_t image_stride;  // bytes to the next image of a group; 0 where one slot serves every image in turn
     uint32_t channels, height, width, pad;
     bool pooled;  // pooled features: float32 whatever the precision
+    uint8_t zero = 0;
+    double scale = 1.0;
 
     uint32_t pitch() const { return (width + 2 * pad) * channels; }
 };
 
 struct NormaliseStep {
     int raw;
-    const void* table;  // [channels][256] elements: the value of each pixel
+    const void* table;            // [channels][256] elements: the value of each pixel
+    const uint8_t* zero;          // int8, which holds pixels themselves: what the border holds, [channels]
+    const float *scale, *shift;   // and from a normalised value to its pixel, [channels]
 };
 
 struct GateSpec {
@@ -37,12 +45,14 @@ struct GateSpec {
     bool per_cell;        // maps rule too few channels for rows to be worth leaving out: computed densely
     const void* weights;  // rows: [groups][runs][run, padded]; cells: packed like a convolution's
     const float *scale, *shift;  // [groups]
+    const int32_t* correction;   // [groups], as a convolution's
     const uint32_t* offset;      // [positions], elements to the first tap
 };
 
 struct ConvolveStep {
     int input, residual, raw, activated;
     uint32_t stride, residual_stride;
+    float residual_scale;    // int8: of a unit of the residual in units of the step's value
     uint32_t in_channels, out_channels, positions;
     uint32_t runs, run;      // kernel rows, and the contiguous elements of each
     uint32_t groups;         // lists of rows: one per map of the gate
@@ -53,6 +63,7 @@ struct ConvolveStep {
     bool in_place;           // the output lies in the residual's storage
     bool pooled_alone;       // only the max-pool after it reads what it writes, and it has no gate or residual
     const void* weights;
+    const int32_t* correction;                       // int8: added to the sums, [out_channels] or null
     const float *scale, *shift;                      // [out_channels] or null
     const float *activated_scale, *activated_shift;  // the same
     const uint32_t *offset, *raw_offset, *activated_offset, *residual_offset;  // [positions], elements
@@ -139,7 +150,7 @@ struct Work {
 // The layout of weights and tiles that an instruction set reads, and its steps.
 struct Kernels {
     const char* name;
-    bool bf16;
+    Precision precision;
     uint32_t lanes;        // output channels of one vector
     uint32_t panel;        // vectors that one tile takes
     uint32_t single_panel; // the same for float32 classifiers
@@ -157,7 +168,8 @@ struct Kernels {
     void (*classify)(const ClassifyStep&, Work&);
     void (*answer)(const ExitStep&, Work&);  // an exit's logits, of every image
 
-    size_t element() const { return bf16 ? 2 : 4; }  // bytes
+    bool quantised() const { return precision == Precision::int8; }
+    size_t element() const { return quantised() ? 1 : precision == Precision::bf16 ? 2 : 4; }  // bytes
 };
 
 // Each is null where the compiler could not build it; cpu.cpp decides whether the machine can run it.
@@ -170,5 +182,13 @@ extern const Kernels* const kAvx512Bf16;
 extern const Kernels* const kAvx512Bf16Narrow;
 extern const Kernels* const kAmx;
 extern const Kernels* const kAmxEmulated;
+extern const Kernels* const kPortableInt8;
+extern const Kernels* const kAvx2Int8;
+extern const Kernels* const kAvxVnni;
+extern const Kernels* const kAvxVnniEvex;
+extern const Kernels* const kAvx512Vnni;
+extern const Kernels* const kAvx512VnniNarrow;
+extern const Kernels* const kAmxInt8;
+extern const Kernels* const kAmxInt8Emulated;
 
 }  // namespace lccl

@@ -7,7 +7,7 @@
 namespace lccl {
 
 #ifdef __AVX2__
-static constexpr Kernels kernels = kernels_of<Avx2>("avx2", false);
+static constexpr Kernels kernels = kernels_of<Avx2>("avx2", Precision::fp32);
 const Kernels* const kAvx2 = &kernels;
 #else
 const Kernels* const kAvx2 = nullptr;

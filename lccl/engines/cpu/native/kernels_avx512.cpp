@@ -7,8 +7,8 @@
 namespace lccl {
 
 #ifdef __AVX512F__
-static constexpr Kernels kernels = kernels_of<Avx512>("avx512", false);
-static constexpr Kernels narrow = kernels_of<Avx512Narrow>("avx512_narrow", false);
+static constexpr Kernels kernels = kernels_of<Avx512>("avx512", Precision::fp32);
+static constexpr Kernels narrow = kernels_of<Avx512Narrow>("avx512_narrow", Precision::fp32);
 const Kernels* const kAvx512 = &kernels;
 const Kernels* const kAvx512Narrow = &narrow;
 #else

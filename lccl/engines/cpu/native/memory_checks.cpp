@@ -38,6 +38,7 @@ void check_buffer(const Program& program, const Buffer& buffer, const Span& span
         map.pooled != other.pooled || map.pad != other.pad) {
         refuse("buffers of one storage have the same shape, border and element type");
     }
+    if (map.scale != other.scale || map.zero != other.zero) refuse("buffers of one storage have the same quantum");
     if (buffer.first != storage.first || buffer.last != storage.last) {
         refuse("buffers of one storage have the same lifetime");
     }
@@ -66,6 +67,7 @@ void check_in_place(const Program& program, const ConvolveStep& step) {
     if (step.residual == step.input || (step.gate.layer != kNone && step.residual == step.gate.input)) {
         refuse("an in-place step does not read its residual by windows");
     }
+    if (step.residual_scale != 1.0f) refuse("an in-place step's residual is in units of its value");
     if (step.raw == kNone && step.activated_scale) refuse("an in-place step's skipped cells hold its residual");
 }
 

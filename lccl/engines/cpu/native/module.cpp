@@ -121,15 +121,15 @@ std::map<std::string, Values4> run_step_alone(Executor& executor, uint32_t step,
     return outputs;
 }
 
-void make(Executor* self, nb::handle plan, nb::handle memory, const std::string& instruction_set, bool bf16,
-          uint32_t threads, uint32_t streams, size_t cache_bytes) {
+void make(Executor* self, nb::handle plan, nb::handle memory, const std::string& instruction_set,
+          const std::string& precision, uint32_t threads, uint32_t streams, size_t cache_bytes) {
     if (!threads || threads > 1024) refuse("threads must lie in 1..1024");
-    new (self) Executor(read_plan(plan, memory, choose(instruction_set, bf16), cache_bytes), threads, streams);
+    new (self) Executor(read_plan(plan, memory, choose(instruction_set, precision), cache_bytes), threads, streams);
 }
 
 std::vector<std::pair<std::string, std::string>> instruction_sets() {
     std::vector<std::pair<std::string, std::string>> out;
-    for (const Kernels* kernels : runnable()) out.emplace_back(kernels->name, kernels->bf16 ? "bf16" : "fp32");
+    for (const Kernels* kernels : runnable()) out.emplace_back(kernels->name, name_of(kernels->precision));
     return out;
 }
 
@@ -142,7 +142,7 @@ NB_MODULE(_native, module) {
     module.def("instruction_sets", &instruction_sets, "What this machine can run: (name, precision), fastest first.");
     module.def("second_level_cache", &second_level_cache, "Bytes of one core's second-level cache.");
     nb::class_<Executor>(module, "Executor")
-        .def("__init__", &make, "plan"_a, "memory"_a, "instruction_set"_a, "bf16"_a, "threads"_a, "streams"_a,
+        .def("__init__", &make, "plan"_a, "memory"_a, "instruction_set"_a, "precision"_a, "threads"_a, "streams"_a,
              "cache_bytes"_a)
         .def("run", &run, nb::arg("images").noconvert(), nb::arg("thresholds").noconvert(),
              nb::arg("exit_confidence").noconvert(), nb::arg("logits").noconvert(), nb::arg("kept").noconvert(),

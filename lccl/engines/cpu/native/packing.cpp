@@ -41,7 +41,8 @@ Packed pack_in(const Order& order, const Filter& filter, uint32_t groups) {
 
 float Filter::at(uint32_t channel, uint32_t row, uint32_t element) const {
     const uint32_t x = element / in, c = element % in;
-    return values[((size_t{channel} * in + c) * kernel + row) * kernel + x];
+    const size_t index = ((size_t{channel} * in + c) * kernel + row) * kernel + x;
+    return integers ? static_cast<float>(integers[index]) : values[index];
 }
 
 Packed pack(const Kernels& kernels, const Filter& filter, uint32_t groups) {

@@ -13,6 +13,7 @@ namespace lccl {
 struct Filter {  // [out, in, kernel, kernel]
     const float* values;
     uint32_t out, in, kernel;
+    const int8_t* integers = nullptr;  // instead of values, in int8
 
     float at(uint32_t channel, uint32_t row, uint32_t element) const;  // of a kernel row's [kernel, in]
 };

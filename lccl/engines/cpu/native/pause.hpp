@@ -15,17 +15,20 @@ static inline void pause() {
 #endif
 }
 
-// While it lives, this thread takes numbers too small for float32's normal range as 0: they cost many cycles each.
+// While it lives, this thread takes numbers too small for float32's normal range as 0, or computes with them: they cost
+// many cycles each.
 class FlushDenormals {
   public:
 #if defined(__x86_64__) || defined(__i386__)
-    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+    explicit FlushDenormals(bool flush) : before_(_mm_getcsr()) {
+        _mm_setcsr(flush ? before_ | 0x8040 : before_ & ~0x8040u);
+    }
     ~FlushDenormals() { _mm_setcsr(before_); }
 
   private:
     uint32_t before_;
 #else
-    FlushDenormals() {}
+    explicit FlushDenormals(bool) {}
 #endif
     FlushDenormals(const FlushDenormals&) = delete;
     FlushDenormals& operator=(const FlushDenormals&) = delete;

@@ -39,6 +39,25 @@ std::vector<float> floats_of(nb::handle object, const char* name) {
     return std::vector<float>(array.data(), array.data() + array.size());
 }
 
+// No other type is converted to an integer one.
+template <class Integer, int Dimensions>
+Input<Integer, Dimensions> integers_of(nb::handle object, const char* name) {
+    Input<Integer, Dimensions> array;
+    const std::string refusal = std::string(name) + " is missing or of a wrong type";
+    if (!nb::try_cast(optional_of(object, name), array, false)) throw nb::type_error(refusal.c_str());
+    check_aligned(array, sizeof(Integer), name);
+    if (!array.size() || array.size() > kLargest) refuse(std::string(name) + " has no elements, or too many");
+    return array;
+}
+
+// Empty where the field is None.
+template <class Integer>
+std::vector<Integer> list_of(nb::handle object, const char* name) {
+    if (optional_of(object, name).is_none()) return {};
+    const auto array = integers_of<Integer, 1>(object, name);
+    return std::vector<Integer>(array.data(), array.data() + array.size());
+}
+
 Affine affine_of(nb::handle affine) {
     if (affine.is_none()) return {};
     Affine values{floats_of(affine, "scale"), floats_of(affine, "shift")};
@@ -59,10 +78,23 @@ struct Weight {
     Filter filter;
 };
 
+// int8 [out, in, kernel, kernel].
+struct IntegerWeight {
+    explicit IntegerWeight(nb::handle step) : array(integers_of<int8_t, 4>(step, "weight")) {
+        const auto size = [&](size_t axis) { return static_cast<uint32_t>(array.shape(axis)); };
+        filter = {nullptr, size(0), size(1), size(2), array.data()};
+        if (size(2) != size(3)) refuse("a weight must be [out, in, kernel, kernel]");
+    }
+
+    Input<int8_t, 4> array;
+    Filter filter;
+};
+
 class PlanReader {
   public:
     PlanReader(nb::handle plan, nb::handle memory, const Kernels& kernels, size_t cache_bytes)
-        : builder_(kernels, count_of(nb::len(optional_of(plan, "layers"))), count_of(value_of<uint64_t>(plan, "exits")),
+        : quantised_(kernels.quantised()),
+          builder_(kernels, count_of(nb::len(optional_of(plan, "layers"))), count_of(value_of<uint64_t>(plan, "exits")),
                    cache_bytes) {
         for (const nb::handle buffer : optional_of(plan, "buffers")) add_buffer(buffer, optional_of(memory, "buffers"));
         const std::set<size_t> in_place = numbers_of(memory, "in_place"), alone = numbers_of(memory, "pooled_alone");
@@ -92,10 +124,16 @@ class PlanReader {
         const std::string name = value_of<std::string>(buffer, "name");
         const nb::object memory = memories.attr("get")(name);
         if (memory.is_none()) return;
-        const Map map{nullptr, 0, value_of<uint32_t>(buffer, "channels"), value_of<uint32_t>(buffer, "height"),
-                      value_of<uint32_t>(buffer, "width"), value_of<uint32_t>(memory, "border"),
-                      value_of<bool>(memory, "pooled")};
-        builder_.add_buffer({name, map, kNone, value_of<size_t>(memory, "first"), value_of<size_t>(memory, "last")},
+        Map map{nullptr, 0, value_of<uint32_t>(buffer, "channels"), value_of<uint32_t>(buffer, "height"),
+                value_of<uint32_t>(buffer, "width"), value_of<uint32_t>(memory, "border"),
+                value_of<bool>(memory, "pooled")};
+        const nb::object quantum = optional_of(buffer, "quantum");
+        if (!quantum.is_none()) {
+            map.zero = value_of<uint8_t>(quantum, "zero");
+            map.scale = value_of<double>(quantum, "scale");
+        }
+        const size_t first = value_of<size_t>(memory, "first"), last = value_of<size_t>(memory, "last");
+        builder_.add_buffer({name, map, !quantum.is_none(), kNone, first, last},
                             value_of<std::string>(memory, "storage"));
     }
 
@@ -106,10 +144,11 @@ class PlanReader {
     void add_step(nb::handle step, bool in_place, bool pooled_alone) {
         const std::string kind = value_of<std::string>(step.type(), "__name__");
         if (kind == "Normalise") {
-            const NormaliseStep normalise{buffer_of(step, "raw"), nullptr};
-            builder_.add(normalise, floats_of(step, "mean"), floats_of(step, "std"));
+            const NormaliseStep normalise{buffer_of(step, "raw"), nullptr, nullptr, nullptr, nullptr};
+            builder_.add(normalise, floats_of(step, "mean"), floats_of(step, "std"), list_of<uint8_t>(step, "zero"));
         } else if (kind == "Convolve") {
-            add_convolution(step, in_place, pooled_alone);
+            quantised_ ? add_convolution<IntegerWeight>(step, in_place, pooled_alone)
+                       : add_convolution<Weight<4>>(step, in_place, pooled_alone);
         } else if (kind == "MaxPool") {
             builder_.add(MaxPoolStep{buffer_of(step, "input"), buffer_of(step, "raw"),
                                      value_of<uint32_t>(step, "kernel"), value_of<uint32_t>(step, "stride")});
@@ -129,14 +168,17 @@ class PlanReader {
         }
     }
 
+    template <class Weight>
     void add_convolution(nb::handle step, bool in_place, bool pooled_alone) {
         if (!optional_of(step, "split").is_none()) refuse("a split convolution has no native kernel");
-        const Weight<4> weight(step);
+        const Weight weight(step);
         ConvolveStep convolution{};
-        ConvolutionWeights weights{weight.filter, {}, affine_of(optional_of(step, "affine")), {}, {}};
+        ConvolutionWeights weights{weight.filter, {}, affine_of(optional_of(step, "affine")), {}, {},
+                                   list_of<int32_t>(step, "offset"), {}};
         convolution.input = buffer_of(step, "input");
         convolution.stride = value_of<uint32_t>(step, "stride");
         convolution.relu = value_of<bool>(step, "relu");
+        convolution.residual_scale = 1.0f;
         convolution.in_place = in_place;
         convolution.pooled_alone = pooled_alone;
         convolution.raw = optional_of(step, "raw").is_none() ? kNone : buffer_of(step, "raw");
@@ -144,6 +186,7 @@ class PlanReader {
         if (const nb::object residual = optional_of(step, "residual"); !residual.is_none()) {
             convolution.residual = buffer_of(residual, "buffer");
             convolution.residual_stride = value_of<uint32_t>(residual, "stride");
+            convolution.residual_scale = value_of<float>(residual, "scale");
         }
         if (const nb::object activated = optional_of(step, "activated"); !activated.is_none()) {
             convolution.activated = buffer_of(activated, "buffer");
@@ -151,15 +194,17 @@ class PlanReader {
         }
         const nb::object gate = optional_of(step, "gate");
         if (gate.is_none()) return builder_.add(convolution, weights);
-        const Weight<4> gate_weight(gate);
+        const Weight gate_weight(gate);
         convolution.gate.layer = value_of<int>(gate, "layer");
         if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");  // −1 would stand for no gate
         convolution.gate.input = buffer_of(gate, "input");
         weights.gate = gate_weight.filter;
         weights.gate_affine = affine_of(optional_of(gate, "affine"));
+        weights.gate_correction = list_of<int32_t>(gate, "offset");
         builder_.add(convolution, weights);
     }
 
+    const bool quantised_;
     ProgramBuilder builder_;
 };
 

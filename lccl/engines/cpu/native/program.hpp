@@ -22,6 +22,7 @@ struct Uses {  // of buffers by a step
 struct Buffer {
     std::string name;
     Map map;               // without a base, which each workspace sets
+    bool quantised;        // whether it came with a scale and a zero
     int storage;           // the buffer whose memory this is, often itself
     size_t first, last;    // steps that use the storage
     size_t offset = 0;     // bytes, in the private or the group part of an arena
@@ -53,6 +54,8 @@ struct Program {
 
     // What the steps point to.
     std::vector<std::vector<float>> floats;
+    std::vector<std::vector<int32_t>> integers;
+    std::vector<uint8_t> zeros;  // of the image's channels
     std::vector<std::vector<uint32_t>> offsets;
     std::vector<Memory> packed;
 

@@ -1,4 +1,4 @@
-// One step alone, for tests: on given values, its outputs NaN before it.
+// One step alone, for tests: on given values, its outputs NaN before it. In int8 values are the integers stored.
 #pragma once
 
 #include <utility>

@@ -2,7 +2,8 @@
 //
 // An instruction set is a struct in an unnamed namespace (isa/*.hpp), so that whatever is instantiated for it in
 // steps/*.hpp stays in its own file. Each output cell is summed in one order, kernel row by kernel row and channel by
-// channel, in its own accumulator: batch mates, tile sizes and thread counts do not change a bit of it.
+// channel, in its own accumulator: batch mates, tile sizes and thread counts do not change a bit of it. In int8,
+// whose sums are exact, the instruction set does not either.
 #pragma once
 
 #include "kernels.hpp"
@@ -14,10 +15,10 @@
 namespace lccl {
 
 template <class Isa>
-static constexpr Kernels kernels_of(const char* name, bool bf16) {
+static constexpr Kernels kernels_of(const char* name, Precision precision) {
     Kernels kernels{};
     kernels.name = name;
-    kernels.bf16 = bf16;
+    kernels.precision = precision;
     kernels.lanes = Isa::lanes;
     kernels.panel = Isa::panel;
     kernels.single_panel = Isa::Float::panel;

@@ -10,7 +10,8 @@
 
 namespace lccl {
 
-ThreadPool::ThreadPool(uint32_t threads) : task_given_(threads), all_done_(threads), process_(getpid()) {
+ThreadPool::ThreadPool(uint32_t threads, bool exact)
+    : task_given_(threads), all_done_(threads), process_(getpid()), exact_(exact) {
     for (uint32_t index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
 }
 
@@ -32,7 +33,7 @@ void ThreadPool::run(const std::function<void(uint32_t)>& task) {
         task_given_.notify();
     }
     {
-        const FlushDenormals flush;
+        const FlushDenormals flush(!exact_);
         task(0);
     }
     all_done_.until([&] { return busy_.load(std::memory_order_acquire) == 0; });
@@ -64,7 +65,7 @@ void ThreadPool::place_workers() {
 }
 
 void ThreadPool::work(uint32_t index) {
-    const FlushDenormals flush;
+    const FlushDenormals flush(!exact_);
     for (uint64_t seen = 0;;) {
         task_given_.until([&] { return round_.load(std::memory_order_acquire) != seen; });
         seen = round_.load(std::memory_order_acquire);

@@ -13,7 +13,8 @@ namespace lccl {
 
 class ThreadPool {
   public:
-    explicit ThreadPool(uint32_t threads);
+    // Where `exact`, its threads compute with numbers too small for float32's normal range; else they are 0.
+    ThreadPool(uint32_t threads, bool exact);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,6 +39,7 @@ class ThreadPool {
     std::atomic<uint32_t> busy_{0};
     bool stop_ = false;
     const long process_;
+    const bool exact_;
 };
 
 }  // namespace lccl

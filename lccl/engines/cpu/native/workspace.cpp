@@ -81,7 +81,8 @@ void Workspace::prepare(const Batch& batch) {
 }
 
 Stream::Stream(const Program& program, uint32_t threads)
-    : pool(threads), slots(program.groups() ? std::min(kGroup * threads, kMostImages) : 1),
+    : pool(threads, program.kernels->quantised()),
+      slots(program.groups() ? std::min(kGroup * threads, kMostImages) : 1),
       group_arena(allocate(slots * program.slot_bytes + 256)) {
     for (uint32_t thread = 0; thread < threads; ++thread) {
         arenas.push_back(allocate(program.private_bytes + 256));

@@ -1,4 +1,4 @@
-// What an instruction set is unless it says otherwise: it reads rows where they lie, one input at a step.
+// What an instruction set is unless it says otherwise: it reads rows where they lie, one floating input at a step.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@ namespace {
 struct Common {
     static constexpr uint32_t row_quantum = 1, k_step = 1, k_block = 1;
     static constexpr size_t packed_bytes = 0;
+    static constexpr bool quantised = false;
 
     // Appends code + p to `kept` where values[p] > threshold, else to `skipped`.
     static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,

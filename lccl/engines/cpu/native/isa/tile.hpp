@@ -10,10 +10,9 @@ namespace lccl {
 namespace {
 
 // sums[row][vector] = Σ over `runs` kernel rows of `run` elements each, `pitch` elements apart.
-template <class Register, int Rows, int Vectors>
-static inline void sum_tile(const typename Register::Element* const* row, uint32_t runs, uint32_t run, size_t pitch,
-                            const typename Register::Element* weights, float* sums) {
-    using Element = typename Register::Element;
+template <class Register, int Rows, int Vectors, class Element, class Weight, class Sum>
+static inline void sum_tile(const Element* const* row, uint32_t runs, uint32_t run, size_t pitch, const Weight* weights,
+                            Sum* sums) {
     using Weights = typename Register::Weights;
     // Ten pointers and the loop's own numbers fill the general registers. Compilers keep further ones in vector
     // registers, and fetching them back takes time from the sums: they are left in memory.

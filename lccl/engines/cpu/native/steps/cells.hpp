@@ -5,6 +5,7 @@
 #include "maps.hpp"
 #include "parts.hpp"
 #include "tiles.hpp"
+#include "values.hpp"
 
 namespace lccl {
 
@@ -14,6 +15,7 @@ struct Cells {
     using Vector = typename Isa::Vector;
     using Float = typename Isa::Float;
     using Block = typename Tiles<Isa>::Block;
+    using Value = Values<Isa>;
     static constexpr uint32_t lanes = Isa::lanes;
 
     static uint32_t pitch_of(const GateSpec& gate) { return ceil_div(gate.groups, lanes) * lanes; }
@@ -25,12 +27,13 @@ struct Cells {
         Block block;
         prepare(block, step, work, begin, count);
         const uint32_t vectors = ceil_div(gate.groups, lanes), pitch = pitch_of(gate);
-        alignas(64) float sums[Isa::rows * Isa::panel * lanes];
+        const auto* weights = static_cast<const WeightOf<Isa>*>(gate.weights);
+        alignas(64) SumOf<Isa> sums[Isa::rows * Isa::panel * lanes];
         for (uint32_t vector = 0; vector < vectors; vector += Isa::panel) {
             const uint32_t taken = smaller(Isa::panel, vectors - vector);
             const size_t vector_weights = size_t{lanes} * packed_k(gate.runs, gate.run);
             Tiles<Isa>::multiply(block, gate.runs, gate.run, work.maps[gate.input].pitch(),
-                                 static_cast<const Element*>(gate.weights) + vector * vector_weights, taken, sums);
+                                 weights + vector * vector_weights, taken, sums);
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;
                 const size_t global = work.number(image);
@@ -38,9 +41,10 @@ struct Cells {
                 for (uint32_t v = 0; v < taken; ++v) {
                     const uint32_t map = (vector + v) * lanes;
                     const int valid = static_cast<int>(smaller(lanes, gate.groups - map));
-                    Vector value = Isa::max(Isa::zero(), Isa::fma(Float::load(sums + (n * taken + v) * lanes),
-                                                                  Float::load_n(gate.scale + map, valid),
-                                                                  Float::load_n(gate.shift + map, valid)));
+                    Vector value = Value::of_sums(sums + (n * taken + v) * lanes, {gate.correction, map, valid});
+                    value = Value::affine(value, Float::load_n(gate.scale + map, valid),
+                                          Float::load_n(gate.shift + map, valid));
+                    value = Isa::max(Isa::zero(), value);
                     float* target = work.scratch.cells + (slot * Isa::rows + n) * size_t{pitch} + map;
                     if (batch.forced) {
                         Float::store(target, value);

@@ -4,6 +4,7 @@
 #include "../kernels.hpp"
 #include "maps.hpp"
 #include "parts.hpp"
+#include "values.hpp"
 
 namespace lccl {
 
@@ -11,6 +12,7 @@ template <class Isa>
 struct Pools {
     using Element = typename Isa::Element;
     using Vector = typename Isa::Vector;
+    using Value = Values<Isa>;
     static constexpr uint32_t lanes = Isa::lanes;
 
     static void max(const MaxPoolStep& step, Work& work) {
@@ -26,31 +28,43 @@ struct Pools {
             for (uint32_t unit = cut(units, part, parts); unit < cut(units, part + 1, parts); ++unit) {
                 const uint32_t image = unit / height, y = first + unit % height;
                 if (!y) clear_border<Isa>(work, step.raw, image);
-                for (uint32_t x = 0; x < out.width; ++x) window(step, work, in, out, image, y, x, ring);
+                const Lines lines = lines_of(step, work, image, y, ring);
+                Element* target =
+                    at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + size_t{out.pad} * out.channels;
+                for (uint32_t x = 0; x < out.width; ++x) window(step, in, lines, x, target + x * out.channels);
             }
         });
     }
 
-    static void window(const MaxPoolStep& step, const Work& work, const Map& in, const Map& out, uint32_t image,
-                       uint32_t y, uint32_t x, uint32_t ring) {
-        const int half = static_cast<int>(step.kernel / 2);
-        const int top = static_cast<int>(y * step.stride) - half, left = static_cast<int>(x * step.stride) - half;
-        const int bottom = top + static_cast<int>(step.kernel), right = left + static_cast<int>(step.kernel);
-        const uint32_t y0 = top < 0 ? 0 : top, x0 = left < 0 ? 0 : left;
-        const uint32_t y1 = smaller(static_cast<uint32_t>(bottom), in.height);
-        const uint32_t x1 = smaller(static_cast<uint32_t>(right), in.width);
+    struct Lines {  // of the input, under one row of windows
+        const Element* line[kLargestPool];
+        uint32_t count;
+    };
+
+    static Lines lines_of(const MaxPoolStep& step, const Work& work, uint32_t image, uint32_t y, uint32_t ring) {
+        const Map& in = work.maps[step.input];
+        const int top = static_cast<int>(y * step.stride) - static_cast<int>(step.kernel / 2);
+        const uint32_t last = smaller(static_cast<uint32_t>(top + static_cast<int>(step.kernel)), in.height);
         const Element* source = at<Isa>(work, step.input, image) + (in.pad * (in.pitch() + in.channels));
-        Element* target = at<Isa>(work, step.raw, image) + (out.pad + y) * out.pitch() + (out.pad + x) * out.channels;
-        for (uint32_t c = 0; c < in.channels; c += lanes) {
-            const int valid = static_cast<int>(smaller(lanes, in.channels - c));
-            Vector largest = Isa::load_n(source + y0 % ring * in.pitch() + x0 * in.channels + c, valid);
-            for (uint32_t j = y0; j < y1; ++j) {
-                const Element* row = source + j % ring * in.pitch() + c;
+        Lines lines{{}, 0};
+        for (uint32_t j = top < 0 ? 0 : top; j < last; ++j) lines.line[lines.count++] = source + j % ring * in.pitch();
+        return lines;
+    }
+
+    static void window(const MaxPoolStep& step, const Map& in, const Lines& lines, uint32_t x, Element* target) {
+        using Stored = typename Value::Stored;
+        const int left = static_cast<int>(x * step.stride) - static_cast<int>(step.kernel / 2);
+        const uint32_t x0 = left < 0 ? 0 : left, channels = in.channels;
+        const uint32_t x1 = smaller(static_cast<uint32_t>(left + static_cast<int>(step.kernel)), in.width);
+        for (uint32_t c = 0; c < channels; c += Stored::lanes) {
+            const int valid = static_cast<int>(smaller(Stored::lanes, channels - c));
+            auto largest = Stored::load_n(lines.line[0] + x0 * channels + c, valid);
+            for (uint32_t j = 0; j < lines.count; ++j) {
                 for (uint32_t i = x0; i < x1; ++i) {
-                    largest = Isa::max(largest, Isa::load_n(row + i * in.channels, valid));
+                    largest = Stored::max(largest, Stored::load_n(lines.line[j] + i * channels + c, valid));
                 }
             }
-            Isa::store_n(target + c, largest, valid);
+            Stored::store_n(target + c, largest, valid);
         }
     }
 
@@ -75,15 +89,16 @@ struct Pools {
         const uint32_t x0 = cut(in.width, column, step.grid), x1 = cut_up(in.width, column + 1, step.grid);
         const int valid = static_cast<int>(smaller(lanes, in.channels - c));
         const Element* source = at<Isa>(work, step.input, image) + in.pad * (in.pitch() + in.channels) + c;
-        Vector sum = Isa::zero();
+        typename Value::Dots sum = Value::no_dots();
         for (uint32_t y = y0; y < y1; ++y) {
             for (uint32_t x = x0; x < x1; ++x) {
-                sum = Isa::add(sum, Isa::load_n(source + y * in.pitch() + x * in.channels, valid));
+                sum = Value::plus(sum, source + y * in.pitch() + x * in.channels, valid);
             }
         }
-        const Vector share = Isa::broadcast(1.0f / static_cast<float>((y1 - y0) * (x1 - x0)));
+        const uint32_t count = (y1 - y0) * (x1 - x0);
+        const Vector share = Isa::broadcast(static_cast<float>(in.scale / count));
         float* target = reinterpret_cast<float*>(work.at(step.raw, image)) + size_t{number} * in.channels + c;
-        Isa::Float::store_n(target, Isa::mul(sum, share), valid);
+        Isa::Float::store_n(target, Isa::mul(Value::of_total(sum, count, in.zero), share), valid);
     }
 };
 

@@ -50,7 +50,7 @@ struct ListedRows {
         const uint32_t share = step.out_channels / step.groups, vectors = ceil_div(share, lanes);
         const size_t pitch = work.maps[step.input].pitch();
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
-        const Element* weights = static_cast<const Element*>(step.weights) + group * step.group_weights;
+        const WeightOf<Isa>* weights = static_cast<const WeightOf<Isa>*>(step.weights) + group * step.group_weights;
         typename Tiles<Isa>::Block block[Isa::chunk];
         Rows rows[Isa::chunk];
         for (uint32_t tile = span.first; tile < span.last; ++tile) {
@@ -61,11 +61,11 @@ struct ListedRows {
             fetch_ahead(step, work, begin + count, smaller(span.count, begin + 2 * count));
             if (cells) Cells<Isa>::find(step, work, slot, begin, count);
         }
-        alignas(64) float sums[Isa::rows * Isa::panel * lanes];
+        alignas(64) SumOf<Isa> sums[Isa::rows * Isa::panel * lanes];
         const auto finish = Finish<Isa>::chosen(step, work);
         for (uint32_t panel = first_panel; panel < last_panel; ++panel) {
             const uint32_t vector = panel * Isa::panel, taken = smaller(Isa::panel, vectors - vector);
-            const Element* packed = weights + vector * step.vector_weights;
+            const WeightOf<Isa>* packed = weights + vector * step.vector_weights;
             for (uint32_t slot = 0; slot < span.last - span.first; ++slot) {
                 Tiles<Isa>::multiply(block[slot], step.runs, step.run, pitch, packed, taken, sums);
                 const typename Finish<Isa>::Part part{group * share + vector * lanes,
@@ -100,22 +100,33 @@ struct ListedRows {
         for (uint32_t n = 0, last; n < count; n = last) {  // the rows of one image after those of another
             const uint32_t image = codes[n] >> kPositionBits;
             last = last_of_image(codes, n, count);
-            add_offsets(at<Isa>(work, step.input, image), step.offset, codes, n, last, input);
-            if (step.raw != kNone) {
-                add_offsets(at<Isa>(work, step.raw, image), step.raw_offset, codes, n, last, rows.raw);
+            const bool raw = step.raw != kNone;
+            const Element* const from = at<Isa>(work, step.input, image);
+            Element* const to = at<Isa>(work, raw ? step.raw : step.activated, image);
+            Element** const output = raw ? rows.raw : rows.activated;
+            const uint32_t *const from_offset = step.offset, *const to_offset =
+                                                                 raw ? step.raw_offset : step.activated_offset;
+            const float* const gates = rows_have_gates(step) ? gates_of(step, work, image, group) : nullptr;
+            for (uint32_t m = n; m < last; ++m) {
+                const uint32_t position = codes[m] & kPositionMask;
+                input[m] = from + from_offset[position];
+                output[m] = to + to_offset[position];
+                if (gates) rows.gate[m] = gates[position];
             }
-            if (step.activated != kNone) {
+            if (raw && step.activated != kNone) {
                 add_offsets(at<Isa>(work, step.activated, image), step.activated_offset, codes, n, last,
                             rows.activated);
             }
             if (step.residual != kNone && !step.in_place) {
                 add_offsets(at<Isa>(work, step.residual, image), step.residual_offset, codes, n, last, rows.residual);
             }
-            if (step.gate.layer != kNone && !step.gate.per_cell) {
-                const float* gates = work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
-                for (uint32_t m = n; m < last; ++m) rows.gate[m] = gates[codes[m] & kPositionMask];
-            }
         }
+    }
+
+    static bool rows_have_gates(const ConvolveStep& step) { return step.gate.layer != kNone && !step.gate.per_cell; }
+
+    static const float* gates_of(const ConvolveStep& step, const Work& work, uint32_t image, uint32_t group) {
+        return work.gates + (size_t{image} * step.gate.groups + group) * step.positions;
     }
 
     template <class Base, class Pointer>

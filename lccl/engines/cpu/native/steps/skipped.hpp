@@ -4,6 +4,7 @@
 #include "../kernels.hpp"
 #include "maps.hpp"
 #include "parts.hpp"
+#include "values.hpp"
 
 namespace lccl {
 
@@ -12,6 +13,7 @@ struct Skipped {
     using Element = typename Isa::Element;
     using Vector = typename Isa::Vector;
     using Float = typename Isa::Float;
+    using Value = Values<Isa>;
     static constexpr uint32_t lanes = Isa::lanes;
 
     // Skipped rows of a raw output without a residual hold zeros. Where rows are short, one sweep over the whole map is
@@ -28,7 +30,7 @@ struct Skipped {
                 const uint32_t lines = map.height + 2 * map.pad, workers = work.threads->size();
                 const uint32_t first = cut(lines, work.worker, workers), last = cut(lines, work.worker + 1, workers);
                 clear<Isa>(at<Isa>(work, step.raw, image) + first * size_t{map.pitch()},
-                           (last - first) * size_t{map.pitch()});
+                           (last - first) * size_t{map.pitch()}, map.zero);
             } else if (step.raw != kNone && !step.in_place && !work.worker) {
                 clear_border<Isa>(work, step.raw, image);
             }
@@ -50,7 +52,7 @@ struct Skipped {
                     __builtin_prefetch(reinterpret_cast<const char*>(next) + byte, 1);
                 }
             }
-            clear<Isa>(raw_row(step, work, work.scratch.skipped[n]) + channel, channels);
+            clear<Isa>(raw_row(step, work, work.scratch.skipped[n]) + channel, channels, work.maps[step.raw].zero);
         }
     }
 
@@ -70,6 +72,8 @@ struct Skipped {
         if (write_raw && !write_activated && step.residual == kNone && share % lanes == 0) {
             return clear_rows(step, work, channel, share, first, last);
         }
+        const typename Value::Coding residual_coding(work, step.residual), raw_coding(work, step.raw),
+            activated_coding(work, step.activated);
         for (uint32_t n = first; n < last; ++n) {
             const uint32_t code = work.scratch.skipped[n], image = code >> kPositionBits;
             const uint32_t position = code & kPositionMask;
@@ -77,20 +81,22 @@ struct Skipped {
                 const int valid = static_cast<int>(smaller(lanes, channel + share - c));
                 Vector value = Isa::zero();
                 if (residual_channels > c) {
-                    value = Isa::load_n(at<Isa>(work, step.residual, image) + step.residual_offset[position] + c,
-                                        static_cast<int>(smaller(valid, residual_channels - c)));
+                    value = Value::load_n(at<Isa>(work, step.residual, image) + step.residual_offset[position] + c,
+                                          static_cast<int>(smaller(valid, residual_channels - c)), residual_coding);
+                    value = Value::in_units(value, step.residual_scale);
                 }
                 if (write_raw) {
-                    Isa::store_n(at<Isa>(work, step.raw, image) + step.raw_offset[position] + c, value, valid);
+                    Value::store_n(at<Isa>(work, step.raw, image) + step.raw_offset[position] + c, value, valid,
+                                   raw_coding);
                 }
                 if (write_activated) {
                     if (step.activated_scale) {
-                        value = Isa::fma(value, Float::load_n(step.activated_scale + c, valid),
-                                         Float::load_n(step.activated_shift + c, valid));
+                        value = Value::affine(value, Float::load_n(step.activated_scale + c, valid),
+                                              Float::load_n(step.activated_shift + c, valid));
                     }
-                    value = Isa::max(Isa::zero(), value);
-                    Isa::store_n(at<Isa>(work, step.activated, image) + step.activated_offset[position] + c, value,
-                                 valid);
+                    value = Value::positive(value);
+                    Value::store_n(at<Isa>(work, step.activated, image) + step.activated_offset[position] + c, value,
+                                   valid, activated_coding);
                 }
             }
         }

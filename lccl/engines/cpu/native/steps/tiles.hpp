@@ -11,9 +11,16 @@
 namespace lccl {
 
 template <class Isa>
+using WeightOf = std::conditional_t<Isa::quantised, int8_t, typename Isa::Element>;
+template <class Isa>
+using SumOf = std::conditional_t<Isa::quantised, int32_t, float>;
+
+template <class Isa>
 struct Indirect {
     using Element = typename Isa::Element;
-    using Tile = void (*)(const Element* const*, uint32_t, uint32_t, size_t, const Element*, float*);
+    using Weight = WeightOf<Isa>;
+    using Sum = SumOf<Isa>;
+    using Tile = void (*)(const Element* const*, uint32_t, uint32_t, size_t, const Weight*, Sum*);
 
     struct Block {
         const Element* row[Isa::rows];  // the indirection buffer: where each row's window begins
@@ -26,8 +33,8 @@ struct Indirect {
     }
 
     // sums[row][vector] of all rows, over `runs` kernel rows of `run` elements each, `pitch` elements apart.
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Element* weights,
-                         uint32_t vectors, float* sums) {
+    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Weight* weights,
+                         uint32_t vectors, Sum* sums) {
         const Tile tile = tile_of(std::make_integer_sequence<int, Isa::rows * Isa::panel>{}, block.count, vectors);
         tile(block.row, runs, run, pitch, weights, sums);
     }

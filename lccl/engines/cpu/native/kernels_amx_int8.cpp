@@ -1,0 +1,34 @@
+#include "steps.hpp"
+
+#ifdef __AMX_INT8__
+#include "isa/avx512_vnni.hpp"
+
+#include "isa/amx.hpp"
+#include "isa/amx_registers.hpp"
+#endif
+
+namespace lccl {
+
+#ifdef __AMX_INT8__
+namespace {
+
+struct Registers : TileRegisters {
+    template <int Sums, int Rows, int Weights>
+    void multiply() {
+        static_assert(Rows == 4 + Sums / 2 && Weights == 6 + Sums % 2, "these four products are all there are");
+        if constexpr (Sums == 0) _tile_dpbusd(0, 4, 6);
+        if constexpr (Sums == 1) _tile_dpbusd(1, 4, 7);
+        if constexpr (Sums == 2) _tile_dpbusd(2, 5, 6);
+        if constexpr (Sums == 3) _tile_dpbusd(3, 5, 7);
+    }
+};
+
+}  // namespace
+
+static constexpr Kernels kernels = kernels_of<AmxOf<Avx512Vnni, Registers>>("amx", Precision::int8);
+const Kernels* const kAmxInt8 = &kernels;
+#else
+const Kernels* const kAmxInt8 = nullptr;
+#endif
+
+}  // namespace lccl
