@@ -42,7 +42,8 @@ class Histogram:
         while self._width * BINS < self.largest:
             merged = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts, self._width = np.concatenate([merged, np.zeros(BINS // 2, np.int64)]), 2 * self._width
-        bins = np.minimum((sizes / self._width).astype(np.int64), BINS - 1)
+        width = np.float64(self._width)  # of the smallest values it is no float32 number
+        bins = np.minimum((sizes / width).astype(np.int64), BINS - 1)
         self._counts += np.bincount(bins, minlength=BINS)
 
     def quantile(self, share: float) -> float:

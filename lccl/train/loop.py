@@ -141,7 +141,7 @@ def _train_epoch(
     steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0} | dict(position.seen)
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     if isinstance(run.forward, FakeQuantised):
-        run.forward.range(split.images[:RANGED_IMAGES])
+        run.forward.range(_spread(split, RANGED_IMAGES).images[:])
     if position.random is not None:
         random.set_state(position.random)
     run.network.train()
@@ -265,8 +265,8 @@ def channel_statistics(split: Split) -> Statistics:
     Of photographs 5,000, evenly spread over them, tell it.
     """
     total, squares = np.zeros(3), np.zeros(3)
-    if isinstance(split.images, FileImages) and len(split) > STATISTICS_IMAGES:
-        split = split.subset(np.linspace(0, len(split) - 1, STATISTICS_IMAGES).astype(np.int64))
+    if isinstance(split.images, FileImages):
+        split = _spread(split, STATISTICS_IMAGES)
     for images, _ in split.batches(AT_ONCE):
         for image in images:
             values = image.reshape(-1, 3) / 255.0
@@ -277,6 +277,11 @@ def channel_statistics(split: Split) -> Statistics:
     red, green, blue = (round(float(value), 5) for value in mean)
     deviations = [round(float(value), 5) for value in deviation]
     return (red, green, blue), (deviations[0], deviations[1], deviations[2])
+
+
+def _spread(split: Split, count: int) -> Split:
+    """So many images, or all where there are fewer, evenly spread over a split, whose order may be that of classes."""
+    return split.subset(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
 
 
 def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:

@@ -13,7 +13,7 @@ import pytest
 from lccl.bundle import format as bundles
 from lccl.data import hold_out, load_dataset
 from lccl.networks import Architecture
-from tests.lccl.cli.test_main import PER_CLASS, failed, lccl, succeeded, write_images
+from tests.lccl.cli.commands import PER_CLASS, failed, lccl, succeeded, write_images
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def plain(place, data, random_bundle, make_table):
     """A random network whose operating points were made up."""
     bundle = random_bundle(Architecture("resnet20", classes=3))
     dataset = load_dataset(data, bundle.preprocessing)
-    splits = {"choose": 7, "measure": 7, "digest": hold_out(dataset.train, by="pixels").digest}
+    held = hold_out(dataset.train)
+    splits = {"choose": 7, "measure": 7, "digest": held.digest, "by": held.by}
     bundle = replace(bundle, splits=splits, labels=dataset.classes, table=make_table(18, (0.1, 0.5)))
     bundles.save(bundle, place / "plain")
     return place / "plain"

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from lccl.data import hold_out, load_dataset
 from lccl.engines.reference import ReferenceEngine
 from lccl.errors import LcclError, QuantisationError
 from lccl.networks import Architecture, build
 from lccl.networks.inputs import normalise
 from lccl.networks.lowering import lower
 from lccl.plan.run import RunOptions, Setting
+from lccl.preprocessing import Preprocessing
 from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import quantise, round_weights
 from lccl.train.fake_quantization import FakeQuantised
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe
 from tests.lccl.networks import called, layers_of
+from tests.lccl.train import photographs
 
 KINDS = [
     Architecture("resnet20"),
@@ -94,6 +97,28 @@ def test_training_quantised_goes_on_from_weights_and_is_recorded(toy_data, tmp_p
             Architecture("resnet20", classes=3), toy_data(32), replace(SHORT, quantize=False), tmp_path,
             device=torch.device("cpu"), compile_network=False, report=lambda *_: None, start=start,
         )  # fmt: skip
+
+
+def test_photographs_are_ranged_over_all_classes_at_the_size_that_is_served(tmp_path, random_network, monkeypatch):
+    folder, ranged, set_ranges = photographs.write(tmp_path / "data", 10), [], FakeQuantised.range
+    data = hold_out(load_dataset(folder, Preprocessing(40, 40, (0.5,) * 3, (0.5,) * 3, scaled=True)).train)
+    recipe = replace(SHORT, batch=8, augmentation="crops", sizes="32,40", average=0.5)
+
+    def ranging(fake, images):
+        ranged.append(images)
+        set_ranges(fake, images)
+
+    monkeypatch.setattr("lccl.train.loop.RANGED_IMAGES", 3)
+    monkeypatch.setattr(FakeQuantised, "range", ranging)
+    network, _ = train(
+        Architecture("resnet20", classes=3), data, recipe, tmp_path / "run",
+        device=torch.device("cpu"), compile_network=False, report=lambda *_: None,
+        start=random_network(Architecture("resnet20", classes=3)),
+    )  # fmt: skip
+    (images,) = ranged
+    assert images.shape == (3, 40, 40, 3)
+    assert [int(image.mean(axis=(0, 1)).argmax()) for image in images] == [2, 1, 0]  # blue, green, red
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
 def test_compiling_what_is_quantised_is_refused(toy_data, tmp_path):
