@@ -63,15 +63,20 @@ def seeds() -> list[bytes]:
 
 
 def check(content: bytes) -> None:
-    """Decode, and compare the two ways where there are two.
+    """Decode, whole and as a small network asks for it, and compare the two ways where there are two.
 
     Raises:
         AssertionError: they disagree.
         Exception: not the declared one.
 
     """
+    for cover in (0, 8):
+        check_for(content, cover)
+
+
+def check_for(content: bytes, cover: int) -> None:
     try:
-        found = pixels.decode_rgb(content, MAX_PIXELS)
+        found = pixels.decode_rgb(content, MAX_PIXELS, cover)
     except ImageError as error:
         str(error).encode()
         return
@@ -80,7 +85,7 @@ def check(content: bytes) -> None:
     assert found.shape[2] == 3
     assert found.flags.c_contiguous
     if content.startswith(JPEG_START):
-        slow = pixels.upright(*pixels._with_pillow(read_container(content), MAX_PIXELS))
+        slow = pixels.upright(*pixels._with_pillow(read_container(content), MAX_PIXELS, cover))
         assert slow.shape == found.shape
         assert np.abs(slow.astype(int) - found).max() <= LEVELS
 

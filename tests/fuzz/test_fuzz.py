@@ -40,8 +40,8 @@ async def _zeros(shape):
 def test_faults_of_decoders_are_found(monkeypatch, fault):
     decode = pixels._fast_jpeg
 
-    def faulty(container, most):
-        found = decode(container, most)
+    def faulty(*given):
+        found = decode(*given)
         if found is None:
             return None
         if fault == "error":
