@@ -55,7 +55,7 @@ def main() -> None:
     results.print_rows(rows, f"longest gap in the event loop; at most {BOUND_MS:g} ms are wanted")
     if not options.only:
         figures = {"bound_ms": BOUND_MS, "runs": options.runs, "rows": rows}
-        print(results.write("event_loop", f"python -m benchmarks.event_loop --runs {options.runs}", figures))
+        print(results.write("event_loop", figures))
 
 
 def measure(client: httpx.Client, case: Case, runs: int) -> dict[str, Any]:

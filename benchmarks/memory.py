@@ -40,7 +40,7 @@ def main() -> None:
         _write(Path(folder), options.images, options.size)
         figures = _figures(Path(folder), options)
     command = f"python -m benchmarks.memory --images {options.images} --size {options.size} --workers {options.workers}"
-    print(results.write("memory", command, figures))
+    print(results.write("memory", figures))
 
 
 def _write(folder: Path, images: int, size: int) -> None:
