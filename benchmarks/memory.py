@@ -39,7 +39,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), options.images, options.size)
         figures = _figures(Path(folder), options)
-    command = f"python -m benchmarks.memory --images {options.images} --size {options.size} --workers {options.workers}"
     print(results.write("memory", figures))
 
 
