@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lccl.bench.images import Images, dataset_images, noise_images
 from lccl.bundle import format as bundles
 from lccl.engines.reference import ReferenceEngine
-from lccl.engines.state import State
+from lccl.engines.reference_state import State
 from lccl.errors import LcclError
 from lccl.networks import Architecture, ResNet, build
 from lccl.networks.gates import Gate

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lccl.engines.base import Images, checked_images, exit_confidence
-from lccl.engines.integers import IntegerSteps
-from lccl.engines.state import State
+from lccl.engines.reference_int8 import IntegerSteps
+from lccl.engines.reference_state import State
 from lccl.errors import EngineError, require
 from lccl.plan import steps
 from lccl.plan.geometry import shape_of

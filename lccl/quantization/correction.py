@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lccl.engines.reference import ReferenceEngine
-from lccl.engines.state import State
+from lccl.engines.reference_state import State
 from lccl.plan.memory import assign_memory
 from lccl.plan.run import RunOptions, Setting
 from lccl.plan.steps import Convolve, Plan

@@ -43,7 +43,7 @@ def test_a_baseline_with_other_logits_is_absent(workload, started):
 @pytest.mark.parametrize(("name", "packages"), [("ONNX Runtime", ["onnxruntime"]), ("OpenVINO", ["openvino"])])
 def test_other_runtimes_agree_with_the_twin(workload, started, name, packages):
     for package in ["onnx", *packages]:
-        pytest.importorskip(package, exc_type=ImportError)
+        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
     assert (started(workload, name).time(DENSE, 1) > 0).all()
 
 

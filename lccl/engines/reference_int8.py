@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl.engines.state import State
+from lccl.engines.reference_state import State
 from lccl.plan import steps
 from lccl.plan.steps import Plan, Quantum
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 
 from lccl.engines import integers
-from lccl.engines.integers import confidence, linear
 from lccl.engines.reference import ReferenceEngine
+from lccl.engines.reference_int8 import confidence, linear
 from lccl.errors import EngineError
 from lccl.networks import Architecture
 from lccl.networks.lowering import lower
