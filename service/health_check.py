@@ -4,6 +4,7 @@ It asks where the variables ``LCCL_HOST`` and ``LCCL_PORT`` say, as the service 
 """
 
 import http.client
+import json
 import os
 import sys
 
@@ -20,11 +21,15 @@ def main() -> None:
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
-        text = f"{answer.status} {answer.reason}"
+        body = answer.read()
     except (OSError, http.client.HTTPException) as error:
         sys.exit(f"not reached: {error!r}")
     if answer.status != http.client.OK:
-        sys.exit(text)
+        try:
+            told = json.loads(body)["detail"]
+        except (ValueError, TypeError, KeyError):  # another service's
+            told = answer.reason
+        sys.exit(f"{answer.status} {told}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 
-from lccl.engines import integers
+from lccl.engines import reference_int8
 from lccl.engines.reference import ReferenceEngine
 from lccl.engines.reference_int8 import confidence, linear
 from lccl.errors import EngineError
@@ -197,5 +197,5 @@ def test_sums_in_float32_and_in_float64_are_the_same(monkeypatch):
     plan, pixels = stem_plan(), np.random.default_rng(3).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
     options = RunOptions.of([Setting((), (1.0,))] * 3)
     fast = ReferenceEngine(plan, precision="int8").run(pixels, options).logits
-    monkeypatch.setattr(integers, "ADDS_DIRECTLY", False)
+    monkeypatch.setattr(reference_int8, "ADDS_DIRECTLY", False)
     np.testing.assert_array_equal(ReferenceEngine(plan, precision="int8").run(pixels, options).logits, fast)

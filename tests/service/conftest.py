@@ -72,6 +72,8 @@ def early_client(early_folder: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def client(models_folder: Path) -> Iterator[httpx.Client]:
-    """The test models served with small limits, shared by all tests."""
-    with serve(models=models_folder, max_body_bytes=1 << 20, max_pixels=1_000_000, max_images=8) as client:
+    """The test models served with small limits, shared by all tests; compilers that keep the interpreter from it for
+    half a minute do not make it unhealthy."""
+    limits = {"max_body_bytes": 1 << 20, "max_pixels": 1_000_000, "max_images": 8}
+    with serve(models=models_folder, self_test_interval_s=600, **limits) as client:
         yield client

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,15 @@ def test_a_service_that_is_not_ready_is_not(serve):
     with serve() as client:
         client.app.state.batcher.close()
         done = check(LCCL_PORT=str(client.base_url.port))
-    assert (done.returncode, done.stderr) == (1, "503 Service Unavailable\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith("503 not ready: the server is shutting down")
+
+
+def test_what_is_no_service_of_this_project_is_told_by_its_status():
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        done = check(LCCL_PORT=str(server.server_port))
+    assert (done.returncode, done.stderr) == (1, "404 Not Found\n")
 
 
 def test_nobody_there_is_a_sentence():
@@ -54,6 +64,15 @@ def test_a_port_that_is_none_is_the_settings_own(monkeypatch, port):
     with pytest.raises(SystemExit):
         health_check.main()
     assert asked == [("::1", Settings.model_fields["port"].default)]
+
+
+class Other(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 class Unreachable:
