@@ -36,8 +36,8 @@ SHIPPED_MODELS = Path(__file__).parents[1] / "models"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process more than there are processors: tests of the service wait now and then."""
-    return usable_cores() + 1
+    """Two processes more than there are processors: tests of the service wait now and then."""
+    return usable_cores() + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import re
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ from benchmarks.faults.cases import (
 )
 from benchmarks.faults.load import BUSY, ENDED, Connection, Rest, ask, at_rest, load, loading, pieces, request, weighted
 from benchmarks.faults.outcome import Counts, Outcome, Scale
+from benchmarks.faults.program import PROGRAM
 from benchmarks.server import BUILD, HOME, Server
 
 LEAVERS_AT_ONCE = 50
@@ -292,7 +294,7 @@ def flat_memory(scale: Scale, outcome: Outcome) -> None:
     # Caches of what clients ask for are full after some 17,000 requests: only then memory can be flat.
     count, every = (40_000, 4_000) if scale.quick else (200_000, 5_000)
     flags = ("--log-level", "info", "--rate-limit", "1000000/second")
-    with open(os.devnull, "wb") as nowhere, Server("memory", *flags, stdout=nowhere) as server:
+    with open(os.devnull, "wb") as nowhere, Server("memory", *flags, program=PROGRAM, stdout=nowhere) as server:
         cases = [*good_cases(), *bad_cases(5)]
         cases = [one for one in cases if one.name not in EXCLUDED and max(map(len, one.bodies)) < SMALL_BYTES]
         rest = at_rest(server.base, cases)
@@ -356,6 +358,7 @@ async def _send(
                     break
                 number = next(numbers)
                 if number and number % every == 0:
+                    server.process.send_signal(signal.SIGUSR1)
                     samples.append((number, server.memory_bytes()))
                 if not await ask_next(connection, number):
                     break

@@ -39,7 +39,7 @@ from benchmarks.faults.cases import (
 )
 from benchmarks.faults.load import BUSY, Connection, Rest, ask, at_rest, load, loading, request
 from benchmarks.faults.outcome import Counts, Outcome, Scale
-from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, RAISES, STALLS
+from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, PROGRAM, RAISES, STALLS
 from benchmarks.server import BUILD, MODELS, Server
 
 ACCEPTED = 30
@@ -184,7 +184,6 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {  # a file, a
 }
 
 
-PROGRAM = ("-m", "benchmarks.faults.program")
 LITTLE = 24 << 20
 
 

@@ -20,11 +20,10 @@ import lccl
 from benchmarks.faults.cases import CLASSIFY, FORM, JPEG, MODEL, form, images, large, small_cases
 from benchmarks.faults.load import ENDED, Connection, Rest, at_rest, load, request
 from benchmarks.faults.outcome import Counts, Outcome, Scale
-from benchmarks.faults.program import SLOW
+from benchmarks.faults.program import PROGRAM, SLOW
 from benchmarks.server import BUILD, MODELS, Server
 from lccl_client.load import allow_connections
 
-PROGRAM = ("-m", "benchmarks.faults.program")
 GREEDY = "127.0.0.2"  # the modest client has the machine's usual address, 127.0.0.1
 RATE_PER_S = 20.0
 TIMES = 5  # what the modest client's p99 may be, of its own without the greedy one, plus one batch

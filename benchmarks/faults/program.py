@@ -1,27 +1,26 @@
 """``lccl-serve`` on a device with faults: images of one shade make it fail, each shade in a way of its own.
 
-A model of the version ``slow`` takes long for every image.
+A model of the version ``slow`` takes long for every image. SIGUSR1 has the garbage collected, so that what is resident
+is what is kept.
 """
 
 from __future__ import annotations
 
-import contextlib
+import gc
+import signal
 import time
 from typing import Any
 from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_settings import CliApp
 
+import service.__main__
 from lccl.bundle.format import Bundle
 from lccl.compiler import compile_network
 from lccl.plan.run import RunOptions, RunOutput
-from service.app import create_app
-from service.settings import Settings
-from service.telemetry.logs import configure
-from service.transport.server import Server, server_config
 
+PROGRAM = ("-m", "benchmarks.faults.program")
 RAISES, NO_MEMORY, NOT_FINITE, STALLS = 11, 22, 33, 44  # shades
 STALL_S = 0.5
 SLOW, SLOW_S = "slow", 0.02  # seconds that each of its images takes
@@ -59,13 +58,10 @@ def compile_faulty(bundle: Bundle, **how: Any) -> Faulty:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
-    settings = CliApp.run(Settings)
-    configure(settings.log_level)
+    """Serve as ``lccl-serve`` does, until SIGTERM or SIGINT."""
+    signal.signal(signal.SIGUSR1, lambda *_: gc.collect())
     with mock.patch("service.app.compile_network", compile_faulty):
-        app = create_app(settings)
-    with contextlib.suppress(KeyboardInterrupt):
-        Server(server_config(app, settings)).run()
+        service.__main__.main()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 Taken = Callable[[int, Pixels], None]
 AT_ONCE = 64
 DIGESTS, PROBLEMS = "digests.npy", "problems.json"
-DECODERS = ("pillow", "simplejpeg")
+DECODERS = ("pillow", "simplejpeg", "imagecodecs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

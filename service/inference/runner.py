@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from .scheduler import Schedule, Work, WorkJob, schedule
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
 SHARED_BATCH_S = 0.03  # what a batch may take while others wait, or may come
+LONE_BATCH_S = 0.1  # and otherwise, for whoever comes next waits for all of it
 FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
 
@@ -184,7 +184,7 @@ class Runner:
 
         clients = {job.client for job in jobs}
         shared = len(clients) > 1 or self._batcher.is_shared(key, clients)
-        plan = schedule(jobs, level, now, predict, SHARED_BATCH_S if shared else math.inf)
+        plan = schedule(jobs, level, now, predict, SHARED_BATCH_S if shared else LONE_BATCH_S)
         self._batcher.give_back(key, plan.later)
         return plan
 

@@ -11,7 +11,7 @@ from lccl.plan.run import Setting
 from lccl.request import QualityRequest, resolve
 
 SHAPE = NetworkShape((GatedConvolution("only", Convolution(1, 1, 1, 1, 100), 1, 1),), 0)
-IMAGES, CALIBRATIONS = 2000, 600
+IMAGES, CALIBRATIONS = 2000, 300
 NOMINAL = 0.05
 FLOORS = (0.5, 1.0, 2.0, 5.0)
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lccl.engines.cpu.engine import CpuEngine, instruction_sets
-from tests.lccl.cpu.networks import SIZES, SMALL, mixed
+from lccl.engines.cpu.engine import CpuEngine
+from tests.lccl.cpu.networks import FLOATING, INT8, SIZES, SMALL, mixed
 from tests.lccl.networks import called, layers_of
 
 pytest.register_assert_rewrite("tests.lccl.comparison")
-
-
-FLOATING = [one for one in instruction_sets() if one[1] != "int8"]
-INT8 = [one for one in instruction_sets() if one[1] == "int8"]
 
 
 @pytest.fixture(scope="session", params=FLOATING, ids="-".join)

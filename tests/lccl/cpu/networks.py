@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lccl.engines.cpu.engine import instruction_sets
 from lccl.networks import Architecture
+from tests.lccl.networks import called
 
 GATES = ("shared", "pointwise", "grouped:4", "grouped:4:1x1")
 GATED = [
@@ -17,6 +19,31 @@ GATED = [
 ]
 TWINS = (Architecture("resnet20"), Architecture("resnet20", "pre"), Architecture("resnet50"), Architecture("wrn-16-4"))
 NETWORKS = [*GATED, *(one.plain_twin for one in TWINS)]
+# Between them these have every kind of block, gate and placement.
+VARIED = [
+    Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1"), Architecture("resnet50"),
+    Architecture("resnet164", gate="pointwise", placement="bef-aft"),
+    Architecture("wrn-16-4", placement="bef-bef", gate_norm=False),
+]  # fmt: skip
+FLOATING = [one for one in instruction_sets() if one[1] != "int8"]
+INT8 = [one for one in instruction_sets() if one[1] == "int8"]
+
+
+def crossed(
+    networks: list[Architecture], arithmetics: list[tuple[str, str]]
+) -> list[tuple[Architecture, tuple[str, str]]]:
+    """Every network in one arithmetic, and the varied ones in all: arithmetics differ in kernels, not in whole runs."""
+    pairs = [(network, arithmetics[0]) for network in networks]
+    return pairs + [
+        (network, arithmetic) for arithmetic in arithmetics[1:] for network in VARIED if network in networks
+    ]
+
+
+def named(part: Architecture | tuple[str, str]) -> str:
+    """A part of such a pair in a test's name."""
+    return "-".join(part) if isinstance(part, tuple) else called(part)
+
+
 SIZES = {"resnet18": 64, "resnet50": 64}
 SMALL = 20  # then 10 and 5: maps whose positions fill no whole number of vectors
 POST, PRE = Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.engines.cpu.engine import CpuEngine, instruction_sets
+from lccl.engines.cpu.engine import CpuEngine
 from lccl.engines.reference import ReferenceEngine
 from tests.lccl.comparison import without_border
 from tests.lccl.convolutions import reads
-from tests.lccl.cpu.networks import GATED, NETWORKS, POST, PRE
+from tests.lccl.cpu.networks import FLOATING, GATED, NETWORKS, POST, PRE, crossed, named
 from tests.lccl.networks import called, layers_of
 
-SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
+SINGLE = [one for one in FLOATING if one[1] == "fp32"]
 LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "portable": 8}
 
 
@@ -44,14 +44,13 @@ def answers(small, rows):
 # against the reference
 
 
-@pytest.mark.parametrize("architecture", NETWORKS, ids=called)
-@pytest.mark.parametrize("instruction_set", SINGLE)
-def test_float32_agrees_with_the_reference(instruction_set, architecture, small, answers, make_cpu, rows):
+@pytest.mark.parametrize(("architecture", "arithmetic"), crossed(NETWORKS, SINGLE), ids=named)
+def test_float32_agrees_with_the_reference(architecture, arithmetic, small, answers, make_cpu, rows):
     reference, pixels, thresholds = small(architecture)
     expected, tolerance = answers(architecture)
     assert expected.logits.std() > 0.05
     assert np.median(tolerance) < 1e-4
-    engine = make_cpu(reference.plan, (instruction_set, "fp32"), threads=2)
+    engine = make_cpu(reference.plan, arithmetic, threads=2)
     free = engine.run(pixels, rows(thresholds, want_masks=True))
     assert (np.abs(free.logits - expected.logits) <= tolerance)[:2].all()  # nothing, or only zeros, left out
     assert (np.abs(free.kept - expected.kept) <= 0.002 * reference.shape.cells).all()
@@ -61,10 +60,9 @@ def test_float32_agrees_with_the_reference(instruction_set, architecture, small,
 
 
 @pytest.mark.parametrize("architecture", GATED, ids=called)
-@pytest.mark.parametrize("instruction_set", SINGLE[:1])
-def test_skipping_zeros_changes_nothing(instruction_set, architecture, small, make_cpu, rows):
+def test_skipping_zeros_changes_nothing(architecture, small, make_cpu, rows):
     reference, pixels, _ = small(architecture)
-    engine = make_cpu(reference.plan, (instruction_set, "fp32"), threads=2)
+    engine = make_cpu(reference.plan, SINGLE[0], threads=2)
     thresholds = np.repeat([[-np.inf], [0]], layers_of(architecture), 1)
     out = engine.run(np.repeat(pixels[3:4], 2, 0), rows(thresholds))
     assert np.array_equal(out.logits[0], out.logits[1])
@@ -72,7 +70,7 @@ def test_skipping_zeros_changes_nothing(instruction_set, architecture, small, ma
     assert out.kept[1].sum() < out.kept[0].sum()
 
 
-@pytest.mark.parametrize("architecture", NETWORKS, ids=called)
+@pytest.mark.parametrize(("architecture", "arithmetic"), crossed(NETWORKS, FLOATING), ids=named)
 def test_a_run_is_its_steps_one_after_the_other(architecture, arithmetic, small, make_cpu, rows):
     """Bitwise: whatever shares memory, is done in place or is run in groups."""
     reference, pixels, thresholds = small(architecture)
@@ -161,11 +159,11 @@ def test_forced_masks_are_obeyed_whatever_the_thresholds(architecture, arithmeti
 # executed MACs
 
 
-@pytest.mark.parametrize("instruction_set", SINGLE)
-def test_executed_macs_are_the_gated_ones_and_the_ends_of_vectors(instruction_set, small, make_cpu, rows):
+@pytest.mark.parametrize("arithmetic", SINGLE, ids="-".join)
+def test_executed_macs_are_the_gated_ones_and_the_ends_of_vectors(arithmetic, small, make_cpu, rows):
     """Convolutions of 16, 32 and 64 channels fill vectors; gates' positions and the classifier's classes need not."""
     reference, pixels, thresholds = small(POST)
-    engine, lanes = make_cpu(reference.plan, (instruction_set, "fp32"), threads=2), LANES[instruction_set]
+    engine, lanes = make_cpu(reference.plan, arithmetic, threads=2), LANES[arithmetic[0]]
     out = engine.run(pixels, rows(thresholds))
     padding = (-(-10 // lanes) * lanes - 10) * 64
     for layer in engine.shape.layers:
@@ -175,7 +173,7 @@ def test_executed_macs_are_the_gated_ones_and_the_ends_of_vectors(instruction_se
     assert np.array_equal(out.executed_macs, engine.shape.gated(out.kept) + padding)
 
 
-@pytest.mark.parametrize("architecture", GATED, ids=called)
+@pytest.mark.parametrize(("architecture", "arithmetic"), crossed(GATED, FLOATING), ids=named)
 def test_executed_macs_lie_between_the_gated_ones_and_all(architecture, arithmetic, small, make_cpu, rows):
     reference, pixels, _ = small(architecture)
     engine, layers = make_cpu(reference.plan, arithmetic, threads=2), layers_of(architecture)
@@ -196,7 +194,7 @@ def test_an_engine_says_what_it_runs_on_and_where_its_time_goes(small, rows):
     reference, pixels, thresholds = small(POST, 13)
     engine = CpuEngine(reference.plan, threads=3)
     assert (engine.name, engine.precision, engine.threads) == ("cpu", "fp32", 3)
-    assert engine.instruction_set == SINGLE[0]
+    assert engine.instruction_set == SINGLE[0][0]
     assert engine.batch_limit % 3 == 0
     seconds = engine.profile(pixels, rows(thresholds), repeats=3)
     assert seconds.shape == (len(reference.plan.steps),)

@@ -9,7 +9,7 @@ import pytest
 
 from lccl.networks import Architecture
 from tests.lccl.cpu.int8_model import run as run_model
-from tests.lccl.cpu.networks import GATED, HUGE, POST, PRE, SIZES, mixed
+from tests.lccl.cpu.networks import HUGE, POST, PRE, SIZES, VARIED, mixed
 from tests.lccl.exits import add_sidenets
 from tests.lccl.networks import called, layers_of
 from tests.lccl.quantised import quantised
@@ -57,7 +57,7 @@ def check(out, states):
             assert out.kept[image, layer] == state.kept.get(layer, 0)
 
 
-@pytest.mark.parametrize("architecture", GATED, ids=called)
+@pytest.mark.parametrize("architecture", VARIED, ids=called)
 def test_networks_give_the_bits_of_the_model(architecture, int8, answers, make_cpu):
     plan, pixels, options, states = answers(architecture)
     assert len({state.logits.tobytes() for state in states}) > 1

@@ -12,7 +12,7 @@ from lccl.networks import Architecture
 from lccl.networks.lowering import lower
 from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import quantise
-from tests.lccl.cpu.networks import NETWORKS, POST, PRE, SIZES, mixed
+from tests.lccl.cpu.networks import INT8, NETWORKS, POST, PRE, SIZES, crossed, mixed, named
 from tests.lccl.exits import SIDENETS, add_sidenets
 from tests.lccl.int8_plans import drawn_quantisation, largest_scales
 from tests.lccl.networks import called, layers_of
@@ -55,11 +55,11 @@ def same(found, expected):
     assert all(np.array_equal(*masks) for masks in zip(found.masks, expected.masks, strict=True))
 
 
-@pytest.mark.parametrize("architecture", NETWORKS, ids=called)
-def test_networks_give_the_bits_of_the_reference_engine(architecture, int8, runs, make_cpu):
+@pytest.mark.parametrize(("architecture", "arithmetic"), crossed(NETWORKS, INT8), ids=named)
+def test_networks_give_the_bits_of_the_reference_engine(architecture, arithmetic, runs, make_cpu):
     reference, pixels, options, expected = runs(architecture)
     assert len({row.tobytes() for row in expected.logits}) > 1
-    same(make_cpu(reference.plan, int8, threads=2).run(pixels, options), expected)
+    same(make_cpu(reference.plan, arithmetic, threads=2).run(pixels, options), expected)
 
 
 @pytest.mark.parametrize("architecture", WITH_EXITS, ids=called)

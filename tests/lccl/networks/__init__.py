@@ -8,7 +8,7 @@ import torch
 
 from lccl.networks import Architecture, ResNet, build
 
-KEPT = {"resnet164": (0, 1, 18, 19, 36, 37), "resnet50": (0, 1, 3, 7, 13)}
+KEPT = {"resnet164": (0, 1, 18, 19, 36, 37), "resnet50": (0, 1, 3, 7, 13), "wrn-28-10": (0, 1, 4, 8)}
 
 
 def called(architecture: Architecture) -> str:
@@ -23,7 +23,7 @@ def called(architecture: Architecture) -> str:
 def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -> ResNet:
     """The network, or some of its blocks, with a classifier that fits the last one.
 
-    Of bottlenecks it is always one or two a stage, for through many layers rounding errors multiply.
+    Of bottlenecks it is always one or two a stage, for through many layers rounding errors multiply; and of the widest.
     """
     network = build(architecture)
     blocks = KEPT.get(architecture.name) if blocks is None else blocks

@@ -138,7 +138,7 @@ def curve_of(rows):
 def test_points_on_a_curve_hold_thresholds_and_exits(gated, toy_data):
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
     engine = compile_network(gated)
-    data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
+    data = as_answered_by(engine, toy_data(held=40), [1.0, 0.0])
     done = calibrate_along(curve_of(rows), gated, engine, data)
     points, shares = done.table.points, done.calibration["images_by_exit"]
     assert points[0].setting.exit_confidence == (1.0, 1.0)
@@ -183,7 +183,7 @@ def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
 def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
     """Points that were measured with the old exits say nothing of the new ones."""
     engine = compile_network(gated)
-    data = as_answered_by(engine, toy_data(held=100), [1.0, 0.0])
+    data = as_answered_by(engine, toy_data(held=40), [1.0, 0.0])
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 18 + [0.3, 0.0]]
     calibrated = calibrate_along(curve_of(rows), gated, engine, data)
     assert len(calibrated.table.points) > 1

