@@ -26,7 +26,8 @@ KINDS = [
     ),
     *(Architecture("resnet164", gate=gate) for gate in ("pointwise", "grouped:4", "grouped:4:1x1")),
     *(Architecture("resnet20", "pre", placement=placement) for placement in PLACEMENTS),
-    *(Architecture(name, placement=placement) for name in ("resnet164", "wrn-16-4") for placement in PLACEMENTS),
+    *(Architecture("resnet164", placement=placement) for placement in PLACEMENTS),
+    *(Architecture("wrn-16-4", placement=placement) for placement in ("bef-bef", "aft-bef")),
     *(Architecture("resnet20", form, gate_norm=False) for form in ("post", "pre")),
     Architecture("resnet20", "pre", "grouped:4", placement="bef-bef", gate_norm=False),
     *(

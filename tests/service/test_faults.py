@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 
+import imagecodecs
 import numpy as np
 import pytest
 import simplejpeg
@@ -106,14 +107,15 @@ def test_a_jump_of_the_calendar_clock_is_not_noticed(serve, draw_image, monkeypa
             assert 3500 < int(refused.headers["Retry-After"]) <= 3600
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_image_that_memory_has_no_room_for_is_too_large(client, monkeypatch, kind):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_an_image_that_memory_has_no_room_for_is_too_large(client, monkeypatch, kind):
     def none(*_, **__):
         raise MemoryError
 
     content = io.BytesIO()
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(content, kind)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", none)
+    monkeypatch.setattr(imagecodecs, "png_decode", none)
     monkeypatch.setattr(ImageFile.ImageFile, "load", none)
     answer = client.post("/v1/classify", content=content.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")

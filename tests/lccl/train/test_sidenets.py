@@ -26,7 +26,7 @@ SHARED, PLAIN = Architecture("resnet20", classes=3), Architecture("resnet20", ga
 LEAVES, STAYS = 0.0, 1.0
 
 
-@pytest.fixture(scope="module", params=[SHARED, PLAIN, Architecture("resnet20", "pre", classes=3)], ids=str)
+@pytest.fixture(scope="module", params=[SHARED, PLAIN], ids=str)
 def fitted(request, leaving_bundle):
     return leaving_bundle(request.param)
 
@@ -166,7 +166,7 @@ def as_answered_by(engine, data, confidences):
     return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
 
 
-def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
+def test_calibration_searches_gates_and_exits(gated, toy_data):
     searched = []
 
     def find(engine, candidates, *_):
