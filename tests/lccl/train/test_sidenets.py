@@ -166,7 +166,7 @@ def as_answered_by(engine, data, confidences):
     return replace(data, choose=relabelled(data.choose), measure=relabelled(data.measure))
 
 
-def test_calibration_searches_gates_and_exits(gated, toy_data):
+def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
     searched = []
 
     def find(engine, candidates, *_):
