@@ -15,7 +15,6 @@ from lccl.errors import DamagedImageError, NotAnImageError, UnsupportedImageErro
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PALETTE = 3  # a PNG's colour type
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 ORIENTATION, IFD_ENTRIES = 0x0112, 1000
 EXIF = b"Exif\0\0"
@@ -41,7 +40,7 @@ class Container:
         orientation: EXIF's, 1 (upright) to 8.
         transparent: of a PNG in grey or RGB, the one colour that is transparent, as samples of ``depth`` bits.
         depth: bits per sample of a PNG.
-        plain: whether it is a WebP of one frame, or a PNG of 8 bits without a palette.
+        plain: whether it is a WebP of one frame, or a PNG without a transparent colour.
 
     """
 
@@ -224,8 +223,7 @@ def _png(content: bytes) -> Container:
         raise NotAnImageError("not an image that is read here: the PNG has no header")
     depth = header[8]
     transparent = tuple(sample & ((1 << depth) - 1) for sample in transparent)
-    plain = depth == 8 and header[9] != PALETTE and not transparent
-    return Container("PNG", b"".join(kept), orientation, transparent, depth, plain)
+    return Container("PNG", b"".join(kept), orientation, transparent, depth, plain=not transparent)
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:

@@ -1,13 +1,14 @@
 """Encoded images → upright 8-bit RGB over white: the only place that decides orientation, transparency and colour.
 
-JPEGs in their usual colours are decoded by simplejpeg, WebPs and PNGs of 8 bits by imagecodecs where these are
-installed, all else by Pillow. They give Pillow's pixels, from the same libraries underneath, in less time and without
-keeping Python's other threads waiting.
+JPEGs in their usual colours are decoded by simplejpeg, most PNGs and WebPs by imagecodecs where these are installed,
+all else by Pillow. They give Pillow's pixels, from the same libraries underneath, in less time and without keeping
+Python's other threads waiting.
 """
 
 import io
 import warnings
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,18 +145,20 @@ def _fast_jpeg(content: bytes, max_pixels: int, cover: int) -> Pixels | None:
 
 
 def _fast_png_or_webp(container: Container, max_pixels: int) -> Pixels | None:
-    """The pixels of an intact WebP that is not moving, or PNG of 8 bits without a palette; None for all else."""
+    """The pixels of an intact plain PNG or WebP; None for all that needs Pillow."""
     size = claimed_size(container.content) if container.plain and imagecodecs is not None else None
     if size is None:
         return None
     _check_size(*size, max_pixels)
     decode = imagecodecs.png_decode if container.kind == "PNG" else imagecodecs.webp_decode
     try:
-        pixels: Pixels = decode(container.content)
+        pixels: NDArray[Any] = decode(container.content)
     except MemoryError:
         raise
     except Exception:  # Pillow finds the words for what is wrong
         return None
+    if pixels.dtype == np.uint16:
+        pixels = _upper_bytes(pixels)
     if pixels.shape[2:] == (3,):
         return pixels
     return rgb_over_white(Image.fromarray(pixels), container)  # grey, or with transparency
@@ -255,6 +258,15 @@ def _with_transparent_colour(image: Image.Image, container: Container) -> Pixels
 
 def _upper_bits(values: NDArray[np.generic]) -> Pixels:
     return (values.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+
+
+def _upper_bytes(values: NDArray[np.uint16]) -> Pixels:
+    """The same in stripes, of 16 bits."""
+    pixels = np.empty(values.shape, np.uint8)
+    rows = max(1, STRIPE_PIXELS // values.shape[1])
+    for top in range(0, len(values), rows):
+        pixels[top : top + rows] = values[top : top + rows] >> 8
+    return pixels
 
 
 def _three(grey: Pixels) -> Pixels:

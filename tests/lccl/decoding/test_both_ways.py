@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ import lccl.decoding.pixels as decoding
 from lccl.decoding.containers import read_container
 from lccl.decoding.pixels import decode_rgb
 from lccl.errors import ImageError
-from tests.lccl.decoding.corpus import encoded, smooth
+from tests.lccl.decoding.corpus import chunk, encoded, png, smooth
 
 imagecodecs = pytest.importorskip("imagecodecs")
 MOST = 1_000_000
@@ -69,15 +70,30 @@ def test_both_ways_see_the_same_damage(kind, mode):
     every()
 
 
-def test_palettes_16_bits_and_animations_are_pillows():
-    first = Image.fromarray(smooth())
-    moving = encoded(first, "WEBP", save_all=True, append_images=[Image.fromarray(smooth(seed=1))], lossless=True)
-    deep = encoded(Image.new("I;16", (8, 8), 30_000), "PNG")
-    for content in (encoded(first.convert("P"), "PNG"), encoded(first.convert("1"), "PNG"), deep, moving):
-        assert not read_container(content).plain
-        fast, slow = both(content)
-        assert fast == slow
-    assert both(moving)[0][1] == smooth().tobytes()
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4), (3, 1)])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("seen_through", [False, True])
+def test_both_ways_agree_on_every_kind_of_png(colour_type, channels, depth, seen_through):
+    if depth not in {0: (1, 2, 4, 8, 16), 3: (1, 2, 4, 8)}.get(colour_type, (8, 16)):
+        return
+    random = np.random.default_rng(depth)
+    samples = random.integers(0, 1 << depth, (20, 23, channels))
+    palette = [chunk(b"PLTE", random.integers(0, 256, 3 << min(depth, 8), np.uint8).tobytes())] * (colour_type == 3)
+    keys = {0: samples[0, 0], 2: samples[0, 0], 3: random.integers(0, 256, 1 << min(depth, 8))}
+    trns = b""
+    if seen_through and colour_type in keys:
+        trns = keys[colour_type].astype(np.uint8 if colour_type == 3 else ">u2").tobytes()
+    content = png(samples, depth, colour_type, *palette, *([chunk(b"tRNS", trns)] if trns else []))
+    fast, slow = both(content)
+    assert fast is not None
+    assert fast == slow
+
+
+def test_animations_are_pillows():
+    first, second = Image.fromarray(smooth()), Image.fromarray(smooth(seed=1))
+    moving = encoded(first, "WEBP", save_all=True, append_images=[second], lossless=True)
+    assert not read_container(moving).plain
+    assert both(moving)[0] == both(moving)[1] == ((20, 24, 3), smooth().tobytes())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
