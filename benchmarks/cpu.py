@@ -38,7 +38,7 @@ class Measurement:
 
 USUAL = (0.35, 0.5, 0.7)
 ONE, TWO = Options(threads=1), Options(threads=2)
-BF16 = replace(TWO, precision="bf16")
+BF16, INT8 = replace(TWO, precision="bf16"), replace(TWO, precision="int8")
 SCALING = replace(TWO, scaling=(1,), baselines=False, layers=False)
 MEASUREMENTS = {
     measurement.name: measurement
@@ -46,9 +46,13 @@ MEASUREMENTS = {
         Measurement("resnet18-b1-fp32", "resnet18", 1, USUAL, TWO),
         Measurement("resnet18-b8-fp32", "resnet18", 8, USUAL, TWO),
         Measurement("resnet18-b1-bf16", "resnet18", 1, USUAL, BF16),
+        Measurement("resnet18-b1-int8", "resnet18", 1, USUAL, INT8),
+        Measurement("resnet18-b8-int8", "resnet18", 8, USUAL, INT8),
         Measurement("resnet20-b1-fp32", "resnet20", 1, (0.5,), TWO),
         Measurement("resnet20-b32-fp32", "resnet20", 32, (0.5,), TWO),
         Measurement("resnet20-b32-bf16", "resnet20", 32, (0.5,), BF16),
+        Measurement("resnet20-b1-int8", "resnet20", 1, (0.5,), INT8),
+        Measurement("resnet20-b32-int8", "resnet20", 32, (0.5,), INT8),
         Measurement("shipped-b32-fp32", str(results.HOME / "models" / "resnet20-cifar10"), 32, (0.5,), TWO),
         Measurement("resnet18-b1-threads", "resnet18", 1, (0.5,), SCALING),
         Measurement("resnet20-b32-threads", "resnet20", 32, (0.5,), SCALING),
@@ -74,7 +78,7 @@ def main() -> None:
     console = Console()
     for name in options.names or MEASUREMENTS:
         measurement = MEASUREMENTS[name]
-        model = find_model(measurement.model)
+        model = find_model(measurement.model, precision=measurement.options.precision)
         images = _images(model, options.images, measurement.batch)
         with console.status(f"{name}: thresholds"):
             workload = make_workload(model, images, measurement.batch, measurement.skip)

@@ -74,7 +74,7 @@ def compile_network(
     if precision == "int8":
         plan = _quantised(plan, int8, target)
     if chosen == "cpu":
-        return _cpu_engine(plan, precision, threads, streams, instruction_set)
+        return cpu_engine(plan, precision, threads, streams, instruction_set)
     from lccl.engines.reference import ReferenceEngine
 
     return ReferenceEngine(plan, target, precision)
@@ -133,7 +133,13 @@ def cpu_offers(precision: str, instruction_set: str = "auto") -> bool:
     return any(offered == precision and instruction_set in ("auto", name) for name, offered in instruction_sets())
 
 
-def _cpu_engine(plan: Plan, precision: str, threads: int, streams: int, instruction_set: str) -> Engine:
+def cpu_engine(plan: Plan, precision: str, threads: int = 0, streams: int = 1, instruction_set: str = "auto") -> Engine:
+    """The cpu engine for a plan; see :func:`compile_network`.
+
+    Raises:
+        EngineError: it is not built here, or lacks something that is asked for.
+
+    """
     try:
         from lccl.engines.cpu.engine import CpuEngine
     except ImportError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,15 +83,43 @@ def compiled(job: Job, layout: torch.memory_format = torch.contiguous_format) ->
 
 def onnx_runtime(job: Job) -> Classify:
     """ONNX Runtime's CPU provider with all graph optimisations."""
-    onnxruntime = _installed("onnxruntime")
+    _installed("onnxruntime")
     if job.precision != "fp32":
         raise AbsentError(f"no {job.precision} convolutions on the CPU")
+    return _onnx_session(job, _onnx(job))
+
+
+def onnx_runtime_int8(job: Job) -> Classify:
+    """ONNX Runtime's CPU provider, quantised statically by its own tool (QDQ, weights by channel) on the batches."""
+    _installed("onnxruntime")
+    file, quantised, tool = _onnx(job), job.folder / "int8.onnx", _installed("onnxruntime.quantization")
+    tool.quantize_static(
+        str(file), str(quantised), _Reader(job.batches), quant_format=tool.QuantFormat.QDQ, per_channel=True,
+        activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
+    )  # fmt: skip
+    return _onnx_session(job, quantised)
+
+
+class _Reader:
+    """Gives batches one after the other, as ONNX Runtime's tool asks for them."""
+
+    def __init__(self, batches: Iterable[NDArray[np.float32]]) -> None:
+        self._left = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next batch by its input's name; None after the last."""
+        batch = next(self._left, None)
+        return None if batch is None else {"images": batch}
+
+
+def _onnx_session(job: Job, file: Path) -> Classify:
+    onnxruntime = _installed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = job.threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(_onnx(job)), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda index: cast(Logits, session.run(None, {"images": job.batches[index]})[0])
 
 
@@ -99,14 +129,26 @@ def open_vino(job: Job) -> Classify:
     core = openvino.Core()
     if job.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise AbsentError("no bf16 on this CPU")
-    hint = {"fp32": "f32", "bf16": "bf16"}[job.precision]
+    return _open_vino_request(job, core.read_model(str(_onnx(job))), {"fp32": "f32", "bf16": "bf16"}[job.precision])
+
+
+def open_vino_int8(job: Job) -> Classify:
+    """OpenVINO's CPU plugin, quantised by NNCF as it does without options, on the batches; the rest in float32."""
+    openvino, nncf = _installed("openvino"), _installed("nncf")
+    model = openvino.Core().read_model(str(_onnx(job)))
+    with contextlib.redirect_stdout(io.StringIO()):  # its bars
+        model = nncf.quantize(model, nncf.Dataset(job.batches), subset_size=len(job.batches))
+    return _open_vino_request(job, model, "f32")
+
+
+def _open_vino_request(job: Job, model: Any, hint: str) -> Classify:
     options = {
         "INFERENCE_NUM_THREADS": job.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": hint,
     }
-    request = core.compile_model(str(_onnx(job)), "CPU", options).create_infer_request()
+    request = _installed("openvino").Core().compile_model(model, "CPU", options).create_infer_request()
 
     def run(index: int) -> Logits:
         request.infer([job.batches[index]], share_inputs=True)
@@ -122,6 +164,21 @@ BASELINES: dict[str, Callable[[Job], Classify]] = {
     "ONNX Runtime": onnx_runtime,
     "OpenVINO": open_vino,
 }
+
+
+# In int8 the best that a user could have is the fastest of any precision.
+INT8: dict[str, tuple[Callable[[Job], Classify], str]] = {
+    "OpenVINO int8": (open_vino_int8, "int8"),
+    "ONNX Runtime int8": (onnx_runtime_int8, "int8"),
+    "OpenVINO bf16": (open_vino, "bf16"),
+    "OpenVINO fp32": (open_vino, "fp32"),
+    "ONNX Runtime fp32": (onnx_runtime, "fp32"),
+}
+
+
+def baselines_beside(precision: str) -> dict[str, tuple[Callable[[Job], Classify], str]]:
+    """What an own engine in a precision is compared with, by name, and the precision that each computes in."""
+    return INT8 if precision == "int8" else {name: (build, precision) for name, build in BASELINES.items()}
 
 
 def _torch_baseline(job: Job, module: nn.Module, layout: torch.memory_format) -> Classify:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bench.baselines import BASELINES, Job
+from lccl.bench.baselines import Job, baselines_beside
 from lccl.bench.turns import AbsentError, Contestant, Runner, Seconds, WallClock, check_logits
-from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
-from lccl.compiler import compile_network
+from lccl.bench.workload import DENSE, FLOAT, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
+from lccl.compiler import cpu_engine
 from lccl.errors import LcclError
 from lccl.plan.run import RunOptions
 
@@ -182,7 +183,7 @@ def start(
         return started
 
     contestants = []
-    for name in BASELINES if baselines else ():
+    for name in baselines_beside(precision) if baselines else ():
         try:
             runner = child(build_baseline, name, threads[0])
             contestants.append(Contestant(name, "baseline", threads[0], DENSE, runner))
@@ -212,10 +213,7 @@ def build_own(workload: Workload, which: str, threads: int, precision: str) -> O
 
     torch.set_num_threads(1)  # the engine has threads of its own
     settings = workload.settings if which == OWN else workload.dense_settings
-    engine = compile_network(
-        workload.network if which == OWN else workload.twin,
-        device="cpu", precision=precision, engine="cpu", threads=threads, preprocessing=workload.preprocessing,
-    )  # fmt: skip
+    engine = cpu_engine(workload.plan if which == OWN else workload.dense_plan, precision, threads=threads)
     options = {each.name: RunOptions.of([each.setting] * workload.batch) for each in settings}
     batches = workload.batches
 
@@ -224,12 +222,12 @@ def build_own(workload: Workload, which: str, threads: int, precision: str) -> O
 
     runner = OwnRunner(classify, len(batches), cast("CpuEngine", engine), batches, options)
     known = OPEN if which == OWN else DENSE
-    runner.check(known, workload.logits[known], precision)
+    runner.check(known, workload.logits[known], "fp32" if precision == "int8" else precision)
     return runner
 
 
 def build_baseline(workload: Workload, which: str, threads: int, precision: str) -> HostRunner:
-    """A baseline by name for a workload.
+    """A baseline by name for a workload whose own engines compute in a precision.
 
     Raises:
         LcclError: it is not to be had here, or gives other logits than the reference engine.
@@ -237,11 +235,13 @@ def build_baseline(workload: Workload, which: str, threads: int, precision: str)
     """
     import torch
 
+    logging.disable(logging.WARNING)  # others' tools advise
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     batches = tuple(normalised(batch, workload.preprocessing) for batch in workload.batches)
     with TemporaryDirectory(prefix="lccl-bench-") as folder:  # of its model file, read once
-        classify = BASELINES[which](Job(workload.twin, batches, threads, precision, Path(folder)))
+        build, precision = baselines_beside(precision)[which]
+        classify = build(Job(workload.twin, batches, threads, precision, Path(folder)))
     runner = HostRunner(lambda _, index: classify(index), len(batches))
-    runner.check(DENSE, workload.logits[DENSE], precision)
+    runner.check(DENSE, workload.logits[FLOAT], precision)
     return runner

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lccl.bench import cpu
 from lccl.bench import gpu as gpus
-from lccl.bench.baselines import BASELINES
+from lccl.bench.baselines import baselines_beside
 from lccl.bench.gpu import Gpu
 from lccl.bench.turns import TURN_S, Advance, Contestant, Samples, profile, profile_turns, take_turns
 from lccl.bench.workload import DENSE, OWN, OWN_DENSE, TOLERANCE, Counts, Workload
@@ -238,8 +238,8 @@ class Options:
     def __post_init__(self) -> None:
         if min(self.threads, self.rounds, *self.scaling) < 1:
             raise LcclError("a benchmark needs at least one thread and one round")
-        if self.precision not in ("fp32", "bf16"):
-            raise LcclError(f"unknown precision {self.precision!r}: use fp32 or bf16")
+        if self.precision not in ("fp32", "bf16", "int8"):
+            raise LcclError(f"unknown precision {self.precision!r}: use fp32, bf16 or int8")
 
 
 # Where progress goes: begins a stage with its name and number of turns, and returns what to call after each turn.
@@ -283,7 +283,7 @@ def run(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None = 
 
 def _start(workload: Workload, options: Options, stages: Stages, gpu: Gpu | None, stack: ExitStack) -> list[Contestant]:
     threads = tuple(dict.fromkeys((options.threads, *options.scaling)))
-    others = (BASELINES if gpu is None else gpus.BASELINES) if options.baselines else ()
+    others = (baselines_beside(options.precision) if gpu is None else gpus.BASELINES) if options.baselines else ()
     advance = stages("starting", len(others) + 2 * len(threads))
     if gpu is not None:
         return gpus.start(workload, gpu, options.baselines, advance)

@@ -24,13 +24,16 @@ from lccl.networks.lowering import lower
 from lccl.networks.resnet import PreActivationBlock
 from lccl.operating_points import OperatingPointTable
 from lccl.plan.run import RunOptions, RunOutput, Setting
-from lccl.plan.steps import Classify, Plan, Step
-from lccl.plan.steps import Gate as GateStep
+from lccl.plan.steps import Classify, Convolve, Plan, Step
 from lccl.preprocessing import Preprocessing
+from lccl.quantization.choice import least_error
+from lccl.quantization.parameters import Quantisation
+from lccl.quantization.plan import quantise
 from lccl.request import QualityRequest, resolve
 
 OWN_DENSE, OWN = "own dense", "LCCL"
 DENSE = "dense"  # the plain twin's only setting
+FLOAT = "dense, float"  # its logits in fp32, where it is measured in int8
 OPEN = "−∞"  # nothing is skipped, no image leaves by an exit, and both are computed
 
 
@@ -82,8 +85,9 @@ class Workload:
 
     P is a multiple of ``batch``. The first of the images are the sample, which thresholds are chosen on and engines are
     held against the reference engine on. ``settings`` start with ``−∞``. ``logits`` are float32 [sample, classes], by
-    the reference engine: the plain twin's under ``dense``, the network's own with nothing skipped under ``−∞``.
-    ``plan`` and ``dense_plan`` are the network's and the twin's.
+    the reference engine: the plain twin's under ``dense``, the network's own with nothing skipped under ``−∞``, and
+    the twin's in fp32 under ``dense, float``. ``plan`` and ``dense_plan`` are the network's and the twin's, quantised
+    for int8.
     """
 
     name: str
@@ -112,7 +116,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """What a model argument came to; ``table`` is None for fresh weights."""
+    """What a model argument came to; ``table`` is None for fresh weights, ``quantisation`` where none was chosen."""
 
     name: str
     architecture: Architecture
@@ -120,6 +124,8 @@ class Model:
     preprocessing: Preprocessing
     table: OperatingPointTable | None = None
     digest: str = ""
+    precision: str = "fp32"
+    quantisation: Quantisation | None = None
 
     @property
     def sample(self) -> int:
@@ -130,7 +136,8 @@ class Model:
 def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float] | None) -> Workload:
     """Fit fresh weights to the images, choose a setting for every ratio of ``skip``, and check the values.
 
-    Without ``skip`` the usual ratios are taken, of a bundle those that it offers.
+    Without ``skip`` the usual ratios are taken, of a bundle those that it offers. In int8 the network and its twin are
+    quantised on the sample, where the bundle does not bring its own scales; thresholds are chosen in int8.
 
     Raises:
         LcclError: a ratio cannot be reached, or values grow or vanish on the way.
@@ -142,7 +149,11 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
         fit(model.network, torch.from_numpy(normalised(sample, model.preprocessing)))
     twin = plain_twin(model.architecture, model.network)
     plan, dense_plan = (lower(network, model.preprocessing) for network in (model.network, twin))
-    engine = ReferenceEngine(plan, torch.device("cpu"))
+    float_plan = dense_plan
+    if model.precision == "int8":
+        plan = quantise(plan, model.quantisation or least_error(plan, sample))
+        dense_plan = quantise(dense_plan, least_error(dense_plan, sample))
+    engine = _reference(plan)
     limits = SANE if table is None else FINITE
     nothing = Setting((float("-inf"),) * len(plan.layers))
     logits, kept = _run(engine, sample, nothing, limits)
@@ -154,25 +165,28 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
             setting = resolve(table, QualityRequest(sparsity=ratio)).wanted.setting
             _, kept = _run(engine, sample, setting, limits)
         settings.append(NamedSetting(f"{ratio:g}", ratio, setting, kept))
-    dense_logits, _ = _run(ReferenceEngine(dense_plan, torch.device("cpu")), sample, Setting(()), limits)
+    dense = {
+        name: _run(_reference(each), sample, Setting(()), limits)[0]
+        for name, each in {DENSE: dense_plan, FLOAT: float_plan}.items()
+    }
     return Workload(
         model.name, model.digest, model.architecture, model.network, twin, plan, dense_plan, model.preprocessing,
-        images, batch, tuple(settings), {DENSE: dense_logits, OPEN: logits},
+        images, batch, tuple(settings), {**dense, OPEN: logits},
     )  # fmt: skip
 
 
-def find_model(name: str, form: str | None = None, gate: str | None = None) -> Model:
+def find_model(name: str, form: str | None = None, gate: str | None = None, precision: str = "fp32") -> Model:
     """Build the network of that name with fresh weights, or load the bundle in the folder ``name``.
 
     Raises:
-        LcclError: there is neither, or it has no gates, or split convolutions.
+        LcclError: there is neither, or it has no gates, or split convolutions, or no points in int8.
 
     """
     folder = bundles.bundle_folder(name)
     if folder is not None:
         if form is not None or gate is not None:
             raise LcclError("a bundle brings its block form and gates along: leave --form and --gate out")
-        loaded = bundles.load(folder)
+        loaded = bundles.load(folder).in_precision(precision)
         model = Model(
             folder.resolve().name,
             loaded.architecture,
@@ -180,6 +194,8 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
             loaded.preprocessing,
             loaded.table,
             loaded.digest,
+            precision,
+            None if loaded.int8 is None else loaded.int8.quantisation,
         )
     else:
         architecture = Architecture(name, form or "auto", gate or "shared")
@@ -188,7 +204,9 @@ def find_model(name: str, form: str | None = None, gate: str | None = None) -> M
             architecture = replace(architecture, classes=1000)
             network = _fresh(architecture)
         size = network.image_size
-        model = Model(name, architecture, network, Preprocessing(size, size, (0.5,) * 3, (0.25,) * 3))
+        model = Model(
+            name, architecture, network, Preprocessing(size, size, (0.5,) * 3, (0.25,) * 3), precision=precision
+        )
     if not model.network.skip_convs:
         raise LcclError(f"{name} has no gates, so there is nothing to skip")
     if model.architecture.split != "none":
@@ -342,25 +360,31 @@ class _Chooser(ReferenceEngine):
     """Sets a layer's threshold when it comes there, by gates of inputs that earlier layers have skipped in."""
 
     def __init__(self, plan: Plan, skip: float) -> None:
-        super().__init__(plan, torch.device("cpu"))
+        super().__init__(plan, precision=_precision(plan))
         self._skip = skip
 
     def step(self, step: Step, state: State) -> None:
+        gate = step.gate if isinstance(step, Convolve) else None
+        if isinstance(step, Convolve) and gate is not None:
+            gates = torch.relu(self.gate_before_activation(gate, step.stride, state)).numpy()
+            state.thresholds[:, gate.layer] = float(np.quantile(gates, self._skip))
         super().step(step, state)
+        if gate is not None:
+            reached = 1 - float(state.masks[gate.layer].float().mean())
+            if abs(reached - self._skip) > TOLERANCE:
+                raise LcclError(
+                    f"{gate.name} skips {reached:.3f} of its cells where {self._skip:g} is asked for: "
+                    f"{float((gates <= 0).mean()):.3f} of its gates are zero"
+                )
         check_values(step, state, SANE)
 
-    def _gate(self, gate: GateStep, stride: int, value: Tensor, state: State) -> Tensor:
-        super()._gate(gate, stride, value, state)
-        gates = state.gates[gate.layer].numpy()
-        state.thresholds[:, gate.layer] = float(np.quantile(gates, self._skip))
-        masked = super()._gate(gate, stride, value, state)
-        reached = 1 - float(state.masks[gate.layer].float().mean())
-        if abs(reached - self._skip) > TOLERANCE:
-            raise LcclError(
-                f"{gate.name} skips {reached:.3f} of its cells where {self._skip:g} is asked for: "
-                f"{float((gates <= 0).mean()):.3f} of its gates are zero"
-            )
-        return masked
+
+def _reference(plan: Plan) -> ReferenceEngine:
+    return ReferenceEngine(plan, precision=_precision(plan))
+
+
+def _precision(plan: Plan) -> str:
+    return "int8" if plan.quantised else "fp32"
 
 
 def check_values(step: Step, state: State, limits: tuple[float, float]) -> None:
@@ -374,7 +398,7 @@ def check_values(step: Step, state: State, limits: tuple[float, float]) -> None:
     """
     values = [state.logits] if isinstance(step, Classify) else [state.values.get(name) for name in step.writes]
     for value in values:
-        if value is None or not len(value):  # all images have left
+        if value is None or not len(value) or not value.is_floating_point():  # all images have left, or in int8
             continue
         size = float(value.square().mean().sqrt())
         if not limits[0] <= size <= limits[1]:

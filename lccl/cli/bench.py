@@ -12,7 +12,7 @@ def bench(
     model: Annotated[str, typer.Argument(help=f"{MODEL} A network has fresh weights.")],
     batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
     threads: Threads = 0,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     skip: Annotated[
         list[float] | None, typer.Option(help="Wanted skip ratio; may be given again. Without it 0.35, 0.5 and 0.7.")
     ] = None,
@@ -37,7 +37,7 @@ def bench(
     threads = threads or usable_cores()
     options = Options(threads, precision, rounds, baselines=baselines, layers=layers)
     use_threads(threads)
-    source = find_model(model, form, gate)
+    source = find_model(model, form, gate, precision)
     with console.status("choosing images and thresholds"):
         workload = make_workload(source, find_images(source, images, batch), batch, skip)
     with showing(console) as stages:

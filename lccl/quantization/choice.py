@@ -26,6 +26,7 @@ LEVELS = {0: 255, 128: 127}
 Progress = Callable[[str], None]
 MakeEngine = Callable[[Plan], Engine]
 Group = tuple[str, ...]
+LEAST_ERROR = "scales of least error"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,11 @@ def choose_quantisation(
     return min(best, unbiased, key=lambda candidate: candidate.cost).quantisation
 
 
+def least_error(plan: Plan, images: NDArray[np.uint8]) -> Quantisation:
+    """Scales of the least squared error on some images, and rounded weights; what they cost is not weighed."""
+    return Quantisation(_scales(plan, value_ranges(plan, images))[LEAST_ERROR], round_weights(plan))
+
+
 class _Weighing:
     """Finds what quantisations cost, beside the float network's answers."""
 
@@ -134,7 +140,7 @@ def _scales(plan: Plan, histograms: Mapping[Group, Histogram]) -> dict[str, dict
         f"{100 * share:g} % of the values": of(lambda histogram, _, share=share: histogram.quantile(share))  # type: ignore[misc]
         for share in SHARES
     }
-    return ways | {"scales of least error": of(Histogram.least_error)}
+    return ways | {LEAST_ERROR: of(Histogram.least_error)}
 
 
 def _nudge(plan: Plan, best: _Candidate, weighing: _Weighing) -> _Candidate:

@@ -1,7 +1,6 @@
 """Images → results, for one request of any protocol: decode, queue, await the device."""
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -101,6 +100,7 @@ class Pipeline:
             ServiceError, client_gone: the client left before its results were there.
             ServiceError, too_large: its images have too many pixels together.
             ServiceError, overloaded, unavailable: the queue takes no more.
+            ServiceError, deadline: one of its results would come too late.
 
         """
         resolution = model.resolve(quality)
@@ -193,6 +193,7 @@ async def _wait(turns: Collection[asyncio.Future[Any]], departure: asyncio.Futur
 
     Raises:
         ServiceError, client_gone: the client left first.
+        ServiceError, deadline: the request's time is up for one of them, and with it for all.
 
     """
 
@@ -204,8 +205,11 @@ async def _wait(turns: Collection[asyncio.Future[Any]], departure: asyncio.Futur
         departure.add_done_callback(abandon)
     try:
         for turn in turns:
-            with contextlib.suppress(Exception):  # it takes the image's place among the results
+            try:
                 await turn
+            except Exception as error:  # of the image alone it takes the image's place among the results
+                if isinstance(error, ServiceError) and error.code == "deadline":
+                    raise
     except asyncio.CancelledError:
         if departure is not None and departure.done():
             raise ServiceError("client_gone", "the client closed the connection") from None

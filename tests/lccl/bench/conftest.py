@@ -22,6 +22,12 @@ def workload():
 
 
 @pytest.fixture(scope="session")
+def int8_workload():
+    """The same network quantised, half skipped."""
+    return make_workload(find_model("resnet20", precision="int8"), SIXTEEN, 4, (0.5,))
+
+
+@pytest.fixture(scope="session")
 def early_workload(early_folder):
     """A bundle with two early exits between two operating points and at one; more images leave early at the second."""
     model = find_model(str(early_folder / "early"))

@@ -8,7 +8,7 @@ import pytest
 from lccl.bench.cpu import Child, build_baseline
 from lccl.bench.run import Options, run
 from lccl.bench.turns import AbsentError
-from lccl.bench.workload import DENSE, OPEN, OWN_DENSE
+from lccl.bench.workload import DENSE, FLOAT, OPEN, OWN_DENSE
 from lccl.plan.geometry import shape_of
 from tests.lccl.bench.conftest import NoStages
 
@@ -18,8 +18,8 @@ def started():
     """``started(workload, baseline)``: a child that ends with the test."""
     children = []
 
-    def start(workload, which):
-        children.append(Child(partial(build_baseline, workload, which, 1, "fp32")))
+    def start(workload, which, precision="fp32"):
+        children.append(Child(partial(build_baseline, workload, which, 1, precision)))
         return children[-1]
 
     yield start
@@ -37,7 +37,7 @@ def test_a_baseline_in_a_child_checks_its_logits_and_answers(workload, started):
 
 def test_a_baseline_with_other_logits_is_absent(workload, started):
     with pytest.raises(AbsentError, match="its logits are off by"):
-        started(replace(workload, logits={DENSE: workload.logits[DENSE] + 1}), "torch eager")
+        started(replace(workload, logits={FLOAT: workload.logits[FLOAT] + 1}), "torch eager")
 
 
 @pytest.mark.parametrize(("name", "packages"), [("ONNX Runtime", ["onnxruntime"]), ("OpenVINO", ["openvino"])])
@@ -45,6 +45,26 @@ def test_other_runtimes_agree_with_the_twin(workload, started, name, packages):
     for package in ["onnx", *packages]:
         pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
     assert (started(workload, name).time(DENSE, 1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("ONNX Runtime int8", ["onnxruntime"]), ("OpenVINO int8", ["openvino", "nncf"]), ("OpenVINO fp32", ["openvino"])],
+)
+def test_beside_int8_others_are_quantised_by_their_own_tools(int8_workload, started, name, packages):
+    for package in ["onnx", *packages]:
+        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
+    assert (started(int8_workload, name, "int8").time(DENSE, 1) > 0).all()
+
+
+def test_a_whole_benchmark_in_int8(int8_workload):
+    made = run(int8_workload, Options(1, "int8", rounds=1, baselines=False), NoStages())
+    assert made["precision"] == "int8"
+    assert made["settings"][1]["skip_reached"] == pytest.approx(0.5, abs=0.05)
+    counted = int8_workload.settings[1].kept.mean(0)
+    assert made["settings"][1]["gated_macs"] == pytest.approx(
+        shape_of(int8_workload.plan).gated(counted[None].astype(int))[0], rel=0.01
+    )
 
 
 def test_a_whole_benchmark_of_an_own_engine(workload):

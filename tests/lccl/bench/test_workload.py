@@ -9,6 +9,7 @@ import torch
 from lccl.bench.images import noise_images
 from lccl.bench.workload import (
     DENSE,
+    FLOAT,
     OPEN,
     Model,
     choose_thresholds,
@@ -41,6 +42,15 @@ def test_every_layer_skips_what_is_asked_for(name, form, gate):
     for setting in made.settings[1:]:
         np.testing.assert_allclose(shape.layer_skip_ratios(setting.kept).mean(0), setting.wanted, atol=0.05)
         assert min(setting.setting.thresholds) > 0
+
+
+def test_in_int8_every_layer_skips_what_is_asked_for_too(int8_workload):
+    shape = shape_of(int8_workload.plan)
+    assert int8_workload.plan.quantised
+    assert int8_workload.dense_plan.quantised
+    np.testing.assert_allclose(shape.layer_skip_ratios(int8_workload.settings[1].kept).mean(0), 0.5, atol=0.05)
+    near = np.abs(int8_workload.logits[DENSE] - int8_workload.logits[FLOAT]).max()
+    assert 0 < near < 0.3 * np.abs(int8_workload.logits[FLOAT]).max()
 
 
 def test_the_plain_twin_has_the_same_weights_and_no_gates(workload):

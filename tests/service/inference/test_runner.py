@@ -82,6 +82,19 @@ def test_a_batch_is_short_while_others_wait_and_longer_when_alone(serve, draw_im
     assert sum(size <= 4 for size in together) >= 4
 
 
+def test_a_deadline_is_the_requests_even_if_some_images_were_in_time(serve, draw_image):
+    form = [("file", draw_image(seed=seed)) for seed in range(16)]
+    with serve(compute_streams=1, self_test_interval_s=600, request_timeout_s=30) as client:
+        state = client.app.state
+        model = state.registry.find("small")
+        model.engine = Slow(model.engine, 0.05)
+        model.engine.batch_limit = 2
+        answer = client.post("/v1/classify?deadline_ms=300&max_accuracy_drop=50", files=form)
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+        assert 2 <= sum(model.engine.batches) < 16
+        wait_for(lambda: not state.batcher.depth(model.key))
+
+
 def test_what_was_learnt_of_a_model_that_is_gone_is_forgotten(serve, draw_image):
     with serve(self_test_interval_s=600) as client, ThreadPoolExecutor(1) as pool:
         state = client.app.state
