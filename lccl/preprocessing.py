@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lccl.decoding.pixels import decode_rgb, image_to_rgb
-from lccl.errors import InputError
+from lccl.decoding.pixels import NO_MEMORY, decode_rgb, image_to_rgb
+from lccl.errors import ImageTooLargeError, InputError
 from lccl.json_values import read_fields
 
 FITS = ("crop", "stretch")
@@ -77,7 +77,11 @@ class Preprocessing:
             ImageError: see :func:`lccl.decoding.pixels.decode_rgb`.
 
         """
-        return self.apply_to_pixels(decode_rgb(content, max_pixels, self.cover))
+        pixels = decode_rgb(content, max_pixels, self.cover)
+        try:
+            return self.apply_to_pixels(pixels)
+        except MemoryError as error:
+            raise ImageTooLargeError(NO_MEMORY) from error
 
     def apply_to_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The same for pixels that are upright RGB already, uint8 [H, W, 3]."""

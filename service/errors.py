@@ -108,6 +108,12 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     else:
         code = next((code for kind, code in LIBRARY.items() if isinstance(error, kind)), "internal")
+    if isinstance(error, MemoryError):
+        code, text, headers["Retry-After"] = (
+            "unavailable",
+            "the server has no memory left for this: try again later",
+            "1",
+        )
     if code == "unauthorised":
         headers["WWW-Authenticate"] = "Bearer"
     if code == "internal":

@@ -31,9 +31,9 @@ def blank(shade: int, kind: str = "PNG") -> bytes:
     return encode(Image.fromarray(np.full((32, 32, 3), shade, np.uint8)), kind)
 
 
-def large(side: int) -> bytes:
-    """An image that is small as a file and large in memory."""
-    return encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG")
+def large(side: int, kind: str = "JPEG") -> bytes:
+    """An image that is small as a file and large in memory; a JPEG less so, since it is decoded reduced."""
+    return encode(Image.new("RGB", (side, side), (90, 120, 30)), kind)
 
 
 def huge() -> bytes:

@@ -208,7 +208,7 @@ def failing_engine(scale: Scale, outcome: Outcome) -> None:
 def out_of_memory(scale: Scale, outcome: Outcome) -> None:
     """The address space is limited to hardly more than is taken, while large and small images arrive."""
     seconds = 3 if scale.quick else 30
-    big = classify("large", (large(4500), *images(1, 1500)), weight=0.5)
+    big = classify("large", (large(4500, "PNG"), large(4500, "WEBP")), {}, weight=0.5)
     with Server("memory-limit") as server:
         rest = at_rest(server.base, [*small_cases(), big])
         files, number = server.open_files(), server.process.pid

@@ -43,6 +43,7 @@ else:  # pragma: no cover
 WHITE = 255
 FACTORS = (8, 4, 2)
 SMALLEST_COVER = 8
+NO_MEMORY = "the image needs more memory than there is"
 USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
 BAND_PIXELS = 1 << 18  # composed in some 3 ms
 Pixels = NDArray[np.uint8]
@@ -80,9 +81,9 @@ def decode_rgb(content: bytes, max_pixels: int, cover: int = 0) -> Pixels:
             pixels = _fast_png_or_webp(container, max_pixels)
         if pixels is None:
             pixels, orientation = _with_pillow(container, max_pixels, cover)
+        return upright(pixels, orientation)
     except MemoryError as error:
-        raise ImageTooLargeError("the image needs more memory than there is") from error
-    return upright(pixels, orientation)
+        raise ImageTooLargeError(NO_MEMORY) from error
 
 
 def image_to_rgb(image: Image.Image, cover: int = 0) -> Pixels:
@@ -140,6 +141,7 @@ def _fast_jpeg(content: bytes, max_pixels: int, cover: int) -> Pixels | None:
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise DamagedImageError("the image cannot be decoded: the JPEG ends early") from error
+        _check_memory(error)
         return None  # Pillow decodes what can be decoded all the same, or finds the words for what is wrong
     return pixels
 
@@ -155,7 +157,8 @@ def _fast_png_or_webp(container: Container, max_pixels: int) -> Pixels | None:
         pixels: NDArray[Any] = decode(container.content)
     except MemoryError:
         raise
-    except Exception:  # Pillow finds the words for what is wrong
+    except Exception as error:  # Pillow finds the words for what is wrong
+        _check_memory(error)
         return None
     if pixels.dtype == np.uint16:
         pixels = _upper_bytes(pixels)
@@ -182,11 +185,18 @@ def _with_pillow(container: Container, max_pixels: int, cover: int) -> tuple[Pix
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
+            _check_memory(error)
             if container.kind == "BMP" and "nsupported" in str(error):
                 raise UnsupportedImageError(f"this form of BMP is not read here ({_brief(error)})") from error
             if isinstance(error, UnidentifiedImageError):
                 raise NotAnImageError(f"not an image that is read here: its {container.kind} header is not") from error
             raise DamagedImageError(f"the image cannot be decoded: {_brief(error)}") from error
+
+
+def _check_memory(error: Exception) -> None:
+    """Raise a MemoryError for what a library in C tells of its memory by a text alone."""
+    if "memory" in str(error).lower():
+        raise MemoryError from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -27,7 +27,7 @@ def answer(request: Request, error: Exception, rejected: Counter) -> Response:
             headers["Allow"] = "GET, HEAD"  # the middleware answers both alike
     else:
         told, headers = problem(error)
-    if told["code"] == "internal":
+    if told["code"] == "internal" or isinstance(error, MemoryError):
         log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
     if told["code"] == "unknown_model":
         state["model"] = UNKNOWN

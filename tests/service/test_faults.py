@@ -119,3 +119,40 @@ def test_an_image_that_memory_has_no_room_for_is_too_large(client, monkeypatch, 
     monkeypatch.setattr(ImageFile.ImageFile, "load", none)
     answer = client.post("/v1/classify", content=content.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("module", [simplejpeg, imagecodecs])
+def test_memory_that_a_library_lacks_is_not_called_damage(client, monkeypatch, module):
+    def short(*_, **__):
+        raise ValueError("Insufficient memory (case 4)")
+
+    name, kind = ("decode_jpeg", "JPEG") if module is simplejpeg else ("png_decode", "PNG")
+    monkeypatch.setattr(module, name, short)
+    answer = client.post("/v1/classify", content=grey(300, kind))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_memory_that_is_short_while_an_image_is_scaled_is_the_images(client, monkeypatch):
+    def none(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", none)
+    answer = client.post("/v1/classify", content=grey(300, "PNG"))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_a_request_that_memory_has_no_room_for_may_come_again(client, monkeypatch, caplog):
+    async def none(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("service.api.exchange.joined", none)
+    answer = client.post("/v1/classify", content=grey(300, "PNG"))
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert "a request failed" in caplog.text
+
+
+def grey(side, kind):
+    content = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), 99, np.uint8)).save(content, kind)
+    return content.getvalue()
