@@ -109,11 +109,8 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
     else:
         code = next((code for kind, code in LIBRARY.items() if isinstance(error, kind)), "internal")
     if isinstance(error, MemoryError):
-        code, text, headers["Retry-After"] = (
-            "unavailable",
-            "the server has no memory left for this: try again later",
-            "1",
-        )
+        code, text = "unavailable", "the server has no memory left for this: try again later"
+        headers["Retry-After"] = "1"
     if code == "unauthorised":
         headers["WWW-Authenticate"] = "Bearer"
     if code == "internal":
