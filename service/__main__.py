@@ -7,6 +7,7 @@ import signal
 import sys
 from types import FrameType
 
+SWITCH_S = 0.0005  # after which a thread that runs Python gives way; an answer needs the event loop several times
 YOUNG_OBJECTS = 10_000  # made before the collector looks at them; a request makes some hundred, and frees them
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is loaded by now, above all torch, or each later collection would scan all of it
     gc.set_threshold(YOUNG_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
