@@ -214,9 +214,8 @@ def out_of_memory(scale: Scale, outcome: Outcome) -> None:
         files, number = server.open_files(), server.process.pid
         with loading(server, rest, 60, 3 * seconds, BUSY | {"413"}) as loaded:
             time.sleep(seconds)
-            resource.prlimit(
-                number, resource.RLIMIT_AS, (server.memory_bytes("VmSize") + LITTLE, resource.RLIM_INFINITY)
-            )
+            taken = min(_sizes(server))  # without images under way
+            resource.prlimit(number, resource.RLIMIT_AS, (taken + LITTLE, resource.RLIM_INFINITY))
             time.sleep(seconds)
             outcome.require(server.status("/health/live") == 200, "the server is not alive without memory")
             resource.prlimit(number, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -224,6 +223,12 @@ def out_of_memory(scale: Scale, outcome: Outcome) -> None:
         outcome.require(loaded.counts.answered["413"] > 0, "memory never was short")
         load(server, rest, 30, 2).enter(outcome, rest)
         outcome.faults += server.settled(files)
+
+
+def _sizes(server: Server) -> Iterator[int]:
+    for _ in range(50):
+        yield server.memory_bytes("VmSize")
+        time.sleep(0.02)
 
 
 DAY_S = 86_400
