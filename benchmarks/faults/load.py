@@ -231,7 +231,8 @@ class Loaded:
         """Add to a trial's outcome; connections may fail only in some."""
         outcome.counts.add(self.counts)
         outcome.faults += self.strange
-        outcome.faults += [f"wrong answer to {difference}" for difference in rest.differences]
+        wrong = [f"wrong answer to {difference}" for difference in rest.differences]
+        outcome.faults += [one for one in wrong if one not in outcome.faults]
         if self.counts.failed and not may_fail:
             outcome.faults.append(f"{self.counts.failed} connections of good clients failed")
         if not self.counts.sent:
