@@ -1,9 +1,12 @@
 """What connections may cost."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from .admission import AdmissionControl
 from .starts import Starts
+
+MANY, SHARE = 64, 8  # connections of an address; they are too many if they are more than SHARE times what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +14,8 @@ class ConnectionLimits:
     """What connections may cost.
 
     Attributes:
-        connections: how many there may be; more are answered 503.
+        connections: how many there may be; more are answered 503, and so are those of an address that has many and
+            more than eight times what is left.
         head_s: seconds for a head, from the connection or its first byte; as many for the rest of a body that was
             answered before it was there.
         rest_bytes: of such a body, at most.
@@ -24,6 +28,7 @@ class ConnectionLimits:
         root_path: prefix that is taken off paths which have it.
         admission: refuses work under overload; the default never does.
         starts: begins requests, under load in turns of their clients; the default at once.
+        held: connections of each address.
 
     """
 
@@ -39,3 +44,21 @@ class ConnectionLimits:
     root_path: bytes = b""
     admission: AdmissionControl = field(default_factory=AdmissionControl)
     starts: Starts = field(default_factory=Starts)
+    held: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, address: str, together: int) -> int:
+        """Count a connection of an address; ``together`` there are now.
+
+        Returns:
+            how many there are too many, of all or of the address; none where it is not positive.
+
+        """
+        self.held[address] += 1
+        left, own = self.connections - together, self.held[address]
+        return max(-left, own - max(MANY, SHARE * left))
+
+    def leave(self, address: str) -> None:
+        """Count one no more."""
+        self.held[address] -= 1
+        if not self.held[address]:
+            del self.held[address]

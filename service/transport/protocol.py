@@ -76,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._would_last = False  # the connection, once the body is whole
         self._fault: ServiceError = ServiceError("malformed", "this is no HTTP request")
         self._running: RequestResponseCycle | None = None
+        self._address = ""
         self._watch: Watch  # from when the connection is made
         self._client: Departure
         self._answers: _AnswerTransport
@@ -88,7 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._client = Departure(asyncio.get_running_loop(), transport, self._may_be_asked)
         shortest_s = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
         self._watch = Watch(asyncio.get_running_loop(), transport, shortest_s, self._limits.idle_s, self._over)
-        excess = len(self._server_state.connections) - self._limits.connections
+        self._address = self.client[0] if self.client else ""
+        excess = self._limits.enter(self._address, len(self._server_state.connections))
         if excess > self._limits.spare:
             transport.abort()
             return
@@ -96,11 +98,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if excess > 0:
             self._refuse(
                 ServiceError(
-                    "too_many_connections", "the server has as many connections as it may: try again later", 1.0
+                    "too_many_connections",
+                    "the server, or your address, has as many connections as it may: try again later",
+                    1.0,
                 )
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._limits.leave(self._address)
         self._watch.stop()
         self._client.stop()
         for cycle in (self.cycle, self._running, *(waiting for waiting, _ in self.pipeline)):

@@ -90,8 +90,8 @@ def running(loop="uvloop", **limits):
         thread.join(20)
 
 
-def connect(port):
-    connection = socket.create_connection(("127.0.0.1", port), timeout=SOON)
+def connect(port, address="127.0.0.1"):
+    connection = socket.create_connection(("127.0.0.1", port), SOON, (address, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

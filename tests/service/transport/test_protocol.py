@@ -250,6 +250,23 @@ def test_connections_beyond_the_limit_are_answered_503():
         wait_for(lambda: not server.connections)
 
 
+def test_one_address_leaves_room_for_the_connections_of_others():
+    with running(connections=90, spare=20, head_s=30.0, idle_s=30, linger_s=30.0) as server:
+        held = [connect(server.port) for _ in range(200)]
+        wait_for(lambda: server.refused == ["too_many_connections"] * 2)
+        wait_for(lambda: len(server.connections) == 82)  # eight ninths, and those that are told
+        for number in range(2, 5):
+            with connect(server.port, f"127.0.0.{number}") as other:
+                other.sendall(GET)
+                assert answer_on(other).startswith(b"HTTP/1.1 200")
+        for connection in held:
+            connection.close()
+        wait_for(lambda: not server.connections)
+        with connect(server.port) as again:
+            again.sendall(GET)
+            assert answer_on(again).startswith(b"HTTP/1.1 200")
+
+
 def test_connections_far_beyond_the_limit_are_cut():
     with running(connections=10, spare=5, head_s=30.0, idle_s=30, linger_s=30.0) as server:
         held = [connect(server.port) for _ in range(200)]
