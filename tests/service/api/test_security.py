@@ -188,12 +188,12 @@ def connect(client):
 
 
 def test_connections_are_limited_as_the_settings_say(serve, draw_image):
-    with serve(header_timeout_s=0.5, idle_timeout_s=1, max_connections=4) as client:
+    with serve(header_timeout_s=2, idle_timeout_s=3, max_connections=4) as client:
         started = time.monotonic()
         with connect(client) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nA: ")
             assert b" 408 " in until_closed(connection)
-        assert 0.4 < time.monotonic() - started < 5
+        assert 1.8 < time.monotonic() - started < 8
         held = [connect(client) for _ in range(4)]
         with connect(client) as connection:
             assert b" 503 " in until_closed(connection)

@@ -253,8 +253,10 @@ def test_connections_beyond_the_limit_are_answered_503():
 def test_one_address_leaves_room_for_the_connections_of_others():
     with running(connections=90, spare=20, head_s=30.0, idle_s=30, linger_s=30.0) as server:
         held = [connect(server.port) for _ in range(200)]
-        wait_for(lambda: server.refused == ["too_many_connections"] * 2)
-        wait_for(lambda: len(server.connections) == 82)  # eight ninths, and those that are told
+        wait_for(lambda: len(server.refused) == 4 and len(server.connections) == 84)  # 80, and those that are told
+        time.sleep(0.2)
+        assert server.refused == ["too_many_connections"] * 4
+        assert len(server.connections) == 84
         for number in range(2, 5):
             with connect(server.port, f"127.0.0.{number}") as other:
                 other.sendall(GET)
