@@ -106,11 +106,11 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
         code = error.code
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    else:
-        code = next((code for kind, code in LIBRARY.items() if isinstance(error, kind)), "internal")
-    if isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError):
         code, text = "unavailable", "the server has no memory left for this: try again later"
         headers["Retry-After"] = "1"
+    else:
+        code = next((code for kind, code in LIBRARY.items() if isinstance(error, kind)), "internal")
     if code == "unauthorised":
         headers["WWW-Authenticate"] = "Bearer"
     if code == "internal":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,21 @@ settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
+needs_unseen_images = pytest.mark.skipif(
+    not SHARED_DATA.is_file(), reason="the labelled test images are not beside the project"
+)
+
+
+def every_unseen_image(nth: int) -> list[tuple[bytes, str]]:
+    """Every nth of the 8,000 test images, which come class by class: files as they are stored, and their classes."""
+    chosen = []
+    with tarfile.open(SHARED_DATA) as archive:
+        members = (one for one in archive if one.isfile() and one.name.startswith("test/"))
+        for number, member in enumerate(members):
+            stored = archive.extractfile(member) if number % nth == 0 else None
+            if stored is not None:
+                chosen.append((stored.read(), member.name.split("/")[1]))
+    return chosen
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tarfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,17 +16,22 @@ from PIL import Image
 import lccl
 from benchmarks.figures import PAGES, fill_tables
 from lccl.plan.run import RunOptions
+from tests.conftest import every_unseen_image, needs_unseen_images
 from tests.served import served
 
 HOME = Path(__file__).parents[1]
 MODEL = HOME / "models" / "resnet20-cifar10"
-SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
-needs_data = pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test images are not beside the project")
 
 
 @pytest.fixture(scope="module")
 def shipped():
     return lccl.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with served() as base, httpx.Client(base_url=base, timeout=60) as client:
+        yield client
 
 
 def test_the_twin_on_record_had_the_same_budget(shipped):
@@ -56,16 +60,14 @@ def test_the_card_is_the_bundles(shipped, tmp_path):
     assert (folder / CARD).read_text() == (MODEL / CARD).read_text()
 
 
-def test_the_answers_shown_are_the_shipped_models():
+def test_the_answers_shown_are_the_shipped_models(client):
     """README's answer and the playground page's skip map, but for what differs between two runs."""
     answer, skip_map = json_in("README.md", '"predictions"'), json_in("docs/playground.md", '"mask"')
     (layer,) = (one for one in skip_map["layers"] if isinstance(one, dict))
-    with served() as url, httpx.Client(base_url=f"{url}/v1", headers={"Content-Type": "image/png"}) as client:
-        image = (HOME / "docs" / "example.png").read_bytes()
-        given = client.post("/classify?sparsity=0.4&top_k=2", content=image).json()
-        drawn = client.post(
-            f"/models/{MODEL.name}/skip-map?sparsity={skip_map['operating_point']['sparsity']}", content=image
-        ).json()
+    image = {"content": (HOME / "docs" / "example.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
+    given = client.post("/v1/classify?sparsity=0.4&top_k=2", **image).json()
+    sparsity = skip_map["operating_point"]["sparsity"]
+    drawn = client.post(f"/v1/models/{MODEL.name}/skip-map?sparsity={sparsity}", **image).json()
     (told,), (got,) = answer["predictions"], given["predictions"]
     assert answer["operating_point"].keys() == given["operating_point"].keys()
     for name, value in answer["operating_point"].items():
@@ -113,23 +115,10 @@ def test_strange_images_are_answered(shipped):
 
 @pytest.fixture(scope="module")
 def unseen():
-    """1,600 test images as they are stored, with their classes' names."""
-    chosen = []
-    with tarfile.open(SHARED_DATA) as archive:
-        members = (one for one in archive if one.isfile() and one.name.startswith("test/"))
-        for number, member in enumerate(members):
-            if number % 5 == 0:
-                chosen.append((archive.extractfile(member).read(), member.name.split("/")[1]))
-    return chosen
+    return every_unseen_image(5)
 
 
-@pytest.fixture(scope="module")
-def client():
-    with served("--models", str(HOME / "models")) as base, httpx.Client(base_url=base, timeout=60) as client:
-        yield client
-
-
-@needs_data
+@needs_unseen_images
 @pytest.mark.parametrize("sparsity", [0.0, 0.4])
 def test_what_is_stated_is_reached_over_http_on_unseen_images(unseen, client, sparsity):
     """Mean skip ratio within 0.03 of what was asked; accuracy not significantly different, both errors counted."""

@@ -83,7 +83,6 @@ def compiled(job: Job, layout: torch.memory_format = torch.contiguous_format) ->
 
 def onnx_runtime(job: Job) -> Classify:
     """ONNX Runtime's CPU provider with all graph optimisations."""
-    _installed("onnxruntime")
     if job.precision != "fp32":
         raise AbsentError(f"no {job.precision} convolutions on the CPU")
     return _onnx_session(job, _onnx(job))
@@ -91,10 +90,9 @@ def onnx_runtime(job: Job) -> Classify:
 
 def onnx_runtime_int8(job: Job) -> Classify:
     """ONNX Runtime's CPU provider, quantised statically by its own tool (QDQ, weights by channel) on the batches."""
-    _installed("onnxruntime")
-    file, quantised, tool = _onnx(job), job.folder / "int8.onnx", _installed("onnxruntime.quantization")
+    tool, quantised = _installed("onnxruntime.quantization"), job.folder / "int8.onnx"
     tool.quantize_static(
-        str(file), str(quantised), _Reader(job.batches), quant_format=tool.QuantFormat.QDQ, per_channel=True,
+        str(_onnx(job)), str(quantised), _Reader(job.batches), quant_format=tool.QuantFormat.QDQ, per_channel=True,
         activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
     )  # fmt: skip
     return _onnx_session(job, quantised)
@@ -129,26 +127,27 @@ def open_vino(job: Job) -> Classify:
     core = openvino.Core()
     if job.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise AbsentError("no bf16 on this CPU")
-    return _open_vino_request(job, core.read_model(str(_onnx(job))), {"fp32": "f32", "bf16": "bf16"}[job.precision])
+    hint = {"fp32": "f32", "bf16": "bf16"}[job.precision]
+    return _open_vino_request(job, core, core.read_model(str(_onnx(job))), hint)
 
 
 def open_vino_int8(job: Job) -> Classify:
     """OpenVINO's CPU plugin, quantised by NNCF as it does without options, on the batches; the rest in float32."""
-    openvino, nncf = _installed("openvino"), _installed("nncf")
-    model = openvino.Core().read_model(str(_onnx(job)))
+    core, nncf = _installed("openvino").Core(), _installed("nncf")
+    model = core.read_model(str(_onnx(job)))
     with contextlib.redirect_stdout(io.StringIO()):  # its bars
         model = nncf.quantize(model, nncf.Dataset(job.batches), subset_size=len(job.batches))
-    return _open_vino_request(job, model, "f32")
+    return _open_vino_request(job, core, model, "f32")
 
 
-def _open_vino_request(job: Job, model: Any, hint: str) -> Classify:
+def _open_vino_request(job: Job, core: Any, model: Any, hint: str) -> Classify:
     options = {
         "INFERENCE_NUM_THREADS": job.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": hint,
     }
-    request = _installed("openvino").Core().compile_model(model, "CPU", options).create_infer_request()
+    request = core.compile_model(model, "CPU", options).create_infer_request()
 
     def run(index: int) -> Logits:
         request.infer([job.batches[index]], share_inputs=True)
@@ -219,4 +218,5 @@ def _installed(package: str) -> Any:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        raise AbsentError("not installed" if error.name == package else str(error)) from error
+        wanted = package.partition(".")[0]
+        raise AbsentError("not installed" if error.name == wanted else str(error)) from error

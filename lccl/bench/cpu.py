@@ -222,7 +222,8 @@ def build_own(workload: Workload, which: str, threads: int, precision: str) -> O
 
     runner = OwnRunner(classify, len(batches), cast("CpuEngine", engine), batches, options)
     known = OPEN if which == OWN else DENSE
-    runner.check(known, workload.logits[known], "fp32" if precision == "int8" else precision)
+    held_as = "fp32" if precision == "int8" else precision  # the reference engine is in int8 then, to the bit
+    runner.check(known, workload.logits[known], held_as)
     return runner
 
 

@@ -15,7 +15,8 @@ from lccl.bench import gpu as gpus
 from lccl.bench.baselines import baselines_beside
 from lccl.bench.gpu import Gpu
 from lccl.bench.turns import TURN_S, Advance, Contestant, Samples, profile, profile_turns, take_turns
-from lccl.bench.workload import DENSE, OWN, OWN_DENSE, TOLERANCE, Counts, Workload
+from lccl.bench.untrained import TOLERANCE
+from lccl.bench.workload import DENSE, OWN, OWN_DENSE, Counts, Workload
 from lccl.errors import LcclError
 from lccl.plan.geometry import NetworkShape, convolution_of, shape_of
 from lccl.plan.steps import AveragePool, Classify, Convolve, Exit, Plan, Step

@@ -56,7 +56,7 @@ def quantise_bundle(
 
     def make(of: Plan) -> Engine:
         if engine == "reference" or (engine == "auto" and not cpu_offers("int8")):
-            return ReferenceEngine(of, precision="int8" if of.quantised else "fp32")
+            return ReferenceEngine(of, precision="auto")
         from lccl.engines.cpu.engine import CpuEngine
 
         return CpuEngine(of, "int8" if of.quantised else "fp32", threads=threads)

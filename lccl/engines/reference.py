@@ -27,12 +27,14 @@ class ReferenceEngine:
     streams = 1
 
     def __init__(self, plan: Plan, device: torch.device = CPU, precision: str = "fp32") -> None:
-        """Take a plan; a quantised one for int8, on the CPU, and no other.
+        """Take a plan; a quantised one for int8, on the CPU, and no other. ``auto`` is int8 for it, else fp32.
 
         Raises:
             EngineError: no such precision, or it does not fit the plan or the device.
 
         """
+        if precision == "auto":
+            precision = "int8" if plan.quantised else "fp32"
         quantised = precision == "int8"
         require(
             EngineError,

@@ -19,11 +19,11 @@ from lccl.request import QualityRequest
 from ..errors import ServiceError
 from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
+from ..shares import SHARE
 from ..telemetry.metrics import Metrics
 from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
-SHARE = 8  # see BodyMemory; the queue's is alike
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, what it needs to write

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..errors import ServiceError
+from ..shares import SHARE
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A client that already waits may fill its queue to this many times what it leaves free (dynamic thresholds,
-# Choudhury and Hahne 1998): alone to 8/9 of it, and with k others like it there is still room for one more.
-SHARE = 8
 LATELY_S = 1.0  # since another client put something in, or under another key: then it may again at any moment
 MEMORY = 0.8  # what a batch still weighs in the rate of leaving when the next one ends
 

@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ..shares import SHARE
 from .admission import AdmissionControl
 from .starts import Starts
 
-MANY, SHARE = 64, 8  # connections of an address; they are too many if they are more than SHARE times what is left
+MANY = 64  # connections of an address; up to here they are never too many
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,9 @@ def check_for(content: bytes, cover: int) -> None:
     assert found.ndim == 3
     assert found.shape[2] == 3
     assert found.flags.c_contiguous
-    if content.startswith(JPEG_START):
-        slow = pixels.upright(*pixels._with_pillow(read_container(content), MAX_PIXELS, cover))
+    container = read_container(content)
+    if content.startswith(JPEG_START) or container.plain:
+        slow = pixels.upright(*pixels._with_pillow(container, MAX_PIXELS, cover))
         assert slow.shape == found.shape
         assert np.abs(slow.astype(int) - found).max() <= LEVELS
 

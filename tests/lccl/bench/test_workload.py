@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lccl.bench.images import noise_images
+from lccl.bench.untrained import choose_thresholds
 from lccl.bench.workload import (
     DENSE,
     FLOAT,
     OPEN,
     Model,
-    choose_thresholds,
     find_model,
     images_needed,
     make_workload,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import lccl
 from lccl.engines.cpu.engine import instruction_sets
 from lccl.plan.run import RunOptions
+from tests.conftest import every_unseen_image, needs_unseen_images
 
 HOME = Path(__file__).parents[3]
 MODEL = HOME / "models" / "resnet20-cifar10"
-SHARED_DATA = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 pytestmark = [
     pytest.mark.skipif(not MODEL.is_dir(), reason="the shipped model is not here"),
-    pytest.mark.skipif(not SHARED_DATA.is_file(), reason="the labelled test images are not beside the project"),
+    needs_unseen_images,
 ]
 FASTEST = {precision: (name, precision) for name, precision in reversed(instruction_sets()) if precision != "int8"}
 # Share of equal labels. bfloat16 moves gates by 2⁻⁸ of themselves, over some thresholds.
@@ -34,14 +31,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def unseen(shipped):
-    chosen = []
-    with tarfile.open(SHARED_DATA) as archive:
-        members = (one for one in archive if one.isfile() and one.name.startswith("test/"))
-        for number, member in enumerate(members):
-            if number % EVERY == 0:
-                image = Image.open(io.BytesIO(archive.extractfile(member).read()))
-                chosen.append(shipped.preprocessing.apply(image))
-    return np.stack(chosen)
+    return np.stack([shipped.preprocessing.decode(content, 32 * 32) for content, _ in every_unseen_image(EVERY)])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from service.inference.self_test import SelfTest
 from tests.service.engines import Wrong, wait_for
 
-EVERY_S = 0.1
+EVERY_S = 0.3
 READY = "/v2/models/{}/ready"
 
 
