@@ -6,8 +6,7 @@ Bodies are read into memory, within limits on each and on all together.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -21,6 +20,7 @@ from ..inference.pipeline import Classified, Image, Pipeline
 from ..inference.registry import Registry, ServedModel
 from ..shares import SHARE
 from ..telemetry.metrics import Metrics
+from .time_limit import TimeLimit
 from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
@@ -57,9 +57,8 @@ class BodyMemory:
         self._per_body, self._together, self._held = per_body, together, 0
         self._held_by: Counter[str] = Counter()
 
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, whose bytes count until the context ends.
+    async def read(self, request: Request) -> bytes:
+        """The whole body, whose bytes count until :meth:`release`.
 
         Raises:
             ServiceError, too_large: more bytes, also declared ones, than one body may have.
@@ -76,15 +75,19 @@ class BodyMemory:
                 if message["type"] == "http.disconnect":
                     raise ServiceError("client_gone", "the client closed the connection during its upload")
                 chunk, more = message.get("body", b""), message.get("more_body", False)
-                self._check(size + len(chunk), size, client)
-                size += len(chunk)
-                self._hold(len(chunk), client)
-                chunks.append(chunk)
-            body = await joined(chunks)
-            chunks.clear()
-            yield body
-        finally:
+                if chunk:
+                    self._check(size + len(chunk), size, client)
+                    size += len(chunk)
+                    self._hold(len(chunk), client)
+                    chunks.append(chunk)
+            return await joined(chunks)
+        except BaseException:
             self._hold(-size, client)
+            raise
+
+    def release(self, request: Request, body: bytes) -> None:
+        """Count a body no more."""
+        self._hold(-len(body), request.scope["state"]["caller"].name)
 
     def _hold(self, more: int, client: str) -> None:
         self._held += more
@@ -115,7 +118,7 @@ class Exchange:
         self, registry: Registry, pipeline: Pipeline, bodies: BodyMemory, metrics: Metrics, limit_s: float
     ) -> None:
         self._registry, self._pipeline, self._bodies = registry, pipeline, bodies
-        self._metrics, self._limit_s = metrics, limit_s
+        self._metrics, self._limit = metrics, TimeLimit(limit_s)
         self.turns = LoopTurns()
 
     async def run(
@@ -139,25 +142,31 @@ class Exchange:
         state = request.scope["state"]
         loop_delay_s = time.monotonic() - state["arrived"]
         model = self.find(request)
+        task, body = self._limit.begin(), b""
         try:
-            async with asyncio.timeout(self._limit_s):
-                async with self._bodies.read(request) as body:
-                    images, quality, details, limit_s = await read(request, body, model)
-                    classified = await self._pipeline.classify(
-                        model, images, quality, client=state["caller"].name, arrived=state["arrived"],
-                        loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
-                        limit_s=limit_s,
-                    )  # fmt: skip
-        except TimeoutError as error:
+            body = await self._bodies.read(request)
+            images, quality, details, limit_s = await read(request, body, model)
+            classified = await self._pipeline.classify(
+                model, images, quality, client=state["caller"].name, arrived=state["arrived"],
+                loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
+                limit_s=limit_s,
+            )  # fmt: skip
+        except asyncio.CancelledError as error:
+            if not self._limit.end(task):
+                raise
             raise ServiceError(
-                "timeout", f"no answer within {self._limit_s:g} s: the server is busy, or the upload was slow"
+                "timeout",
+                f"no answer within {self._limit.limit_s:g} s: the server is busy, or the upload was slow",
             ) from error
+        finally:
+            self._limit.end(task)
+            self._bodies.release(request, body)
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
         response = await write(request, model, details, classified)
-        self._metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
-        self._metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding_at)
+        self._metrics.stage_duration.labels(model.name, "decode").observe(classified.decode_s)
+        self._metrics.stage_duration.labels(model.name, "encode").observe(time.monotonic() - encoding_at)
         return response
 
     def find(self, request: Request) -> ServedModel:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -49,6 +49,7 @@ class Fields(BaseModel):
     )
     top_k: Count = Field(5, ge=1, le=1000, description="classes to name, at most all of them")
 
+    @cached_property
     def quality(self) -> QualityRequest:
         """The target and floor among them.
 

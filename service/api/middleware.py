@@ -8,13 +8,15 @@ import re
 import time
 from collections.abc import Callable, Mapping, MutableSequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ServiceError
+from ..telemetry.logs import RequestRecord
 from ..telemetry.metrics import UNKNOWN, Metrics
 from ..telemetry.tracing import Tracing
 from .exchange import header
@@ -22,6 +24,7 @@ from .origins import SharedOrigins
 from .problems import answer
 
 log = logging.getLogger("service.access")
+REMEMBERED_PATH = 256  # bytes of a path, at most, whose route is remembered
 PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -58,7 +61,7 @@ class RequestObserver:
         self._app, self._metrics, self._tracing, self._clock = app, metrics, tracing, clock
         self._policies, self._strict = policies, content_security_policy()
         self._is_our_name, self._shared = is_our_name, shared
-        self._worked_on = lru_cache(maxsize=1024)(self._route)
+        self._remembered = lru_cache(maxsize=1024)(self._match)
         self._inside = 0
         metrics.inflight_requests.set_function(lambda: self._inside)
 
@@ -83,7 +86,7 @@ class RequestObserver:
             if self._is_our_name is not None and not self._is_our_name(header(scope, b"host")):
                 raise ServiceError("wrong_host", "this service has another name: LCCL_ALLOWED_HOSTS lists its names")
             preflight = self._shared.preflight(scope) if self._shared is not None else None
-            await (preflight or self._app)(scope, receive, observe)
+            await (preflight or self._route(scope))(scope, receive, observe)
         except Exception as error:
             await answer(Request(scope), error, self._metrics.rejected)(scope, receive, observe)
         finally:
@@ -99,15 +102,29 @@ class RequestObserver:
         """
         started = self._begin(scope)
         scope["state"]["model"] = model or UNKNOWN
-        scope["route"] = self._worked_on(scope["path"])
+        self._route(scope)
         response = answer(Request(scope), error, self._metrics.rejected)
         self._protect(response.raw_headers, scope)
         self._record(scope, scope["method"], response.status_code, started, self._clock())
         return response
 
-    def _route(self, path: str) -> BaseRoute | None:
-        scope = {"type": "http", "method": "POST", "path": path}
-        return next((route for route in self._app.routes if route.matches(scope)[0] is Match.FULL), None)
+    def _route(self, scope: Scope) -> ASGIApp:
+        """What answers a request: its route, remembered by its path; the router, where there is none."""
+        method, path = scope["method"], scope["path"]
+        found = (self._remembered if len(path) <= REMEMBERED_PATH else self._match)(method, path)
+        if found is None:
+            return self._app
+        route, matched = found
+        scope.update(matched)
+        return cast(APIRoute, route).app
+
+    def _match(self, method: str, path: str) -> tuple[BaseRoute, Scope] | None:
+        scope = {"type": "http", "method": method, "path": path}
+        for route in self._app.routes:
+            how, matched = route.matches(scope)
+            if how is Match.FULL:
+                return route, {"route": route, **matched}
+        return None
 
     def _begin(self, scope: Scope) -> float:
         """Give a request its id and its span; returns when it arrived, in monotone seconds."""
@@ -141,16 +158,16 @@ class RequestObserver:
             trace["trace_id"] = self._tracing.end(
                 state["span"], method, matched, status, state.get("classified"), started, ended
             )
-        self._metrics.request_timer(model, route, str(status)).observe(ended - started, trace or None)
+        timer = self._metrics.request_duration.labels(model, route, str(status))
+        timer.observe(ended - started)
+        if trace:
+            timer.mark(ended - started, trace)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if not log.isEnabledFor(level):
             return
         caller = state.get("caller")
-        log.log(
-            level,
-            "%s %s %d", method, route, status,
-            extra={
-                "request_id": state["request_id"], "route": route, "model": model, "status": status,
-                "caller": caller.name if caller else "", "duration_ms": round(1000 * (ended - started), 3), **trace,
-            },
-        )  # fmt: skip
+        fields = {
+            "request_id": state["request_id"], "route": route, "model": model, "status": status,
+            "caller": caller.name if caller else "", "duration_ms": round(1000 * (ended - started), 3), **trace,
+        }  # fmt: skip
+        log.handle(RequestRecord(log.name, level, "%s %s %d", (method, route, status), fields))

@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Literal
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from ..errors import ServiceError
@@ -13,6 +12,7 @@ from .keys import KeyRing
 from .rate_limits import RateLimits
 
 Level = Literal["open", "key", "admin"]
+KEY_HEADERS = {b"authorization", b"x-api-key"}
 IPV6_HOME = 64  # bits of an IPv6 address that tell one home or machine from another; it can have all of the rest
 
 
@@ -42,7 +42,7 @@ class AccessControl:
         client = request.scope.get("client")
         address = _address(client[0] if client else "")
         try:
-            caller = self._keys.identify(request.headers, address)
+            caller = self._keys.identify(_keys(request.scope), address)
         except ServiceError:
             self._rates.count(address)
             raise
@@ -63,10 +63,17 @@ class AccessControl:
         if caller is None:
             client = scope.get("client")
             try:
-                caller = self._keys.identify(Headers(scope=scope), _address(client[0] if client else ""))
+                caller = self._keys.identify(_keys(scope), _address(client[0] if client else ""))
             except ServiceError:
                 return None
         return str(caller.name)
+
+
+def _keys(scope: Scope) -> dict[str, str]:
+    """The headers in which a key may be, the first of each."""
+    return {
+        str(name, "latin-1"): str(value, "latin-1") for name, value in reversed(scope["headers"]) if name in KEY_HEADERS
+    }
 
 
 @lru_cache(maxsize=4096)

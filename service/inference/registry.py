@@ -101,6 +101,7 @@ class Registry:
         self._folder, self._compile, self._default = folder, compile_bundle, default
         self._on_load, self._on_unload = on_load, on_unload
         self._served: dict[Key, ServedModel] = {}  # ascending
+        self._found: dict[tuple[str | None, str | None], ServedModel] = {}  # what was asked for, among these
         self._states: dict[Key, IndexEntry] = {}
         self._stamps: dict[Key, Stamp] = {}  # what was read last, served or not
         self._missed: Counter[Key] = Counter()  # looks at the folder in a row that did not find it
@@ -137,8 +138,13 @@ class Registry:
             ServiceError, unavailable: the default one is not, for now.
 
         """
-        if name is None:
-            return self._find_default()
+        found = self._found
+        model = found.get((name, version))
+        if model is None:
+            model = found[name, version] = self._find_default() if name is None else self._find_named(name, version)
+        return model
+
+    def _find_named(self, name: str, version: str | None) -> ServedModel:
         versions = self.versions(name)
         if not versions:
             raise ServiceError(
@@ -216,7 +222,7 @@ class Registry:
     def close(self) -> None:
         """Release all models, so that their memory is freed before the process ends."""
         with self._changing:
-            self._served = {}
+            self._serve({})
 
     def refresh(self) -> None:
         """Follow the folder: load what is new or changed, unload what is gone, keep what cannot be replaced.
@@ -275,7 +281,7 @@ class Registry:
                 raise
             self._stamps[key] = before
             served = self._served | {key: model}
-            self._served = {one: served[one] for one in sorted(served, key=_order)}
+            self._serve({one: served[one] for one in sorted(served, key=_order)})
             self._states[key] = IndexEntry(*key, "READY")
             if old is not None:
                 self._retire(old)
@@ -295,9 +301,13 @@ class Registry:
         return ServedModel(name, version, f"{name}:{version}:{next(self._serial)}", bundle, engine, self_test)
 
     def _drop(self, model: ServedModel) -> None:
-        self._served = {key: one for key, one in self._served.items() if one is not model}
+        self._serve({key: one for key, one in self._served.items() if one is not model})
         self._states[model.name, model.version] = IndexEntry(model.name, model.version, "UNAVAILABLE", "unloaded")
         self._retire(model)
+
+    def _serve(self, models: dict[Key, ServedModel]) -> None:
+        self._served = models
+        self._found = {}  # a new one: who found a model among the former ones may still be about to note it
 
     def _retire(self, model: ServedModel) -> None:
         model.retired = True

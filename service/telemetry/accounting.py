@@ -1,6 +1,8 @@
-"""Enters the costs, savings and answers of a batch into the metrics, once per batch, on the device thread."""
+"""Enters the costs, savings and answers of batches into the metrics: of many at once, or whenever these are read."""
 
+import itertools
 import math
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
@@ -16,25 +18,46 @@ from ..inference.registry import ServedModel
 from ..inference.runner import Result
 from .metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 
+MOST_WAITING = 64  # batches
+
 
 class Accounting:
     """Counts the images that ran, whoever still waits for them.
 
     Costs include those of self-tests; counters of classes, confidence, exits and latency have clients' images alone.
+    Batches wait until there are :data:`MOST_WAITING` or the metrics are read: a device thread that counted each would
+    spend as much time on it as on the rest of a small batch. Safe from any thread.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._ledgers: WeakKeyDictionary[ServedModel, _Ledger] = WeakKeyDictionary()
+        self._waiting: list[tuple[_Ledger, Sequence[Result]]] = []
+        self._lock = threading.Lock()
+        metrics.before_read(self.settle)
 
     def enter(self, model: ServedModel, results: Sequence[Result]) -> None:
-        ledger = self._ledgers.get(model)
-        if ledger is None:
-            ledger = self._ledgers[model] = _Ledger(self._metrics, model)
-        ledger.enter_costs(results)
-        asked = [result for result in results if not result.probe and not math.isnan(result.confidence)]
-        if asked:
-            ledger.enter_answers(asked)
+        """Take the results of a batch."""
+        with self._lock:
+            ledger = self._ledgers.get(model)
+            if ledger is None:
+                ledger = self._ledgers[model] = _Ledger(self._metrics, model)
+            self._waiting.append((ledger, results))
+            if len(self._waiting) >= MOST_WAITING:
+                self._settle()
+
+    def settle(self) -> None:
+        """Count what waits."""
+        with self._lock:
+            self._settle()
+
+    def _settle(self) -> None:
+        batches: dict[_Ledger, list[Sequence[Result]]] = defaultdict(list)
+        for ledger, results in self._waiting:
+            batches[ledger].append(results)
+        self._waiting.clear()
+        for ledger, members in batches.items():
+            ledger.enter(members)
 
 
 class _Ledger:
@@ -70,9 +93,17 @@ class _Ledger:
         self._sums = cache(lambda point: [metrics.point_skip_ratio.labels(name, point, kind) for kind in kinds])
         self._ratios = [point.skip_ratio for point in model.bundle.table.points]
 
-    def enter_costs(self, results: Sequence[Result]) -> None:
+    def enter(self, batches: Sequence[Sequence[Result]]) -> None:
+        """Count the results of batches."""
+        self._batch_size.observe(*map(len, batches))
+        results = list(itertools.chain.from_iterable(batches))
+        self._enter_costs(results)
+        asked = [result for result in results if not result.probe and not math.isnan(result.confidence)]
+        if asked:
+            self._enter_answers(asked)
+
+    def _enter_costs(self, results: Sequence[Result]) -> None:
         count, dense, gated, executed = len(results), *self._macs
-        self._batch_size.observe(count)
         dense.inc(self._dense * count)
         gated.inc(sum(result.gated_macs for result in results))
         executed.inc(sum(result.executed_macs for result in results))
@@ -88,7 +119,7 @@ class _Ledger:
             self._images(point).inc(images)
         self._downgraded.inc(sum(result.downgraded for result in results))
 
-    def enter_answers(self, results: Sequence[Result]) -> None:
+    def _enter_answers(self, results: Sequence[Result]) -> None:
         found = [int(result.ranking[0]) for result in results]
         for index, count in Counter(found).items():
             self._class(index).inc(count)

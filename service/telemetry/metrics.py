@@ -1,10 +1,13 @@
 """Every metric's name, labels and buckets, on an injected registry."""
 
 import platform
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from .histogram import BatchHistogram
 
@@ -21,15 +24,27 @@ OTHER = "other"
 MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
 
 
+class _Before(Collector):
+    """Has no metrics: it lets those who count late do so before the others are read."""
+
+    def __init__(self) -> None:
+        self.functions: list[Callable[[], None]] = []
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for function in self.functions:
+            function()
+        return ()
+
+
 class Metrics:
     """The service's metrics; one attribute each, named like the metric without its prefix.
 
     Attributes:
         exits: of models with early exits alone; numbers from 0, or ``end``.
         gpu_memory: where a model runs on a GPU alone; its kinds are :data:`service.telemetry.gpu.KINDS`.
-        request_timer: the histogram of requests for a model, route and status, remembered: finding one by its labels
-            takes longer than observing.
-        stage_timer: the same for a model and stage.
         point_skip_ratio: divided by the images of ``image_duration``, what a point reached and what calibration
             expected of it. The spread is the standard deviation between held-out images, or a little more: the
             layers' own ones added up.
@@ -39,11 +54,15 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
+        self._before = _Before()
+        registry.register(self._before)  # first, since a registry asks in turn
         ProcessCollector(registry=registry)
         self._of_images()
         self._of_requests()
-        self.request_timer = lru_cache(maxsize=4096)(self.request_duration.labels)
-        self.stage_timer = lru_cache(maxsize=4096)(self.stage_duration.labels)
+
+    def before_read(self, settle: Callable[[], None]) -> None:
+        """Call a function whenever the metrics are about to be read."""
+        self._before.functions.append(settle)
 
     def _of_images(self) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
@@ -85,15 +104,15 @@ class Metrics:
     def _of_requests(self) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
         gauge = partial(Gauge, namespace=NAMESPACE, registry=self.registry)
-        histogram = partial(Histogram, namespace=NAMESPACE, registry=self.registry)
+        histogram = partial(BatchHistogram, namespace=NAMESPACE, registry=self.registry)
         model = ("model",)
         self.request_duration = histogram(
             "request_duration_seconds", "Seconds from a request's head to its answer.",
             (*model, "route", "code"), buckets=SECONDS,
         )  # fmt: skip
-        self.stage_duration = BatchHistogram(
+        self.stage_duration = histogram(
             "stage_duration_seconds", "Seconds of an image in decode, queue and compute, and of an answer in encode.",
-            (*model, "stage"), namespace=NAMESPACE, buckets=STAGE_SECONDS, registry=self.registry,
+            (*model, "stage"), buckets=STAGE_SECONDS,
         )  # fmt: skip
         self.batch_size = histogram("batch_size", "Images in a batch.", model, buckets=SIZES)
         self.queue_depth = gauge("queue_depth", "Images waiting in the queue.", model)

@@ -4,16 +4,14 @@ A refusal by the application costs the event loop about as much as an answer. Un
 time on refusals, and accepted requests would wait for it where neither deadlines nor the queue's bound see them.
 """
 
-import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Protocol, Self
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from ..errors import ServiceError, problem
+from ..errors import ServiceError
+from .answers import WholeAnswer
 
 WORK = ("/v1/", "/v2/models/")  # paths whose POST requests are work; probes, metrics and descriptions always pass
 LEAST = 32  # requests under way that are never too many for a model
@@ -25,39 +23,6 @@ class Request(Protocol):
     """What is counted: uvicorn's RequestResponseCycle."""
 
     scope: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that no application writes.
-
-    Attributes:
-        head: status and headers, without the server's own and the empty line.
-
-    """
-
-    head: bytes
-    body: bytes
-
-    @classmethod
-    def of(cls, error: ServiceError) -> Self:
-        """The answer to what cannot be read as a request."""
-        told, headers = problem(error)
-        body = json.dumps(told).encode()
-        headers |= {
-            "Content-Type": "application/problem+json",
-            "Content-Length": str(len(body)),
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        }
-        encoded = ((name.lower().encode(), value.encode()) for name, value in headers.items())
-        return cls.render(told["status"], encoded, body)
-
-    @classmethod
-    def render(cls, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Self:
-        """An answer with those headers."""
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        return cls(b"HTTP/1.1 %d %s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), lines), body)
 
 
 class AdmissionControl:
@@ -79,7 +44,7 @@ class AdmissionControl:
         model_of: Callable[[Scope], str] = lambda _: "",
         client_of: Callable[[Scope], str | None] = lambda _: None,
         most: Callable[[str], int] = lambda _: sys.maxsize,
-        refuse: Callable[[Scope, ServiceError], Refusal] = lambda _, error: Refusal.of(error),
+        refuse: Callable[[Scope, ServiceError], WholeAnswer] = lambda _, error: WholeAnswer.of(error),
         waiting_s: Callable[[], float] = lambda: 0.0,
         least: int = LEAST,
     ) -> None:
@@ -134,7 +99,7 @@ class AdmissionControl:
             self._models.setdefault(model, Counter())[client] += 1
         self._new.clear()
 
-    def refusal(self, scope: Scope) -> Refusal:
+    def refusal(self, scope: Scope) -> WholeAnswer:
         """The answer to a refused request."""
         told = "more requests arrive than can be answered: try again later"
         return self._refuse(scope, ServiceError("overloaded", told, max(1.0, self._waiting_s())))

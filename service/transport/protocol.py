@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import httptools
 
 from ..errors import ServiceError, StartError
-from .admission import Refusal
+from .answers import Sender, WholeAnswer
 from .departure import Departure
 from .limits import ConnectionLimits
 from .watch import Phase, Watch
@@ -40,8 +40,8 @@ USED = {
         "scope", "shutdown", "timeout_keep_alive_handler", "url",
     },
     RequestResponseCycle: {
-        "disconnected", "keep_alive", "message_event", "on_response", "response_complete", "response_started", "scope",
-        "transport",
+        "disconnected", "flow", "keep_alive", "message_event", "on_response", "response_complete", "response_started",
+        "scope", "send", "transport", "waiting_for_100_continue",
     },
 }  # fmt: skip
 BETWEEN_FIELDS = 4  # bytes: the colon, a space and the line's end
@@ -176,14 +176,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._whole, self._upgrade = True, False, False
         self._head_size, self._unused = 0, -self._chunk  # where in this chunk it begins is not known
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + BETWEEN_FIELDS)
-        if self._in_head:  # a trailer is no header: it comes after the head was judged
+        if self._in_head:
             super().on_header(name, value)
+        else:  # a trailer is no header: it comes after the head was judged
+            self._count(len(name) + len(value) + BETWEEN_FIELDS)
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
@@ -191,6 +188,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             self._fail(ServiceError("malformed", "too many requests at once on one connection"))
         self._in_head = False
+        self._count(len(self.url) + sum([len(name) + len(value) + BETWEEN_FIELDS for name, value in self.headers]))
         self.scope["state"].update(arrived=time.monotonic(), departure=self._client.has_left)
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
@@ -251,7 +249,8 @@ class BoundedProtocol(HttpToolsProtocol):
             # once the parser is done with what it is at
             asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
-            self._limits.starts.begin(cycle.scope, partial(super()._start_asgi_task, cycle, app))
+            answering = cast(ASGI3Application, partial(_answer, cycle, app, partial(self._write_for, cycle)))
+            self._limits.starts.begin(cycle.scope, partial(super()._start_asgi_task, cycle, answering))
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
         """Answer a request that is not admitted, without the task and the messages of an application."""
@@ -288,7 +287,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             _disconnect(newest)
         if newest is None or newest.response_complete or not newest.response_started:
-            self._write(Refusal.of(error), keep_alive=False)
+            self._write(WholeAnswer.of(error), keep_alive=False)
         self._linger()
 
     def _end(self) -> None:
@@ -337,10 +336,13 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _write(self, refusal: Refusal, keep_alive: bool) -> None:
+    def _write(self, answer: WholeAnswer, keep_alive: bool) -> None:
         own = [b"%s: %s\r\n" % header for header in self._server_state.default_headers]
         end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join([refusal.head, *own, end, refusal.body]))
+        self.transport.write(b"".join([answer.head, *own, end, answer.body]))
+
+    def _write_for(self, cycle: RequestResponseCycle, answer: WholeAnswer) -> None:
+        self._write(answer, cycle.keep_alive)
 
 
 class _AnswerTransport:
@@ -348,6 +350,17 @@ class _AnswerTransport:
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
+
+
+async def _answer(
+    cycle: RequestResponseCycle,
+    app: ASGI3Application,
+    write: Callable[[WholeAnswer], None],
+    scope: Any,
+    receive: Any,
+    _send: Any,
+) -> None:
+    await app(scope, receive, Sender(cycle, write))
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import Counter
+from starlette.types import ASGIApp, Receive, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..auth.access import AccessControl
@@ -22,7 +23,8 @@ from ..errors import ServiceError
 from ..inference.registry import Registry, ServedModel
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
-from .admission import LEAST, AdmissionControl, Refusal, Scope, requests_in_time
+from .admission import LEAST, AdmissionControl, Scope, requests_in_time
+from .answers import WholeAnswer
 from .limits import ConnectionLimits
 from .protocol import BoundedProtocol, check_uvicorn
 from .starts import Starts
@@ -145,7 +147,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(
-        app,
+        _entrance(app),
         host=settings.host,
         port=settings.port,
         http=cast(type[asyncio.Protocol], protocol),
@@ -161,6 +163,18 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
     )
+
+
+def _entrance(app: FastAPI) -> ASGIApp:
+    """The application; its middleware is asked without what FastAPI looks at for each request and is not used here."""
+    middleware = app.middleware_stack
+    assert middleware is not None
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app
+        await (middleware if scope["type"] == "http" else app)(scope, receive, send)
+
+    return enter
 
 
 def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
@@ -191,10 +205,10 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
     def most(key: str) -> int:
         return requests_in_time(settings.queue_limit, settings.request_timeout_s, batcher.drained_per_s(key))
 
-    def refusal(scope: Scope, error: ServiceError) -> Refusal:
+    def refusal(scope: Scope, error: ServiceError) -> WholeAnswer:
         model = asked(scope)
         answer = refuse(scope, error, model.name if model else None)
-        return Refusal.render(answer.status_code, answer.raw_headers, bytes(answer.body))
+        return WholeAnswer.render(answer.status_code, answer.raw_headers, bytes(answer.body))
 
     return AdmissionControl(
         model_of, client_of, most, refusal, batcher.waiting_s, least=min(LEAST, 2 * settings.queue_limit)

@@ -64,7 +64,7 @@ async def read_images(
     if one and len(images) > 1:
         raise ServiceError("too_large", f"{len(images)} images: a skip map is made of one at a time")
     fields = fields_of(request, given, kind)
-    return images, fields.quality(), fields, float("inf")
+    return images, fields.quality, fields, float("inf")
 
 
 async def _from_json(body: bytes, max_images: int, turns: LoopTurns) -> Content:

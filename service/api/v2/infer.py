@@ -38,7 +38,7 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         fields = fields_of(request, dict(asked.quality), Fields)
         if "top_k" in fields.model_fields_set:
             raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
-        return list(asked.images), fields.quality(), asked, asked.limit_s
+        return list(asked.images), fields.quality, asked, asked.limit_s
 
     async def write(request: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
         writing = partial(_answer, model, asked, classified)

@@ -163,15 +163,17 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
 
 
 async def _read(request: Request, bodies: BodyMemory) -> _Asked:
-    async with bodies.read(request) as body:
+    body = await bodies.read(request)
+    try:
         if len(body) > MAX_BYTES:
             raise ServiceError(
                 "too_large", f"the body has more than {MAX_BYTES:,} bytes; files for a model are not taken here"
             )
-        try:
-            return _Asked.model_validate(load_json(body)) if body else _Asked()
-        except ValidationError as error:
-            raise ServiceError("malformed", f"not a repository request: {complaint(error, 'the JSON')}") from error
+        return _Asked.model_validate(load_json(body)) if body else _Asked()
+    except ValidationError as error:
+        raise ServiceError("malformed", f"not a repository request: {complaint(error, 'the JSON')}") from error
+    finally:
+        bodies.release(request, body)
 
 
 async def _version(request: Request, bodies: BodyMemory) -> str | None:

@@ -72,6 +72,19 @@ def test_classes_and_confidence_are_counted(enter, result):
     assert sample("confidence_bucket", le="0.95") == 2
 
 
+def test_batches_wait_until_they_are_many_or_the_metrics_are_read(bundle, shape, result, monkeypatch):
+    monkeypatch.setattr("service.telemetry.accounting.MOST_WAITING", 3)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    accounting, images = Accounting(metrics), metrics.images.labels("m", "interpolated")
+    model = ServedModel("m", "1", "m:1", bundle, SimpleNamespace(shape=shape), np.zeros(1))
+    for expected in (0, 0, 6, 6):
+        accounting.enter(model, [result(), result()])
+        assert images._value.get() == expected
+    assert registry.get_sample_value("lccl_images_total", {"model": "m", "operating_point": "interpolated"}) == 8
+    assert registry.get_sample_value("lccl_batch_size_bucket", {"model": "m", "le": "2.0"}) == 4
+
+
 def test_classes_beyond_the_bound_are_counted_together(enter, result):
     many = tuple(f"class {number}" for number in range(MOST_CLASSES + 2))
     sample = enter(*[result(best=MOST_CLASSES + shift) for shift in (-1, 0, 1)], labels=many)

@@ -51,6 +51,26 @@ def test_threads_lose_nothing(registry):
     assert registry.get_sample_value("x_seen_bucket", {"model": "a", "le": "0.5"}) == 10_000
 
 
+def test_waiting_values_are_counted_when_there_are_many(registry, monkeypatch):
+    monkeypatch.setattr("service.telemetry.histogram.MOST_WAITING", 10)
+    series = BatchHistogram("seen", "Values.", (), namespace="x", buckets=BOUNDS, registry=registry).labels()
+    for number in range(25):
+        series.observe(0.5)
+        assert len(series._waiting) == (number + 1) % 10
+    assert registry.get_sample_value("x_seen_count") == 25
+
+
+def test_a_bucket_has_the_exemplar_that_was_given_last(registry):
+    histogram = BatchHistogram("seen", "Values.", (), namespace="x", buckets=BOUNDS, registry=registry)
+    histogram.labels().observe(0.2, 0.3, 7.0)
+    histogram.labels().mark(0.2, {"trace_id": "a"})
+    histogram.labels().mark(0.3, {"trace_id": "b"})
+    buckets = {one.labels["le"]: one for family in registry.collect() for one in family.samples if "le" in one.labels}
+    assert buckets["0.5"].exemplar.labels == {"trace_id": "b"}
+    assert buckets["0.5"].exemplar.value == 0.3
+    assert [le for le, one in buckets.items() if one.exemplar] == ["0.5"]
+
+
 def test_a_former_name_tells_the_same_values(registry):
     histogram = BatchHistogram(
         "seen", "Values seen.", ("model",), namespace="x", buckets=BOUNDS, registry=registry, former="met"

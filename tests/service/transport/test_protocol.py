@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import StartError
-from service.transport import protocol
+from service.transport import answers, protocol
 from service.transport import server as server_module
 from service.transport.protocol import check_uvicorn
 from tests.service.transport.raw import (
@@ -368,7 +368,8 @@ def test_a_uvicorn_that_lacks_something_is_refused_at_start_by_name(monkeypatch,
 
 def test_nothing_is_checked_that_is_not_used():
     """No name is in the list that is not taken from uvicorn."""
-    source = inspect.getsource(protocol).partition("class BoundedProtocol")[2] + inspect.getsource(server_module)
+    source = inspect.getsource(protocol).partition("class BoundedProtocol")[2]
+    source += inspect.getsource(server_module) + inspect.getsource(answers)
     for names in protocol.USED.values():
         for name in names:
             assert re.search(rf"\b{name}\b", source), name
