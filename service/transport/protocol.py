@@ -159,7 +159,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if not self._whole:
             self._unused += self._chunk
-            if self._unused > self._limits.head_bytes:
+            head_bytes = self._limits.head_bytes
+            if self._unused > head_bytes or (self._in_head and self._chunk > head_bytes < self._fields_size()):
                 self._refuse(self._too_large())
             elif not self._in_head and not self.cycle.response_started and self.cycle.keep_alive and self._is_long():
                 self.cycle.keep_alive, self._would_last = False, True
@@ -188,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.pipelined:
             self._fail(ServiceError("malformed", "too many requests at once on one connection"))
         self._in_head = False
-        self._count(len(self.url) + sum([len(name) + len(value) + BETWEEN_FIELDS for name, value in self.headers]))
+        self._count(self._fields_size())
         self.scope["state"].update(arrived=time.monotonic(), departure=self._client.has_left)
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
@@ -218,6 +219,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_size += size
         if self._head_size > self._limits.head_bytes:
             self._fail(self._too_large())
+
+    def _fields_size(self) -> int:
+        """Bytes of the target and of the headers that are there."""
+        return len(self.url) + sum([len(name) + len(value) + BETWEEN_FIELDS for name, value in self.headers])
 
     def _is_long(self) -> bool:
         """Whether the body is longer than is worth reading after its answer for keeping the connection."""
