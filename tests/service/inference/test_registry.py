@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lccl.bundle import self_test
-from lccl.bundle.format import save
+from lccl.bundle.format import load, save
 from lccl.compiler import compile_network
 from lccl.errors import BundleError
 from lccl.request import QualityRequest
@@ -22,6 +22,10 @@ from tests.conftest import random_bundle
 from tests.service.refusals import refused
 
 COMPILE = partial(compile_network, threads=1)
+
+
+def read(_, home):
+    return load(home)
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def seen():
 @pytest.fixture
 def registry(folder, seen):
     registry = Registry(
-        folder, COMPILE, None,
+        [folder], read, COMPILE, None,
         lambda model: seen.append(("load", model.name, model.version)),
         lambda model: seen.append(("unload", model.name, model.version)),
     )  # fmt: skip
@@ -178,7 +182,7 @@ def test_what_was_unloaded_by_hand_stays_so_until_it_changes(registry, folder):
 
 def test_hidden_folders_do_not_stop_the_start(folder):
     shutil.copytree(folder / "flat", folder / "flat" / ".ipynb_checkpoints")
-    registry = Registry(folder, COMPILE, None, lambda _: None, lambda _: None)
+    registry = Registry([folder], read, COMPILE, None, lambda _: None, lambda _: None)
     registry.load_all()
     assert len(registry) == 3
 
@@ -195,7 +199,7 @@ def test_without_the_default_model_that_is_said(registry):
 def test_a_bad_name_in_the_folder_is_refused(folder):
     shutil.move(folder / "flat", folder / "a b")
     with pytest.raises(BundleError, match="no model name"):
-        Registry(folder, COMPILE, None, print, print).load_all()
+        Registry([folder], read, COMPILE, None, print, print).load_all()
 
 
 def test_an_unloaded_model_gives_its_memory_back(registry):
