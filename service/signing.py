@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 SIGNATURE = "model.sig"  # in the bundle's folder; where model_signing's own command puts it by default
 DESCRIPTION = "bundle.json"
 MOST_BYTES = 16 << 30
+LONGEST = 300  # characters of a reason
+QUOTING = dict.fromkeys(map(ord, '[]\\"'))
 
 
 class Signer(BaseModel):
@@ -155,7 +157,8 @@ class SigningPolicy:
             signer.verifier(self._folder).verify(copy, signature)
             is_covered = DESCRIPTION in _signed_files(signature)
         except Exception as error:  # of model_signing, cryptography or sigstore, for whatever reason: it is not good
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).partition(": Expected ")[0].translate(QUOTING).split())  # without digests
+            reason = reason[:LONGEST] or type(error).__name__
             raise SignatureError(f"the signature of {home} is not what the policy asks for: {reason}") from None
         if not is_covered:
             raise SignatureError(f"the signature of {home} does not cover {DESCRIPTION}")

@@ -32,7 +32,13 @@ class HubFiles:
     def listing(self) -> Iterator[RemoteFile]:
         """All of them, at the commit that the revision is now."""
         api, repository = self._hub.HfApi(), self._location.repository
-        self._commit = api.repo_info(repository, revision=self._location.revision).sha
+        try:
+            found = api.repo_info(repository, revision=self._location.revision)
+        except self._hub.errors.HfHubHTTPError:
+            raise
+        except Exception:  # of its HTTP library: a connection that was kept may be gone
+            found = api.repo_info(repository, revision=self._location.revision)
+        self._commit = found.sha
         for entry in api.list_repo_tree(repository, recursive=True, revision=self._commit):
             if isinstance(entry, self._hub.hf_api.RepoFile):
                 yield RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)

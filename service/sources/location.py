@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -90,7 +90,7 @@ def parse_locations(text: str) -> tuple[Location, ...]:
         ValueError: one of them is none; the text has no secret of it.
 
     """
-    if not SCHEME.match(text) and Path(text).is_dir():
+    if text.strip() and Path(text).is_dir():
         return (Folder(Path(text)),)
     parts = [part.strip() for part in text.split(",")]
     locations = tuple(dict.fromkeys(_parse(part) for part in parts if part))
