@@ -9,7 +9,6 @@ import pytest
 from lccl.bundle.format import save
 from tests.conftest import random_bundle
 from tests.service.engines import wait_for
-from tests.service.sources.conftest import bundles, moto, store  # noqa: F401
 
 PNG = {"Content-Type": "image/png"}
 
@@ -27,7 +26,7 @@ def up(client):
     return client.app.state.metrics.registry.get_sample_value("lccl_source_up", {"source": "s3://models/all"})
 
 
-def test_the_source_is_followed_and_its_loss_is_told(serve, settings, store, bundles, draw_image):  # noqa: F811
+def test_the_source_is_followed_and_its_loss_is_told(serve, settings, store, bundles, draw_image):
     store.put(bundles / "1", "all/net")
     with serve(fetch_models_s=0.1, **settings) as client:
         assert (served(client), up(client)) == ([("net", "1")], 1)
@@ -46,7 +45,7 @@ def test_the_source_is_followed_and_its_loss_is_told(serve, settings, store, bun
 
 def test_a_fetched_model_that_cannot_be_used_leaves_the_others(
     serve, start, settings, store, bundles, tmp_path, caplog
-):  # noqa: F811
+):
     store.put(bundles / "1", "all/net")
     save(replace(random_bundle(), labels=("one",)), tmp_path / "odd")  # whole, and not usable
     store.put(tmp_path / "odd", "all/odd")
@@ -59,7 +58,7 @@ def test_a_fetched_model_that_cannot_be_used_leaves_the_others(
     assert "it names 1 labels for 10 classes" in said
 
 
-def test_requests_name_no_source(serve, settings, store, bundles):  # noqa: F811
+def test_requests_name_no_source(serve, settings, store, bundles):
     store.put(bundles / "1", "all/net")
     with serve(**settings) as client:
         for name in ("s3://models/all/other", "hf://a/b", "..", "https://h/a.tar"):
@@ -67,7 +66,7 @@ def test_requests_name_no_source(serve, settings, store, bundles):  # noqa: F811
                 client.app.state.registry.load(name)
 
 
-def test_without_any_model_the_start_ends_with_a_sentence(start, settings, store):  # noqa: F811
+def test_without_any_model_the_start_ends_with_a_sentence(start, settings, store):
     store.proxy.is_down = True
     said = start("--models", settings["models"], "--models-cache", str(settings["models_cache"]))
     assert said.startswith("lccl-serve: there is no model to serve: s3://models/all cannot be fetched: ")
