@@ -217,3 +217,33 @@ def test_resolutions_are_remembered_within_bounds(registry):
     for number in range(2 * RESOLUTIONS):
         model.resolve(QualityRequest(sparsity=0.2 + number * 1e-5))
     assert model.resolve.cache_info().currsize <= RESOLUTIONS
+
+
+def test_a_folder_out_of_sight_keeps_what_it_had_and_the_others_go_on(folder, seen, tmp_path_factory):
+    second = tmp_path_factory.mktemp("second")
+    save(random_bundle(), second / "flat")
+    save(random_bundle(), second / "other")
+    registry = Registry(
+        [folder / "many", folder, second], read, COMPILE, None,
+        lambda model: seen.append(("load", model.name, model.version)),
+        lambda model: seen.append(("unload", model.name, model.version)),
+    )  # fmt: skip
+    shutil.rmtree(folder / "many")
+    registry.load_all()
+    assert [model.name for model in registry] == ["flat", "other"]
+    seen.clear()
+    folder.rename(folder.with_name("away"))
+    save(random_bundle(), second / "fresh")
+    shutil.rmtree(second / "other")
+    for _ in range(3):
+        registry.refresh()
+    assert seen == [("load", "fresh", "1"), ("unload", "other", "1")]
+    folder.with_name("away").rename(folder)
+    shutil.rmtree(folder / "flat")
+    registry.refresh()
+    assert seen[2:] == [("load", "flat", "1"), ("unload", "flat", "1")]  # swapped for the second folder's
+
+
+def test_a_version_that_two_folders_have_is_told(folder, caplog):
+    Registry([folder, folder], read, COMPILE, None, print, print).load_all()
+    assert "is not served: a folder or source that is named before has that version too" in caplog.text
