@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
-from .background import repeat
+from .background import call_beside, repeat
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
@@ -232,8 +232,7 @@ def _lifespan(
             look = partial(asyncio.to_thread, registry.refresh)
             rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
         if settings.fetch_models_s and sources.fetched:
-            fetch = partial(asyncio.to_thread, _fetch, sources, registry)
-            rounds.append(repeat("a fetch of models", settings.fetch_models_s, fetch))
+            rounds.append(repeat("a fetch of models", settings.fetch_models_s, partial(_fetch, sources, registry)))
         tasks = [asyncio.create_task(one) for one in rounds]
         yield
         for task in tasks:
@@ -249,16 +248,20 @@ def _lifespan(
     return lifespan
 
 
-def _fetch(sources: ModelSources, registry: Registry) -> None:
-    sources.refresh()
-    registry.refresh()
+async def _fetch(sources: ModelSources, registry: Registry) -> None:
+    """Fetch what is new, and take it over."""
+    await call_beside(sources.refresh)
+    await asyncio.to_thread(registry.refresh)
 
 
 async def _reload(keys: KeyRing, sources: ModelSources, registry: Registry) -> None:
     """Read the API keys again if their file changed, fetch models, and look at their folders once."""
     log.info("reloading: SIGHUP")
-    for what, refresh in (("API keys", keys.refresh), ("models", partial(_fetch, sources, registry))):
+    refreshes: dict[str, Callable[[], Awaitable[None]]] = {
+        "API keys": partial(asyncio.to_thread, keys.refresh), "models": partial(_fetch, sources, registry),
+    }  # fmt: skip
+    for what, refresh in refreshes.items():
         try:
-            await asyncio.to_thread(refresh)
+            await refresh()
         except Exception:
             log.exception("the %s that changed could not be taken over", what)

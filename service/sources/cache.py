@@ -61,12 +61,12 @@ def find_bundles(files: Iterable[RemoteFile], own_name: str) -> dict[str, list[R
     for file in files:
         names = file.path.split("/")
         if len(names) <= DEEPEST and all(map(NAME.fullmatch, names)):
-            folders.setdefault("/".join(names[:-1]) or own_name, []).append(file)
-    return {
-        place: sorted(members, key=lambda file: file.path)
-        for place, members in folders.items()
-        if any(file.path.rpartition("/")[2] == DESCRIPTION for file in members)
-    }
+            folders.setdefault("/".join(names[:-1]), []).append(file)
+    bundles: dict[str, list[RemoteFile]] = {}
+    for folder, members in sorted(folders.items()):  # the root first, before a folder that is called like it
+        if any(file.path.rpartition("/")[2] == DESCRIPTION for file in members):
+            bundles.setdefault(folder or own_name, sorted(members, key=lambda file: file.path))
+    return bundles
 
 
 def bundle_id(files: Iterable[RemoteFile]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import SourceError
+from .location import redacted
 
 log = logging.getLogger(__name__)
 TRIES = 4  # without a byte's progress
@@ -56,7 +57,7 @@ def download(target: Path, what: str, most: int, open_at: Callable[[int], Stream
             failures = 0 if now > have else failures + 1
             if failures >= TRIES:
                 raise
-            log.warning("%s broke off after %d bytes and is resumed: %s", what, now, error)
+            log.warning("%s broke off after %d bytes and is resumed: %s", what, now, redacted(str(error)))
             time.sleep(PAUSE_S * 2**failures)
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from .location import Archive, Bucket, Folder, Location, Remote, Repository, fol
 
 log = logging.getLogger(__name__)
 TALKATIVE = ("boto3", "botocore", "filelock", "httpcore", "httpx", "httpx2", "huggingface_hub", "s3transfer", "urllib3")
+CLIENTS = {Bucket: ("boto3", "s3"), Repository: ("huggingface_hub", "hf")}
 LONGEST = 300  # characters of an error that is told
 
 
@@ -38,6 +40,9 @@ class ModelSources:
         folders: of models, one for each source.
         fetched: those of them that are fetched.
 
+    Raises:
+        StartError: the package of a source is not installed, or there is no folder for a cache.
+
     """
 
     def __init__(
@@ -49,6 +54,9 @@ class ModelSources:
             if isinstance(location, Folder):
                 folders.append(location.path)
                 continue
+            client = CLIENTS.get(type(location))
+            if client and find_spec(client[0]) is None:
+                raise StartError(f"{location} needs the package {client[0]}: pip install 'lccl[{client[1]}]'")
             self._caches[location] = SourceCache((cache or default_cache()) / folder_name(location))
             folders.append(self._caches[location].current)
         self.folders = tuple(folders)
@@ -73,18 +81,26 @@ class ModelSources:
         """Fetch what is new at the remote sources; why some of them could not be."""
         if not self._caches:
             return []
-        with ThreadPoolExecutor(len(self._caches), "fetch") as threads:
-            return [problem for problem in threads.map(self._refresh, self._caches) if problem]
+        problems: list[str] = []
+        threads = [
+            threading.Thread(target=self._refresh, args=(location, problems), name="fetch", daemon=True)
+            for location in self._caches
+        ]  # no pool's: the process would wait for these when it ends
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return problems
 
-    def _refresh(self, location: Remote) -> str:
+    def _refresh(self, location: Remote, problems: list[str]) -> None:
         problem = ""
         try:
             _fetch(location, self._caches[location])
         except Exception as error:  # of whatever library; none of them may take what is served along
             problem = _told(location, error)
+            problems.append(problem)
             log.error("%s; what the cache has of it is served", problem)
         self._tell(str(location), not problem)
-        return problem
 
 
 def default_cache() -> Path:

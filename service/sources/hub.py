@@ -12,18 +12,11 @@ DOWNLOADS = ".hub"  # beside the files; huggingface_hub keeps there what it has 
 
 
 class HubFiles:
-    """The files of a repository at a revision.
-
-    Raises:
-        SourceError: huggingface_hub is not installed.
-
-    """
+    """The files of a repository at a revision."""
 
     def __init__(self, location: Repository) -> None:
-        try:
-            import huggingface_hub
-        except ImportError:
-            raise SourceError("hf sources need the package huggingface_hub: pip install 'lccl[hf]'") from None
+        import huggingface_hub
+
         self._hub: Any = huggingface_hub
         self._hub.utils.disable_progress_bars()
         self._location = location

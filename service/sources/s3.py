@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .cache import DEEPEST, RemoteFile, SourceError
+from .cache import DEEPEST, RemoteFile
 from .download import MIB, Stream, download
 from .location import Bucket
 
@@ -13,19 +13,12 @@ TIMES = {"connect_timeout": 10, "read_timeout": 30, "retries": {"mode": "standar
 
 
 class BucketFiles:
-    """The files below a prefix.
-
-    Raises:
-        SourceError: boto3 is not installed.
-
-    """
+    """The files below a prefix."""
 
     def __init__(self, location: Bucket) -> None:
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError:
-            raise SourceError("s3 sources need the package boto3: pip install 'lccl[s3]'") from None
+        import boto3
+        from botocore.config import Config
+
         self._location = location
         self._client: Any = boto3.client("s3", config=Config(**TIMES))
 

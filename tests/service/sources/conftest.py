@@ -11,6 +11,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,7 @@ class Proxy(socketserver.ThreadingTCPServer):
     Attributes:
         cuts: after how many further bytes a connection is cut; each that is takes one of them.
         is_down: whether connections are closed as they come.
+        is_stalled: whether nothing is handed on.
         passed: bytes that clients got.
 
     """
@@ -38,7 +40,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     def __init__(self, target):
         super().__init__(("127.0.0.1", 0), None)
-        self.target, self.cuts, self.is_down, self.passed = target, [], False, 0
+        self.target, self.cuts, self.is_down, self.is_stalled, self.passed = target, [], False, False, 0
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -56,6 +58,8 @@ class Proxy(socketserver.ThreadingTCPServer):
         sent = 0
         try:
             while content := source.recv(1 << 14):
+                while self.is_stalled:
+                    time.sleep(0.01)
                 sink.sendall(content)
                 if answers:
                     self.passed += len(content)

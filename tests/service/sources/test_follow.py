@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import threading
 import zipfile
@@ -220,6 +221,13 @@ class TestHub:
         assert models(branch).keys() == {"net/2"}
         assert models(fixed).keys() == {"net/1"}
 
+    def test_a_folder_that_is_called_like_the_repository_does_not_mix_with_its_root(self, hub, sources, contents):
+        files = contents("1")
+        hub.commit("somebody/net", "main", files | {f"net/{name}": value for name, value in contents("2").items()})
+        fetched = sources("hf://somebody/net")
+        fetched.start()
+        assert content(models(fetched)["net/1"]) == files
+
     def test_folders_of_a_repository_are_models(self, hub, sources, contents):
         files = {f"{folder}/{name}": value for folder in ("a", "b/3") for name, value in contents("1").items()}
         hub.commit("somebody/nets", "v1", files)
@@ -373,3 +381,10 @@ def test_a_folder_is_read_where_it_is(sources, copied, tmp_path):
     assert not (tmp_path / "cache").exists()
     shutil.rmtree(copied)
     local.start()
+
+
+@pytest.mark.parametrize(("text", "package"), [("s3://models", "boto3"), ("hf://somebody/net", "huggingface_hub")])
+def test_a_client_that_is_not_installed_ends_the_start(sources, copied, monkeypatch, text, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(StartError, match=f"needs the package {package}: pip install"):
+        sources(f"{copied},{text}")

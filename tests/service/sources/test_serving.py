@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,24 @@ def test_a_fetched_model_that_cannot_be_used_leaves_the_others(
     store.client.delete_object(Bucket="models", Key="all/net/bundle.json")
     said = start("--models", settings["models"], "--models-cache", str(settings["models_cache"]))
     assert "it names 1 labels for 10 classes" in said
+
+
+def test_a_source_that_stalls_does_not_keep_the_end(serve, settings, store, bundles):
+    store.put(bundles / "1", "all/net")
+
+    def running(name):
+        return [thread for thread in threading.enumerate() if thread.name.endswith(name)]
+
+    try:
+        with serve(fetch_models_s=0.1, **settings):
+            store.proxy.is_stalled = True
+            wait_for(lambda: running("fetch"))
+        assert running("fetch")
+        assert all(thread.daemon for thread in running("fetch") + running("beside"))
+        assert not running("(run)")  # the server's
+    finally:
+        store.proxy.is_stalled = False
+    wait_for(lambda: not running("fetch"))
 
 
 def test_requests_name_no_source(serve, settings, store, bundles):
