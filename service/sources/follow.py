@@ -99,7 +99,10 @@ class ModelSources:
         except Exception as error:  # of whatever library; none of them may take what is served along
             problem = _told(location, error)
             problems.append(problem)
-            log.error("%s; what the cache has of it is served", problem)
+            has_any = self._caches[location].shown()
+            log.error(
+                "%s; %s", problem, "what the cache has of it is served" if has_any else "the cache has none of it"
+            )
         self._tell(str(location), not problem)
 
 

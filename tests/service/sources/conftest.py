@@ -10,6 +10,7 @@ import shutil
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -260,7 +261,9 @@ def _hub_server(tmp_path_factory):
         patch.setenv("HF_ENDPOINT", f"http://{proxy.address}")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
         patch.setenv("HF_TOKEN", "hf_secret")
-        pytest.importorskip("huggingface_hub").HfApi()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            patch.delitem(sys.modules, name)
+        pytest.importorskip("huggingface_hub")
         server.proxy = proxy
         yield server
         proxy.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from lccl.bundle.format import save
 from tests.conftest import random_bundle
 from tests.service.engines import wait_for
+from tests.service.refusals import refused
 
 PNG = {"Content-Type": "image/png"}
 
@@ -59,6 +61,24 @@ def test_a_fetched_model_that_cannot_be_used_leaves_the_others(
     assert "it names 1 labels for 10 classes" in said
 
 
+def test_a_signal_fetches_once(serve, settings, store, bundles):
+    store.put(bundles / "1", "all/net")
+    with serve(**settings) as client:
+        store.put(bundles / "2", "all/net")
+        asyncio.run(client.app.state.reload())
+        assert ("net", "2") in served(client)
+
+
+def test_a_request_to_load_fetches_nothing(serve, settings, store, bundles):
+    store.put(bundles / "1", "all/net")
+    with serve(**settings) as client:
+        store.put(bundles / "2", "all/net")
+        store.put(bundles / "1", "all/other")
+        assert [model.version for model in client.app.state.registry.load("net")] == ["1"]
+        with refused("unknown_model"):
+            client.app.state.registry.load("other")
+
+
 def test_a_source_that_stalls_does_not_keep_the_end(serve, settings, store, bundles):
     store.put(bundles / "1", "all/net")
 
@@ -81,7 +101,7 @@ def test_requests_name_no_source(serve, settings, store, bundles):
     store.put(bundles / "1", "all/net")
     with serve(**settings) as client:
         for name in ("s3://models/all/other", "hf://a/b", "..", "https://h/a.tar"):
-            with pytest.raises(Exception, match="has no"):
+            with refused("unknown_model"):
                 client.app.state.registry.load(name)
 
 
