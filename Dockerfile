@@ -40,7 +40,7 @@ COPY service service
 # The import shows that nothing is missing, and leaves bytecode of just what a start of the service needs.
 RUN pip install --no-deps . \
  && cd /opt/lccl/lib/python3.11/site-packages/lccl \
- && rm -r train bench cli calibration measurement.py bundle/model_card.py data /opt/lccl/bin/lccl && cd / \
+ && rm -r train bench classify cli calibration measurement.py bundle/model_card.py data /opt/lccl/bin/lccl && cd / \
  && /opt/lccl/bin/python -c "import service.app, lccl.compiler, lccl.bundle.format, lccl.bundle.self_test, lccl.skip_map, lccl.engines.cpu.engine"
 
 FROM python:3.11-slim-bookworm

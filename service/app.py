@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
 from starlette.types import Lifespan
 
+from lccl.bundle.format import load
 from lccl.compiler import compile_network
 from lccl.engines.cpu.cores import find_cores
 
@@ -32,7 +33,7 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
-from .background import repeat
+from .background import call_beside, repeat
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
@@ -42,6 +43,9 @@ from .inference.registry import Registry, ServedModel
 from .inference.runner import Runner, WorkBatcher
 from .inference.self_test import SelfTest, warm_up
 from .settings import Settings
+from .signing import SigningPolicy
+from .sources.follow import ModelSources
+from .sources.location import parse_locations
 from .telemetry.accounting import Accounting
 from .telemetry.gpu import KINDS, gpus_in_use, memory
 from .telemetry.metrics import Metrics
@@ -58,7 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     to refuse a request, and what to do at SIGHUP.
 
     Raises:
-        StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
+        StartError: the file of API keys or the signing policy cannot be used, the packages of the tracing asked for are
+            missing, or no source has a model.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
 
@@ -71,7 +76,11 @@ def create_app(settings: Settings) -> FastAPI:
     access = AccessControl(keys, RateLimits(settings.rate_limit))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
     bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
-    registry = _load_models(settings, metrics, cost, batcher)
+    sources = ModelSources(
+        parse_locations(settings.models), settings.models_cache,
+        lambda source, is_up: metrics.source_up.labels(source).set(is_up),
+    )  # fmt: skip
+    registry = _load_models(settings, sources, metrics, cost, batcher)
     self_test = SelfTest(registry, batcher, settings.self_test_interval_s)
     runner, decoders = _make_runner(settings, batcher, cost, metrics), _make_decoders(settings)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
@@ -85,13 +94,13 @@ def create_app(settings: Settings) -> FastAPI:
         routes=[route(operation, access) for operation in operations],
         servers=[{"url": settings.root_path}] if settings.root_path else None,
         summary="Classifies images with ResNets that skip work; every request chooses how much.",
-        lifespan=_lifespan(settings, registry, batcher, runner, self_test, decoders, tracing, keys),
+        lifespan=_lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys),
     )  # fmt: skip
     observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
     app.state = State(
         {
             "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
-            "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, registry),
+            "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, sources, registry),
         }
     )  # fmt: skip
     return app
@@ -131,8 +140,11 @@ def _observer(
     )  # fmt: skip
 
 
-def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher: WorkBatcher) -> Registry:
+def _load_models(
+    settings: Settings, sources: ModelSources, metrics: Metrics, cost: CostModel, batcher: WorkBatcher
+) -> Registry:
     """Load all models; what is learnt and told of each begins and ends with it."""
+    policy = SigningPolicy.load(settings.signing_policy) if settings.signing_policy else None
 
     def begin(model: ServedModel) -> None:
         warm_up(model, cost)
@@ -160,7 +172,11 @@ def _load_models(settings: Settings, metrics: Metrics, cost: CostModel, batcher:
         compile_network, device=settings.device, precision=settings.precision, engine=settings.engine,
         threads=settings.compute_threads, streams=settings.compute_streams, instruction_set=settings.instruction_set,
     )  # fmt: skip
-    registry = Registry(settings.models, compile_bundle, settings.default_model, begin, end)
+    read = policy.read if policy else lambda _, home: load(home)
+    registry = Registry(
+        sources.folders, read, compile_bundle, settings.default_model, begin, end, fetched=sources.fetched
+    )
+    sources.start()
     registry.load_all()
     if all(model.engine.name == "cpu" for model in registry):
         torch.set_num_threads(1)  # the engine has threads of its own; torch is done
@@ -195,6 +211,7 @@ def _make_decoders(settings: Settings) -> Decoders:
 
 def _lifespan(
     settings: Settings,
+    sources: ModelSources,
     registry: Registry,
     batcher: WorkBatcher,
     runner: Runner,
@@ -214,6 +231,8 @@ def _lifespan(
         if settings.watch_models_s:
             look = partial(asyncio.to_thread, registry.refresh)
             rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
+        if settings.fetch_models_s and sources.fetched:
+            rounds.append(repeat("a fetch of models", settings.fetch_models_s, partial(_fetch, sources, registry)))
         tasks = [asyncio.create_task(one) for one in rounds]
         yield
         for task in tasks:
@@ -229,11 +248,20 @@ def _lifespan(
     return lifespan
 
 
-async def _reload(keys: KeyRing, registry: Registry) -> None:
-    """Read the API keys again if their file changed, and look at the folder of models once."""
+async def _fetch(sources: ModelSources, registry: Registry) -> None:
+    """Fetch what is new, and take it over."""
+    await call_beside(sources.refresh)
+    await asyncio.to_thread(registry.refresh)
+
+
+async def _reload(keys: KeyRing, sources: ModelSources, registry: Registry) -> None:
+    """Read the API keys again if their file changed, fetch models, and look at their folders once."""
     log.info("reloading: SIGHUP")
-    for what, refresh in (("API keys", keys.refresh), ("models", registry.refresh)):
+    refreshes: dict[str, Callable[[], Awaitable[None]]] = {
+        "API keys": partial(asyncio.to_thread, keys.refresh), "models": partial(_fetch, sources, registry),
+    }  # fmt: skip
+    for what, refresh in refreshes.items():
         try:
-            await asyncio.to_thread(refresh)
+            await refresh()
         except Exception:
             log.exception("the %s that changed could not be taken over", what)

@@ -86,7 +86,11 @@ class ServiceError(LcclError):
 
 
 class StartError(LcclError):
-    """The service cannot start: its file of API keys, the packages for tracing or the installed uvicorn do not fit."""
+    """The service cannot start: one of its files, of its sources of models, or of its packages does not do."""
+
+
+class SignatureError(BundleError):
+    """A bundle that lacks the signature that the policy asks for."""
 
 
 class ProblemBody(TypedDict):

@@ -6,15 +6,21 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .auth.rate_limits import RateText
+from .sources.location import parse_locations
 
 
 def _networks(text: str) -> str:
     for network in filter(None, (part.strip() for part in text.split(","))):
         ip_network(network)
+    return text
+
+
+def _sources(text: str) -> str:
+    parse_locations(text)
     return text
 
 
@@ -38,6 +44,7 @@ def _key(secret: SecretStr) -> SecretStr:
 
 
 NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
+Sources = Annotated[str, BeforeValidator(str), AfterValidator(_sources)]
 Networks = Annotated[str, AfterValidator(_networks)]
 Hosts = Annotated[
     str, AfterValidator(_listed("name of a host, without scheme and port", rf"\*|(\*\.)?{NAME}|\[[0-9a-f:.]+\]"))
@@ -63,7 +70,15 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    models: Path = Field(Path("models"), description="folder of bundles; each is served under its folder's name")
+    models: Sources = Field(
+        "models", repr=False, description="folder of bundles, each served under its folder's name; or several sources, "
+        "separated by commas: folders, s3://, hf://, https:// (docs/models.md)",
+    )  # fmt: skip
+    models_cache: Path | None = Field(None, description="folder for fetched models; else the user's cache folder")
+    fetch_models_s: float = Field(
+        0.0, ge=0, le=86_400, description="seconds between fetches of remote sources; 0 fetches at the start alone"
+    )
+    signing_policy: Path | None = Field(None, description="file that says who must have signed which models")
     default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")
     engine: Literal["auto", "cpu", "cuda", "reference"] = Field("auto", description="what runs the models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:i")

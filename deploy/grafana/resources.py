@@ -44,6 +44,19 @@ def _scrapes() -> Section:
     ]  # fmt: skip
 
 
+def _sources() -> Section:
+    none = 'label_replace(vector(1), "source", "no remote source", "", "")'
+    return "Models", [
+        lines("Sources of models", "1 while a remote source was in order when it was last fetched, else 0: then what "
+              "was fetched before is served.", "short",
+              {"{{instance}} {{source}}": f"lccl_source_up{OF_REPLICA} or on() {none}"}, 24),
+    ]  # fmt: skip
+
+
 def build() -> Dashboard:
-    text = "CPU, memory, file descriptors and GPUs' memory of each replica, and what reading its metrics takes."
-    return dashboard("lccl-resources", "LCCL resources", text, [INSTANCE], [_process(), _gpus(), _scrapes()])
+    text = (
+        "CPU, memory, file descriptors, GPUs' memory and sources of each replica, and what reading its metrics takes."
+    )
+    return dashboard(
+        "lccl-resources", "LCCL resources", text, [INSTANCE], [_process(), _gpus(), _scrapes(), _sources()]
+    )

@@ -192,6 +192,26 @@ def version_of(folder: Path) -> str:
     return str(_read_description(folder).get("version", ""))
 
 
+def check_files(folder: Path) -> None:
+    """Compare a bundle's description and files with their hashes, without loading it.
+
+    Raises:
+        BundleError: one of them is damaged or missing.
+
+    """
+    files = _read_description(folder).get("files")
+    if not isinstance(files, dict) or not files.keys() <= {WEIGHTS, INT8_WEIGHTS} or WEIGHTS not in files:
+        raise BundleError(f"{folder / DESCRIPTION} does not list its files")
+    for name, expected in files.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{folder / name} cannot be read: {error.strerror}") from error
+        if found != expected:
+            raise BundleError(f"{folder / name} is damaged or foreign: its hash does not match {DESCRIPTION}")
+
+
 def _described(description: Mapping[str, Any]) -> Bundle:
     """The bundle that a description describes, its network with fresh weights.
 

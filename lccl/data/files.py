@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lccl.errors import DataError
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 

@@ -1,4 +1,4 @@
-"""The folder of models: what lies in it, whether that has changed, and which names cannot be looked into now.
+"""Folders of models: what lies in them, whether that has changed, and which names cannot be looked into now.
 
 A model is ``<name>/bundle.json``, whose version is the bundle's own, or ``<name>/<version>/bundle.json``. Everything
 else is left alone: files, folders without a bundle, and whatever is hidden, as editors, notebooks and the volumes of
@@ -21,25 +21,48 @@ Stamp = tuple[tuple[int, ...], ...]
 
 @dataclass(slots=True)
 class Look:
-    """What was found in the folder.
+    """What was found in the folders.
 
     Attributes:
-        homes: where each version lies.
+        homes: where each version lies; of several places the one in the folder that was named first.
         unsure: names of which more versions may be there than were found.
+        unreadable: folders of which nothing is known now.
+        covered: versions that a folder named earlier has too.
 
     """
 
     homes: dict[Key, Path] = field(default_factory=dict)
     unsure: set[str] = field(default_factory=set)
+    unreadable: list[Path] = field(default_factory=list)
+    covered: list[Path] = field(default_factory=list)
 
 
-def look(folder: Path) -> Look:
+def look(*folders: Path) -> Look:
     """Find all versions of all models.
 
     Raises:
-        OSError: the folder cannot be read, or is not there.
+        OSError: none of the folders can be read, or is there.
 
     """
+    together = Look()
+    for folder in folders:
+        try:
+            found = _look_into_folder(folder)
+        except OSError:
+            together.unreadable.append(folder)
+            if len(together.unreadable) == len(folders):
+                raise
+            continue
+        for key, home in found.homes.items():
+            if key in together.homes:
+                together.covered.append(home)
+            elif key[0] not in together.unsure:
+                together.homes[key] = home
+        together.unsure |= found.unsure
+    return together
+
+
+def _look_into_folder(folder: Path) -> Look:
     found = Look()
     for model in _folders(folder):
         try:

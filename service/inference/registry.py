@@ -1,6 +1,6 @@
 """The models that are served: name and version → loaded bundle and engine; loading, swapping and unloading them.
 
-Names from requests are only ever looked up among those found in the folder of models; no path is made of them.
+Names from requests are only ever looked up among those found in the folders of models; no path is made of them.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lccl.errors import BundleError, LcclError
 from lccl.request import QualityRequest, Resolution, resolve
 
-from ..errors import ServiceError
+from ..errors import ServiceError, SignatureError
 from .folder import Key, Look, Stamp, look, stamp
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One version in the folder of models, loaded or not, and why not."""
+    """One version in the folders of models, loaded or not, and why not."""
 
     name: str
     version: str
@@ -77,33 +77,39 @@ class IndexEntry:
 
 
 class Registry:
-    """Loads bundles from one folder and finds them by name and version.
+    """Loads bundles from folders and finds them by name and version.
 
     Finding never waits. Loading and unloading do, one after the other; call them in a thread. A version is swapped
     in one step, once its successor has passed its self-test; batches of the old one that wait are still answered by it.
 
     Args:
+        folders: of models; where two have the same version, the one named first counts.
+        read: reads the bundle that is served under a name from its folder.
         compile_bundle: makes the engine that runs a bundle.
         default: the model found without a name; without it the first by name.
         on_load: told of each model just before it is served, from the loading thread.
         on_unload: told of each that no longer is.
+        fetched: those of the folders that others fill: a model there that cannot be used does not end the start.
 
     """
 
     def __init__(
         self,
-        folder: Path,
+        folders: Sequence[Path],
+        read: Callable[[str, Path], "Bundle"],
         compile_bundle: Callable[["Bundle"], "Engine"],
         default: str | None,
         on_load: Callable[[ServedModel], None],
         on_unload: Callable[[ServedModel], None],
+        fetched: Sequence[Path] = (),
     ) -> None:
-        self._folder, self._compile, self._default = folder, compile_bundle, default
+        self._folders, self._fetched, self._default = tuple(folders), tuple(fetched), default
+        self._read_bundle, self._compile = read, compile_bundle
         self._on_load, self._on_unload = on_load, on_unload
         self._served: dict[Key, ServedModel] = {}  # ascending
         self._found: dict[tuple[str | None, str | None], ServedModel] = {}  # what was asked for, among these
         self._states: dict[Key, IndexEntry] = {}
-        self._stamps: dict[Key, Stamp] = {}  # what was read last, served or not
+        self._seen: dict[Key, tuple[Path, Stamp]] = {}  # what was read last, served or not
         self._missed: Counter[Key] = Counter()  # looks at the folder in a row that did not find it
         self._serial = itertools.count(1)
         self._changing, self._looking = threading.Lock(), threading.Lock()
@@ -118,15 +124,28 @@ class Registry:
         """Load every version of every model.
 
         Raises:
-            BundleError: none there, one that cannot be used, a bad name, or no such default model.
+            BundleError: none there, one that cannot be used, a bad name, or no such default model. Bundles without the
+                signature they need, and those that were fetched, are only told of while there are others.
             EngineError: the engine, device or precision is not to be had.
 
         """
-        homes = self._homes()
-        if not homes:
-            raise BundleError(f"no bundles in {self._folder}: each is a folder with bundle.json and model.safetensors")
-        for key in homes:
-            self._load(key, homes[key])
+        found = self._look()
+        if not found.homes:
+            folders = ", ".join(map(str, self._folders))
+            raise BundleError(f"no bundles in {folders}: each is a folder with bundle.json and model.safetensors")
+        for home in found.covered:
+            log.warning("%s is not served: a folder or source that is named before has that version too", home)
+        refused: LcclError | None = None
+        for key, home in found.homes.items():
+            try:
+                self._load(key, home)
+            except LcclError as error:
+                if not isinstance(error, SignatureError) and not _lies_in(home, self._fetched):
+                    raise
+                refused = error
+                log.error("%s is not served: %s", _called(*key), error)
+        if refused is not None and not self._served:
+            raise refused
         if self._default is not None and not self.versions(self._default):
             raise BundleError(f"the default model {self._default!r} is not among {self._names()}")
 
@@ -176,30 +195,33 @@ class Registry:
         return [model for model in self if model.name == name]
 
     def index(self) -> list[IndexEntry]:
-        """Everything in the folder and everything loaded, with its state."""
-        entries = {key: IndexEntry(*key, "UNAVAILABLE", "not loaded") for key in self._homes()} | self._states
+        """Everything in the folders and everything loaded, with its state."""
+        entries = {key: IndexEntry(*key, "UNAVAILABLE", "not loaded") for key in self._look().homes} | self._states
         return [entries[key] for key in sorted(entries, key=_order)]
 
-    def _homes(self) -> dict[Key, Path]:
-        """Where each version lies; none where the folder cannot be read."""
+    def _look(self) -> Look:
+        """Where each version lies; nothing where no folder can be read."""
         try:
-            return look(self._folder).homes
+            found = look(*self._folders)
         except OSError as error:
             log.warning("the folder of models cannot be read: %s", error)
-            return {}
+            return Look()
+        for folder in found.unreadable:
+            log.warning("the folder of models %s cannot be read", folder)
+        return found
 
     def _names(self) -> str:
         return ", ".join(dict.fromkeys(model.name for model in self))
 
     def load(self, name: str, version: str | None = None) -> list[ServedModel]:
-        """Load a version from the folder, or all of a model's; what is loaded already is read anew and swapped.
+        """Load a version from its folder, or all of a model's; what is loaded already is read anew and swapped.
 
         Raises:
-            ServiceError, unknown_model: the folder has none of that name and version.
+            ServiceError, unknown_model: the folders have none of that name and version.
             BundleError: it cannot be used; what was served before still is.
 
         """
-        homes = self._homes()
+        homes = self._look().homes
         wanted = [key for key in homes if key[0] == name and version in {None, key[1]}]
         if not wanted:
             raise ServiceError("unknown_model", f"the folder of models has no {_called(name, version)}")
@@ -225,25 +247,29 @@ class Registry:
             self._serve({})
 
     def refresh(self) -> None:
-        """Follow the folder: load what is new or changed, unload what is gone, keep what cannot be replaced.
+        """Follow the folders: load what is new or changed, unload what is gone, keep what cannot be replaced.
 
         What fails to load is tried again when its files change. What was not found is unloaded when the next look does
-        not find it either; while its folder cannot be read, nobody knows.
+        not find it either; while its folder cannot be read, nobody knows, and it is not replaced from another either.
         """
         with self._looking:
             try:
-                self._follow(look(self._folder))
+                self._follow(look(*self._folders))
             except OSError as error:
                 log.warning("what is served stays, for the folder of models cannot be read: %s", error)
 
     def _follow(self, found: Look) -> None:
         for key, home in found.homes.items():
             self._missed.pop(key, None)
-            if self._stamps.get(key) != stamp(home):
+            if self._seen.get(key) != (home, stamp(home)) and not self._is_out_of_sight(key, found):
                 self._try_to_load(key, home)
-        for key in (self._stamps.keys() | self._states.keys()) - found.homes.keys():
-            if key[0] not in found.unsure:
+        for key in (self._seen.keys() | self._states.keys()) - found.homes.keys():
+            if key[0] not in found.unsure and not self._is_out_of_sight(key, found):
                 self._miss(key)
+
+    def _is_out_of_sight(self, key: Key, found: Look) -> bool:
+        """Whether what was read of a version lies in a folder that cannot be read now."""
+        return key in self._seen and _lies_in(self._seen[key][0], found.unreadable)
 
     def _try_to_load(self, key: Key, home: Path) -> None:
         try:
@@ -262,12 +288,12 @@ class Registry:
             model = self._served.get(key)
             if model is not None:
                 self._drop(model)
-            for known in (self._missed, self._stamps, self._states):
+            for known in (self._missed, self._seen, self._states):
                 known.pop(key, None)
 
     def _load(self, key: Key, home: Path) -> ServedModel:
         with self._changing:
-            old, before = self._served.get(key), stamp(home)
+            old, before = self._served.get(key), (home, stamp(home))
             if old is None:
                 self._states[key] = IndexEntry(*key, "LOADING")
             try:
@@ -277,9 +303,9 @@ class Registry:
                 state: State = "UNAVAILABLE" if old is None else "READY"
                 self._states[key] = IndexEntry(*key, state, f"cannot be loaded: {error}")
                 if isinstance(error, LcclError):
-                    self._stamps[key] = before
+                    self._seen[key] = before
                 raise
-            self._stamps[key] = before
+            self._seen[key] = before
             served = self._served | {key: model}
             self._serve({one: served[one] for one in sorted(served, key=_order)})
             self._states[key] = IndexEntry(*key, "READY")
@@ -288,13 +314,12 @@ class Registry:
             return model
 
     def _make(self, name: str, version: str, home: Path) -> ServedModel:
-        from lccl.bundle.format import load
         from lccl.bundle.self_test import check
 
         for part in (name, version):
             if not NAME.fullmatch(part):
                 raise BundleError(f"{part!r} is no model name or version: use letters, digits, '.', '_' and '-'")
-        bundle = load(home)
+        bundle = self._read_bundle(name, home)
         engine = self._compile(bundle)
         bundle = bundle.in_precision(engine.precision)
         self_test = check(engine, bundle)
@@ -319,6 +344,10 @@ def _order(key: Key) -> tuple[str, list[tuple[int, int, str]]]:
     name, version = key
     parts = re.split(r"[._-]", version)
     return name, [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _lies_in(home: Path, folders: Sequence[Path]) -> bool:
+    return any(home.is_relative_to(folder) for folder in folders)
 
 
 def _called(name: str, version: str | None) -> str:

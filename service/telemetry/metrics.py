@@ -126,6 +126,9 @@ class Metrics:
         )
         self.downgraded = counter("downgraded_total", "Images served sparser than their request asked for.", model)
         self.model_info = gauge("model_info", "1 for each model.", (*model, "version", "engine", "precision", "digest"))
+        self.source_up = gauge(
+            "source_up", "1 while a remote source of models was in order when it was last fetched, else 0.", ("source",)
+        )
         self.gpu_memory = gauge(
             "gpu_memory_bytes", "Bytes of a GPU that a model runs on: of torch's allocator, and of the whole device.",
             ("device", "kind"),

@@ -167,3 +167,13 @@ def test_without_former_names_nothing_warns(caplog, tmp_path):
     with pytest.raises(BundleError):
         create_app(Settings(models=tmp_path))
     assert not caplog.records
+
+
+def test_sources_are_checked_and_their_secrets_kept(tmp_path):
+    digest = "0" * 64
+    settings = Settings(models=f"{tmp_path},https://me:hidden@host/a.tar?key=hidden#sha256={digest}")
+    assert "hidden" not in repr(settings)
+    shown = run("--models", "https://me:hidden@host/a.tar?key=hidden").stderr
+    assert shown.startswith("lccl-serve: models: ")
+    assert "#sha256=" in shown
+    assert "hidden" not in shown

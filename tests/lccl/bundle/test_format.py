@@ -121,6 +121,21 @@ def test_a_folder_in_a_files_place_is_refused(folder, name):
     refused(folder, f"{name} cannot be read: Is a directory")
 
 
+def test_files_are_checked_without_being_loaded(folder):
+    bundles.check_files(folder)
+    weights = bytearray((folder / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(weights)
+    with pytest.raises(lccl.errors.BundleError, match="damaged or foreign"):
+        bundles.check_files(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(lccl.errors.BundleError, match="cannot be read"):
+        bundles.check_files(folder)
+    edit(folder, files={WEIGHTS: "0", "../other": "0"})
+    with pytest.raises(lccl.errors.BundleError, match="does not list its files"):
+        bundles.check_files(folder)
+
+
 def test_a_description_beyond_the_limit_is_refused_unread(folder, monkeypatch):
     monkeypatch.setattr(bundles, "MAX_DESCRIPTION_BYTES", 1000)
     refused(folder, "larger than")

@@ -126,3 +126,30 @@ def test_a_stamp_changes_with_either_file(folder, name):
     file.rename(home / "aside")
     seen.add(stamp(home))
     assert len(seen) == 4
+
+
+def test_of_several_folders_the_first_that_has_a_version_counts(folder, saved, tmp_path_factory):
+    second = tmp_path_factory.mktemp("second")
+    for place in ("flat", "other/3", "many/4"):
+        shutil.copytree(saved, second / place)
+    found = look(folder, second)
+    assert found.homes == {
+        ("flat", "1"): folder / "flat", ("many", "2"): folder / "many" / "2", ("many", "4"): second / "many" / "4",
+        ("other", "3"): second / "other" / "3",
+    }  # fmt: skip
+    assert found.covered == [second / "flat"]
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_others(folder, tmp_path):
+    found = look(tmp_path / "nowhere", folder)
+    assert found.homes.keys() == ALL
+    assert found.unreadable == [tmp_path / "nowhere"]
+
+
+def test_a_name_that_is_unsure_in_one_folder_is_not_taken_from_the_next(folder, saved, tmp_path_factory):
+    second = tmp_path_factory.mktemp("second")
+    shutil.copytree(saved, second / "flat")
+    (folder / "flat" / "bundle.json").write_text("{")
+    found = look(folder, second)
+    assert ("flat", "1") not in found.homes
+    assert found.unsure == {"flat"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lccl.bundle import self_test
-from lccl.bundle.format import save
+from lccl.bundle.format import load, save
 from lccl.compiler import compile_network
 from lccl.errors import BundleError
 from lccl.request import QualityRequest
@@ -22,6 +22,10 @@ from tests.conftest import random_bundle
 from tests.service.refusals import refused
 
 COMPILE = partial(compile_network, threads=1)
+
+
+def read(_, home):
+    return load(home)
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def seen():
 @pytest.fixture
 def registry(folder, seen):
     registry = Registry(
-        folder, COMPILE, None,
+        [folder], read, COMPILE, None,
         lambda model: seen.append(("load", model.name, model.version)),
         lambda model: seen.append(("unload", model.name, model.version)),
     )  # fmt: skip
@@ -178,7 +182,7 @@ def test_what_was_unloaded_by_hand_stays_so_until_it_changes(registry, folder):
 
 def test_hidden_folders_do_not_stop_the_start(folder):
     shutil.copytree(folder / "flat", folder / "flat" / ".ipynb_checkpoints")
-    registry = Registry(folder, COMPILE, None, lambda _: None, lambda _: None)
+    registry = Registry([folder], read, COMPILE, None, lambda _: None, lambda _: None)
     registry.load_all()
     assert len(registry) == 3
 
@@ -195,7 +199,7 @@ def test_without_the_default_model_that_is_said(registry):
 def test_a_bad_name_in_the_folder_is_refused(folder):
     shutil.move(folder / "flat", folder / "a b")
     with pytest.raises(BundleError, match="no model name"):
-        Registry(folder, COMPILE, None, print, print).load_all()
+        Registry([folder], read, COMPILE, None, print, print).load_all()
 
 
 def test_an_unloaded_model_gives_its_memory_back(registry):
@@ -213,3 +217,33 @@ def test_resolutions_are_remembered_within_bounds(registry):
     for number in range(2 * RESOLUTIONS):
         model.resolve(QualityRequest(sparsity=0.2 + number * 1e-5))
     assert model.resolve.cache_info().currsize <= RESOLUTIONS
+
+
+def test_a_folder_out_of_sight_keeps_what_it_had_and_the_others_go_on(folder, seen, tmp_path_factory):
+    second = tmp_path_factory.mktemp("second")
+    save(random_bundle(), second / "flat")
+    save(random_bundle(), second / "other")
+    registry = Registry(
+        [folder / "many", folder, second], read, COMPILE, None,
+        lambda model: seen.append(("load", model.name, model.version)),
+        lambda model: seen.append(("unload", model.name, model.version)),
+    )  # fmt: skip
+    shutil.rmtree(folder / "many")
+    registry.load_all()
+    assert [model.name for model in registry] == ["flat", "other"]
+    seen.clear()
+    folder.rename(folder.with_name("away"))
+    save(random_bundle(), second / "fresh")
+    shutil.rmtree(second / "other")
+    for _ in range(3):
+        registry.refresh()
+    assert seen == [("load", "fresh", "1"), ("unload", "other", "1")]
+    folder.with_name("away").rename(folder)
+    shutil.rmtree(folder / "flat")
+    registry.refresh()
+    assert seen[2:] == [("load", "flat", "1"), ("unload", "flat", "1")]  # swapped for the second folder's
+
+
+def test_a_version_that_two_folders_have_is_told(folder, caplog):
+    Registry([folder, folder], read, COMPILE, None, print, print).load_all()
+    assert "is not served: a folder or source that is named before has that version too" in caplog.text
