@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -34,7 +35,8 @@ def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -
     return network
 
 
-def layers_of(architecture: Architecture, blocks: Sequence[int] | None = None) -> int:
+@lru_cache
+def layers_of(architecture: Architecture, blocks: tuple[int, ...] | None = None) -> int:
     """How many gated convolutions :func:`shortened` leaves."""
     with torch.device("meta"):
         return len(shortened(architecture, blocks).skip_convs)
