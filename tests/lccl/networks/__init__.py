@@ -9,6 +9,11 @@ import torch
 
 from lccl.networks import Architecture, ResNet, build
 
+# Every kind of block, shortcut and stem: other networks differ from one of these in depth or width alone.
+EVERY_KIND = [
+    Architecture("resnet20"), Architecture("resnet20", "pre"), Architecture("resnet164"), Architecture("wrn-16-4"),
+    Architecture("wrn-40-1"), Architecture("resnet18"), Architecture("resnet50"),
+]  # fmt: skip
 KEPT = {"resnet164": (0, 1, 18, 19, 36, 37), "resnet50": (0, 1, 3, 7, 13), "wrn-28-10": (0, 1, 4, 8)}
 
 
