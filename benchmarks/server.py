@@ -109,13 +109,13 @@ class Server:
     def status(self, path: str) -> int:
         """The status of a GET; 0 without an answer."""
         try:
-            return httpx.get(self.base + path, timeout=SOON_S).status_code
+            return httpx.get(self.base + path, timeout=SOON_S, verify=False).status_code
         except httpx.TransportError:
             return 0
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        text = httpx.get(f"{self.base}/metrics", timeout=SOON_S).text
+        text = httpx.get(f"{self.base}/metrics", timeout=SOON_S, verify=False).text
         values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, values))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,13 @@ def random_network(architecture: Architecture, seed: int = 0) -> ResNet:
     Their statistics are those of noise and the gates vary little: gates multiply, and values that fit no
     statistics grow without bounds.
     """
+    network = copy.deepcopy(_settled_network(architecture, seed))
+    torch.manual_seed(seed)  # what a test draws next is the same whatever ran before
+    return network
+
+
+@lru_cache(maxsize=4)
+def _settled_network(architecture: Architecture, seed: int) -> ResNet:
     torch.manual_seed(seed)
     network = build(architecture)
     for module in network.modules():

@@ -87,7 +87,7 @@ def images(tmp_path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, images, random_network, monkeypatch):
-    """As the page tells, but on few images, in small batches."""
+    """As the page tells, but on few images, in small batches and two epochs."""
     from tests.served import served
 
     monkeypatch.chdir(tmp_path)
@@ -96,7 +96,7 @@ def test_a_plain_resnet_gets_from_its_weights_to_an_answer(tmp_path, images, ran
     (commands,) = (block for block in blocks(OWN_MODEL, "sh") if "lccl attach" in block)
     for line in commands.splitlines():
         words = shlex.split(
-            line.replace("--epochs 5", "--epochs 5 --batch 8").replace("IMAGES", str(images)), comments=True
+            line.replace("--epochs 5", "--epochs 2 --batch 8").replace("IMAGES", str(images)), comments=True
         )
         done = CliRunner().invoke(app, words[1:])
         assert (words[0], done.exit_code) == ("lccl", 0), done.output

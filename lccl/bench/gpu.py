@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
-import torch._inductor
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -31,6 +31,24 @@ def test_the_command_is_that_of_the_shell(tmp_path, file, run, named):
     assert shlex.split(done.stdout) == [*named, *WORDS]
 
 
+def test_what_the_machine_does_not_tell_is_left_out(monkeypatch):
+    """Stand-ins for a machine without git, packages, or Linux's files about processors."""
+
+    def nothing(*_, **__):
+        raise FileNotFoundError
+
+    def no_package(_):
+        raise provenance.PackageNotFoundError
+
+    monkeypatch.setattr(provenance.subprocess, "run", nothing)
+    monkeypatch.setattr(provenance.Path, "read_text", nothing)
+    monkeypatch.setattr(provenance, "version", no_package)
+    told = provenance.machine()
+    assert provenance.commit() == "unknown"
+    assert (told["flags"], told["caches"], told["torch"]) == ([], {}, None)
+    assert told["cores"] > 0
+
+
 def test_a_file_names_command_commit_and_machine(tmp_path):
     written = json.loads(provenance.write(tmp_path / "new" / "figures.json", {"rows": [1]}).read_text())
     assert written == {

@@ -38,6 +38,18 @@ def test_other_weights_do_not(recorded):
         self_test.check(compile_network(recorded, "cpu"), recorded)
 
 
+def test_a_record_of_other_images_does_not(recorded):
+    few = {"seed": recorded.self_test["seed"], "logits": {"exact": recorded.self_test["logits"]["exact"][:1]}}
+    with pytest.raises(BundleError, match=r"the self-test's record at exact is \(1, 10\), not \(\d+, 10\)"):
+        self_test.check(compile_network(recorded, "cpu", engine="reference"), replace(recorded, self_test=few))
+
+
+def test_weights_that_overflow_do_not(bundle):
+    bundle.network.classifier.weight.data.fill_(3e38)
+    with pytest.raises(BundleError, match="logits at exact are not finite"):
+        self_test.check(compile_network(bundle, "cpu", engine="reference"), bundle)
+
+
 def test_a_bundle_without_a_record_needs_finite_logits_only(bundle):
     assert np.isfinite(self_test.check(compile_network(bundle, "cpu"), bundle)).all()
 

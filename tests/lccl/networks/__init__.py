@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
 from lccl.networks import Architecture, ResNet, build
 
+# Every kind of block, shortcut and stem: other networks differ from one of these in depth or width alone.
+EVERY_KIND = [
+    Architecture("resnet20"), Architecture("resnet20", "pre"), Architecture("resnet164"), Architecture("wrn-16-4"),
+    Architecture("wrn-40-1"), Architecture("resnet18"), Architecture("resnet50"),
+]  # fmt: skip
 KEPT = {"resnet164": (0, 1, 18, 19, 36, 37), "resnet50": (0, 1, 3, 7, 13), "wrn-28-10": (0, 1, 4, 8)}
 
 
@@ -34,7 +40,8 @@ def shortened(architecture: Architecture, blocks: Sequence[int] | None = None) -
     return network
 
 
-def layers_of(architecture: Architecture, blocks: Sequence[int] | None = None) -> int:
+@lru_cache
+def layers_of(architecture: Architecture, blocks: tuple[int, ...] | None = None) -> int:
     """How many gated convolutions :func:`shortened` leaves."""
     with torch.device("meta"):
         return len(shortened(architecture, blocks).skip_convs)

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lccl.networks import FORMS, PLACEMENTS, Architecture, build
+from lccl.networks import PLACEMENTS, Architecture, build
 from lccl.networks.lowering import lower, network_shape
 from lccl.networks.sidenet import SideNetSpec
 from lccl.plan import steps
 from lccl.plan.geometry import shape_of
-from tests.lccl.networks import called, layers_of
+from tests.lccl.networks import EVERY_KIND, called, layers_of
 
-EVERY = [Architecture(name, form) for name, forms in FORMS.items() for form in forms]
 PLACED = [
     Architecture(name, "pre", placement=placement)
     for name in ("resnet20", "resnet164", "wrn-16-4")
     for placement in PLACEMENTS
+    if placement != "aft-aft"
 ]
 SPLIT = [
     Architecture("resnet20", form, gate, split=split)
@@ -25,7 +25,9 @@ SPLIT = [
 GATES = ["shared", "pointwise", "grouped:4", "grouped:4:1x1"]
 
 
-@pytest.mark.parametrize("architecture", [*EVERY, *(one.plain_twin for one in EVERY), *PLACED, *SPLIT], ids=called)
+@pytest.mark.parametrize(
+    "architecture", [*EVERY_KIND, *(one.plain_twin for one in EVERY_KIND), *PLACED, *SPLIT], ids=called
+)
 def test_every_buffer_is_written_once_and_then_read(architecture, square):
     plan = lower(build(architecture), square(32))
     written, read = [], set()
@@ -40,7 +42,7 @@ def test_every_buffer_is_written_once_and_then_read(architecture, square):
     assert isinstance(plan.steps[-1], steps.Classify)
 
 
-@pytest.mark.parametrize("architecture", EVERY, ids=called)
+@pytest.mark.parametrize("architecture", EVERY_KIND, ids=called)
 def test_gates_come_in_the_order_of_the_columns(architecture, square):
     network = build(architecture)
     plan = lower(network, square(32))

@@ -280,13 +280,13 @@ def test_a_deep_stem_is_refused(tmp_path):
 
 
 def test_what_timm_stores_beside_the_weights_is_believed(tmp_path):
-    """Its resnetblur18 has the names and shapes of a ResNet-18, but blurs where it strides."""
-    file = written(tmp_path, {name: torch.rand(shape) for name, shape in resnet18_shapes().items()})
-    for harmless in ('{"architecture": "resnet18"}', "{}", "[]", "{"):
+    """Its resnetblur18, say, has the names and shapes of a ResNet-18, but blurs where it strides."""
+    file = written(tmp_path, their_weights())
+    for harmless in ('{"architecture": "resnet20"}', "{}", "[]", "{"):
         (tmp_path / "config.json").write_text(harmless)
-        assert read_plain(file).architecture.name == "resnet18"
-    (tmp_path / "config.json").write_text('{"architecture": "resnetblur18"}')
-    refused(file, "calls it a resnetblur18, whose arithmetic is not that of a resnet18")
+        assert read_plain(file).architecture.name == "resnet20"
+    (tmp_path / "config.json").write_text('{"architecture": "resnetblur20"}')
+    refused(file, "calls it a resnetblur20, whose arithmetic is not that of a resnet20")
 
 
 def test_normalisations_before_their_convolutions_are_refused(tmp_path):

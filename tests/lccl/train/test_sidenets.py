@@ -135,11 +135,17 @@ def curve_of(rows):
     return ThresholdCurve(tuple(Setting(tuple(row[:18]), tuple(row[18:])) for row in rows), np.zeros(len(rows)))
 
 
-def test_points_on_a_curve_hold_thresholds_and_exits(gated, toy_data):
+@pytest.fixture(scope="module")
+def along(gated, toy_data):
+    """An engine, held-out images that it answers as their labels say, and the bundle calibrated along three points."""
     rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 17 + [0.01, 0.5, 1.0], [0.0] * 17 + [0.01, 0.3, 0.0]]
     engine = compile_network(gated)
-    data = as_answered_by(engine, toy_data(held=40), [1.0, 0.0])
-    done = calibrate_along(curve_of(rows), gated, engine, data)
+    data = as_answered_by(engine, toy_data(held=16), [1.0, 0.0])
+    return engine, data, calibrate_along(curve_of(rows), gated, engine, data)
+
+
+def test_points_on_a_curve_hold_thresholds_and_exits(along):
+    engine, data, done = along
     points, shares = done.table.points, done.calibration["images_by_exit"]
     assert points[0].setting.exit_confidence == (1.0, 1.0)
     assert len(points) > 1
@@ -180,12 +186,9 @@ def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
     assert all((np.diff(exit_) < 0).all() and exit_[-1] == 0 for exit_ in searched[18:])
 
 
-def test_fitting_again_keeps_no_figure_that_exits_made(gated, toy_data):
+def test_fitting_again_keeps_no_figure_that_exits_made(along, toy_data):
     """Points that were measured with the old exits say nothing of the new ones."""
-    engine = compile_network(gated)
-    data = as_answered_by(engine, toy_data(held=40), [1.0, 0.0])
-    rows = [[0.0] * 18 + [1.0, 1.0], [0.0] * 18 + [0.3, 0.0]]
-    calibrated = calibrate_along(curve_of(rows), gated, engine, data)
+    _, _, calibrated = along
     assert len(calibrated.table.points) > 1
     again = fit(calibrated, toy_data())
     assert [point.name for point in again.table.points] == ["exact"]
@@ -210,7 +213,7 @@ def fit(bundle, data, after=2):
 
 def test_a_run_of_ten_steps_is_no_exception(random_bundle, toy_data):
     """A tenth of it is a single step, in which a rate cannot rise."""
-    bundle, data = replace(random_bundle(SHARED), splits={"digest": "toy"}), toy_data()
+    bundle, data = replace(random_bundle(PLAIN), splits={"digest": "toy"}), toy_data(16, held=8)
     assert len(data.train) <= 256
     fitted = fit_sidenets(
         bundle, [SideNetSpec(2, 2, 8)], data, SideNetRecipe(epochs=10, batch=256), lambda *_: None, "reference"
@@ -230,7 +233,7 @@ def test_what_a_sidenet_reads_is_centred_on_images_of_all_classes(random_bundle,
     order = np.argsort(data.train.labels, kind="stable")
     monkeypatch.setattr("lccl.train.sidenets._first_look", look)
     monkeypatch.setattr("lccl.train.sidenets.FIRST_LOOK", len(order) // 2)
-    fit(replace(random_bundle(SHARED), splits={"digest": "toy"}), replace(data, train=data.train.subset(order)))
+    fit(replace(random_bundle(PLAIN), splits={"digest": "toy"}), replace(data, train=data.train.subset(order)))
     assert looked_at == [set(data.train.labels.tolist())]
 
 

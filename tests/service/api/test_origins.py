@@ -25,8 +25,8 @@ def ask(client, host, path="/health/live", version="1.1"):
 
 
 @pytest.fixture(scope="module")
-def local(models_folder):
-    with serving(models=models_folder, allowed_hosts="") as client:
+def local(small_folder):
+    with serving(models=small_folder, allowed_hosts="") as client:
         yield client
 
 
@@ -167,9 +167,9 @@ def test_behind_a_prefix_pages_find_their_files(serve, draw_image, prefix):
 
 
 @pytest.fixture(scope="module")
-def shared(models_folder):
+def shared(small_folder):
     with serving(
-        models=models_folder, cors_origins=f"{PAGE}, http://localhost:5173", api_key="one", rate_limit="40/minute"
+        models=small_folder, cors_origins=f"{PAGE}, http://localhost:5173", api_key="one", rate_limit="40/minute"
     ) as client:
         yield client
 

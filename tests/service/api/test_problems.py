@@ -32,7 +32,7 @@ def png_header(width, height):
 def text_bomb():
     info = PngImagePlugin.PngInfo()
     for number in range(4):
-        info.add_text(f"bomb{number}", "A" * 50_000_000, zip=True)
+        info.add_text(f"bomb{number}", "A" * 5_000_000, zip=True)
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=info)
     return out.getvalue()

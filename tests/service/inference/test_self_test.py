@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -17,9 +18,14 @@ def statuses(client):
     return [client.get(path).status_code for path in ("/health/ready", READY.format("small"), READY.format("twin"))]
 
 
+@pytest.fixture(name="serve")
+def _serve(serve, models_folder):
+    return partial(serve, models=models_folder, self_test_interval_s=EVERY_S)
+
+
 @pytest.fixture
 def client(serve):
-    with serve(self_test_interval_s=EVERY_S) as client:
+    with serve() as client:
         yield client
 
 
@@ -59,7 +65,7 @@ def test_a_model_that_does_not_answer_keeps_no_other_from_its_test(serve, monkey
         await (asyncio.sleep(60) if model.name == "small" else test(self, model))
 
     monkeypatch.setattr(SelfTest, "_test", hang)
-    with serve(self_test_interval_s=EVERY_S) as client:
+    with serve() as client:
         twin = client.app.state.registry.find("twin")
         for _ in range(5):
             passes(twin)
@@ -81,7 +87,7 @@ def test_nothing_ends_the_rounds(serve, monkeypatch, caplog, what, told):
         await sound(*arguments)
 
     monkeypatch.setattr(SelfTest, what, failing)
-    with serve(self_test_interval_s=EVERY_S) as client:
+    with serve() as client:
         wait_for(lambda: told in caplog.text)
         for model in client.app.state.registry:
             passes(model)
@@ -93,6 +99,6 @@ def test_rounds_that_do_not_go_on_are_noticed(serve, monkeypatch):
         pass
 
     monkeypatch.setattr(SelfTest, "begin", stand_still)
-    with serve(self_test_interval_s=EVERY_S) as client:
+    with serve() as client:
         wait_for(lambda: "self-tests have ended" in client.get("/health/ready").text)
         assert statuses(client) == [503, 503, 503]

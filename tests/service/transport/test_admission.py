@@ -41,9 +41,9 @@ def filled(client, request):
 
 
 @pytest.fixture
-def full(serve, draw_image):
+def full(serve, models_folder, draw_image):
     with (
-        serve(queue_limit=64, cors_origins=PAGE) as client,
+        serve(models=models_folder, queue_limit=64, cors_origins=PAGE) as client,
         filled(client, {"content": draw_image(), "headers": PNG}) as all_of_it,
     ):
         yield all_of_it

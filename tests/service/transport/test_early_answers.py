@@ -34,8 +34,8 @@ CASES = {  # path, headers, status
 
 
 @pytest.fixture(scope="module")
-def address(models_folder):
-    with serve(models=models_folder, api_key="one", max_body_bytes=1 << 20, header_timeout_s=30.0) as client:
+def address(small_folder):
+    with serve(models=small_folder, api_key="one", max_body_bytes=1 << 20, header_timeout_s=30.0) as client:
         yield str(client.base_url).rstrip("/")
 
 
