@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 import lccl
 from benchmarks import results
 from benchmarks.faults.cases import encode
-from lccl.bench.baselines import FromPixels, export_onnx
 from lccl.bench.images import Images, dataset_images, noise_images
+from lccl.bench.twins import FromPixels, export_onnx
 from lccl.bench.workload import Workload, find_model, make_workload, plain_twin
 from lccl.bundle import format as bundles
 from lccl.bundle.format import Bundle

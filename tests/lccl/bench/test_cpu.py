@@ -40,21 +40,37 @@ def test_a_baseline_with_other_logits_is_absent(workload, started):
         started(replace(workload, logits={FLOAT: workload.logits[FLOAT] + 1}), "torch eager")
 
 
-@pytest.mark.parametrize(("name", "packages"), [("ONNX Runtime", ["onnxruntime"]), ("OpenVINO", ["openvino"])])
+NCNN = ["ncnn", "pnnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("ONNX Runtime", ["onnx", "onnxruntime"]), ("OpenVINO", ["onnx", "openvino"]), ("ncnn", NCNN)],
+)
 def test_other_runtimes_agree_with_the_twin(workload, started, name, packages):
-    for package in ["onnx", *packages]:
-        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
+    needs(packages)
     assert (started(workload, name).time(DENSE, 1) > 0).all()
 
 
 @pytest.mark.parametrize(
     ("name", "packages"),
-    [("ONNX Runtime int8", ["onnxruntime"]), ("OpenVINO int8", ["openvino", "nncf"]), ("OpenVINO fp32", ["openvino"])],
+    [
+        ("ONNX Runtime int8", ["onnx", "onnxruntime"]),
+        ("OpenVINO int8", ["onnx", "openvino", "nncf"]),
+        ("OpenVINO fp32", ["onnx", "openvino"]),
+        ("ncnn int8", NCNN),
+        ("ncnn int8 Winograd", NCNN),
+        ("ncnn bf16", NCNN),
+    ],
 )
-def test_beside_int8_others_are_quantised_by_their_own_tools(int8_workload, started, name, packages):
-    for package in ["onnx", *packages]:
-        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
+def test_beside_int8_others_are_quantised_and_agree_with_the_float_twin(int8_workload, started, name, packages):
+    needs(packages)
     assert (started(int8_workload, name, "int8").time(DENSE, 1) > 0).all()
+
+
+def needs(packages):
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
 
 
 def test_a_whole_benchmark_in_int8(int8_workload):
