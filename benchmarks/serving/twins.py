@@ -100,7 +100,7 @@ def answer(folder: Path, twin: ResNet, bundle: Bundle, inputs: Pixels, test: Spl
     predicts: dict[str, Predict] = {"fp32": by_torch}
     for (backend, precision), name in FILES.items():
         if (folder / name).exists():
-            settings = Settings(str(folder), "", "", 0, backend, precision, threads=torch.get_num_threads())
+            settings = Settings(str(folder), "", "", 0, backend, precision, threads=1)
             predicts[key(backend, precision)] = BACKENDS[backend](settings, {})
     found, floating = {}, by_torch(inputs)
     for name, predict in predicts.items():

@@ -1,4 +1,4 @@
-"""The plain twin in ncnn: written by pnnx, and for int8 quantised as ncnn's own programs do, which no wheel brings."""
+"""The plain twin in ncnn: written by pnnx, and quantised here, as no wheel brings ncnn's own programs for int8."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lccl.bench.turns import AbsentError
 from lccl.bench.twins import Classify, Job, Logits, LogitsOnly, installed
 from lccl.networks import ResNet
 from lccl.networks.resnet import IdentityShortcut
+from lccl.provenance import machine
 from lccl.quantization.ranges import Histogram
 
 INPUT, OUTPUT = "in0", "out0"
@@ -33,7 +34,14 @@ Array = NDArray[np.float32]
 
 
 def ncnn(job: Job) -> Classify:
-    """The twin in ncnn with its own choice of kernels, Winograd's among them, in exactly the wanted precision."""
+    """The twin in ncnn with its own choice of kernels, Winograd's among them, in exactly the wanted precision.
+
+    Raises:
+        AbsentError: ncnn is not installed, or it would only emulate bf16.
+
+    """
+    if job.precision == "bf16" and "avx512_bf16" not in machine()["flags"]:
+        raise AbsentError("no bf16 on this CPU")
     return _classify(job, _load(*_convert(job), job.threads, use_bf16_storage=job.precision == "bf16"))
 
 
@@ -41,7 +49,12 @@ def ncnn_int8(job: Job, winograd: bool = False) -> Classify:
     """The twin in ncnn in int8, quantised statically on the batches; all between convolutions in float32.
 
     With ``winograd`` the 3 × 3 convolutions of stride 1 have weights of six bits, as Winograd's transformation asks
-    for; without it nothing is transformed.
+    for; without it nothing is transformed. Every weight's step is chosen as ncnn2table does, by the largest of its
+    output channel; inputs are clipped where the squared error on the batches is least.
+
+    Raises:
+        AbsentError: ncnn is not installed, or does not know the network.
+
     """
     layers = read_files(*_convert(job))
     files = job.folder / "int8.param", job.folder / "int8.bin"
@@ -93,7 +106,7 @@ def _load(param: Path, model: Path, threads: int, **options: bool) -> Any:
 
 
 def _classify(job: Job, net: Any) -> Classify:
-    """It has no batches: images follow each other, each on all threads."""
+    """Neither batches nor two calls at a time are to be had: images follow each other, each on all threads."""
     mat = installed("ncnn").Mat
     batches = [[mat(image) for image in batch] for batch in job.batches]
 

@@ -10,6 +10,7 @@ from lccl.bench.run import Options, run
 from lccl.bench.turns import AbsentError
 from lccl.bench.workload import DENSE, FLOAT, OPEN, OWN_DENSE
 from lccl.plan.geometry import shape_of
+from lccl.provenance import machine
 from tests.lccl.bench.conftest import NoStages
 
 
@@ -60,12 +61,20 @@ def test_other_runtimes_agree_with_the_twin(workload, started, name, packages):
         ("OpenVINO fp32", ["onnx", "openvino"]),
         ("ncnn int8", NCNN),
         ("ncnn int8 Winograd", NCNN),
-        ("ncnn bf16", NCNN),
     ],
 )
 def test_beside_int8_others_are_quantised_and_agree_with_the_float_twin(int8_workload, started, name, packages):
     needs(packages)
     assert (started(int8_workload, name, "int8").time(DENSE, 1) > 0).all()
+
+
+def test_ncnn_in_bf16_agrees_or_says_that_the_processor_has_none(int8_workload, started):
+    needs(NCNN)
+    if "avx512_bf16" in machine()["flags"]:
+        assert (started(int8_workload, "ncnn bf16", "int8").time(DENSE, 1) > 0).all()
+    else:
+        with pytest.raises(AbsentError, match="no bf16"):
+            started(int8_workload, "ncnn bf16", "int8")
 
 
 def needs(packages):
