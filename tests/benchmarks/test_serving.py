@@ -9,11 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.serving import processes, report, tune
+from benchmarks.serving import processes, report, tune, twins
 from benchmarks.serving.measure import Contestant, Loaded, engine_ms, read_answer
 from benchmarks.serving.servers import Setup, differs
 from benchmarks.serving.tune import PEERS, Tried
+from benchmarks.serving.workload import SHIPPED
+from lccl.bench.images import noise_images
+from lccl.bench.twins import FromPixels
+from lccl.bench.workload import plain_twin
+from lccl.bundle import format as bundles
+from lccl.data.splits import Split
 from lccl_client.load import Body
 
 SETUP = Setup("openvino", workers=2)
@@ -160,3 +167,16 @@ def sleeps(process: int) -> bool:
 
 def state_of(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_every_variant_of_the_twin_is_written_and_answers_like_it_or_is_said_to_be_absent(tmp_path):
+    bundle = bundles.load(SHIPPED)
+    twin, pixels = plain_twin(bundle.architecture, bundle.network), noise_images(8, 32).images
+    labels = FromPixels(twin, bundle.preprocessing)(torch.from_numpy(pixels)).argmax(1).numpy()
+    absent = twins.write(tmp_path, twin, bundle, pixels)
+    found = twins.answer(tmp_path, twin, bundle, pixels, Split(pixels, labels))
+    assert {*found, *absent} == {twins.key(*variant) for variant in twins.DENSE}
+    assert found["fp32"].accuracy == 1
+    for answers in found.values():
+        assert answers.probabilities.sum(axis=1) == pytest.approx(1)
+        assert answers.accuracy >= 0.5
