@@ -153,7 +153,14 @@ def goals_table(measured: dict[str, Figures]) -> Iterator[str]:
 def serving_table(served: list[Figures]) -> Iterator[str]:
     """How this service and its peers compare, the best peer first, as Markdown rows."""
     yield from table(
-        "network", "server", "answers a second", "against the best peer", "p99 ms at 70 %", "outside the engine, ms"
+        "network",
+        "server",
+        "precision",
+        "accuracy %",
+        "answers a second",
+        "against the best peer",
+        "p99 ms at 70 %",
+        "outside the engine, ms",
     )
     for result in served:
         rows = sorted(result["contestants"], key=lambda row: (row["kind"] == "own", -row["saturated_per_s"]))
@@ -162,10 +169,15 @@ def serving_table(served: list[Figures]) -> Iterator[str]:
                 continue
             times = result["ratios"]["dense"].get(row["name"])
             yield (
-                f"| {result['network']} | {row['name']} | {row['saturated_per_s']:.0f} | "
+                f"| {result['network']} | {row['name']} | {row.get('precision', 'fp32')} | "
+                f"{_percent(row.get('accuracy'))} | {row['saturated_per_s']:.0f} | "
                 f"{'–' if times is None else f'{times:.2f} ×'} | {_milliseconds(row['tail_p99_ms'])} | "
                 f"{_outside(row)} |"
             )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f}"
 
 
 def _outside(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-PACKAGES = ("torch", "numpy", "onnxruntime", "openvino")
+PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "nncf", "ncnn")
 
 
 def write(file: Path, figures: dict[str, Any]) -> Path:

@@ -1,17 +1,21 @@
 """The service against the servers people know, each tuned, on two cores and over real sockets; Linux only.
 
-    python -m benchmarks.serving [--quick] [--rounds N] [--networks NAME …] [--images DATA]
+    python -m benchmarks.serving [--quick] [--rounds N] [--networks NAME …] [--images DATA] [--twin FOLDER]
     python -m benchmarks.serving tune [--networks NAME …]
 
 What is compared. LitServe, BentoML, Ray Serve and a FastAPI service written with care (``peers/``) host the *plain
 twin*: the same network without gates. This service hosts the network with gates and is asked for ``exact`` and for
-``sparsity=0.5``. Each peer runs twice: with the faster of ONNX Runtime and OpenVINO behind it, and with this project's
-own engine, so that what the server gains and what the kernel gains show apart. All decode with the same library, scale
-with the same code, answer with five classes as JSON, and share two cores with the load generator, which is held to one
-of them and whose share of it is in the results.
+``sparsity=0.5``. Each peer runs twice: with the fastest of ONNX Runtime and OpenVINO in fp32 and in
+int8 behind it, and with this project's own engine in fp32, so that what the server gains and what the kernels gain show
+apart. Int8 is NNCF's and ONNX Runtime's own (QDQ), from images of the part that this project's scales are chosen on;
+precision, and accuracy on test images, stand side by side. All decode with the same library, scale with the same code,
+answer with five classes as JSON, and share two cores with the load generator, which is held to one of them and whose
+share of it is in the results. A peer or a runtime that is not installed is left out, which is said.
 
-What is asked. ``resnet20``: the shipped model, with JPEGs of 32 × 32 pixels. ``resnet18``: fresh weights for 1,000
-classes, thresholds under which every layer skips the wanted share, with JPEGs of 500 × 375 pixels.
+What is asked. ``resnet20``: the shipped model, with JPEGs of 32 × 32 pixels. Its trained plain twin is the bundle in
+``--twin``; without one the peers host the shipped weights without their gates, which take as long and whose accuracy
+says nothing. ``resnet18``: fresh weights for 1,000 classes, thresholds under which every layer skips the wanted share,
+with JPEGs of 500 × 375 pixels.
 
 What is measured, interleaved: in every round each contestant has its turn, the others are frozen (SIGSTOP).
 

@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 
 from benchmarks import results, serving
-from benchmarks.serving import report, tune
+from benchmarks.serving import report, tune, twins
 from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, alone, awake, load, saturate
 from benchmarks.serving.servers import Setup, ask_peer, ask_service, check_peer, peers_python, start_peer, start_service
-from benchmarks.serving.tune import DENSE, NATIVE, PEERS, Tried
+from benchmarks.serving.tune import NATIVE, PEERS, Tried
 from benchmarks.serving.workload import NETWORKS, Served, serve_all
 from lccl_client.load import Closed, Open
 
@@ -31,7 +31,11 @@ RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL
 TAIL_SHARE = 0.7
 T = TypeVar("T")
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
-PACKAGES = ("litserve", "bentoml", "ray", "fastapi", "uvicorn", "onnxruntime", "openvino", "numpy", "simplejpeg")
+DECODERS = ("simplejpeg", "pillow")  # of JPEGs, the preferred one first
+PROGRAMS = {"FastAPI": "fastapi", "LitServe": "litserve", "BentoML": "bentoml", "Ray Serve": "ray"}
+PACKAGES = (*PROGRAMS.values(), "uvicorn", *DECODERS, "numpy", "onnxruntime", "openvino")
+OWN_ACCURACY = {EXACT: "exact", HALF: "0.5"}  # by the names that :class:`Served` has
+Versions = dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ ATTEMPTS, QUIET_CORES = 3, 0.3  # what other processes may take of a machine tha
 
 
 def compare(
-    served: Served, peers: Sequence[str], tuned: Sequence[Tried], length: Length, console: Console
+    served: Served, peers: Sequence[str], tuned: Sequence[Tried], length: Length, decoder: str, console: Console
 ) -> dict[str, Any]:
     """All figures of one network; see :mod:`benchmarks.serving` for what they are."""
     with started(served, peers, tuned, console) as contestants:
@@ -69,16 +73,16 @@ def compare(
                 f"{rate:.0f} a second", chosen, length.rounds, console,
                 lambda one, number: load(one, Open(rate), length.tail_seconds, seed=number),
             )  # fmt: skip
-    kinds = {one.name: one.kind for one in contestants}
     setups = {name: setup for name, (_, setup) in _setups(served, peers, tuned).items()}
     return {
         "network": served.name,
         "source": served.source,
+        "decoder": decoder,
         "bytes_per_image": float(np.mean([len(file) for file in served.images])),
         "rounds": length.rounds,
         "seconds": length.seconds,
         "tail_rate_per_s": None if best is None else rate,
-        **report.figures(kinds, setups, {name: found for name, (found,) in lone.items()}, saturated, tails),
+        **report.figures(contestants, setups, {name: found for name, (found,) in lone.items()}, saturated, tails),
     }
 
 
@@ -88,32 +92,35 @@ def started(
 ) -> Iterator[list[Contestant]]:
     """Everyone, started at once, then checked and frozen one by one."""
     with ExitStack() as stack:
-        contestants = []
-        for name, (peer, setup) in _setups(served, peers, tuned).items():
+        contestants, setups = [], _setups(served, peers, tuned)
+        for name, (peer, setup) in setups.items():
             server, kind = start_peer(peer, setup, served), "native" if setup.backend == NATIVE else "dense"
             stack.callback(server.close)
-            contestants.append(Contestant(name, kind, server, (ask_peer(peer, served),)))
+            accuracy = served.answers[twins.key(setup.backend, setup.precision)].accuracy
+            contestants.append(Contestant(name, kind, server, (ask_peer(peer, served),), setup.precision, accuracy))
         own = start_service(served)
         stack.callback(own.close)
-        contestants += [
-            Contestant(name, "own", own, tuple(ask_service(quality, served) for quality in QUALITIES[name]))
-            for name in QUALITIES
-        ]
+        asked = {name: tuple(ask_service(quality, served) for quality in QUALITIES[name]) for name in QUALITIES}
         for contestant in contestants:
             with console.status(f"{served.name}: waiting for {contestant.name}"), awake(contestant.server):
                 contestant.server.wait(contestant.asks[0])
-                if contestant.kind != "own":
-                    check_peer(contestant.server, contestant.asks[0], served)
-        yield contestants
+                check_peer(contestant.server, contestant.asks[0], served, setups[contestant.name][1])
+        with console.status(f"{served.name}: waiting for the service"), awake(own):
+            own.wait(asked[EXACT][0])
+            precision = own.post(asked[EXACT][0], 0).json()["precision"]
+        yield contestants + [
+            Contestant(name, "own", own, asks, precision, served.own_accuracy.get(OWN_ACCURACY.get(name, "")))
+            for name, asks in asked.items()
+        ]
 
 
 def _setups(served: Served, peers: Sequence[str], tuned: Sequence[Tried]) -> dict[str, tuple[str, Any]]:
     """The peers' names in tables, with the settings that tuning found best."""
     found = {}
     for peer in peers:
-        for backends in (DENSE, (NATIVE,)):
-            setup = tune.choose(tuned, served.name, peer, backends)
-            found[f"{peer}, {RUNTIMES[setup.backend]}"] = (peer, setup)
+        for variants in (served.variants, [(NATIVE, "fp32")]):
+            setup = tune.choose(tuned, served.name, peer, variants)
+            found[f"{peer}, {RUNTIMES[setup.backend]} {setup.precision}"] = (peer, setup)
     return found
 
 
@@ -140,34 +147,47 @@ def main() -> None:
         results.argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS)),
         results.argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out"),
         results.argument("--images", type=Path, default=results.usual_data()),
+        results.argument(
+            "--twin", type=Path, help="the bundle of the small network's trained plain twin, for accuracies"
+        ),
     ).parse_args()
     torch.set_num_threads(2)
     console = Console(width=None if sys.stdout.isatty() else 140)
     versions = _peers_versions(console)
+    installed = [peer for peer in options.peers if versions[PROGRAMS[peer]] is not None]
+    for peer in sorted(set(options.peers) - set(installed)):
+        console.print(f"{peer} is left out: {PROGRAMS[peer]} is not installed among the peers")
     with console.status("bundles, plain twins and images"):
-        networks = serve_all(options.networks, options.images)
+        made = serve_all(options.networks, options.images, options.twin)
+    networks = [_with_runtimes(served, versions) for served in made]
+    for served in networks:
+        for variant, why in served.absent.items():
+            console.print(f"{served.name}: {variant} is left out: {why}")
     if options.what == "tune":
-        _tune(networks, options.peers, options.rounds or TUNE_ROUNDS, versions, console)
+        _tune(networks, installed, options.rounds or TUNE_ROUNDS, versions, console)
         return
     length = QUICK if options.quick else LONG
     if options.rounds is not None:
         length = replace(length, rounds=options.rounds)
+    decoder = next(name for name in DECODERS if versions[name] is not None)
     for served in networks:
-        peers = [peer for peer in options.peers if tune.is_tuned(tune.read(), served.name, peer)]
-        for missing in sorted(set(options.peers) - set(peers)):
-            console.print(f"{missing} is left out: never tuned on {served.name}, see python -m benchmarks.serving tune")
+        peers = [peer for peer in installed if tune.is_tuned(tune.read(), served.name, peer, served.variants)]
+        for missing in sorted(set(installed) - set(peers)):
+            console.print(
+                f"{missing} is left out: not tuned on {served.name} with every runtime and precision, "
+                "see python -m benchmarks.serving tune",
+                soft_wrap=True,
+            )
         if not peers:
             continue
-        figures = compare(served, peers, tune.read(), length, console)
+        figures = compare(served, peers, tune.read(), length, decoder, console)
         for table in report.tables(figures):
             console.print(table, "")
         name = f"serving/{served.name}" + ("-quick" if options.quick else "")
-        console.print(results.write(name, {**figures, "peers": versions}))
+        console.print(results.write(name, {**figures, "absent": served.absent, "peers": versions}))
 
 
-def _tune(
-    networks: Sequence[Served], peers: Sequence[str], rounds: int, versions: dict[str, str], console: Console
-) -> None:
+def _tune(networks: Sequence[Served], peers: Sequence[str], rounds: int, versions: Versions, console: Console) -> None:
     """Try all settings, and write them to the file that the comparison reads; after every peer, for it takes long."""
     for served in networks:
         for peer in peers:
@@ -181,7 +201,7 @@ def _tune(
                 )
                 return tried
 
-            known = tune.merge(tune.read(), tune.tune(served.name, peer, attempt, rounds))
+            known = tune.merge(tune.read(), tune.tune(served.name, peer, attempt, rounds, served.variants))
             content = {
                 "seconds": TUNE_S,
                 "rounds": rounds,
@@ -196,7 +216,7 @@ def _try(served: Served, peer: str, setup: Setup) -> Tried:
     found: list[Loaded] = []
     try:
         server.wait(ask)
-        check_peer(server, ask, served)
+        check_peer(server, ask, served, setup)
         while len(found) < ATTEMPTS and not any(one.others_cores < QUIET_CORES for one in found):
             found.append(load(Contestant(peer, "dense", server, (ask,)), Closed(IN_FLIGHT), TUNE_S))
     finally:
@@ -206,14 +226,24 @@ def _try(served: Served, peer: str, setup: Setup) -> Tried:
     return Tried(served.name, peer, setup, round(quietest.answers_per_s, 3), round(quietest.answers_per_s / left, 3))
 
 
-def _peers_versions(console: Console) -> dict[str, str]:
-    """Make the peers' virtual environment where there is none, and say what is in it."""
+def _with_runtimes(served: Served, versions: Versions) -> Served:
+    """Without the variants of the twin whose runtime the peers do not have."""
+    there = tuple(variant for variant in served.variants if versions[variant[0]] is not None)
+    missing = {" ".join(variant): "not installed among the peers" for variant in set(served.variants) - set(there)}
+    return replace(served, variants=there, absent={**served.absent, **missing})
+
+
+def _peers_versions(console: Console) -> Versions:
+    """Make the peers' virtual environment where there is none, and say what is in it; None is not installed."""
     python = peers_python()
     if not python.exists():
         with console.status(f"installing the peers into {python.parents[1]}"):
             subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
             subprocess.run([python, "-m", "pip", "install", "-q", "-r", REQUIREMENTS], check=True)
-    question = f"import json, importlib.metadata as m; print(json.dumps({{p: m.version(p) for p in {PACKAGES}}}))"
+    question = (
+        "import json, importlib.metadata as m; there = {d.name.lower(): d.version for d in m.distributions()}; "
+        f"print(json.dumps({{p: there.get(p) for p in {PACKAGES}}}))"
+    )
     done = subprocess.run([python, "-c", question], check=True, capture_output=True, text=True)
-    versions: dict[str, str] = json.loads(done.stdout)
+    versions: Versions = json.loads(done.stdout)
     return versions

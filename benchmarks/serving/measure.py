@@ -34,6 +34,8 @@ class Contestant:
         name: as tables show it.
         kind: ``dense`` (a peer with a runtime people use), ``native`` (a peer with this project's engine) or ``own``.
         asks: one, or several that are mixed evenly.
+        precision: that the network is computed in.
+        accuracy: on test images; None where nobody measured it.
 
     """
 
@@ -41,6 +43,8 @@ class Contestant:
     kind: str
     server: Server
     asks: tuple[Ask, ...]
+    precision: str = "fp32"
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.serving.measure import Alone, Loaded
+from benchmarks.serving.measure import Alone, Contestant, Loaded
 from benchmarks.serving.servers import Setup
 from lccl.bench.report import new_table
 
@@ -34,13 +34,14 @@ def ratio(saturated: Mapping[str, Rounds], name: str, against: str) -> float:
 
 
 def figures(
-    kinds: Mapping[str, str],
+    contestants: Sequence[Contestant],
     setups: Mapping[str, Setup],
     alone: Mapping[str, Alone],
     saturated: Mapping[str, Rounds],
     tails: Mapping[str, Sequence[Loaded]],
 ) -> dict[str, Any]:
     """Everything measured by contestant, and the ratios that the comparison is for."""
+    kinds = {one.name: one.kind for one in contestants}
     own = [name for name, kind in kinds.items() if kind == "own"]
     ratios: dict[str, Any] = {}
     for kind in ("dense", "native"):
@@ -48,23 +49,25 @@ def figures(
         if rival is not None:
             ratios[kind] = {"best_peer": rival, **{name: ratio(saturated, name, rival) for name in own}}
     rows = [
-        _row(name, kinds[name], setups.get(name), alone.get(name), saturated[name], tails.get(name, ()))
-        for name in kinds
+        _row(one, setups.get(one.name), alone.get(one.name), saturated[one.name], tails.get(one.name, ()))
+        for one in contestants
     ]
     mixed, even = own[-1], own[-2]
     return {"contestants": rows, "ratios": ratios, "mixed_over_even": ratio(saturated, mixed, even)}
 
 
 def _row(
-    name: str, kind: str, setup: Setup | None, alone: Alone | None, rounds: Rounds, tails: Sequence[Loaded]
+    contestant: Contestant, setup: Setup | None, alone: Alone | None, rounds: Rounds, tails: Sequence[Loaded]
 ) -> dict[str, Any]:
     """One contestant's figures: medians over the rounds, and the rounds themselves."""
     reached = highest(rounds)
     skipped = [closed.skip_ratio for closed, _ in rounds if closed.skip_ratio is not None]
     waits = [tail.p99_ms for tail in tails if tail.p99_ms is not None]
     return {
-        "name": name,
-        "kind": kind,
+        "name": contestant.name,
+        "kind": contestant.kind,
+        "precision": contestant.precision,
+        "accuracy": contestant.accuracy,
         "setup": None if setup is None else asdict(setup),
         "saturated_per_s": median(reached),
         "least_per_s": min(reached),
@@ -91,10 +94,13 @@ def tables(made: Mapping[str, Any]) -> list[Table]:
 def _contestants(made: Mapping[str, Any]) -> Table:
     rate = made["tail_rate_per_s"]
     return new_table(
-        f"{made['network']}, {made['source']}, {made['bytes_per_image'] / 1000:.1f} kB an image",
-        "contestant", "answers a second", "least – most", "server's CPU ms", "generator's core", "alone ms",
-        "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms", "others' cores",
-        rows=((row["name"], f"{row['saturated_per_s']:.1f}", f"{row['least_per_s']:.0f} – {row['most_per_s']:.0f}",
+        f"{made['network']}, {made['source']}, {made['bytes_per_image'] / 1000:.1f} kB an image, "
+        f"decoded by {made['decoder']}",
+        "contestant", "precision", "accuracy %", "answers a second", "least – most", "server's CPU ms",
+        "generator's core", "alone ms", "outside the engine", f"p99 ms at {rate:.0f}/s" if rate else "p99 ms",
+        "others' cores",
+        rows=((row["name"], row["precision"], _or_dash(row["accuracy"] and 100 * row["accuracy"]),
+            f"{row['saturated_per_s']:.1f}", f"{row['least_per_s']:.0f} – {row['most_per_s']:.0f}",
             f"{row['cpu_ms_per_answer']:.2f}", f"{row['generator_share']:.0%}", _or_dash(row["alone_ms"]),
             _or_dash(row["outside_engine_ms"]), _or_dash(row["tail_p99_ms"]),
             f"{row['others_cores']:.2f}") for row in made["contestants"]),

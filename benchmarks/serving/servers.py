@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import HOME
-from benchmarks.serving import processes
+from benchmarks.serving import processes, twins
 from benchmarks.serving.workload import BUILD, Served, emptied
 
 PEERS = Path(__file__).parent / "peers"
@@ -40,6 +40,7 @@ class Setup:
     """How a peer is configured; what the fields mean: ``peers.model.Settings``."""
 
     backend: str
+    precision: str = "fp32"
     workers: int = 1
     threads: int = 1
     batch: int = 32
@@ -50,7 +51,7 @@ class Setup:
     def __str__(self) -> str:
         parts = [f"{self.workers} × {self.threads} threads", f"batch {self.batch}", f"window {self.window_ms:g} ms"]
         parts += [f"{self.decoders} decoders"] if self.decoders else []
-        return ", ".join(parts + ([self.front] if self.front else []))
+        return ", ".join([self.precision, *parts] + ([self.front] if self.front else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def start_peer(peer: str, setup: Setup, served: Served) -> Server:
         command = [program, "serve", "bentoml_app:Classifier", "--host", "127.0.0.1", "--port", str(port)]
     else:
         command = [str(python), PROGRAMS[peer]]
-    name = f"{peer} {setup.backend} {served.name}"
+    name = f"{peer} {setup.backend} {setup.precision} {served.name}"
     return Server(name, command, environment, port, lambda: len(list(ready.iterdir())) >= setup.workers)
 
 
@@ -208,27 +209,28 @@ def free_port() -> int:
 
 
 IMAGES = 4
-WITHIN = 0.002  # of the highest probability
+WITHIN = {"fp32": 0.002, "int8": 0.05}  # of the highest probability; a value may round the other way in a batch
 
 
-def check_peer(server: Server, ask: Ask, served: Served) -> None:
-    """Hold a peer's classes and probabilities against the expected ones.
+def check_peer(server: Server, ask: Ask, served: Served, setup: Setup) -> None:
+    """Hold a peer's classes and probabilities against those of its variant of the twin.
 
     Raises:
         RuntimeError: they differ.
 
     """
+    expected = served.answers[twins.key(setup.backend, setup.precision)].probabilities
     for index in range(IMAGES):
         answer = server.post(ask, index).json()
         found = (answer[0] if isinstance(answer, list) else answer)["classes"]
-        complaint = differs(found, served.expected[index])
+        complaint = differs(found, expected[index], WITHIN[setup.precision])
         if complaint:
             raise RuntimeError(f"{server.name}, image {index}: {complaint}")
 
 
-def differs(found: list[dict[str, Any]], expected: NDArray[np.floating]) -> str:
+def differs(found: list[dict[str, Any]], expected: NDArray[np.floating], within: float) -> str:
     """In words where the classes found differ from the expected probabilities [classes]; empty if they do not."""
-    tolerance = WITHIN * float(expected.max())
+    tolerance = within * float(expected.max())
     for entry in found:
         if abs(entry["probability"] - expected[entry["index"]]) > tolerance:
             return f"{entry['label']} has {entry['probability']} where {expected[entry['index']]:.6f} is right"

@@ -1,4 +1,4 @@
-"""Finds each peer's best settings: all candidates with OpenVINO, then the best ones with the other runtimes."""
+"""Finds each peer's best settings: all candidates on one runtime, then the best ones on all, in every precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.serving.servers import HAPROXY, Setup
 
 TUNING = results.FOLDER / "serving" / "tuning.json"
 PEERS = ("FastAPI", "LitServe", "BentoML", "Ray Serve")
-DENSE, NATIVE = ("openvino", "onnxruntime"), "lccl"
+NATIVE = "lccl"
 AS_FAST = 0.97
 
 
@@ -34,6 +34,7 @@ class Tried:
 
 
 Try = Callable[[str, Setup], Tried]
+Variant = tuple[str, str]  # a runtime and a precision
 
 
 def candidates(peer: str, network: str) -> list[Setup]:
@@ -60,28 +61,41 @@ def candidates(peer: str, network: str) -> list[Setup]:
     }[peer]
 
 
-def tune(network: str, peer: str, attempt: Try, rounds: int) -> list[Tried]:
-    """Try a peer's candidates with OpenVINO, and the best with one process and with several on the other runtimes."""
-    first = _best_of(peer, candidates(peer, network), attempt, rounds)
+def tune(network: str, peer: str, attempt: Try, rounds: int, variants: Sequence[Variant]) -> list[Tried]:
+    """Try a peer's candidates with the first variant of the twin, then the best ones on the others.
+
+    These are the best with one process and with several; the others include this project's own engine.
+    """
+    backend, precision = variants[0]
+    base = [replace(setup, backend=backend, precision=precision) for setup in candidates(peer, network)]
+    first = _best_of(peer, base, attempt, rounds)
     finalists = {tried.setup.workers: tried.setup for tried in reversed(_fastest_first(first))}.values()
-    others = [replace(setup, backend=backend) for backend in (*DENSE[1:], NATIVE) for setup in finalists]
+    others = [
+        replace(setup, backend=backend, precision=precision)
+        for backend, precision in (*variants[1:], (NATIVE, "fp32"))
+        for setup in finalists
+    ]
     return first + _best_of(peer, others, attempt, rounds)
 
 
-def is_tuned(tried: Iterable[Tried], network: str, peer: str) -> bool:
-    """Whether settings of a peer were tried on a network, with a runtime people use and with this project's engine."""
-    native = {one.setup.backend == NATIVE for one in tried if (one.network, one.peer) == (network, peer)}
-    return native == {True, False}
+def is_tuned(tried: Iterable[Tried], network: str, peer: str, variants: Sequence[Variant]) -> bool:
+    """Whether settings of a peer were tried on a network, with all variants and with this project's engine."""
+    found = {(one.setup.backend, one.setup.precision) for one in tried if (one.network, one.peer) == (network, peer)}
+    return found >= {*variants, (NATIVE, "fp32")}
 
 
-def choose(tried: Iterable[Tried], network: str, peer: str, backends: Sequence[str]) -> Setup:
-    """The fastest settings of a peer with one of these runtimes; of several as fast the ones that wait least.
+def choose(tried: Iterable[Tried], network: str, peer: str, variants: Sequence[Variant]) -> Setup:
+    """The fastest settings of a peer with one of these variants; of several as fast the ones that wait least.
 
     Raises:
         LookupError: none was tried.
 
     """
-    fitting = [one for one in tried if (one.network, one.peer) == (network, peer) and one.setup.backend in backends]
+    fitting = [
+        one
+        for one in tried
+        if (one.network, one.peer) == (network, peer) and (one.setup.backend, one.setup.precision) in variants
+    ]
     if not fitting:
         raise LookupError(f"{peer} was never tuned on {network}: run python -m benchmarks.serving tune")
     least = AS_FAST * max(one.quiet_per_s for one in fitting)

@@ -5,34 +5,37 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
 
 import lccl
 from benchmarks import results
 from benchmarks.faults.cases import encode
-from lccl.bench.baselines import FromPixels, export_onnx
-from lccl.bench.images import Images, dataset_images, noise_images
+from benchmarks.serving import twins
+from benchmarks.serving.twins import DENSE, Answers
+from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.workload import Workload, find_model, make_workload, plain_twin
 from lccl.bundle import format as bundles
 from lccl.bundle.format import Bundle
+from lccl.data import hold_out
+from lccl.data.splits import Split
 from lccl.errors import LcclError
-from lccl.measurement import exact_setting
+from lccl.measurement import exact_setting, measure
 from lccl.networks import ResNet
 from lccl.operating_points import EXACT, Interval, OperatingPoint, OperatingPointTable
 from lccl.plan.run import RunOptions, Setting
 from lccl.preprocessing import Preprocessing
+from lccl.request import QualityRequest, resolve
 
 BUILD = results.HOME / "build" / "serving"
 SHIPPED = results.HOME / "models" / "resnet20-cifar10"
 MANY, FEW = 64, 16
+CALIBRATED = 300  # images that the peers' tools see
 QUALITY = 90
 
 
@@ -46,7 +49,10 @@ class Served:
         twin: a folder with the plain twin, as peers want it.
         images: JPEG files.
         source: in words where the images come from.
-        expected: float32 [P, classes], the plain twin's probabilities for each image, by PyTorch.
+        answers: the plain twin's, by :func:`benchmarks.serving.twins.key`.
+        variants: of the twin: the runtimes people use, each in the precisions that are to be had.
+        absent: which others there would be, and why they are not.
+        own_accuracy: of the network with gates on test images, by the sparsity asked for; nothing without such images.
 
     """
 
@@ -55,37 +61,69 @@ class Served:
     twin: Path
     images: tuple[bytes, ...]
     source: str
-    expected: NDArray[np.float32]
+    answers: Mapping[str, Answers]
+    variants: tuple[tuple[str, str], ...]
+    absent: Mapping[str, str]
+    own_accuracy: Mapping[str, float]
 
 
-def serve_all(names: Sequence[str], data: Path | None) -> list[Served]:
-    """The networks of these names, made now or found in ``BUILD``; ``data`` is a data set, or images are drawn."""
-    return [_found(name, data) or NETWORKS[name](data) for name in names]
+def serve_all(names: Sequence[str], data: Path | None, twin: Path | None = None) -> list[Served]:
+    """The networks of these names, made now or found in ``BUILD``.
+
+    Args:
+        data: a data set; without one images are drawn.
+        twin: the bundle of the small network's trained plain twin; without one its gates are left out, which takes as
+            long and is not how anybody would classify.
+
+    """
+    for name in names:
+        given = {"data": str(data), "twin": str(twin)}
+        if _given(name) != given:
+            small(data, twin) if name == SMALL else large()
+            (BUILD / name / "given.json").write_text(json.dumps(given), encoding="utf-8")
+    return [_read(BUILD / name) for name in names]
 
 
-def small(data: Path | None) -> Served:
-    """The shipped ResNet-20, asked with images of CIFAR's size."""
+def small(data: Path | None, twin: Path | None) -> None:
+    """Make the shipped ResNet-20, asked with images of CIFAR's size."""
     bundle = bundles.load(SHIPPED)
-    size = bundle.preprocessing.size
-    found = noise_images(MANY, size) if data is None else dataset_images(data, bundle.preprocessing, MANY)
-    folder = emptied(BUILD / "resnet20")
+    plain = plain_twin(bundle.architecture, bundle.network) if twin is None else bundles.load(twin).network
+    folder = emptied(BUILD / SMALL)
     (folder / "models").mkdir()
     (folder / "models" / SHIPPED.name).symlink_to(SHIPPED)
-    return _save(folder, plain_twin(bundle.architecture, bundle.network), bundle, found, data)
+    if data is None:
+        drawn = noise_images(MANY, bundle.preprocessing.size)
+        _save(folder, plain, bundle, drawn, drawn.images)
+        return
+    dataset = read_images(data, bundle.preprocessing).in_order_of(bundle.labels)
+    images = choose(dataset, data.name, bundle.preprocessing, MANY)
+    calibration = hold_out(dataset.train, by=bundle.held_out_by).choose
+    calibration = calibration.first(min(CALIBRATED, len(calibration)))
+    test = dataset.test if len(dataset.test) else None
+    own = {} if test is None else _own_accuracy(bundle, test)
+    _save(folder, plain, bundle, images, calibration.images[:], None if twin is None else test, own)
 
 
-def large(data: Path | None) -> Served:
-    """A ResNet-18 with fresh weights and thresholds, asked with drawn images of 500 × 375 pixels."""
-    model, drawn = find_model("resnet18"), noise_images(FEW, 500)
+def large() -> None:
+    """Make a ResNet-18 with fresh weights and thresholds, asked with drawn images of 500 × 375 pixels."""
+    model, drawn = find_model(LARGE), noise_images(FEW, 500)
     images = Images(f"{drawn.source}, 500 × 375 pixels", drawn.images[:, :375])
     inputs = _inputs(_jpegs(images.images), model.preprocessing)
     workload = make_workload(model, Images(images.source, inputs), FEW, (HALF,))
-    bundle, folder = fresh_bundle(workload), emptied(BUILD / "resnet18")
-    bundles.save(bundle, folder / "models" / "resnet18")
-    return _save(folder, workload.twin, bundle, images, data)
+    bundle, folder = fresh_bundle(workload), emptied(BUILD / LARGE)
+    bundles.save(bundle, folder / "models" / LARGE)
+    _save(folder, workload.twin, bundle, images, inputs)
 
 
-NETWORKS: dict[str, Callable[[Path | None], Served]] = {"resnet20": small, "resnet18": large}
+SMALL, LARGE = NETWORKS = "resnet20", "resnet18"
+
+
+def _own_accuracy(bundle: Bundle, test: Split) -> dict[str, float]:
+    """What the service's engine reaches on test images, in the precision that it takes by itself."""
+    engine = lccl.compile(bundle, engine="cpu")
+    table = bundle.in_precision(engine.precision).table
+    settings = {EXACT: exact_setting(engine), f"{HALF}": resolve(table, QualityRequest(sparsity=HALF)).wanted.setting}
+    return {name: measure(engine, test, setting).accuracy for name, setting in settings.items()}
 
 
 def emptied(folder: Path) -> Path:
@@ -95,42 +133,48 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def _save(folder: Path, twin: ResNet, bundle: Bundle, images: Images, data: Path | None) -> Served:
-    """Write the twin and the images beside the models that a folder holds already.
-
-    The twin is an ONNX file that starts from pixels, for batches of any size, its weights, and what describes them.
-    """
-    files, module = _jpegs(images.images), FromPixels(twin, bundle.preprocessing)
-    twins, size = emptied(folder / "twin"), bundle.preprocessing.size
-    export_onnx(module, torch.zeros((2, size, size, 3), dtype=torch.uint8), twins / "twin.onnx", any_batch=True)
-    save_file({name: value.contiguous() for name, value in twin.state_dict().items()}, twins / "twin.safetensors")
-    described = {
-        "architecture": bundle.architecture.plain_twin.to_json(),
-        "preprocessing": bundle.preprocessing.to_json(),
-        "labels": list(bundle.labels),
-    }
-    (twins / "twin.json").write_text(json.dumps(described), encoding="utf-8")
-    with torch.inference_mode():
-        logits = module(torch.from_numpy(_inputs(files, bundle.preprocessing)))
-    np.save(folder / "expected.npy", torch.softmax(logits, 1).numpy())
+def _save(
+    folder: Path, twin: ResNet, bundle: Bundle, images: Images, calibration: NDArray[np.uint8],
+    test: Split | None = None, own: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Write the twin, its answers and the images beside the models that a folder holds already."""
+    files, twin_folder = _jpegs(images.images), emptied(folder / "twin")
+    absent = twins.write(twin_folder, twin, bundle, calibration)
+    answers = twins.answer(twin_folder, twin, bundle, _inputs(files, bundle.preprocessing), test)
+    for name, found in answers.items():
+        np.save(folder / f"{name}.npy", found.probabilities)
     for number, file in enumerate(files):
         (folder / f"{number:03}.jpg").write_bytes(file)
-    (folder / "made.json").write_text(json.dumps({"source": images.source, "data": str(data)}), encoding="utf-8")
-    return _read(folder, images.source)
+    made = {
+        "source": images.source,
+        "accuracy": {name: found.accuracy for name, found in answers.items()},
+        "absent": absent,
+        "own_accuracy": own or {},
+    }
+    (folder / "made.json").write_text(json.dumps(made), encoding="utf-8")
 
 
-def _found(name: str, data: Path | None) -> Served | None:
-    """What an earlier run made with the same data; None if there is nothing."""
-    file = BUILD / name / "made.json"
-    if not file.exists():
-        return None
-    made = json.loads(file.read_text(encoding="utf-8"))
-    return _read(file.parent, made["source"]) if made["data"] == str(data) else None
+def _given(name: str) -> object:
+    """What an earlier run made the network from; None if there was none."""
+    file = BUILD / name / "given.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def _read(folder: Path, source: str) -> Served:
+def _read(folder: Path) -> Served:
     files = tuple(file.read_bytes() for file in sorted(folder.glob("*.jpg")))
-    return Served(folder.name, folder / "models", folder / "twin", files, source, np.load(folder / "expected.npy"))
+    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+    answers = {name: Answers(np.load(folder / f"{name}.npy"), accuracy) for name, accuracy in made["accuracy"].items()}
+    return Served(
+        name=folder.name,
+        models=folder / "models",
+        twin=folder / "twin",
+        images=files,
+        source=made["source"],
+        answers=answers,
+        variants=tuple(variant for variant in DENSE if twins.key(*variant) in answers),
+        absent=made["absent"],
+        own_accuracy=made["own_accuracy"],
+    )
 
 
 def _inputs(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.uint8]:

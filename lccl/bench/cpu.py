@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lccl.bench.baselines import Job, baselines_beside
+from lccl.bench.baselines import baselines_beside
 from lccl.bench.turns import AbsentError, Contestant, Runner, Seconds, WallClock, check_logits
+from lccl.bench.twins import Job, Logits
 from lccl.bench.workload import DENSE, FLOAT, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs, normalised
 from lccl.compiler import cpu_engine
 from lccl.errors import LcclError
@@ -113,9 +114,6 @@ def in_one_line(error: Exception) -> str:
     """An exception as a table shows it."""
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, LcclError) else f"{type(error).__name__}: {text}"
-
-
-Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lccl.bench.baselines import FromPixels
 from lccl.bench.cpu import in_one_line
 from lccl.bench.turns import (
     AbsentError,
@@ -35,6 +34,7 @@ from lccl.bench.turns import (
     check_logits,
     take_turns,
 )
+from lccl.bench.twins import FromPixels
 from lccl.bench.workload import DENSE, OPEN, OWN, OWN_DENSE, Counts, Workload, count_outputs
 from lccl.errors import LcclError
 from lccl.plan.run import RunOptions, RunOutput

@@ -25,6 +25,7 @@ TOP = 5
 MAX_PIXELS = 1 << 28
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
+FILES = {("onnxruntime", "int8"): "twin-int8.onnx", ("openvino", "int8"): "twin-int8.xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,11 @@ class Settings:
     """How a peer runs.
 
     Attributes:
-        folder: of the plain twin: ``twin.onnx``, ``twin.safetensors`` and ``twin.json``.
+        folder: of the plain twin: ``twin.onnx``, ``twin.safetensors`` and ``twin.json``, in int8 ``FILES``.
         ready: a folder; each worker puts a file into it when it has loaded its model.
         site: where this project's packages are installed, for the backend ``lccl``.
         backend: ``onnxruntime``, ``openvino`` or ``lccl``.
+        precision: ``fp32``, or ``int8`` of one of the first two.
         workers: processes that each hold the model.
         threads: of the runtime, in each of them.
         batch: images in one call of the runtime at most.
@@ -50,12 +52,18 @@ class Settings:
     site: str
     port: int
     backend: str
+    precision: str = "fp32"
     workers: int = 1
     threads: int = 1
     batch: int = 32
     window_ms: float = 1.0
     decoders: int = 0
     front: str = ""
+
+    @property
+    def file(self) -> str:
+        """The twin for this runtime and precision."""
+        return str(Path(self.folder) / FILES.get((self.backend, self.precision), "twin.onnx"))
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -112,13 +120,12 @@ def onnx_runtime(settings: Settings, _: dict[str, Any]) -> Callable[[Pixels], Lo
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = settings.threads, 1
-    file = str(Path(settings.folder) / "twin.onnx")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(settings.file, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
 
 
 def open_vino(settings: Settings, _: dict[str, Any]) -> Callable[[Pixels], Logits]:
-    """OpenVINO's CPU plugin, one stream over all of the worker's threads, float32 as everyone else."""
+    """OpenVINO's CPU plugin, one stream over all of the worker's threads, float32 where nothing is quantised."""
     import openvino
 
     options = {
@@ -128,8 +135,7 @@ def open_vino(settings: Settings, _: dict[str, Any]) -> Callable[[Pixels], Logit
         "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": settings.workers == 1,  # else all workers would be pinned to the first processor
     }
-    file = str(Path(settings.folder) / "twin.onnx")
-    request = openvino.Core().compile_model(file, "CPU", options).create_infer_request()
+    request = openvino.Core().compile_model(settings.file, "CPU", options).create_infer_request()
 
     def run(images: Pixels) -> Logits:
         request.infer([images], share_inputs=True)

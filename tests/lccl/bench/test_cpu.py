@@ -10,6 +10,7 @@ from lccl.bench.run import Options, run
 from lccl.bench.turns import AbsentError
 from lccl.bench.workload import DENSE, FLOAT, OPEN, OWN_DENSE
 from lccl.plan.geometry import shape_of
+from lccl.provenance import machine
 from tests.lccl.bench.conftest import NoStages
 
 
@@ -40,21 +41,45 @@ def test_a_baseline_with_other_logits_is_absent(workload, started):
         started(replace(workload, logits={FLOAT: workload.logits[FLOAT] + 1}), "torch eager")
 
 
-@pytest.mark.parametrize(("name", "packages"), [("ONNX Runtime", ["onnxruntime"]), ("OpenVINO", ["openvino"])])
+NCNN = ["ncnn", "pnnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("ONNX Runtime", ["onnx", "onnxruntime"]), ("OpenVINO", ["onnx", "openvino"]), ("ncnn", NCNN)],
+)
 def test_other_runtimes_agree_with_the_twin(workload, started, name, packages):
-    for package in ["onnx", *packages]:
-        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
+    needs(packages)
     assert (started(workload, name).time(DENSE, 1) > 0).all()
 
 
 @pytest.mark.parametrize(
     ("name", "packages"),
-    [("ONNX Runtime int8", ["onnxruntime"]), ("OpenVINO int8", ["openvino", "nncf"]), ("OpenVINO fp32", ["openvino"])],
+    [
+        ("ONNX Runtime int8", ["onnx", "onnxruntime"]),
+        ("OpenVINO int8", ["onnx", "openvino", "nncf"]),
+        ("OpenVINO fp32", ["onnx", "openvino"]),
+        ("ncnn int8", NCNN),
+        ("ncnn int8 Winograd", NCNN),
+    ],
 )
-def test_beside_int8_others_are_quantised_by_their_own_tools(int8_workload, started, name, packages):
-    for package in ["onnx", *packages]:
-        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
+def test_beside_int8_others_are_quantised_and_agree_with_the_float_twin(int8_workload, started, name, packages):
+    needs(packages)
     assert (started(int8_workload, name, "int8").time(DENSE, 1) > 0).all()
+
+
+def test_ncnn_in_bf16_agrees_or_says_that_the_processor_has_none(int8_workload, started):
+    needs(NCNN)
+    if "avx512_bf16" in machine()["flags"]:
+        assert (started(int8_workload, "ncnn bf16", "int8").time(DENSE, 1) > 0).all()
+    else:
+        with pytest.raises(AbsentError, match="no bf16"):
+            started(int8_workload, "ncnn bf16", "int8")
+
+
+def needs(packages):
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is of the extra bench", exc_type=ImportError)
 
 
 def test_a_whole_benchmark_in_int8(int8_workload):
