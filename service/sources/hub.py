@@ -16,9 +16,11 @@ class HubFiles:
 
     def __init__(self, location: Repository) -> None:
         import huggingface_hub
+        from huggingface_hub import errors, hf_api, utils  # imported here, or its lazy modules may not have them
 
+        utils.disable_progress_bars()
         self._hub: Any = huggingface_hub
-        self._hub.utils.disable_progress_bars()
+        self._broken, self._file = errors.HfHubHTTPError, hf_api.RepoFile
         self._location = location
         self._commit: str | None = None
 
@@ -27,13 +29,13 @@ class HubFiles:
         api, repository = self._hub.HfApi(), self._location.repository
         try:
             found = api.repo_info(repository, revision=self._location.revision)
-        except self._hub.errors.HfHubHTTPError:
+        except self._broken:
             raise
         except Exception:  # of its HTTP library: a connection that was kept may be gone
             found = api.repo_info(repository, revision=self._location.revision)
         self._commit = found.sha
         for entry in api.list_repo_tree(repository, recursive=True, revision=self._commit):
-            if isinstance(entry, self._hub.hf_api.RepoFile):
+            if isinstance(entry, self._file):
                 yield RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
 
     def download(self, file: RemoteFile, target: Path) -> None:

@@ -170,6 +170,7 @@ def state_of(process: int) -> str:
 
 
 def test_every_variant_of_the_twin_is_written_and_answers_like_it_or_is_said_to_be_absent(tmp_path):
+    pytest.importorskip("onnx", reason="of the bench extra")
     bundle = bundles.load(SHIPPED)
     twin, pixels = plain_twin(bundle.architecture, bundle.network), noise_images(8, 32).images
     labels = FromPixels(twin, bundle.preprocessing)(torch.from_numpy(pixels)).argmax(1).numpy()
