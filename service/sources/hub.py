@@ -16,10 +16,10 @@ class HubFiles:
 
     def __init__(self, location: Repository) -> None:
         import huggingface_hub
-        from huggingface_hub import errors, hf_api, utils  # imported here, or its lazy modules may not have them
+        from huggingface_hub import errors, hf_api, utils  # noqa: F401 - imported here, or its lazy modules may not have them
 
-        utils.disable_progress_bars()
         self._hub: Any = huggingface_hub
+        self._hub.utils.disable_progress_bars()
         self._broken, self._file = errors.HfHubHTTPError, hf_api.RepoFile
         self._location = location
         self._commit: str | None = None
