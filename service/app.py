@@ -4,16 +4,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Scope
 
 from lccl.compiler import compile_network
 from lccl.engines.cpu.cores import find_cores
@@ -46,6 +47,15 @@ from .telemetry.accounting import Accounting
 from .telemetry.gpu import KINDS, gpus_in_use, memory
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracing
+from .transport.admission import AdmissionControl
+from .transport.proxies import behind_proxies
+from .transport.tls import Certificates
+
+if TYPE_CHECKING:
+    import grpc
+
+    from .api.grpc.calls import Procedure
+    from .transport.grpc import GrpcPort
 
 log = logging.getLogger(__name__)
 KEYS_S = 2.0  # seconds between looks at the file of API keys
@@ -54,11 +64,12 @@ KEYS_S = 2.0  # seconds between looks at the file of API keys
 def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
-    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, how
-    to refuse a request, and what to do at SIGHUP.
+    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, the
+    port of gRPC if there is one, how to refuse a request, and what to do at SIGHUP and when the server begins to end.
 
     Raises:
-        StartError: the file of API keys cannot be used, or the packages of the tracing asked for are missing.
+        StartError: the file of API keys, or a certificate, cannot be used, or the packages of the tracing asked for are
+            missing.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
 
@@ -92,9 +103,60 @@ def create_app(settings: Settings) -> FastAPI:
         {
             "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
             "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, registry),
+            "grpc": None, "drain": lambda: None,
         }
     )  # fmt: skip
+    if settings.grpc_port is not None:
+        calls = partial(_procedures, settings, exchange, pipeline, health, registry, app.state)
+        app.state.grpc = _grpc(settings, observer, access, bodies, health, calls)
+        app.state.drain = app.state.grpc.drain
     return app
+
+
+def _procedures(
+    settings: Settings, exchange: Exchange, pipeline: Pipeline, health: Health, registry: Registry, state: State
+) -> "list[Procedure]":
+    """All methods of gRPC; work that is admitted counts with HTTP's, whose admission is made with the server."""
+    from .api.grpc import infer, models
+
+    def admitted(scope: Scope) -> AbstractContextManager[None]:
+        admission: AdmissionControl = state.admission
+        return admission.admitted(scope)
+
+    most = settings.max_images
+    return [
+        infer.infer(exchange, pipeline, most, admitted),
+        *models.procedures(exchange, registry, health, most),
+        *models.repository(registry),
+    ]
+
+
+def _grpc(
+    settings: Settings,
+    observer: RequestObserver,
+    access: AccessControl,
+    bodies: BodyMemory,
+    health: Health,
+    procedures: "Callable[[], list[Procedure]]",
+) -> "GrpcPort":
+    """The Open Inference Protocol over gRPC, whose packages are loaded for it alone."""
+    from .api.grpc.calls import Calls
+    from .api.grpc.standard import Standard
+    from .transport.grpc import GrpcPort
+
+    certificates = Certificates.of(settings)
+    calls = Calls(
+        observer, access, bodies, settings.request_timeout_s,
+        scheme="http" if certificates is None else "https", proxies=behind_proxies(settings.trusted_proxies),
+    )  # fmt: skip
+    standard = Standard(health, reflection=settings.docs)
+    handler = calls.handler(procedures())
+
+    def register(server: "grpc.aio.Server") -> None:
+        server.add_generic_rpc_handlers((handler,))
+        standard.add_to(server)
+
+    return GrpcPort(settings, certificates, register, calls.under_way, standard.drain)
 
 
 def _operations(
@@ -206,7 +268,7 @@ def _lifespan(
     """Start the device threads and background tasks with the application, and end them with it."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
         rounds = [repeat("a round of self-tests", settings.self_test_interval_s, self_test.begin)]
         if settings.api_keys is not None:
@@ -215,7 +277,12 @@ def _lifespan(
             look = partial(asyncio.to_thread, registry.refresh)
             rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
         tasks = [asyncio.create_task(one) for one in rounds]
+        grpc: GrpcPort | None = app.state.grpc
+        if grpc is not None:
+            await grpc.start()
         yield
+        if grpc is not None:
+            await grpc.close()
         for task in tasks:
             task.cancel()
         self_test.close()

@@ -7,10 +7,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
 from starlette.types import Scope
 
 from lccl.errors import ImageError
@@ -24,13 +24,15 @@ from ..telemetry.metrics import Metrics
 from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
+Answer = TypeVar("Answer")
+PROMPT_S = 0.05  # by then a body that was sent with its request is there
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, what it needs to write
 # the answer, and the seconds within which the client wants it, if it says so (else infinity).
 Asked = tuple[Sequence[bytes | Image], QualityRequest, Details, float]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
-Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
+Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Answer]]
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
@@ -86,6 +88,32 @@ class BodyMemory:
         finally:
             self._hold(-size, client)
 
+    @asynccontextmanager
+    async def receive(self, client: str, message: Awaitable[bytes]) -> AsyncIterator[bytes]:
+        """A body that a library reads: its bytes count until the context ends.
+
+        How much of it is there is not known before it is whole. If that takes a while, it counts as the largest.
+
+        Raises:
+            ServiceError, too_large, overloaded: as :meth:`read`.
+
+        """
+        held, reading = 0, asyncio.ensure_future(message)
+        try:
+            done, _ = await asyncio.wait((reading,), timeout=PROMPT_S)
+            if not done:
+                self._check(self._per_body, 0, client)
+                held = self._per_body
+                self._hold(held, client)
+            body = await reading
+            self._check(len(body), held, client)
+            self._hold(len(body) - held, client)
+            held = len(body)
+            yield body
+        finally:
+            reading.cancel()
+            self._hold(-held, client)
+
     def _hold(self, more: int, client: str) -> None:
         self._held += more
         self._held_by[client] += more
@@ -122,14 +150,16 @@ class Exchange:
         self,
         request: Request,
         read: Read[Details],
-        write: Write[Details],
+        write: Write[Details, Answer],
         *,
         want_masks: bool = False,
         whole: bool = False,
-    ) -> Response:
+        body: bytes | None = None,
+    ) -> Answer:
         """Answer a request for the model and version that its path names, the default one without a name.
 
         Args:
+            body: if it was read already, and counts as long as this takes.
             whole: the protocol has no place for the error of one image, which therefore fails the whole request.
 
         Raises:
@@ -141,8 +171,8 @@ class Exchange:
         model = self.find(request)
         try:
             async with asyncio.timeout(self._limit_s):
-                async with self._bodies.read(request) as body:
-                    images, quality, details, limit_s = await read(request, body, model)
+                async with self._bodies.read(request) if body is None else nullcontext(body) as content:
+                    images, quality, details, limit_s = await read(request, content, model)
                     classified = await self._pipeline.classify(
                         model, images, quality, client=state["caller"].name, arrived=state["arrived"],
                         loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
@@ -155,10 +185,10 @@ class Exchange:
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
-        response = await write(request, model, details, classified)
+        answer = await write(request, model, details, classified)
         self._metrics.stage_timer(model.name, "decode").observe(classified.decode_s)
         self._metrics.stage_timer(model.name, "encode").observe(time.monotonic() - encoding_at)
-        return response
+        return answer
 
     def find(self, request: Request) -> ServedModel:
         """The model and version in a path; metrics and log get its name."""

@@ -129,6 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
         A client that closed its socket looks the same as one that ended its sending alone: see :class:`Departure`.
         """
         self._ended, newest = True, self.cycle
+        if self.scheme == "https":  # in which nobody ends the sending alone
+            return False
         if self._lingering or newest is None or newest.response_complete or newest.disconnected:
             return False
         if not (self._whole or self._in_head or self._refused):

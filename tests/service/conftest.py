@@ -25,7 +25,7 @@ def serve(**settings: object) -> Iterator[httpx.Client]:
     """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
     chosen = Settings(port=0, **({"allowed_hosts": "*"} | settings))  # requests on raw sockets have any Host
     app: FastAPI = create_app(chosen)
-    server = Server(server_config(app, chosen))
+    server = Server(server_config(app, chosen), drain=app.state.drain)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
