@@ -111,7 +111,8 @@ class BodyMemory:
             held = len(body)
             yield body
         finally:
-            reading.cancel()
+            if not reading.cancel() and not reading.cancelled():
+                reading.exception()  # told already, or of no use
             self._hold(-held, client)
 
     def _hold(self, more: int, client: str) -> None:
