@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     if settings.canary_interval_s is not None:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
+    certificates = Certificates.of(settings)
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     keys = KeyRing.load(settings.api_keys, single)
@@ -108,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     if settings.grpc_port is not None:
         calls = partial(_procedures, settings, exchange, pipeline, health, registry, app.state)
-        app.state.grpc = _grpc(settings, observer, access, bodies, health, calls)
+        app.state.grpc = _grpc(settings, certificates, observer, access, bodies, health, calls)
         app.state.drain = app.state.grpc.drain
     return app
 
@@ -133,6 +134,7 @@ def _procedures(
 
 def _grpc(
     settings: Settings,
+    certificates: Certificates | None,
     observer: RequestObserver,
     access: AccessControl,
     bodies: BodyMemory,
@@ -144,7 +146,6 @@ def _grpc(
     from .api.grpc.standard import Standard
     from .transport.grpc import GrpcPort
 
-    certificates = Certificates.of(settings)
     calls = Calls(
         observer, access, bodies, settings.request_timeout_s,
         scheme="http" if certificates is None else "https", proxies=behind_proxies(settings.trusted_proxies),

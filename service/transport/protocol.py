@@ -122,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._would_last = False
         if not self._lingering:
             super().shutdown()
+            self._cut_if_it_stays()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection for the answers that are due; True does.
@@ -300,8 +301,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         if self._ended or self.transport.is_closing() or (self._whole and not self._refused and not self.pipeline):
             self.transport.close()
+            self._cut_if_it_stays()
         else:
             self._linger()
+
+    def _cut_if_it_stays(self) -> None:
+        """Over TLS a connection that closes waits for its client to answer so, half a minute by default."""
+        if self.scheme == "https" and self.transport.is_closing():
+            asyncio.get_running_loop().call_later(self._limits.linger_s, self.transport.abort)
 
     def _linger(self) -> None:
         """Send nothing more, and throw away what comes, until the client closes or has used up its time or bytes."""

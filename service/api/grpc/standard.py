@@ -62,10 +62,12 @@ class Readiness(health_pb2_grpc.HealthServicer):
         with self._streams.enter() as may_stay:
             if not may_stay:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams are open")
-            while told is None or not self.draining:
-                status = self._status(request.service)
+            while True:
+                last, status = self.draining, self._status(request.service)
                 if status != told:
                     await context.write(health_pb2.HealthCheckResponse(status=status))
+                if last:
+                    return
                 told = status
                 await asyncio.sleep(LOOK_S)
 
