@@ -18,6 +18,7 @@ from .tls import Certificates
 log = logging.getLogger(__name__)
 STREAMS = 1024  # calls at once on a connection; a client waits with more, or opens another
 IDENTITY = 1  # the one way to encode messages that is taken: not at all
+LAST_CALLS_S = 0.2  # calls are taken so long: those that gRPC has received, and not handed over yet, it would cancel
 OTHERS_S = 1.0  # after the last call, for streams of health and reflection, whose clients learn of the end
 LOOK_S = 0.02
 
@@ -88,6 +89,7 @@ class GrpcPort:
             await self._draining
 
     async def _drain(self) -> None:
+        await asyncio.sleep(LAST_CALLS_S)
         stopping = asyncio.ensure_future(self._server.stop(self._settings.drain_timeout_s))
         while self._under_way() and not stopping.done():
             await asyncio.sleep(LOOK_S)

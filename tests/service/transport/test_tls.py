@@ -133,11 +133,9 @@ def test_the_health_check_of_the_image_asks_over_tls(serve, files, monkeypatch, 
         ("server", "key", "text", "text.pem: is no PEM file"),
     ],
 )
-def test_files_that_do_not_fit_end_the_start_with_a_sentence(
-    start, models_folder, files, certificate, key, client_ca, says
-):
+def test_files_that_do_not_fit_end_the_start_with_a_sentence(start, files, certificate, key, client_ca, says):
     folder = files["root"].parent
     (folder / "text.pem").write_text("hello")
     given = {"certificate": certificate, "key": key, "client-ca": client_ca}
     told = [part for name, file in given.items() if file for part in (f"--tls-{name}", str(folder / f"{file}.pem"))]
-    assert says in start("--models", str(tmp_path), *told)
+    assert says in start("--models", str(folder), *told)
