@@ -53,7 +53,7 @@ COPY --from=build /opt/lccl /opt/lccl
 COPY models /models
 ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MODELS=/models
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8000 9000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --start-interval=1s \
     CMD ["python", "-m", "service.health_check"]
 CMD ["lccl-serve"]

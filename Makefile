@@ -14,8 +14,10 @@ NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/c
 SANITIZED := build/sanitized
 KSERVE := build/kserve
 SCHEMATHESIS := build/schemathesis
+PROTOCOL := service/api/grpc
+PROTOC := build/protoc
 
-.PHONY: setup serve test test-kserve check audit check-native bench fuzz faults e2e figures playground-image clean
+.PHONY: setup serve test test-kserve check audit check-native bench fuzz faults e2e figures playground-image protocol clean
 
 setup: $(INSTALLED)
 
@@ -99,6 +101,16 @@ figures: setup
 
 playground-image: setup
 	$(BIN)/python -m tests.playground.image
+
+# What the service reads of the description of its protocol over gRPC, and its types; protoc has an environment of its
+# own: it pins versions of what the service uses.
+protocol:
+	test -x $(PROTOC)/bin/python || $(PYTHON) -m venv $(PROTOC)
+	$(PROTOC)/bin/python -m pip install -q grpcio-tools
+	$(PROTOC)/bin/python -m grpc_tools.protoc -I $(PROTOCOL) --descriptor_set_out=$(PROTOCOL)/open_inference.binpb \
+	  --pyi_out=$(PROTOC) $(PROTOCOL)/open_inference.proto
+	echo "# Made of open_inference.proto by make protocol: do not edit." | cat - $(PROTOC)/open_inference_pb2.pyi \
+	  > $(PROTOCOL)/messages.pyi
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -46,7 +46,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
-        Server(config, app.state.reload).run()
+        Server(config, app.state.reload, app.state.drain).run()
 
 
 def _stand_by() -> None:

@@ -5,15 +5,16 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Scope
 
 from lccl.bundle.format import load
 from lccl.compiler import compile_network
@@ -50,6 +51,15 @@ from .telemetry.accounting import Accounting
 from .telemetry.gpu import KINDS, gpus_in_use, memory
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracing
+from .transport.admission import AdmissionControl
+from .transport.proxies import behind_proxies
+from .transport.tls import Certificates
+
+if TYPE_CHECKING:
+    import grpc
+
+    from .api.grpc.calls import Procedure
+    from .transport.grpc import GrpcPort
 
 log = logging.getLogger(__name__)
 KEYS_S = 2.0  # seconds between looks at the file of API keys
@@ -58,18 +68,19 @@ KEYS_S = 2.0  # seconds between looks at the file of API keys
 def create_app(settings: Settings) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
-    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, how
-    to refuse a request, and what to do at SIGHUP.
+    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, the
+    port of gRPC if there is one, how to refuse a request, and what to do at SIGHUP and when the server begins to end.
 
     Raises:
-        StartError: the file of API keys or the signing policy cannot be used, the packages of the tracing asked for are
-            missing, or no source has a model.
+        StartError: the file of API keys, the signing policy or a certificate cannot be used, the packages of the
+            tracing asked for are missing, or no source has a model.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
 
     """
     if settings.canary_interval_s is not None:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
+    certificates = Certificates.of(settings)
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     keys = KeyRing.load(settings.api_keys, single)
@@ -101,9 +112,60 @@ def create_app(settings: Settings) -> FastAPI:
         {
             "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
             "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, sources, registry),
+            "grpc": None, "drain": lambda: None,
         }
     )  # fmt: skip
+    if settings.grpc_port is not None:
+        calls = partial(_procedures, settings, exchange, pipeline, health, registry, app.state)
+        app.state.grpc = _grpc(settings, certificates, observer, access, bodies, health, calls)
+        app.state.drain = app.state.grpc.drain
     return app
+
+
+def _procedures(
+    settings: Settings, exchange: Exchange, pipeline: Pipeline, health: Health, registry: Registry, state: State
+) -> "list[Procedure]":
+    """All methods of gRPC; work that is admitted counts with HTTP's, whose admission is made with the server."""
+    from .api.grpc import infer, models
+
+    def admitted(scope: Scope) -> AbstractContextManager[None]:
+        admission: AdmissionControl = state.admission
+        return admission.admitted(scope)
+
+    most = settings.max_images
+    return [
+        infer.infer(exchange, pipeline, most, admitted),
+        *models.procedures(exchange, registry, health, most),
+        *models.repository(registry),
+    ]
+
+
+def _grpc(
+    settings: Settings,
+    certificates: Certificates | None,
+    observer: RequestObserver,
+    access: AccessControl,
+    bodies: BodyMemory,
+    health: Health,
+    procedures: "Callable[[], list[Procedure]]",
+) -> "GrpcPort":
+    """The Open Inference Protocol over gRPC, whose packages are loaded for it alone."""
+    from .api.grpc.calls import Calls
+    from .api.grpc.standard import Standard
+    from .transport.grpc import GrpcPort
+
+    calls = Calls(
+        observer, access, bodies, settings.request_timeout_s,
+        scheme="http" if certificates is None else "https", proxies=behind_proxies(settings.trusted_proxies),
+    )  # fmt: skip
+    standard = Standard(health, reflection=settings.docs)
+    handler = calls.handler(procedures())
+
+    def register(server: "grpc.aio.Server") -> None:
+        server.add_generic_rpc_handlers((handler,))
+        standard.add_to(server)
+
+    return GrpcPort(settings, certificates, register, calls.under_way, standard.drain)
 
 
 def _operations(
@@ -223,7 +285,7 @@ def _lifespan(
     """Start the device threads and background tasks with the application, and end them with it."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runner.start(asyncio.get_running_loop(), max(model.engine.streams for model in registry))
         rounds = [repeat("a round of self-tests", settings.self_test_interval_s, self_test.begin)]
         if settings.api_keys is not None:
@@ -234,7 +296,12 @@ def _lifespan(
         if settings.fetch_models_s and sources.fetched:
             rounds.append(repeat("a fetch of models", settings.fetch_models_s, partial(_fetch, sources, registry)))
         tasks = [asyncio.create_task(one) for one in rounds]
+        grpc: GrpcPort | None = app.state.grpc
+        if grpc is not None:
+            await grpc.start()
         yield
+        if grpc is not None:
+            await grpc.close()
         for task in tasks:
             task.cancel()
         self_test.close()

@@ -41,30 +41,32 @@ Code = Literal[
     "deadline",  # the request's cannot be met, however sparse; found before any compute was spent
 ]  # fmt: skip
 CLIENT_GONE = 499  # no status of HTTP, but the one that proxies' logs have for it
-STATUS: dict[Code, int] = {
-    "malformed": HTTPStatus.BAD_REQUEST,
-    "damaged_image": HTTPStatus.BAD_REQUEST,
-    "client_gone": CLIENT_GONE,
-    "wrong_host": HTTPStatus.MISDIRECTED_REQUEST,
-    "unauthorised": HTTPStatus.UNAUTHORIZED,
-    "forbidden": HTTPStatus.FORBIDDEN,
-    "unknown_model": HTTPStatus.NOT_FOUND,
-    "too_slow": HTTPStatus.REQUEST_TIMEOUT,
-    "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "not_an_image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "invalid_field": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "bad_wish": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "bad_input": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "bad_bundle": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
-    "overloaded": HTTPStatus.TOO_MANY_REQUESTS,
-    "head_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "engine_failed": HTTPStatus.INTERNAL_SERVER_ERROR,
-    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
-    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "too_many_connections": HTTPStatus.SERVICE_UNAVAILABLE,
-    "timeout": HTTPStatus.GATEWAY_TIMEOUT,
-    "deadline": HTTPStatus.GATEWAY_TIMEOUT,
+# The status of an answer over HTTP, and over gRPC (https://grpc.io/docs/guides/status-codes). gRPC itself answers a
+# message with too many bytes as too_large is answered here.
+STATUS: dict[Code, tuple[int, str]] = {
+    "malformed": (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT"),
+    "damaged_image": (HTTPStatus.BAD_REQUEST, "INVALID_ARGUMENT"),
+    "client_gone": (CLIENT_GONE, "CANCELLED"),
+    "wrong_host": (HTTPStatus.MISDIRECTED_REQUEST, "INVALID_ARGUMENT"),
+    "unauthorised": (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED"),
+    "forbidden": (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED"),
+    "unknown_model": (HTTPStatus.NOT_FOUND, "NOT_FOUND"),
+    "too_slow": (HTTPStatus.REQUEST_TIMEOUT, "DEADLINE_EXCEEDED"),
+    "too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RESOURCE_EXHAUSTED"),
+    "not_an_image": (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT"),
+    "invalid_field": (HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_ARGUMENT"),
+    "bad_wish": (HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_ARGUMENT"),
+    "bad_input": (HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_ARGUMENT"),
+    "bad_bundle": (HTTPStatus.UNPROCESSABLE_ENTITY, "FAILED_PRECONDITION"),
+    "rate_limited": (HTTPStatus.TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+    "overloaded": (HTTPStatus.TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+    "head_too_large": (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "RESOURCE_EXHAUSTED"),
+    "engine_failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL"),
+    "internal": (HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL"),
+    "unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    "too_many_connections": (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    "timeout": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+    "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
 }
 LIBRARY: dict[type[Exception], Code] = {
     QualityError: "bad_wish", InputError: "bad_input", BundleError: "bad_bundle",
@@ -86,7 +88,7 @@ class ServiceError(LcclError):
 
 
 class StartError(LcclError):
-    """The service cannot start: one of its files, of its sources of models, or of its packages does not do."""
+    """The service cannot start: a file, a port, a source of models, or an installed package does not fit."""
 
 
 class SignatureError(BundleError):
@@ -119,7 +121,7 @@ def problem(error: Exception) -> tuple[ProblemBody, dict[str, str]]:
         headers["WWW-Authenticate"] = "Bearer"
     if code == "internal":
         text = "the server failed to answer; its log says why"
-    return problem_body(STATUS[code], code, text), headers
+    return problem_body(STATUS[code][0], code, text), headers
 
 
 def problem_body(status: int, code: str, detail: str) -> ProblemBody:

@@ -56,7 +56,7 @@ Origins = Annotated[
     ),
 ]
 RootPath = Annotated[str, StringConstraints(pattern=r"^((/[A-Za-z0-9._~-]+)+)?$")]
-# What Kubernetes sets as LCCL_PORT in every container beside a Service that is named lccl.
+# What Kubernetes sets as LCCL_PORT in every container beside a Service that is named lccl, and alike for lccl-grpc.
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.+:\d+")
 
 
@@ -70,6 +70,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    grpc_port: int | None = Field(None, ge=0, le=65535, description="port of gRPC; 0 takes a free one, none is off")
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate; HTTP and gRPC are encrypted")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, unencrypted")
+    tls_client_ca: Path | None = Field(None, description="PEM file of roots; clients need a certificate from them")
     models: Sources = Field(
         "models", repr=False, description="folder of bundles, each served under its folder's name; or several sources, "
         "separated by commas: folders, s3://, hf://, https:// (docs/models.md)",
@@ -127,8 +131,9 @@ class Settings(BaseSettings):
     def _as_given(cls, given: dict[str, Any]) -> dict[str, Any]:
         # values from files end in line ends: those of a Secret made with echo, or by an editor of Windows
         given = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
-        if SERVICE_LINK.fullmatch(str(given.get("port"))):
-            del given["port"]
+        for port in ("port", "grpc_port"):
+            if SERVICE_LINK.fullmatch(str(given.get(port))):
+                del given[port]
         former = given.get("canary_interval_s")
         return given if former is None else {"self_test_interval_s": former, **given}
 
@@ -138,4 +143,8 @@ class Settings(BaseSettings):
             raise ValueError("max_images must not exceed queue_limit: such a request could never be accepted")
         if self.max_body_bytes > self.max_inflight_bytes:
             raise ValueError("max_body_bytes must not exceed max_inflight_bytes")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both, or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import faults, results
-from benchmarks.faults import clients, failures, fairness
+from benchmarks.faults import calls, clients, failures, fairness
 from benchmarks.faults.outcome import Outcome, Scale
 from lccl import provenance
 from lccl_client.load import allow_connections
@@ -61,6 +61,18 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     "greedy": (
         fairness.greedy,
         "beside a modest client a greedy one: large images, forms, hundreds of connections, work for a slow model",
+    ),
+    "grpc": (
+        calls.mixed,
+        "calls over gRPC: good ones, malformed ones, with deadlines, and left by their clients, beside load over HTTP",
+    ),
+    "grpc-flood": (
+        calls.flood,
+        "beside a modest client over HTTP one that keeps 400 calls over gRPC under way",
+    ),
+    "grpc-sigterm": (
+        calls.drain,
+        "SIGTERM while calls over gRPC wait: the accepted are answered, later ones are unavailable",
     ),
     "memory": (
         clients.flat_memory,

@@ -8,8 +8,8 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -114,12 +114,20 @@ def _batch_ms(base: str, model: str) -> float:
     return max(30.0, *(float(one["compute"]) for one in times))
 
 
+def greedy_client(base: str, greed: Greed) -> AbstractContextManager[Counts]:
+    """A greedy client until the context ends."""
+    return in_a_process(_take_all, base, greed)
+
+
 @contextmanager
-def greedy_client(base: str, greed: Greed) -> Iterator[Counts]:
-    """A greedy client in a process of its own until the context ends; then what became of its requests."""
+def in_a_process(client: Callable[..., None], *given: object) -> Iterator[Counts]:
+    """A client in a process of its own until the context ends; then what became of its requests.
+
+    It says ``"begun"`` into the pipe that is its last argument, and is told there when to end.
+    """
     start, counts = multiprocessing.get_context("spawn"), Counts()
     here, there = start.Pipe()
-    process = start.Process(target=_take_all, args=(base, greed, there), daemon=True)
+    process = start.Process(target=client, args=(*given, there), daemon=True)
     process.start()
     try:
         assert here.recv() == "begun"

@@ -6,10 +6,11 @@ Bodies are read into memory, within limits on each and on all together.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
 from starlette.types import Scope
 
 from lccl.errors import ImageError
@@ -24,13 +25,15 @@ from .time_limit import TimeLimit
 from .turns import LoopTurns, joined
 
 Details = TypeVar("Details")
+Answer = TypeVar("Answer")
+PROMPT_S = 0.05  # by then a body that was sent with its request is there
 
 
 # What a protocol reads from a request: its images, encoded or fitting the network, its quality, what it needs to write
 # the answer, and the seconds within which the client wants it, if it says so (else infinity).
 Asked = tuple[Sequence[bytes | Image], QualityRequest, Details, float]
 Read = Callable[[Request, bytes, ServedModel], Awaitable[Asked[Details]]]
-Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Response]]
+Write = Callable[[Request, ServedModel, Details, Classified], Awaitable[Answer]]
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
@@ -89,6 +92,33 @@ class BodyMemory:
         """Count a body no more."""
         self._hold(-len(body), request.scope["state"]["caller"].name)
 
+    @asynccontextmanager
+    async def receive(self, client: str, message: Awaitable[bytes]) -> AsyncIterator[bytes]:
+        """A body that a library reads: its bytes count until the context ends.
+
+        How much of it is there is not known before it is whole. If that takes a while, it counts as the largest.
+
+        Raises:
+            ServiceError, too_large, overloaded: as :meth:`read`.
+
+        """
+        held, reading = 0, asyncio.ensure_future(message)
+        try:
+            done, _ = await asyncio.wait((reading,), timeout=PROMPT_S)
+            if not done:
+                self._check(self._per_body, 0, client)
+                held = self._per_body
+                self._hold(held, client)
+            body = await reading
+            self._check(len(body), held, client)
+            self._hold(len(body) - held, client)
+            held = len(body)
+            yield body
+        finally:
+            if not reading.cancel() and not reading.cancelled():
+                reading.exception()  # told already, or of no use
+            self._hold(-held, client)
+
     def _hold(self, more: int, client: str) -> None:
         self._held += more
         self._held_by[client] += more
@@ -125,14 +155,16 @@ class Exchange:
         self,
         request: Request,
         read: Read[Details],
-        write: Write[Details],
+        write: Write[Details, Answer],
         *,
         want_masks: bool = False,
         whole: bool = False,
-    ) -> Response:
+        body: bytes | None = None,
+    ) -> Answer:
         """Answer a request for the model and version that its path names, the default one without a name.
 
         Args:
+            body: if it was read already, and counts as long as this takes.
             whole: the protocol has no place for the error of one image, which therefore fails the whole request.
 
         Raises:
@@ -142,10 +174,11 @@ class Exchange:
         state = request.scope["state"]
         loop_delay_s = time.monotonic() - state["arrived"]
         model = self.find(request)
-        task, body = self._limit.begin(), b""
+        task, read_bytes = self._limit.begin(), b""
         try:
-            body = await self._bodies.read(request)
-            images, quality, details, limit_s = await read(request, body, model)
+            content = await self._bodies.read(request) if body is None else body
+            read_bytes = content if body is None else b""
+            images, quality, details, limit_s = await read(request, content, model)
             classified = await self._pipeline.classify(
                 model, images, quality, client=state["caller"].name, arrived=state["arrived"],
                 loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
@@ -160,14 +193,14 @@ class Exchange:
             ) from error
         finally:
             self._limit.end(task)
-            self._bodies.release(request, body)
+            self._bodies.release(request, read_bytes)
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()
-        response = await write(request, model, details, classified)
+        answer = await write(request, model, details, classified)
         self._metrics.stage_duration.labels(model.name, "decode").observe(classified.decode_s)
         self._metrics.stage_duration.labels(model.name, "encode").observe(time.monotonic() - encoding_at)
-        return response
+        return answer
 
     def find(self, request: Request) -> ServedModel:
         """The model and version in a path; metrics and log get its name."""

@@ -16,9 +16,8 @@ from typing import Any
 import orjson
 
 from ..errors import ServiceError
-from .turns import LoopTurns, joined
+from .turns import SHORT_BYTES, LoopTurns, joined
 
-SHORT_BYTES = 1 << 16  # JSON up to here is parsed at once
 LONG_BYTES = 1 << 12  # of a text or array that is taken out
 TEXT_SLICE = 1 << 19
 PIECES_A_TURN = 1 << 10

@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Awaitable, Callable, Mapping, MutableSequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from ..telemetry.metrics import UNKNOWN, Metrics
 from ..telemetry.tracing import Tracing
 from .exchange import header
 from .origins import SharedOrigins
-from .problems import answer
+from .problems import Refused, answer, judge
 
 log = logging.getLogger("service.access")
 REMEMBERED_PATH = 256  # bytes of a path, at most, whose route is remembered
@@ -107,6 +107,28 @@ class RequestObserver:
         self._protect(response.raw_headers, scope)
         self._record(scope, scope["method"], response.status_code, started, self._clock())
         return response
+
+    async def observe(self, scope: Scope, work: Callable[[], Awaitable[bytes]]) -> bytes | Refused:
+        """Do work that another protocol asks for, with an id, metrics and a line in the log like any other request.
+
+        Args:
+            scope: as of HTTP, with the route.
+
+        Returns:
+            its answer, or the error that the protocol has to answer with.
+
+        """
+        started, status = self._begin(scope), 200
+        self._inside += 1
+        try:
+            return await work()
+        except Exception as error:
+            refused = judge(scope, error, self._metrics.rejected)
+            status = refused[0]["status"]
+            return refused
+        finally:
+            self._inside -= 1
+            self._record(scope, scope["method"], status, started, self._clock())
 
     def _route(self, scope: Scope) -> ASGIApp:
         """What answers a request: its route, remembered by its path; the router, where there is none."""

@@ -1,17 +1,20 @@
 """The only place where errors become answers: ``application/problem+json``, or the form that the protocol has."""
 
 import logging
+from typing import Any
 
 from fastapi import Request
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
-from ..errors import problem, problem_body
+from ..errors import ProblemBody, problem, problem_body
 from ..telemetry.metrics import UNKNOWN
 
 log = logging.getLogger(__name__)
 OPEN_INFERENCE = "/v2"
+Refused = tuple[ProblemBody, dict[str, str]]
 
 
 def answer(request: Request, error: Exception, rejected: Counter) -> Response:
@@ -27,15 +30,26 @@ def answer(request: Request, error: Exception, rejected: Counter) -> Response:
             headers["Allow"] = "GET, HEAD"  # the middleware answers both alike
     else:
         told, headers = problem(error)
-    if told["code"] == "internal" or isinstance(error, MemoryError):
-        log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
-    if told["code"] == "unknown_model":
-        state["model"] = UNKNOWN
-    rejected.labels(state.get("model", ""), told["code"]).inc()
+    _account(error, told["code"], state, rejected)
     content = {**told, "request_id": state["request_id"]}
     if is_open_inference(path):
         content = {"error": told["detail"], **content}
     return JSONResponse(content, told["status"], headers, media_type=media_type(path))
+
+
+def judge(scope: Scope, error: Exception, rejected: Counter) -> Refused:
+    """The same for a protocol that writes its errors itself: the problem, and the headers that go with it."""
+    told, headers = problem(error)
+    _account(error, told["code"], scope["state"], rejected)
+    return told, headers
+
+
+def _account(error: Exception, code: str, state: dict[str, Any], rejected: Counter) -> None:
+    if code == "internal" or isinstance(error, MemoryError):
+        log.error("a request failed", exc_info=error, extra={"request_id": state["request_id"]})
+    if code == "unknown_model":
+        state["model"] = UNKNOWN
+    rejected.labels(state.get("model", ""), code).inc()
 
 
 def is_open_inference(path: str) -> bool:

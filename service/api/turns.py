@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+SHORT_BYTES = 1 << 16  # up to here bodies are read at once
 DETACHED_BYTES = 1 << 20  # from here on joining bytes gives the interpreter's lock away, so that a thread helps
 
 

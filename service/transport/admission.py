@@ -7,7 +7,9 @@ time on refusals, and accepted requests would wait for it where neither deadline
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import ServiceError
@@ -23,6 +25,11 @@ class Request(Protocol):
     """What is counted: uvicorn's RequestResponseCycle."""
 
     scope: Any
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    scope: Scope
 
 
 class AdmissionControl:
@@ -73,6 +80,23 @@ class AdmissionControl:
             if not clients:
                 del self._models[model]
 
+    @contextmanager
+    def admitted(self, scope: Scope) -> Iterator[None]:
+        """Count work that came by another way than HTTP, as the request over HTTP that asks the same.
+
+        Raises:
+            ServiceError, overloaded: it is refused.
+
+        """
+        if self.refuses(scope):
+            raise self.error()
+        work = _Work(scope)
+        self.enter(work)
+        try:
+            yield
+        finally:
+            self.leave(work)
+
     def is_crowded(self) -> bool:
         """Whether as much is under way as is never too much for a model, or more."""
         return len(self._new) + len(self._known) >= self._least
@@ -101,8 +125,12 @@ class AdmissionControl:
 
     def refusal(self, scope: Scope) -> WholeAnswer:
         """The answer to a refused request."""
+        return self._refuse(scope, self.error())
+
+    def error(self) -> ServiceError:
+        """Why a request is refused, and for how long."""
         told = "more requests arrive than can be answered: try again later"
-        return self._refuse(scope, ServiceError("overloaded", told, max(1.0, self._waiting_s())))
+        return ServiceError("overloaded", told, max(1.0, self._waiting_s()))
 
 
 def _is_work(scope: Scope) -> bool:

@@ -122,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._would_last = False
         if not self._lingering:
             super().shutdown()
+            self._cut_if_it_stays()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection for the answers that are due; True does.
@@ -129,6 +130,8 @@ class BoundedProtocol(HttpToolsProtocol):
         A client that closed its socket looks the same as one that ended its sending alone: see :class:`Departure`.
         """
         self._ended, newest = True, self.cycle
+        if self.scheme == "https":  # in which nobody ends the sending alone
+            return False
         if self._lingering or newest is None or newest.response_complete or newest.disconnected:
             return False
         if not (self._whole or self._in_head or self._refused):
@@ -302,8 +305,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         if self._ended or self.transport.is_closing() or (self._whole and not self._refused and not self.pipeline):
             self.transport.close()
+            self._cut_if_it_stays()
         else:
             self._linger()
+
+    def _cut_if_it_stays(self) -> None:
+        """Over TLS a connection that closes waits for its client to answer so, half a minute by default."""
+        if self.scheme == "https" and self.transport.is_closing():
+            asyncio.get_running_loop().call_later(self._limits.linger_s, self.transport.abort)
 
     def _linger(self) -> None:
         """Send nothing more, and throw away what comes, until the client closes or has used up its time or bytes."""

@@ -1,22 +1,21 @@
 """The configuration of uvicorn: event loop, protocol, limits on connections, trusted proxies."""
 
 import asyncio
-import contextlib
 import logging
 import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ..auth.access import AccessControl
 from ..errors import ServiceError
@@ -27,7 +26,9 @@ from .admission import LEAST, AdmissionControl, Scope, requests_in_time
 from .answers import WholeAnswer
 from .limits import ConnectionLimits
 from .protocol import BoundedProtocol, check_uvicorn
+from .proxies import behind_proxies
 from .starts import Starts
+from .tls import Certificates
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
@@ -46,11 +47,18 @@ class Acceptor:
 
     Args:
         make_protocol: a protocol for each connection.
+        encryption: of the connections; None for none.
 
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], make_protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        make_protocol: Callable[[], asyncio.Protocol],
+        encryption: ssl.SSLContext | None = None,
+    ) -> None:
         self._make_protocol, self._loop = make_protocol, asyncio.get_running_loop()
+        self._encryption = encryption
         self._greeting: set[asyncio.Task[object]] = set()
         self._sockets = [socket.socket(fileno=listening.dup().detach()) for listening in sockets]
         for listening in self._sockets:
@@ -80,7 +88,7 @@ class Acceptor:
 
     async def _greet(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._encryption)
         except OSError as error:
             log.warning("a connection was lost while it was accepted: %s", error)
             connection.close()
@@ -91,14 +99,20 @@ class Server(uvicorn.Server):
 
     Args:
         reload: called at SIGHUP.
+        drain: called when the server begins to end.
 
     """
 
     _acceptor: Acceptor | None = None
 
-    def __init__(self, config: uvicorn.Config, reload: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        reload: Callable[[], Awaitable[None]] | None = None,
+        drain: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
-        self._reload = reload
+        self._reload, self._drain = reload, drain
         self._reloading: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -109,13 +123,15 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, self._reload)
         listening = [one for server in self.servers for one in server.sockets]
         make = cast(Callable[..., asyncio.Protocol], self.config.http)
-        self._acceptor = Acceptor(listening, partial(make, self.config, self.server_state, self.lifespan.state))
+        connection = partial(make, self.config, self.server_state, self.lifespan.state)
+        self._acceptor = Acceptor(listening, connection, self.config.ssl)
 
     def _hang_up(self, reload: Callable[[], Awaitable[None]]) -> None:
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.ensure_future(reload())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._drain()
         if self._acceptor is not None:
             self._acceptor.close()
         await super().shutdown(sockets)
@@ -125,7 +141,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
 
     Raises:
-        StartError: the installed uvicorn does not fit.
+        StartError: the installed uvicorn, or a file of certificates, does not fit.
 
     """
     check_uvicorn()
@@ -134,7 +150,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     def refused(code: str) -> None:
         rejected.labels("", code).inc()
 
-    admission = _admission(app, settings)
+    admission = app.state.admission = _admission(app, settings)
+    certificates = Certificates.of(settings)
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,
@@ -162,6 +179,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+        **(certificates.for_uvicorn() if certificates else {}),
     )
 
 
@@ -183,7 +201,7 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
     registry: Registry = app.state.registry
     access: AccessControl = app.state.access
     refuse: Callable[[Scope, Exception, str | None], Response] = app.state.refuse
-    proxies = ProxyHeadersMiddleware(_no_application, settings.trusted_proxies)
+    see_through = behind_proxies(settings.trusted_proxies)
 
     def asked(scope: Scope) -> ServedModel | None:
         named = MODEL.match(scope["path"])
@@ -197,9 +215,7 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
         return model.key if model else ""
 
     def client_of(scope: Scope) -> str | None:
-        if settings.trusted_proxies:  # what they say is else read in front of the application, which is yet to come
-            with contextlib.suppress(StopIteration):  # nothing in it waits
-                proxies(scope, receive=_no_application, send=_no_application).send(None)
+        see_through(scope)
         return access.name_of(scope)
 
     def most(key: str) -> int:
@@ -213,10 +229,6 @@ def _admission(app: FastAPI, settings: Settings) -> AdmissionControl:
     return AdmissionControl(
         model_of, client_of, most, refusal, batcher.waiting_s, least=min(LEAST, 2 * settings.queue_limit)
     )
-
-
-async def _no_application(*_: Any) -> Any:
-    pass
 
 
 def connections_that_fit(wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,10 +23,13 @@ Serve = Callable[..., "Iterator[httpx.Client]"]
 
 @contextmanager
 def serve(**settings: object) -> Iterator[httpx.Client]:
-    """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it."""
+    """Run a real uvicorn on a free port in a thread; ``client.app`` is the application behind it.
+
+    ``client.stop()`` is what SIGTERM does, and ``client.thread`` ends with the server.
+    """
     chosen = Settings(port=0, **({"allowed_hosts": "*"} | settings))  # requests on raw sockets have any Host
     app: FastAPI = create_app(chosen)
-    server = Server(server_config(app, chosen))
+    server = Server(server_config(app, chosen), drain=app.state.drain)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -35,7 +39,8 @@ def serve(**settings: object) -> Iterator[httpx.Client]:
     port = server.servers[0].sockets[0].getsockname()[1]
     try:  # without certificates, whose reading takes longer than most tests
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
-            client.app = app  # type: ignore[attr-defined]
+            client.app, client.thread = app, thread  # type: ignore[attr-defined]
+            client.stop = lambda: setattr(server, "should_exit", True)  # type: ignore[attr-defined]
             yield client
     finally:
         server.should_exit = True
@@ -85,3 +90,30 @@ def client(models_folder: Path) -> Iterator[httpx.Client]:
     limits = {"max_body_bytes": 1 << 20, "max_pixels": 1_000_000, "max_images": 8}
     with serve(models=models_folder, self_test_interval_s=600, **limits) as client:
         yield client
+
+
+def digest(key):
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a key file that only its owner may write to."""
+
+    def _write(text, mode=0o600):
+        path = tmp_path / "keys.toml"
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return _write
+
+
+@pytest.fixture
+def three(write):
+    """A file with the keys ``one``, ``two`` and ``boss``, whose texts are their names."""
+    return write(
+        f'[keys.one]\nsha256 = "{digest("one")}"\n'
+        f'[keys.two]\nsha256 = "{digest("two")}"\nrate = "2/minute"\n'
+        f'[keys.boss]\nsha256 = "{digest("boss")}"\nadmin = true\n'
+    )

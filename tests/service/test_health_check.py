@@ -78,3 +78,6 @@ class Other(http.server.BaseHTTPRequestHandler):
 class Unreachable:
     def request(self, *_):
         raise OSError("no")
+
+    def close(self):
+        pass

@@ -58,6 +58,10 @@ def test_settings_are_frozen():
         {"header_timeout_s": 0},
         {"idle_timeout_s": 0},
         {"max_connections": 0},
+        {"grpc_port": -1},
+        {"tls_certificate": "a.pem"},
+        {"tls_key": "a.pem"},
+        {"tls_client_ca": "a.pem"},
         {"unknown": 1},
     ],
 )

@@ -1,9 +1,9 @@
 """v2: inference over the Open Inference Protocol, as Triton's and KServe's clients speak it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
@@ -16,8 +16,11 @@ from ...inference.runner import Result
 from ..exchange import Asked, Exchange, refuse_compressed
 from ..fields import Fields, fields_of
 from ..operation import Operation
-from .requests import JSON_SIZE, InferRequest, json_size, read_request, write_answer
-from .tensors import Interface, point_parameters, tensors
+from .head import InferRequest
+from .requests import JSON_SIZE, json_size, read_request, write_answer
+from .tensors import Interface, Parameters, Tensor, point_parameters, tensors
+
+Written = TypeVar("Written")
 
 NO_EXIT = -1
 TAG = "open inference protocol"
@@ -35,18 +38,10 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
         refuse_compressed(request)
         size = json_size(request.headers.getlist(JSON_SIZE), len(body))
         asked = await read_request(body, size, interface_of(model), max_images, exchange.turns)
-        fields = fields_of(request, dict(asked.quality), Fields)
-        if "top_k" in fields.model_fields_set:
-            raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
-        return list(asked.images), fields.quality, asked, asked.limit_s
+        return list(asked.images), read_fields(request, asked).quality, asked, asked.limit_s
 
     async def write(request: Request, model: ServedModel, asked: InferRequest, classified: Classified) -> Response:
-        writing = partial(_answer, model, asked, classified)
-        content, size = await pipeline.beside(
-            writing,
-            client=request.scope["state"]["caller"].name,
-            if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS,
-        )
+        content, size = await written(pipeline, request, model, classified, partial(_answer, model, asked, classified))
         if size is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={JSON_SIZE: str(size)}, media_type="application/octet-stream")
@@ -67,17 +62,50 @@ def interface_of(model: ServedModel) -> Interface:
     return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
 
 
+async def written(
+    pipeline: Pipeline, request: Request, model: ServedModel, classified: Classified, write: Callable[[], Written]
+) -> Written:
+    """What ``write`` makes of an answer; many numbers are written beside the event loop."""
+    return await pipeline.beside(
+        write,
+        client=request.scope["state"]["caller"].name,
+        if_worth_it=len(classified.results) * len(model.bundle.labels) > INLINE_NUMBERS,
+    )
+
+
 def _answer(model: ServedModel, asked: InferRequest, classified: Classified) -> tuple[bytes, int | None]:
-    results = classified.done
-    used = classified.sparsest
     head: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,
-        "parameters": point_parameters(used.point, used.downgraded) | {"precision": model.engine.precision},
+        "parameters": answer_parameters(model, classified),
     }
     if asked.id is not None:
         head["id"] = asked.id
-    return write_answer(head, asked.outputs, tensors(_values(model, results), model.bundle.labels, asked.outputs))
+    return write_answer(head, asked.outputs, answer_tensors(model, asked, classified))
+
+
+def answer_parameters(model: ServedModel, classified: Classified) -> Parameters:
+    """The parameters of an answer: its operating point and the precision."""
+    used = classified.sparsest
+    return point_parameters(used.point, used.downgraded) | {"precision": model.engine.precision}
+
+
+def answer_tensors(model: ServedModel, asked: InferRequest, classified: Classified) -> list[Tensor]:
+    """The outputs that were asked for."""
+    return tensors(_values(model, classified.done), model.bundle.labels, asked.outputs)
+
+
+def read_fields(request: Request, asked: InferRequest) -> Fields:
+    """Target and floor, from a request's parameters, query and headers.
+
+    Raises:
+        ServiceError, invalid_field: a field that is unknown, out of range, or given twice.
+
+    """
+    fields = fields_of(request, dict(asked.quality), Fields)
+    if "top_k" in fields.model_fields_set:
+        raise ServiceError("invalid_field", "top_k is not of this protocol: set classification on an output")
+    return fields
 
 
 def _values(model: ServedModel, results: Sequence[Result]) -> dict[str, NDArray[Any] | list[bytes]]:

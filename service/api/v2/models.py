@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import ServiceError, complaint
-from ...inference.registry import Registry, ServedModel
+from ...inference.registry import IndexEntry, Registry, ServedModel
 from ..exchange import BodyMemory, Exchange
 from ..json_text import load_json
 from ..operation import Handler, Json, Operation
@@ -22,6 +22,7 @@ REPOSITORY = "model repository"
 MAX_BYTES = 1 << 12
 REPOSITORY_ERRORS = (400, 401, 403, 404, 413, 415, 422, 429)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
+SERVER = {"name": "lccl", "version": version("lccl"), "extensions": EXTENSIONS}
 MODEL = "/v2/models/{model}"
 VERSION = MODEL + "/versions/{version}"
 
@@ -30,11 +31,11 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
     """Routes that describe the server, its models, and whether they are ready."""
 
     async def describe_server(_: Request) -> Response:
-        return Json({"name": "lccl", "version": version("lccl"), "extensions": EXTENSIONS})
+        return Json(SERVER)
 
     async def describe_model(request: Request) -> Response:
         model = exchange.find(request)
-        return Json(_metadata(model, [one.version for one in registry.versions(model.name)]))
+        return Json(metadata(model, [one.version for one in registry.versions(model.name)]))
 
     async def model_ready(request: Request) -> Response:
         model = exchange.find(request)
@@ -42,7 +43,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
         return Json({"name": model.name, "ready": True})
 
     async def model_configuration(request: Request) -> Response:
-        return Json(_configuration(exchange.find(request), max_images))
+        return Json(configuration(exchange.find(request), max_images))
 
     def operation(path: str, summary: str, handler: Handler) -> Operation:
         return Operation("GET", path, summary, TAG, handler, dict[str, Any], (401, 404, 429, 503))
@@ -59,7 +60,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
     ]  # fmt: skip
 
 
-def _metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
+def metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
     """The protocol's model metadata; one of the inputs is sent, never several."""
     interface = interface_of(model)
     inputs, outputs = (
@@ -75,7 +76,7 @@ def _metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
+def configuration(model: ServedModel, max_images: int) -> dict[str, Any]:
     """Triton's ModelConfig as JSON. Its dims leave out the number of images, which ``max_batch_size`` bounds."""
     interface, table = interface_of(model), model.bundle.table
     low, high = table.sparsity_range
@@ -111,7 +112,7 @@ def _configured(signature: Signature) -> dict[str, Any]:
     return {"name": signature.name, "data_type": f"TYPE_{kind}", "dims": list(signature.shape[1:])}
 
 
-class _Parameters(BaseModel):
+class RepositoryParameters(BaseModel):
     """A model is loaded as it lies in the folder; Triton's ``config`` and files in a request are not taken."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -124,7 +125,7 @@ class _Asked(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     ready: bool = False
-    parameters: _Parameters = _Parameters()
+    parameters: RepositoryParameters = RepositoryParameters()
 
 
 class _Query(BaseModel):
@@ -137,7 +138,7 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
     async def index(request: Request) -> Response:
         asked = await _read(request, bodies)
         entries = await asyncio.to_thread(registry.index)
-        return Json([asdict(entry) for entry in entries if entry.state == "READY" or not asked.ready])
+        return Json(listed(entries, asked.ready))
 
     def change(verb: str, summary: str, act: Callable[[str, str | None], object]) -> Operation:
         async def changed(request: Request) -> Response:
@@ -160,6 +161,11 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
         change("load", "Load or reload a model", registry.load),
         change("unload", "Unload a model", registry.unload),
     ]
+
+
+def listed(entries: Sequence[IndexEntry], ready: bool) -> list[dict[str, Any]]:
+    """The index of the folder of models, or what of it is ready."""
+    return [asdict(entry) for entry in entries if entry.state == "READY" or not ready]
 
 
 async def _read(request: Request, bodies: BodyMemory) -> _Asked:

@@ -1,5 +1,6 @@
 """Tensors as the Open Inference Protocol sends them: typed, checked, from and to bytes and JSON."""
 
+import asyncio
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from lccl.errors import InputError
 from lccl.operating_points import OperatingPoint
 
 from ...errors import ServiceError
+from ..turns import SHORT_BYTES
 
 BYTES = "BYTES"
 NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
@@ -134,6 +136,15 @@ def read_binary(signature: Signature, shape: Sequence[int], content: bytes | mem
         )
     numbers = np.require(np.frombuffer(content, number), requirements=["ALIGNED"])
     return finite(signature, numbers.reshape(shape))
+
+
+async def read_bytes(
+    signature: Signature, shape: Sequence[int], content: bytes | memoryview
+) -> NDArray[Any] | list[bytes]:
+    """As :func:`read_binary`; what is long is read in a thread."""
+    if len(content) > SHORT_BYTES:
+        return await asyncio.to_thread(read_binary, signature, shape, content)
+    return read_binary(signature, shape, content)
 
 
 def read_numbers(signature: Signature, shape: Sequence[int], data: list[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from service.auth import keys
 from service.auth.keys import Caller, KeyRing, read_keys
 from service.auth.rate_limits import parse_rate
 from service.errors import ServiceError, StartError
-from tests.service.auth.conftest import digest
+from tests.service.conftest import digest
 from tests.service.engines import wait_for
 from tests.service.refusals import refused
 

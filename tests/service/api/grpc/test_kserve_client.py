@@ -1,0 +1,73 @@
+"""The Open Inference Protocol as KServe's client of gRPC speaks it, unchanged and in an environment of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lccl.preprocessing import Preprocessing
+from service.inference.decode import decode
+from tests.service.api.grpc.conftest import address_of
+
+pytestmark = pytest.mark.kserve
+
+
+@pytest.fixture(scope="module")
+def found(client, draw_image):
+    """What KServe's client got, and one of the images it sent."""
+    content = draw_image(seed=3)
+    pixels = decode(content, Preprocessing(32, 32, (0.5, 0.5, 0.4), (0.25, 0.2, 0.3)), 10**6)
+    asked = {
+        "address": address_of(client), "encoded": base64.b64encode(content).decode(), "pixels": pixels.tolist(),
+    }  # fmt: skip
+    done = subprocess.run(
+        [os.environ.get("KSERVE_PYTHON", "build/kserve/bin/python"), Path(__file__).with_name("kserve_client.py")],
+        input=json.dumps(asked), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_health(found):
+    assert (found["live"], found["ready"], found["model ready"], found["nobody ready"]) == (True, True, True, False)
+
+
+def test_every_form_is_answered_alike(found, client, draw_image):
+    best = client.post("/v1/classify", content=draw_image(seed=3)).json()["predictions"][0]["classes"][0]
+    assert len(found["answers"]) == 6
+    for answer in found["answers"].values():
+        assert (answer["id"], answer["model"]) == ("a-7", "small")
+        assert list(answer["outputs"]) == ["logits", "probabilities", "index", "label", "skip_ratio", "macs"]
+        assert np.shape(answer["outputs"]["logits"]) == (1, 10)
+    for form in ("image typed", "image raw", "pixels typed", "pixels raw"):
+        outputs = found["answers"][form]["outputs"]
+        assert (outputs["index"], outputs["label"]) == ([best["index"]], [best["label"]])
+        assert outputs["probabilities"][0][best["index"]] == pytest.approx(best["probability"], rel=1e-3)
+    one, other = (found["answers"][f"normalised {form}"]["outputs"] for form in ("typed", "raw"))
+    assert one["index"] == other["index"]
+
+
+def test_classified_outputs(found):
+    (best,) = found["classified"]["outputs"]["probabilities"]
+    assert len(best) == 3
+    assert best[0].endswith(f":{found['answers']['image raw']['outputs']['label'][0]}")
+
+
+def test_quality(found):
+    for way in ("by parameter", "by header"):
+        assert found[way]["point"] == "p40"
+
+
+def test_errors_are_the_clients_exceptions_with_the_servers_text(found):
+    status, text = found["unknown model"]
+    assert status == "NOT_FOUND"
+    assert "no model 'nobody' is served here" in text
+    status, text = found["bad wish"]
+    assert status == "INVALID_ARGUMENT"
+    assert "0.100 to 0.600" in text
