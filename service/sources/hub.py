@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .cache import RemoteFile, SourceError
 from .location import Repository
@@ -15,27 +14,28 @@ class HubFiles:
     """The files of a repository at a revision."""
 
     def __init__(self, location: Repository) -> None:
-        import huggingface_hub
-        from huggingface_hub import errors, hf_api, utils  # noqa: F401 - imported here, or its lazy modules may not have them
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined,unused-ignore]
 
-        self._hub: Any = huggingface_hub
-        self._hub.utils.disable_progress_bars()
-        self._broken, self._file = errors.HfHubHTTPError, hf_api.RepoFile
+        disable_progress_bars()
         self._location = location
         self._commit: str | None = None
 
     def listing(self) -> Iterator[RemoteFile]:
         """All of them, at the commit that the revision is now."""
-        api, repository = self._hub.HfApi(), self._location.repository
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.hf_api import RepoFile
+
+        api, repository = HfApi(), self._location.repository
         try:
             found = api.repo_info(repository, revision=self._location.revision)
-        except self._broken:
+        except HfHubHTTPError:
             raise
         except Exception:  # of its HTTP library: a connection that was kept may be gone
             found = api.repo_info(repository, revision=self._location.revision)
         self._commit = found.sha
         for entry in api.list_repo_tree(repository, recursive=True, revision=self._commit):
-            if isinstance(entry, self._file):
+            if isinstance(entry, RepoFile):
                 yield RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
 
     def download(self, file: RemoteFile, target: Path) -> None:
@@ -46,12 +46,12 @@ class HubFiles:
             Exception: huggingface_hub's and its HTTP library's, when it cannot be had.
 
         """
+        from huggingface_hub import hf_hub_download
+
         if target.exists():
             return
         folder = target.parent / DOWNLOADS
-        brought = Path(
-            self._hub.hf_hub_download(self._location.repository, file.path, revision=self._commit, local_dir=folder)
-        )
+        brought = Path(hf_hub_download(self._location.repository, file.path, revision=self._commit, local_dir=folder))
         if file.tag not in (_sha256(brought), _git_hash(brought)):
             brought.unlink()
             raise SourceError(f"{self._location}: {file.path} is damaged: its hash is not the one that the hub states")

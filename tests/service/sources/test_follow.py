@@ -336,7 +336,7 @@ class TestArchive:
         monkeypatch.setattr(f"service.sources.archive.{bound}", enough)
         sources(location).start()
 
-    @pytest.mark.parametrize("value", [b"no archive", archived({"net/bundle.json": b"{}"})[:-30]], ids=["none", "cut"])
+    @pytest.mark.parametrize("value", [b"no archive", archived({"net/bundle.json": b"{}"})[:-30]], ids=["text", "cut"])
     def test_what_is_no_archive_is_a_sentence(self, site, sources, value):
         with pytest.raises(StartError, match="no readable archive"):
             sources(placed(site, "/net.tgz", value)).start()
