@@ -1,23 +1,13 @@
-"""A pytest plugin: a build of the native engine other than the installed one.
+"""A pytest plugin: another build of the native engine replaces the installed one.
 
 ``LCCL_NATIVE`` names the folder that it was installed into; each of several processes loads it.
 """
 
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-PACKAGE = "lccl.engines.cpu"
-
-
-def module_of(folder):
-    """The native module below a folder of packages; beside the installed one, which the engine still uses."""
-    (file,) = Path(folder).resolve().joinpath(*PACKAGE.split(".")).glob("_native.*.so")
-    spec = spec_from_file_location(f"{PACKAGE}._native", file)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.native_module import PACKAGE, module_of
 
 
 def load(folder):
@@ -31,11 +21,8 @@ def load(folder):
     return Path(module.__file__)
 
 
-def pytest_configure():
-    load(os.environ["LCCL_NATIVE"])
+FILE = load(os.environ["LCCL_NATIVE"])
 
 
 def pytest_report_header():
-    from lccl.engines.cpu import _native
-
-    return f"native engine: {_native.__file__}"
+    return f"native engine: {FILE}"

@@ -16,7 +16,7 @@ from tests.lccl.conftest import draw_images, gated_network, make_reference, rows
 from tests.lccl.cpu.conftest import arithmetic, make_cpu, small
 from tests.lccl.cpu.networks import VARIED
 from tests.lccl.networks import called
-from tests.native_build import module_of
+from tests.native_module import module_of
 
 __all__ = ["arithmetic", "draw_images", "gated_network", "make_cpu", "make_reference", "rows", "small", "square"]
 
