@@ -88,7 +88,7 @@ $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 # native engine's bits compared with those of this compiler's.
 check-wheel: setup $(WHEEL)/.installed
 	WHEEL=$(WHEEL) $(BIN)/python -m pytest -m wheel tests/test_wheel.py
-	LCCL_NATIVE=$(WHEEL)/installed/lib/python*/site-packages $(BIN)/python -m pytest -p tests.native_build -n $(WORKERS) \
+	LCCL_NATIVE=$$(echo $(WHEEL)/installed/lib/python*/site-packages) $(BIN)/python -m pytest -p tests.native_build -n $(WORKERS) \
 	  --dist worksteal tests/lccl/cpu
 
 $(WHEEL)/.installed: pyproject.toml requirements.lock $(NATIVE) $(shell find lccl service -name '*.py' -o -path '*/playground/*')
