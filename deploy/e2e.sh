@@ -55,7 +55,7 @@ restarts() {  # restarts CONTAINER: after it was killed from outside, and serves
 classifies() { curl --fail --silent --data-binary @docs/example.png -H 'Content-Type: image/png' "$@" "localhost:$PORT/v1/classify"; }
 
 with_keys() {  # with_keys FOLDER: the service starts anew with the keys in it, made as the documentation says
-  (umask 022 && inside service python -m service.auth.keys alice >"$1/keys.toml" 2>"$1/key")
+  (umask 022 && inside service python -m lccl.service.auth.keys alice >"$1/keys.toml" 2>"$1/key")
   chmod 755 "$1"
   KEYS=$1 docker compose -f docker-compose.yml -f deploy/keys.yml up --detach --wait --wait-timeout 120 service
 }
@@ -68,7 +68,7 @@ revokes() {  # revokes FOLDER: a key that is taken out of the file is no longer 
   local key
   key=$(grep -o 'lccl_[A-Za-z0-9_-]*' "$1/key")
   : >"$1/keys.toml.new"
-  (umask 022 && inside service python -m service.auth.keys bob >"$1/keys.toml.new" 2>/dev/null)
+  (umask 022 && inside service python -m lccl.service.auth.keys bob >"$1/keys.toml.new" 2>/dev/null)
   cat "$1/keys.toml.new" >"$1/keys.toml"
   for _ in $(seq 40); do
     classifies -H "Authorization: Bearer $key" || return 0

@@ -1,4 +1,4 @@
-"""``python -m service.health_check``: whether the service of this container is ready; the image's health check.
+"""``python -m lccl.service.health_check``: whether the service of this container is ready; the image's health check.
 
 It asks where the variables ``LCCL_HOST`` and ``LCCL_PORT`` say, as the service itself, and never a proxy. With
 ``LCCL_TLS_CERTIFICATE`` it asks over TLS, with that certificate as its own too, in case that one is asked for.

@@ -67,7 +67,16 @@ class TestImage:
         assert "*" in lines
         assert {line for line in lines if line.startswith("!")} == {
             f"!{name}"
-            for name in ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "lccl", "service", "models")
+            for name in (
+                "pyproject.toml",
+                "requirements.lock",
+                "CMakeLists.txt",
+                "README.md",
+                "LICENSE",
+                "lccl",
+                "service",
+                "models",
+            )
         }
 
 

@@ -1,4 +1,4 @@
-"""API keys: who asks, found by the key's hash. ``python -m service.auth.keys NAME`` makes a key."""
+"""API keys: who asks, found by the key's hash. ``python -m lccl.service.auth.keys NAME`` makes a key."""
 
 import argparse
 import hashlib
@@ -175,7 +175,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make a key: shown once on standard error, its lines for the key file on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m service.auth.keys", description="Make an API key.")
+    parser = argparse.ArgumentParser(prog="python -m lccl.service.auth.keys", description="Make an API key.")
     parser.add_argument("name", help="who will use it; letters, digits, '.', '_' and '-'")
     parser.add_argument("--rate", default="", help="requests it may send, such as 100/second; else the default rate")
     parser.add_argument("--admin", action="store_true", help="may load and unload models")

@@ -162,7 +162,7 @@ def test_the_former_command_works_and_warns():
     command = [sys.executable, "-m", "service.keys", "alice"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "alice" in tomllib.loads(made.stdout)["keys"]
-    assert "python -m service.auth.keys" in made.stderr.splitlines()[0]
+    assert "python -m lccl.service.auth.keys" in made.stderr.splitlines()[0]
 
 
 def test_two_keys_differ(capsys):

@@ -21,11 +21,21 @@ bool has_bit(uint32_t leaf, uint32_t part, int which, uint32_t bit) {
     return registers[which] >> bit & 1;
 }
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// Whether the operating system saves all these parts of the registers (XCR0). Not by __builtin_cpu_supports, which some
+// compilers' libraries answer with no to everything.
+bool saves(uint32_t parts) {
+    if (!has_bit(1, 0, 2, 27)) return false;
+    uint32_t low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & parts) == parts;
+}
 
+bool has_avx2() { return saves(0x6) && has_bit(1, 0, 2, 28) && has_bit(1, 0, 2, 12) && has_bit(7, 0, 1, 5); }
+
+// F, BW, VL and DQ
 bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return saves(0xe6) && has_avx2() && has_bit(7, 0, 1, 16) && has_bit(7, 0, 1, 30) && has_bit(7, 0, 1, 31) &&
+           has_bit(7, 0, 1, 17);
 }
 
 bool has_vnni() { return has_avx512() && has_bit(7, 0, 2, 11); }
@@ -45,8 +55,13 @@ bool has_amx(uint32_t product) {
 #endif
 }
 
-// AMD's Zen 4 has AVX-512, and runs its instructions in two halves.
-bool has_halves() { return __builtin_cpu_is("amdfam19h") && has_avx512(); }
+// AMD's Zen 3 and 4, family 19h; Zen 4 has AVX-512, and runs its instructions in two halves.
+bool has_halves() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx || c != signature_AMD_ecx) return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+    return (a >> 8 & 0xf) == 0xf && 0xf + (a >> 20 & 0xff) == 0x19 && has_avx512();
+}
 #endif
 
 }  // namespace
