@@ -234,9 +234,11 @@ def test_sigterm_ends_it_as_it_ends_http(serve, image):
         connected(client) as late,
     ):
         engine, waiting = held(client)
-        running = [rpc.ModelInfer.future(ask([image])) for _ in range(3)]
+        running = [rpc.ModelInfer.future(ask([image]))]
+        wait_for(lambda: engine.entered == 1)
+        running += [rpc.ModelInfer.future(ask([image])) for _ in range(2)]
         assert late.ServerLive(messages.ServerLiveRequest()).live
-        wait_for(lambda: engine.entered == 1 and waiting() == 2)
+        wait_for(lambda: waiting() == 2)
         client.stop()
         wait_for(lambda: status_of(late) is grpc.StatusCode.UNAVAILABLE)
         assert not any(call.done() for call in running)
