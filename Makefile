@@ -48,7 +48,7 @@ serve: setup
 	$(BIN)/lccl-serve --port $(PORT) --models $(MODELS)
 
 # WORKERS is how many processes share the tests: one for each processor, or a number. They and the processes that tests
-# start keep what they compiled, whatever the environment says: a tenth of the time is compiling modules otherwise.
+# start keep what they compiled, whatever the environment says: to compile the tests takes each of them five seconds.
 test: setup
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not wheel"
 
