@@ -83,8 +83,9 @@ def test_a_source_that_stalls_does_not_keep_the_end(serve, settings, store, bund
     store.put(bundles / "1", "all/net")
 
     def running(name):
-        return [thread for thread in threading.enumerate() if thread.name.endswith(name)]
+        return [thread for thread in threading.enumerate() if thread.name.endswith(name) and thread not in others]
 
+    others = threading.enumerate()  # of other tests' servers
     try:
         with serve(fetch_models_s=0.1, **settings):
             store.proxy.is_stalled = True
