@@ -110,6 +110,7 @@ bench: setup
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.trade_off
+	$(BIN)/python -m benchmarks.request_cost
 	$(BIN)/python -m benchmarks.serving
 
 # Damaged inputs, until something fails: PART is multipart, json, open-inference or decoders.

@@ -44,6 +44,7 @@ def fill_tables(page: str) -> str:
     for name, result, make in (
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
         ("faults", "faults", faults_table),
+        ("request-cost", "request_cost", request_cost_table),
     ):  # fmt: skip
         figures = results.read(result)
         if figures is not None:
@@ -194,6 +195,17 @@ def faults_table(result: Figures) -> Iterator[str]:
         yield (
             f"| {row['what']} | {row['seconds']:.0f} | {row['sent']:,} | {answered} | {row['connections_failed']:,} | "
             f"{row['abandoned']:,} | {row['wrong']} | {row['lost']} |"
+        )
+
+
+def request_cost_table(result: Figures) -> Iterator[str]:
+    """Processor time beside the engine, of the event loop and of device threads, by kind and connections."""
+    yield from table("request", "connections", "beside the engine", "of it the event loop", "device threads", "aim")
+    for row in result["rows"]:
+        aim = result["goals_us"][row["kind"]] if row["connections"] > 1 else result["goal_alone_us"]
+        yield (
+            f"| {row['kind']} | {row['connections']} | {row['outside the engine']:.0f} | {row['loop']:.0f} | "
+            f"{row['device threads']:.0f} | {aim} |"
         )
 
 
