@@ -1,7 +1,7 @@
 """Reads resources of KServe with its own typed models, and prints them as JSON; run by the interpreter that has them.
 
-The models of KServe itself have the style of an older generator: a table of the attributes' types, and one of their names.
-Attributes that are not in them end this with an error.
+The models of KServe itself are of an older generator than those of Kubernetes: each has a table of its attributes'
+types, and one of their names. Attributes that no model has end this with an error.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the files for Kubernetes promise: rendered by kubectl, held against schemas, and against the service that they run."""
+"""The files for Kubernetes, rendered by kubectl: they fit the schemas, and the service that they run."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 USER = int(re.search(r"^USER (\d+):\1$", DOCKERFILE, re.MULTILINE)[1])
 PORTS = list(map(int, re.search(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)[1].split()))
 KUBECTL = shutil.which("kubectl", path=Path(sys.executable).parent) or shutil.which("kubectl")
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 IN_CLUSTER, ALL = ("cpu", "gpu", "keda"), ("cpu", "gpu", "keda", "kserve")
 KSERVE_PYTHON = os.environ.get("KSERVE_PYTHON", "build/kserve/bin/python")
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule", "ClusterServingRuntime", "InferenceService"}
@@ -83,8 +84,8 @@ def settings_of(overlay):
     _, container = pod(overlay)
     if overlay == "kserve":
         return {one["name"]: one["value"] for one in container["env"]}
-    ((reference,),) = ([one["configMapRef"] for one in container["envFrom"]],)
-    assert reference["name"] == rendered(overlay)["ConfigMap"]["metadata"]["name"]
+    (source,) = container["envFrom"]
+    assert source["configMapRef"]["name"] == rendered(overlay)["ConfigMap"]["metadata"]["name"]
     return rendered(overlay)["ConfigMap"]["data"]
 
 
@@ -151,7 +152,7 @@ class TestPod:
         assert [one["containerPort"] for one in container["ports"]] == PORTS
         assert settings_of(overlay)["LCCL_GRPC_PORT"] == str(PORTS[1])
         names = {one["name"]: one["containerPort"] for one in container["ports"]}
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        for probe in PROBES:
             port = container[probe]["httpGet"]["port"]
             assert names.get(port, port) == PORTS[0]
 
@@ -246,7 +247,9 @@ def test_the_gpu_overlay_asks_for_one():
 
 
 def triggers():
-    return {one["name"]: one["metadata"] for one in rendered("keda")["ScaledObject"]["spec"]["triggers"] if "name" in one}
+    return {
+        one["name"]: one["metadata"] for one in rendered("keda")["ScaledObject"]["spec"]["triggers"] if "name" in one
+    }
 
 
 def test_replicas_follow_when_brown_out_does_not_fall():
@@ -263,7 +266,7 @@ def test_triggers_ask_for_one_number(tmp_path):
         {"series": f'{metric}{{job="{job}", namespace="{namespace}", pod="{pod}"}}', "values": f"{value}+0x30"}
         for metric in ("lccl_predicted_wait_seconds", "lccl_brownout_level")
         for job, namespace, pod, value in (
-            ("lccl", "lccl", "a", 0.25), ("lccl", "lccl", "b", 0.75), ("lccl", "other", "c", 9), ("other", "lccl", "d", 9),
+            ("lccl", "lccl", "a", 0.25), ("lccl", "lccl", "b", 0.75), ("lccl", "other", "a", 9), ("other", "lccl", "a", 9)
         )
     ]  # fmt: skip
     checks = [
@@ -284,7 +287,8 @@ def test_the_component_for_tls_encrypts_both_ports_and_the_probes(tmp_path):
     objects = own(number, tmp_path)
     spec = objects["Deployment"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")} == {"HTTPS"}
+    for probe in PROBES:
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
     (mount,) = (one["mountPath"] for one in container["volumeMounts"] if one["name"] == "tls")
     given = objects["ConfigMap"]["data"]
     assert (given["LCCL_TLS_CERTIFICATE"], given["LCCL_TLS_KEY"]) == (f"{mount}/tls.crt", f"{mount}/tls.key")
@@ -331,7 +335,7 @@ def test_probes_are_answered_without_a_key(overlay, base):
     _, container = pod(overlay)
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
     assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+    for probe in PROBES:
         assert httpx.get(base + container[probe]["httpGet"]["path"], trust_env=False).status_code == 200
 
 
@@ -342,7 +346,8 @@ def test_requests_need_the_key_of_the_secret(base, keys):
 
 
 def test_the_metrics_that_triggers_ask_for_are_there(base):
-    found = httpx.get(f"{base}{rendered('keda')['ServiceMonitor']['spec']['endpoints'][0]['path']}", trust_env=False).text
+    (endpoint,) = rendered("keda")["ServiceMonitor"]["spec"]["endpoints"]
+    found = httpx.get(base + endpoint["path"], trust_env=False).text
     for trigger in triggers().values():
         (metric,) = re.findall(r"lccl_\w+", trigger["query"])
         assert f"\n{metric} " in found
