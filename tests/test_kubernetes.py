@@ -266,7 +266,7 @@ def test_triggers_ask_for_one_number(tmp_path):
         {"series": f'{metric}{{job="{job}", namespace="{namespace}", pod="{pod}"}}', "values": f"{value}+0x30"}
         for metric in ("lccl_predicted_wait_seconds", "lccl_brownout_level")
         for job, namespace, pod, value in (
-            ("lccl", "lccl", "a", 0.25), ("lccl", "lccl", "b", 0.75), ("lccl", "other", "a", 9), ("other", "lccl", "a", 9)
+            ("lccl", "lccl", "a", 0.25), ("lccl", "lccl", "b", 0.75), ("lccl", "its", "a", 9), ("other", "lccl", "a", 9)
         )
     ]  # fmt: skip
     checks = [
