@@ -17,10 +17,11 @@ WHEEL_PLATFORM := $(shell uname -m)-linux-gnu.2.28
 LOCKING := build/locking
 KSERVE := build/kserve
 SCHEMATHESIS := build/schemathesis
+CHECKOV := build/checkov
 PROTOCOL := service/api/grpc
 PROTOC := build/protoc
 
-.PHONY: setup lock serve test test-kserve check audit check-native check-wheel bench fuzz faults e2e figures playground-image protocol clean
+.PHONY: setup lock serve test test-kserve check audit check-native check-wheel check-kubernetes bench fuzz faults e2e figures playground-image protocol kubernetes-rules clean
 
 setup: $(INSTALLED)
 
@@ -106,6 +107,19 @@ $(WHEEL)/.installed: pyproject.toml requirements.lock $(NATIVE) $(shell find lcc
 	wheel=$$(echo $(WHEEL)/dist/*.whl) && $(WHEEL)/installed/bin/python -m pip install -q --only-binary :all: "$$wheel[service]"
 	touch $@
 
+# Policies for pods; digests (43) and pulling always (15) are for whoever has a registry.
+check-kubernetes: setup $(CHECKOV)/.installed
+	for overlay in cpu gpu keda; do \
+	  $(BIN)/kubectl kustomize deploy/kubernetes/overlays/$$overlay > $(CHECKOV)/rendered/$$overlay.yml || exit; done
+	$(CHECKOV)/bin/checkov --framework kubernetes --directory $(CHECKOV)/rendered --compact --quiet --skip-download \
+	  --skip-check CKV_K8S_15,CKV_K8S_43
+
+$(CHECKOV)/.installed:
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python -m pip install -q "checkov>=3.3"
+	mkdir -p $(CHECKOV)/rendered
+	touch $@
+
 bench: setup
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
 	$(BIN)/python -m benchmarks.cpu
@@ -146,6 +160,12 @@ protocol:
 	  --pyi_out=$(PROTOC) $(PROTOCOL)/open_inference.proto
 	echo "# Made of open_inference.proto by make protocol: do not edit." | cat - $(PROTOC)/open_inference_pb2.pyi \
 	  > $(PROTOCOL)/messages.pyi
+
+# The alerts and recorded rules as the Prometheus Operator takes them, from those that Prometheus reads elsewhere.
+RULE := deploy/kubernetes/base/prometheus-rule.yml
+kubernetes-rules:
+	{ sed '/^spec:/q' $(RULE); sed 's/^./  &/' deploy/prometheus/rules/lccl.yml; } > $(RULE).new
+	mv $(RULE).new $(RULE)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
