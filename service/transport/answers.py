@@ -12,7 +12,7 @@ from ..errors import ServiceError, problem
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+USUAL = frozenset(HTTPStatus) - {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}  # statuses of answers with a body
 Message = Any  # ASGI's; uvicorn has types of its own
 
 
@@ -95,7 +95,7 @@ class Sender:
 
 def _whole(start: Message, message: Message) -> WholeAnswer | None:
     """An answer from its two messages; None where there is more to it than a length and headers of the application."""
-    if message["type"] != "http.response.body" or message.get("more_body") or start["status"] in WITHOUT_BODY:
+    if message["type"] != "http.response.body" or message.get("more_body") or start["status"] not in USUAL:
         return None
     headers, body, length = start["headers"], message.get("body", b""), None
     for name, value in headers:

@@ -256,6 +256,7 @@ def test_a_client_that_leaves_takes_its_images_along(gated, draw_image, caplog):
         assert under_way.result().status_code == 200
     still_serves(client, draw_image)
     assert engine.ran == [1, 1]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_client_that_leaves_during_its_upload_is_no_failure(client, draw_image):

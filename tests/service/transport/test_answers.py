@@ -87,6 +87,7 @@ def test_nothing_is_written_to_who_has_left():
         (start(JSON), body()),  # no length
         (start((b"content-length", b"3")), body()),
         (start((b"content-length", b"2"), status=304), body()),
+        (start((b"content-length", b"2"), status=499), body()),  # of a client that has left
         (start((b"content-length", b"2"), (b"connection", b"close")), body()),
         (start((b"transfer-encoding", b"chunked")), body()),
         (start((b"Content-Length", b"2")), body()),
