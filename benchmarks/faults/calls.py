@@ -258,7 +258,10 @@ async def _stop(server: Server, address: str) -> tuple[set[str], Counts, float]:
     counts, later, asked = Counts(), Counts(), message(list(images(60, 32)))
     async with grpc.aio.insecure_channel(address, options=OWN) as channel:
         running = [asyncio.create_task(_ask(_infer(channel)(asked), counts)) for _ in range(ACCEPTED)]
-        while await asyncio.to_thread(server.metric, "lccl_inflight_requests") <= ACCEPTED:  # it counts itself
+        begun = 0
+        while begun < ACCEPTED:
+            under_way = int(await asyncio.to_thread(server.metric, "lccl_inflight_requests")) - 1  # it counts itself
+            begun = under_way + sum(one.done() for one in running)
             assert not all(one.done() for one in running), "nothing waits: nothing was tried"
         began = time.monotonic()
         server.process.terminate()

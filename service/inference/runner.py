@@ -24,7 +24,7 @@ from .scheduler import Schedule, Work, WorkJob, schedule
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
-SHARED_BATCH_S = 0.03  # what a batch may take while others wait, or may come
+SHARED_BATCH_S = 0.01  # what a batch may take while others wait, or may come
 LONE_BATCH_S = 0.1  # and otherwise, for whoever comes next waits for all of it
 FAILED = "the engine failed on this image: try again"
 TOO_LATE = "the answer would come after its deadline: allow more time, or a larger max_accuracy_drop"
