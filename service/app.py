@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
         {
             "registry": registry, "batcher": batcher, "runner": runner, "metrics": metrics, "bodies": bodies,
             "access": access, "refuse": observer.refuse, "reload": partial(_reload, keys, sources, registry),
-            "grpc": None, "drain": lambda: None,
+            "certificates": certificates, "grpc": None, "drain": lambda: None,
         }
     )  # fmt: skip
     if settings.grpc_port is not None:

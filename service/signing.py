@@ -7,14 +7,14 @@ import logging
 import shutil
 import stat
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .errors import SignatureError, StartError, complaint
+from .errors import SignatureError, StartError
+from .toml_file import read_toml
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -100,14 +100,7 @@ class SigningPolicy:
             StartError: it cannot be used, or model-signing is not installed.
 
         """
-        try:
-            file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise StartError(f"{path}: {error.strerror}") from None
-        except ValidationError as error:
-            raise StartError(f"{path}: {complaint(error, 'the file')}") from None
-        except ValueError as error:
-            raise StartError(f"{path}: is no TOML: {error}") from None
+        file = read_toml(path, _File)
         try:
             import model_signing.verifying  # noqa: F401
         except ImportError as error:

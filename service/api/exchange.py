@@ -174,11 +174,11 @@ class Exchange:
         state = request.scope["state"]
         loop_delay_s = time.monotonic() - state["arrived"]
         model = self.find(request)
-        task, read_bytes = self._limit.begin(), b""
+        task, held = self._limit.begin(), b""
         try:
-            content = await self._bodies.read(request) if body is None else body
-            read_bytes = content if body is None else b""
-            images, quality, details, limit_s = await read(request, content, model)
+            if body is None:
+                body = held = await self._bodies.read(request)
+            images, quality, details, limit_s = await read(request, body, model)
             classified = await self._pipeline.classify(
                 model, images, quality, client=state["caller"].name, arrived=state["arrived"],
                 loop_delay_s=loop_delay_s, departure=state.get("departure"), want_masks=want_masks,
@@ -193,7 +193,7 @@ class Exchange:
             ) from error
         finally:
             self._limit.end(task)
-            self._bodies.release(request, read_bytes)
+            self._bodies.release(request, held)
         _check(classified, whole)
         state["classified"] = classified
         encoding_at = time.monotonic()

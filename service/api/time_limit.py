@@ -1,4 +1,4 @@
-"""One time limit for all requests, with one timer: a timer for each costs as much as reading its head."""
+"""One time limit for all requests, with one timer, which is set again when the oldest request has ended."""
 
 import asyncio
 

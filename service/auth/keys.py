@@ -8,7 +8,6 @@ import re
 import secrets
 import stat
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from limits import RateLimitItem
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from ..errors import ServiceError, StartError, complaint
+from ..errors import ServiceError, StartError
+from ..toml_file import read_toml
 from .rate_limits import RateText, parse_rate
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,9 @@ def read_keys(path: Path) -> dict[bytes, Caller]:
     try:
         if sys.platform != "win32" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StartError(f"{path}: others may write to it and so make keys for themselves: chmod go-w {path}")
-        file = KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise StartError(f"{path}: {complaint(error, 'the file')}") from None
-    except ValueError as error:
-        raise StartError(f"{path}: is no TOML: {error}") from None
+    file = read_toml(path, KeyFile)
     return {
         bytes.fromhex(entry.sha256): Caller(name, entry.admin, parse_rate(entry.rate))
         for name, entry in file.keys.items()

@@ -1,7 +1,10 @@
 """How long a batch will take: learnt from the batches that ran, linear in their MACs."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+
+from lccl.cost_line import CostLine
 
 MEMORY = 0.95  # what an observation still weighs when the next one comes
 RIDGE = 0.01  # how much the slope is drawn to proportionality, relative to the square of the mean
@@ -11,32 +14,17 @@ MARGIN = 2.0  # mean absolute errors that a safe prediction adds
 
 @dataclass(slots=True)
 class _Line:
-    """Seconds over MACs for batches of about one size: exponentially weighted moments."""
+    """Seconds over MACs for batches of about one size, and how far predictions were off on average."""
 
-    weight: float = 0.0
-    macs: float = 0.0
-    seconds: float = 0.0
-    variance: float = 0.0
-    covariance: float = 0.0
+    line: CostLine = field(default_factory=partial(CostLine, MEMORY, RIDGE))
     error: float = 0.0
 
-    def predict(self, macs: float) -> float:
-        share = RIDGE * self.macs**2
-        slope = (self.covariance + share * self.seconds / self.macs) / (self.variance + share)
-        return max(self.seconds + max(slope, 0.0) * (macs - self.macs), 0.1 * self.seconds)
-
     def learn(self, macs: float, seconds: float) -> None:
-        if self.weight:
-            expected = self.predict(macs)
+        if self.line.weight:
+            expected = self.line.predict(macs)
             seconds = min(seconds, OUTLIER * expected)
             self.error += 0.1 * (abs(seconds - expected) - self.error)
-        self.weight = MEMORY * self.weight + 1
-        step = 1 / self.weight
-        off_macs, off_seconds = macs - self.macs, seconds - self.seconds
-        self.macs += step * off_macs
-        self.seconds += step * off_seconds
-        self.variance = (1 - step) * (self.variance + step * off_macs**2)
-        self.covariance = (1 - step) * (self.covariance + step * off_macs * off_seconds)
+        self.line.learn(macs, seconds)
 
 
 class CostModel:
@@ -69,7 +57,7 @@ class CostModel:
                 lines.get((sharing, size))
                 or lines[min(lines, key=lambda one: (one[0] is not sharing, abs(one[1] - size)))]
             )
-            return line.predict(macs) + (MARGIN * line.error if safe else 0.0)
+            return line.line.predict(macs) + (MARGIN * line.error if safe else 0.0)
 
     def forget(self, model: str) -> None:
         """Drop what was learnt of a model that is gone."""

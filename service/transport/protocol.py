@@ -257,7 +257,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # once the parser is done with what it is at
             asyncio.get_running_loop().call_soon(self._turn_away, cycle)
         else:
-            answering = cast(ASGI3Application, partial(_answer, cycle, app, partial(self._write_for, cycle)))
+            answering = cast(ASGI3Application, partial(_answer, cycle, app, self._write))
             self._limits.starts.begin(cycle.scope, partial(super()._start_asgi_task, cycle, answering))
 
     def _turn_away(self, cycle: RequestResponseCycle) -> None:
@@ -355,9 +355,6 @@ class BoundedProtocol(HttpToolsProtocol):
         end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"".join([answer.head, *own, end, answer.body]))
 
-    def _write_for(self, cycle: RequestResponseCycle, answer: WholeAnswer) -> None:
-        self._write(answer, cycle.keep_alive)
-
 
 class _AnswerTransport:
     """What an answer is written to: the connection's transport, but for how it is closed."""
@@ -369,7 +366,7 @@ class _AnswerTransport:
 async def _answer(
     cycle: RequestResponseCycle,
     app: ASGI3Application,
-    write: Callable[[WholeAnswer], None],
+    write: Callable[[WholeAnswer, bool], None],
     scope: Any,
     receive: Any,
     _send: Any,

@@ -141,7 +141,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
 
     Raises:
-        StartError: the installed uvicorn, or a file of certificates, does not fit.
+        StartError: the installed uvicorn does not fit.
 
     """
     check_uvicorn()
@@ -151,7 +151,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         rejected.labels("", code).inc()
 
     admission = app.state.admission = _admission(app, settings)
-    certificates = Certificates.of(settings)
+    certificates: Certificates | None = app.state.certificates
     limits = ConnectionLimits(
         connections=connections_that_fit(settings.max_connections),
         head_s=settings.header_timeout_s,

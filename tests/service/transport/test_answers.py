@@ -45,7 +45,7 @@ def body(content=b"{}", more=False):
 
 def send(cycle, *messages):
     written = []
-    sender = Sender(cycle, written.append)
+    sender = Sender(cycle, lambda answer, keep_alive: written.append(answer))
 
     async def scenario():
         for message in messages:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lccl.preprocessing import Preprocessing
-from service.inference.decode import decode
 from tests.service.api.grpc.conftest import address_of
+from tests.service.api.kserve import ask_kserve
 
 pytestmark = pytest.mark.kserve
 
@@ -21,17 +16,7 @@ pytestmark = pytest.mark.kserve
 @pytest.fixture(scope="module")
 def found(client, draw_image):
     """What KServe's client got, and one of the images it sent."""
-    content = draw_image(seed=3)
-    pixels = decode(content, Preprocessing(32, 32, (0.5, 0.5, 0.4), (0.25, 0.2, 0.3)), 10**6)
-    asked = {
-        "address": address_of(client), "encoded": base64.b64encode(content).decode(), "pixels": pixels.tolist(),
-    }  # fmt: skip
-    done = subprocess.run(
-        [os.environ.get("KSERVE_PYTHON", "build/kserve/bin/python"), Path(__file__).with_name("kserve_client.py")],
-        input=json.dumps(asked), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return ask_kserve(Path(__file__).with_name("kserve_client.py"), draw_image(seed=3), address=address_of(client))
 
 
 def test_health(found):
