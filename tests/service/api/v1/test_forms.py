@@ -49,7 +49,7 @@ def test_a_form_that_ends_early_is_refused_wherever_it_ends(length):
     assert read(WHOLE) == ([b"first", b"last"], {"sparsity": "0.3"})
 
 
-@pytest.mark.skipif(not CUT_FORM.exists(), reason="the example files are not there")
+@pytest.mark.skipif(not CUT_FORM.exists(), reason="the files of faults found from outside are not beside this checkout")
 def test_the_example_of_a_cut_form_is_refused(client):
     answer = post(client, CUT_FORM.read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
