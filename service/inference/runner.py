@@ -96,7 +96,8 @@ class Runner:
     A batch that fails is run again in halves, so that one image's failure is not its neighbours'.
 
     Args:
-        on_batch: told the results of each batch, on its device thread, after they were sent off.
+        on_batch: told the results of each batch, on its device thread, before they are sent off: who has an answer
+            finds it counted.
         clock: monotone seconds.
 
     """
@@ -218,13 +219,13 @@ class Runner:
             )
             for row, (job, point) in enumerate(chosen)
         ]  # fmt: skip
+        self._on_batch(model, results)
         self._settle(list(zip((job for job, _ in chosen), results, strict=True)))
         seconds = finished - started
         self._cost.learn(key, len(chosen), sum(point.gated_macs for _, point in chosen), seconds, sharing=sharing)
         self._batcher.drained(key, len(chosen), seconds)
         if model.retired:
             self._forget(key)
-        self._on_batch(model, results)
 
     def _forget(self, key: str) -> None:
         self._cost.forget(key)

@@ -18,21 +18,22 @@ from ..inference.registry import ServedModel
 from ..inference.runner import Result
 from .metrics import END, INTERPOLATED, MOST_CLASSES, OTHER, Metrics
 
-MOST_WAITING = 64  # batches
+MOST_WAITING = 256  # images: counting them takes less than a millisecond
 
 
 class Accounting:
     """Counts the images that ran, whoever still waits for them.
 
     Costs include those of self-tests; counters of classes, confidence, exits and latency have clients' images alone.
-    Batches wait until there are :data:`MOST_WAITING` or the metrics are read: a device thread that counted each would
-    spend as much time on it as on the rest of a small batch. Safe from any thread.
+    Batches wait until they have :data:`MOST_WAITING` images or the metrics are read: a device thread that counted each
+    would spend as much time on it as on the rest of a small batch. Safe from any thread.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._ledgers: WeakKeyDictionary[ServedModel, _Ledger] = WeakKeyDictionary()
         self._waiting: list[tuple[_Ledger, Sequence[Result]]] = []
+        self._images = 0  # that wait
         self._lock = threading.Lock()
         metrics.before_read(self.settle)
 
@@ -43,7 +44,8 @@ class Accounting:
             if ledger is None:
                 ledger = self._ledgers[model] = _Ledger(self._metrics, model)
             self._waiting.append((ledger, results))
-            if len(self._waiting) >= MOST_WAITING:
+            self._images += len(results)
+            if self._images >= MOST_WAITING:
                 self._settle()
 
     def settle(self) -> None:
@@ -56,6 +58,7 @@ class Accounting:
         for ledger, results in self._waiting:
             batches[ledger].append(results)
         self._waiting.clear()
+        self._images = 0
         for ledger, members in batches.items():
             ledger.enter(members)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from service.inference.self_test import warm_up
@@ -80,6 +82,22 @@ def test_a_batch_is_short_while_others_wait_and_longer_when_alone(serve, draw_im
         together = model.engine.batches
     assert 5 <= alone <= 9
     assert sum(size <= 4 for size in together) >= 4
+
+
+def test_who_has_an_answer_finds_its_image_counted(serve, draw_image, monkeypatch):
+    with serve(self_test_interval_s=600) as client:
+        runner = client.app.state.runner
+        enter = runner._on_batch
+        monkeypatch.setattr(runner, "_on_batch", lambda *batch: (time.sleep(0.2), enter(*batch)))
+        before = counted(client)
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 200
+        assert counted(client) == before + 1
+
+
+def counted(client):
+    return sum(
+        float(value) for value in re.findall(r"^lccl_images_total\{.*\} (\S+)$", client.get("/metrics").text, re.M)
+    )
 
 
 def test_a_deadline_is_the_requests_even_if_some_images_were_in_time(serve, draw_image):

@@ -73,7 +73,7 @@ def test_classes_and_confidence_are_counted(enter, result):
 
 
 def test_batches_wait_until_they_are_many_or_the_metrics_are_read(bundle, shape, result, monkeypatch):
-    monkeypatch.setattr("service.telemetry.accounting.MOST_WAITING", 3)
+    monkeypatch.setattr("service.telemetry.accounting.MOST_WAITING", 5)
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     accounting, images = Accounting(metrics), metrics.images.labels("m", "interpolated")
