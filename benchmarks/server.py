@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ SOON_S = 15.0
 
 
 class Server:
-    """A server on a port of its own, running inside ``with``.
+    """A server on a port of its own, running inside ``with``; in :data:`processes`, unless the environment says so.
 
     Args:
         name: of its log, ``build/faults/<name>.log``.
@@ -36,6 +37,8 @@ class Server:
         stdout: where the log goes instead.
 
     """
+
+    processes = 1  # that serve; of all servers
 
     def __init__(
         self,
@@ -56,7 +59,8 @@ class Server:
             self._command += ["--models", str(MODELS)]
         if "--log-level" not in flags:
             self._command += ["--log-level", "warning"]
-        self._environment, self._stdout = os.environ | dict(environment or {}), stdout
+        self._environment = os.environ | {"LCCL_PROCESSES": str(self.processes)} | dict(environment or {})
+        self._stdout = stdout
 
     def __enter__(self) -> Self:
         self.start()
@@ -119,16 +123,24 @@ class Server:
         values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, values))
 
-    def memory_bytes(self, kind: str = "VmRSS") -> int:
-        """Resident memory, or what else /proc calls by that name."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        found = re.search(rf"^{kind}:\s+(\d+) kB$", text, re.MULTILINE)
-        assert found is not None
-        return 1024 * int(found[1])
+    def workers(self) -> list[int]:
+        """The processes that answer requests."""
+        own = self.process.pid
+        children = Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split()
+        return [*map(int, children)] if self.processes > 1 else [own]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes."""
+        for process in {self.process.pid, *self.workers()}:
+            os.kill(process, number)
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the processes that answer."""
+        return sum(memory_bytes(process) for process in self.workers())
 
     def open_files(self) -> int:
         """Open files, connections included."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return sum(len(os.listdir(f"/proc/{process}/fd")) for process in {self.process.pid, *self.workers()})
 
     def settled(self, files: int) -> list[str]:
         """What is still held after all requests have ended; waits for it to be let go.
@@ -167,6 +179,14 @@ class Server:
                 trace = entry.get("exc_info", "").strip().splitlines()
                 found.append(f"logged: {entry.get('message', '')[:200]} {trace[-1][:200] if trace else ''}".strip())
         return found[:5]
+
+
+def memory_bytes(process: int, kind: str = "VmRSS") -> int:
+    """Resident memory of a process, or what else /proc calls by that name."""
+    text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    found = re.search(rf"^{kind}:\s+(\d+) kB$", text, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 @contextmanager

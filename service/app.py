@@ -34,7 +34,9 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
+from .auth.windows import Windows
 from .background import call_beside, repeat
+from .everywhere import Everywhere
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
 from .inference.cost import CostModel
@@ -65,8 +67,12 @@ log = logging.getLogger(__name__)
 KEYS_S = 2.0  # seconds between looks at the file of API keys
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, everywhere: Everywhere | None = None, windows: Windows | None = None) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
+
+    Args:
+        everywhere: what this and other processes do together; by default there are no others.
+        windows: where the requests of callers are counted; by default for this process alone.
 
     Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, the
     port of gRPC if there is one, how to refuse a request, and what to do at SIGHUP and when the server begins to end.
@@ -80,11 +86,12 @@ def create_app(settings: Settings) -> FastAPI:
     """
     if settings.canary_interval_s is not None:
         log.warning("canary_interval_s is deprecated: set self_test_interval_s (LCCL_SELF_TEST_INTERVAL_S)")
+    everywhere = everywhere or Everywhere()
     certificates = Certificates.of(settings)
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     keys = KeyRing.load(settings.api_keys, single)
-    access = AccessControl(keys, RateLimits(settings.rate_limit))
+    access = AccessControl(keys, RateLimits(settings.rate_limit, windows))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
     bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
     sources = ModelSources(
@@ -96,10 +103,11 @@ def create_app(settings: Settings) -> FastAPI:
     runner, decoders = _make_runner(settings, batcher, cost, metrics), _make_decoders(settings)
     pipeline = Pipeline(batcher, decoders, settings.max_pixels, settings.max_request_pixels, settings.request_timeout_s)
     exchange = Exchange(registry, pipeline, bodies, metrics, settings.request_timeout_s)
-    health = Health(registry, batcher, runner, self_test)
+    health = Health(registry, batcher, runner, self_test, everywhere)
+    _change_together(registry, everywhere)
 
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
-    operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, page)
+    operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, everywhere, page)
     app = FastAPI(
         title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
         routes=[route(operation, access) for operation in operations],
@@ -116,14 +124,35 @@ def create_app(settings: Settings) -> FastAPI:
         }
     )  # fmt: skip
     if settings.grpc_port is not None:
-        calls = partial(_procedures, settings, exchange, pipeline, health, registry, app.state)
+        calls = partial(_procedures, settings, exchange, pipeline, health, registry, everywhere, app.state)
         app.state.grpc = _grpc(settings, certificates, observer, access, bodies, health, calls)
         app.state.drain = app.state.grpc.drain
     return app
 
 
+def _change_together(registry: Registry, everywhere: Everywhere) -> None:
+    for act in (registry.load, registry.unload, registry.adopt):
+        everywhere.add(act.__name__, partial(_change, act))
+
+    async def served() -> list[tuple[str, str, str]]:
+        return registry.served()
+
+    everywhere.add("served", served)
+
+
+async def _change(act: Callable[..., object], *args: object) -> None:
+    """Change the models of this process."""
+    await asyncio.to_thread(act, *args)
+
+
 def _procedures(
-    settings: Settings, exchange: Exchange, pipeline: Pipeline, health: Health, registry: Registry, state: State
+    settings: Settings,
+    exchange: Exchange,
+    pipeline: Pipeline,
+    health: Health,
+    registry: Registry,
+    everywhere: Everywhere,
+    state: State,
 ) -> "list[Procedure]":
     """All methods of gRPC; work that is admitted counts with HTTP's, whose admission is made with the server."""
     from .api.grpc import infer, models
@@ -136,7 +165,7 @@ def _procedures(
     return [
         infer.infer(exchange, pipeline, most, admitted),
         *models.procedures(exchange, registry, health, most),
-        *models.repository(registry),
+        *models.repository(registry, everywhere),
     ]
 
 
@@ -176,6 +205,7 @@ def _operations(
     registry: Registry,
     bodies: BodyMemory,
     metrics: Metrics,
+    everywhere: Everywhere,
     page: bytes,
 ) -> list[Operation]:
     """All routes, the pages' only with a page that documents the others."""
@@ -184,10 +214,10 @@ def _operations(
         *classify.operations(exchange, metrics.rejected, most),
         *infer.operations(exchange, pipeline, most),
         *skip_map.operations(exchange, pipeline, most),
-        *operators.operations(health, metrics.registry),
+        *operators.operations(health, metrics.registry, everywhere),
         *v1_models.operations(exchange, registry, settings.max_body_bytes, settings.max_pixels, most),
         *v2_models.operations(exchange, registry, health, most),
-        *v2_models.repository(registry, bodies),
+        *v2_models.repository(registry, bodies, everywhere),
         *([*pages.documentation(page), pages.assets(), *pages.playground()] if page else ()),
     ]
 

@@ -86,6 +86,9 @@ class ServiceError(LcclError):
         super().__init__(message)
         self.code, self.retry_after_s = code, retry_after_s
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, str(self), self.retry_after_s)
+
 
 class StartError(LcclError):
     """The service cannot start: a file, a port, a source of models, or an installed package does not fit."""

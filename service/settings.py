@@ -105,6 +105,9 @@ class Settings(BaseSettings):
         0, ge=0, le=256, description="threads that decode images; 0 takes one per core, and one for small images"
     )
     compute_threads: int = Field(0, ge=0, le=1024, description="threads of the engine; 0 takes one per core")
+    processes: int = Field(
+        0, ge=0, le=1024, description="processes that serve; 0 takes one, or for small models as many as have cores"
+    )
     compute_streams: int = Field(2, ge=1, le=64, description="batches that the engine runs at once, at most")
     brownout: bool = Field(True, description="serve requests that allow it sparser while the queue is too long")
     queue_target_ms: float = Field(50.0, gt=0, le=3_600_000, description="predicted wait that is thought too long")

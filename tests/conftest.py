@@ -19,6 +19,7 @@ from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it once, when whatever test comes first imports it
+os.environ.setdefault("LCCL_PROCESSES", "1")  # tests of several say so: each takes two seconds to start
 
 from lccl.bundle.format import Bundle, save
 from lccl.bundle.self_test import draw as draw_smooth

@@ -12,6 +12,7 @@ from rich.table import Table
 from benchmarks import faults, results
 from benchmarks.faults import calls, clients, failures, fairness
 from benchmarks.faults.outcome import Outcome, Scale
+from benchmarks.server import Server
 from lccl import provenance
 from lccl_client.load import allow_connections
 
@@ -33,6 +34,10 @@ TRIALS: dict[str, tuple[Trial, str]] = {
     "kill": (
         failures.kill_and_restart,
         "kill -9 and a restart on the same port, under load: answers are right or connections fail",
+    ),
+    "kill-one": (
+        failures.kill_one,
+        "kill -9 of one of two processes, under load: the other answers, and what was counted stays",
     ),
     "sigterm": (
         failures.sigterm,
@@ -88,6 +93,7 @@ def main() -> None:
         faults.__doc__,
         results.argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TRIALS)}; without any, all"),
         results.argument("--minutes", type=float, default=None, help="of mixed load; 10, quick a quarter"),
+        results.argument("--processes", type=int, default=1, help="that serve"),
         results.argument("--quick", action="store_true", help="small numbers, for a look; nothing is written"),
     )
     options = parser.parse_args()
@@ -95,14 +101,16 @@ def main() -> None:
     if unknown:
         parser.error(f"no trial is called {', '.join(sorted(unknown))}")
     scale = Scale(options.minutes or (QUICK_MINUTES if options.quick else Scale().minutes), options.quick)
+    Server.processes = options.processes
     console = Console(width=None if sys.stdout.isatty() else 140)
     allow_connections()
     found = {name: _try(name, scale, console) for name in options.names or TRIALS}
     console.print(_table(found))
     if not options.quick:
         made = {"command": provenance.command(), "commit": provenance.commit()}
-        known = (results.read("faults") or {}) | {name: outcome.to_json() | made for name, outcome in found.items()}
-        console.print(results.write("faults", {name: known[name] for name in TRIALS if name in known}))
+        file = "faults" if options.processes == 1 else f"faults-{options.processes}-processes"
+        known = (results.read(file) or {}) | {name: outcome.to_json() | made for name, outcome in found.items()}
+        console.print(results.write(file, {name: known[name] for name in TRIALS if name in known}))
     if not all(outcome.passed for outcome in found.values()):
         raise SystemExit(1)
 

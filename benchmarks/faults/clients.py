@@ -358,7 +358,7 @@ async def _send(
                     break
                 number = next(numbers)
                 if number and number % every == 0:
-                    server.process.send_signal(signal.SIGUSR1)
+                    server.signal(signal.SIGUSR1)
                     samples.append((number, server.memory_bytes()))
                 if not await ask_next(connection, number):
                     break

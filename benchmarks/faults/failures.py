@@ -40,7 +40,7 @@ from benchmarks.faults.cases import (
 from benchmarks.faults.load import BUSY, Connection, Rest, ask, at_rest, load, loading, request
 from benchmarks.faults.outcome import Counts, Outcome, Scale
 from benchmarks.faults.program import NO_MEMORY, NOT_FINITE, PROGRAM, RAISES, STALLS
-from benchmarks.server import BUILD, MODELS, Server
+from benchmarks.server import BUILD, MODELS, Server, memory_bytes
 
 ACCEPTED = 30
 EVERY_S = 12.0
@@ -66,6 +66,33 @@ def kill_and_restart(scale: Scale, outcome: Outcome) -> None:
         outcome.require(loaded.counts.failed > 0, "the kill was not felt: nothing was tried")
         load(server, rest, 50, 2).enter(outcome, rest)
         outcome.figures["down_s"] = down
+
+
+def kill_one(scale: Scale, outcome: Outcome) -> None:
+    """SIGKILL to one of several processes under load, several times; the others answer, and it is replaced."""
+    kills = 1 if scale.quick else 5
+    back = []
+    with Server("kill-one", environment={"LCCL_PROCESSES": "2"}) as server:
+        server.processes = 2
+        rest = at_rest(server.base, small_cases())
+        with loading(server, rest, 150, kills * EVERY_S) as loaded:
+            for _ in range(kills):
+                time.sleep(EVERY_S / 4)
+                images = server.metric("lccl_images_total")
+                os.kill(server.workers()[0], signal.SIGKILL)
+                began = time.monotonic()
+                outcome.require(server.status("/health/ready") == 200, "the others are not ready")
+                outcome.require(server.metric("lccl_images_total") >= images, "what was counted is lost")
+                while server.metric("lccl_processes") < server.processes and time.monotonic() - began < EVERY_S:
+                    time.sleep(0.1)
+                back.append(round(time.monotonic() - began, 2))
+                time.sleep(max(0.0, EVERY_S / 2 - back[-1]))
+        loaded.enter(outcome, rest, may_fail=True)
+        outcome.require(loaded.counts.failed > 0, "the kill was not felt: nothing was tried")
+        outcome.require(server.metric("lccl_processes_died_total") == kills, "not every end was counted")
+        load(server, rest, 50, 2).enter(outcome, rest)
+        outcome.faults += server.unready()
+        outcome.figures["back_s"] = back
 
 
 def sigterm(scale: Scale, outcome: Outcome) -> None:
@@ -211,23 +238,25 @@ def out_of_memory(scale: Scale, outcome: Outcome) -> None:
     big = classify("large", (large(4500, "PNG"), large(4500, "WEBP")), {}, weight=0.5)
     with Server("memory-limit") as server:
         rest = at_rest(server.base, [*small_cases(), big])
-        files, number = server.open_files(), server.process.pid
+        files, workers = server.open_files(), server.workers()
         with loading(server, rest, 60, 3 * seconds, BUSY | {"413"}) as loaded:
             time.sleep(seconds)
-            taken = min(_sizes(server))  # without images under way
-            resource.prlimit(number, resource.RLIMIT_AS, (taken + LITTLE, resource.RLIM_INFINITY))
+            for worker in workers:
+                taken = min(_sizes(worker))  # without images under way
+                resource.prlimit(worker, resource.RLIMIT_AS, (taken + LITTLE, resource.RLIM_INFINITY))
             time.sleep(seconds)
             outcome.require(server.status("/health/live") == 200, "the server is not alive without memory")
-            resource.prlimit(number, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            for worker in workers:
+                resource.prlimit(worker, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         loaded.enter(outcome, rest)
         outcome.require(loaded.counts.answered["413"] > 0, "memory never was short")
         load(server, rest, 30, 2).enter(outcome, rest)
         outcome.faults += server.settled(files)
 
 
-def _sizes(server: Server) -> Iterator[int]:
+def _sizes(process: int) -> Iterator[int]:
     for _ in range(50):
-        yield server.memory_bytes("VmSize")
+        yield memory_bytes(process, "VmSize")
         time.sleep(0.02)
 
 

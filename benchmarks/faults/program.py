@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import time
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import service.__main__
+import service.processes.worker
 from lccl.bundle.format import Bundle
 from lccl.compiler import compile_network
 from lccl.plan.run import RunOptions, RunOutput
@@ -58,10 +60,14 @@ def compile_faulty(bundle: Bundle, **how: Any) -> Faulty:
 
 
 def main() -> None:
-    """Serve as ``lccl-serve`` does, until SIGTERM or SIGINT."""
+    """Serve as ``lccl-serve`` does, or as one of its processes, until SIGTERM or SIGINT."""
     signal.signal(signal.SIGUSR1, lambda *_: gc.collect())
-    with mock.patch("service.app.compile_network", compile_faulty):
-        service.__main__.main()
+    is_worker = sys.argv[1:2] and sys.argv[1].isdigit()
+    with (
+        mock.patch("service.app.compile_network", compile_faulty),
+        mock.patch("service.processes.hired.WORKER", "benchmarks.faults.program"),
+    ):
+        (service.processes.worker.main if is_worker else service.__main__.main)()
 
 
 if __name__ == "__main__":

@@ -1,48 +1,65 @@
 """For operators: health and metrics."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from ..errors import ServiceError
+from ..everywhere import Everywhere
 from ..inference.registry import Registry, ServedModel
 from ..inference.runner import Runner, WorkBatcher
 from ..inference.self_test import SelfTest
+from ..telemetry.together import Together, snapshot
 from .operation import Json, Operation
 
 LONGEST_BATCH_S = 60.0
-PIECE, REST_S = 100, 0.0001  # samples, some 15 µs each to encode; time in which another thread wakes
 
 
 class Health:
-    """Whether the process works, and whether requests should come to it."""
+    """Whether all processes work, and whether requests should come to them."""
 
-    def __init__(self, registry: Registry, batcher: WorkBatcher, runner: Runner, self_test: SelfTest) -> None:
+    def __init__(
+        self, registry: Registry, batcher: WorkBatcher, runner: Runner, self_test: SelfTest, everywhere: Everywhere
+    ) -> None:
         self._registry, self._batcher, self._runner, self._self_test = registry, batcher, runner, self_test
+        self._everywhere = everywhere
+        everywhere.add("live", self._live)
+        everywhere.add("ready", self._ready)
+        everywhere.add("model_ready", self._model_ready)
 
-    def check_live(self) -> None:
+    async def check_live(self) -> None:
         """Raises ServiceError (unavailable) while a device thread does not move."""
+        await self._everywhere.ask("live")
+
+    async def check_ready(self) -> None:
+        """Raises ServiceError (unavailable) while requests should go elsewhere: the default model's state decides."""
+        await self._everywhere.ask("ready")
+
+    async def check_model(self, model: ServedModel) -> None:
+        """Raises ServiceError (unavailable) while requests for a model should go elsewhere."""
+        await self._everywhere.ask("model_ready", model.name, model.version)
+
+    async def _live(self) -> None:
         if not self._runner.moves(LONGEST_BATCH_S):
             raise ServiceError("unavailable", "the device thread does not move: restart the service")
 
-    def check_ready(self) -> None:
-        """Raises ServiceError (unavailable) while requests should go elsewhere: the default model's state decides."""
+    async def _ready(self) -> None:
         default = self._registry.default
         if default is None:
             raise ServiceError("unavailable", "not ready: the default model is not loaded")
         if not self._self_test.goes_on():
             raise ServiceError("unavailable", "not ready: the self-tests have ended; restart the service")
-        self.check_model(default)
+        self._check(default)
 
-    def check_model(self, model: ServedModel) -> None:
-        """Raises ServiceError (unavailable) while requests for a model should go elsewhere."""
+    async def _model_ready(self, name: str, version: str) -> None:
+        self._check(self._registry.find(name, version))
+
+    def _check(self, model: ServedModel) -> None:
         if self._batcher.closed or not self._runner.moves(LONGEST_BATCH_S):
             raise ServiceError(
                 "unavailable", "not ready: the server is shutting down, or its device thread does not move"
@@ -52,41 +69,19 @@ class Health:
             raise ServiceError("unavailable", told)
 
 
-class Samples(list[Sample]):
-    """A metric's samples, which whoever goes through them in a thread takes in pieces, resting between them.
-
-    The interpreter takes its lock from a busy thread only after 5 ms, and the event loop needs it more than once for a
-    request.
-    """
-
-    def __iter__(self) -> Iterator[Sample]:
-        for number, sample in enumerate(super().__iter__()):
-            if number % PIECE == PIECE - 1:
-                time.sleep(REST_S)
-            yield sample
-
-
-class Unhurried(Collector):
-    """The metrics of a registry with :class:`Samples`."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = Samples(metric.samples)
-            yield metric
-
-
 class Scrapes:
-    """Encodes the metrics in a thread, in one form at a time, and once for all who ask for it meanwhile.
+    """Encodes the metrics of all processes in a thread, in one form at a time, and once for all who ask meanwhile.
 
     A thousand classes of three models take 50 ms. With several threads at it, the event loop would wait for each.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._metrics, self._one_at_a_time = Unhurried(registry), asyncio.Lock()
+    def __init__(self, registry: CollectorRegistry, everywhere: Everywhere) -> None:
+        self._registry, self._everywhere, self._one_at_a_time = registry, everywhere, asyncio.Lock()
         self._under_way: dict[str, asyncio.Task[bytes]] = {}
+        everywhere.add("metrics", self._take)
+
+    async def _take(self) -> list[Metric]:
+        return await asyncio.to_thread(snapshot, self._registry)
 
     async def encode(self, accept: str) -> tuple[bytes, str]:
         """The metrics and their content type, by a request's ``Accept``."""
@@ -99,15 +94,16 @@ class Scrapes:
 
     async def _encode(self, encoder: Callable[[Collector], bytes]) -> bytes:
         async with self._one_at_a_time:
-            return await asyncio.to_thread(encoder, self._metrics)
+            snapshots = await self._everywhere.ask("metrics")
+            return await asyncio.to_thread(lambda: encoder(Together(snapshots)))
 
 
 def probes(prefix: str, tag: str, health: Health, answers: dict[str, Any]) -> list[Operation]:
     """The routes ``live`` and ``ready`` under a prefix, and what they answer while all is well."""
 
-    def probe(name: str, summary: str, check: Callable[[], None]) -> Operation:
+    def probe(name: str, summary: str, check: Callable[[], Awaitable[None]]) -> Operation:
         async def answer(_: Request) -> Response:
-            check()
+            await check()
             return Json(answers[name])
 
         return Operation("GET", f"{prefix}/{name}", summary, tag, answer, dict[str, Any], (503,), "open")
@@ -118,9 +114,9 @@ def probes(prefix: str, tag: str, health: Health, answers: dict[str, Any]) -> li
     ]
 
 
-def operations(health: Health, registry: CollectorRegistry) -> list[Operation]:
+def operations(health: Health, registry: CollectorRegistry, everywhere: Everywhere) -> list[Operation]:
     """Routes that everybody may use."""
-    scrapes = Scrapes(registry)
+    scrapes = Scrapes(registry, everywhere)
 
     async def metrics(request: Request) -> Response:
         content, kind = await scrapes.encode(request.headers.get("accept", ""))

@@ -1,7 +1,6 @@
-"""How many requests a caller may send: windows of fixed length, counted in memory that cannot grow without bound."""
+"""How many requests a caller may send: in windows of fixed length, each of which begins with its first request."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated
 
@@ -9,8 +8,7 @@ from limits import RateLimitItem, parse_many
 from pydantic import AfterValidator
 
 from ..errors import ServiceError
-
-CALLERS = 1 << 16
+from .windows import OwnWindows, Windows
 
 
 def parse_rate(text: str) -> RateLimitItem | None:
@@ -40,18 +38,19 @@ RateText = Annotated[str, AfterValidator(_checked)]
 
 
 class RateLimits:
-    """Counts requests by caller, in windows that begin with a caller's first request.
+    """Counts requests by caller.
 
     Args:
         default: the rate of callers without one of their own; empty is no limit.
-        capacity: callers that are remembered; the one that was quiet longest gives way.
+        windows: where they are counted; by default for this process alone.
         clock: monotone seconds.
 
     """
 
-    def __init__(self, default: str = "", capacity: int = CALLERS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._default, self._capacity, self._clock = parse_rate(default), capacity, clock
-        self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()
+    def __init__(
+        self, default: str = "", windows: Windows | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._default, self._windows, self._clock = parse_rate(default), windows or OwnWindows(), clock
 
     def count(self, caller: str, own: RateLimitItem | None = None) -> None:
         """Count a request of a caller under its own rate, or else the default one.
@@ -64,12 +63,7 @@ class RateLimits:
         if rate is None:
             return
         now = self._clock()
-        count, end = self._windows.pop(caller, (0, now))
-        if end <= now:
-            count, end = 0, now + rate.get_expiry()
-        self._windows[caller] = count + 1, end
-        if len(self._windows) > self._capacity:
-            self._windows.popitem(last=False)
+        count, end = self._windows.count(caller, rate.get_expiry(), now)
         if count >= rate.amount:
             told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {end - now:.1f} s"
             raise ServiceError("rate_limited", told, end - now)

@@ -241,6 +241,21 @@ class Registry:
             for model in gone:
                 self._drop(model)
 
+    def served(self) -> list[tuple[str, str, str]]:
+        """Name, version and digest of each model."""
+        return [(model.name, model.version, model.bundle.digest) for model in self]
+
+    def adopt(self, served: Sequence[tuple[str, str, str]]) -> None:
+        """Serve what another registry of the same folders :meth:`served`, as far as it can be had."""
+        wanted = {(name, version): digest for name, version, digest in served}
+        own = {(name, version): digest for name, version, digest in self.served()}
+        for name, version in own.keys() - wanted.keys():
+            self.unload(name, version)
+        homes = self._look().homes
+        for key in wanted.keys() & homes.keys():
+            if own.get(key) != wanted[key]:
+                self._try_to_load(key, homes[key])
+
     def close(self) -> None:
         """Release all models, so that their memory is freed before the process ends."""
         with self._changing:

@@ -15,6 +15,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 LINES = 20_000  # that may wait to be written
 GATHER_S = 0.02  # a line waits so long for others, so that one call writes them all
+PIECE = 4096  # bytes that Linux writes to a pipe in one piece (PIPE_BUF)
 PATIENCE_S = 1.0  # for what still waits when the process ends
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 NOWHERE: Mapping[str, Any] = (
@@ -25,14 +26,22 @@ NOWHERE: Mapping[str, Any] = (
 NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
 
 
-def configure(level: str) -> None:
-    """Send every logger's lines to standard output as JSON; requests are logged by the service itself."""
+def configure(level: str, process: int | None = None) -> None:
+    """Send every logger's lines to standard output as JSON; requests are logged by the service itself.
+
+    Args:
+        process: number of this one, where several write to the same output: each line says it, and is written whole.
+
+    """
+    own = {} if process is None else {"process": process}
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"json": {"()": LineFormatter, "format": FORMAT, "rename_fields": NAMES}},
-            "handlers": {"out": {"()": _to_standard_output, "formatter": "json"}},
+            "formatters": {
+                "json": {"()": LineFormatter, "format": FORMAT, "rename_fields": NAMES, "static_fields": own}
+            },
+            "handlers": {"out": {"()": _to_standard_output, "formatter": "json", "shared": process is not None}},
             "root": {"handlers": ["out"], "level": level.upper()},
             "loggers": {
                 "uvicorn.access": {"level": "WARNING"},
@@ -42,9 +51,9 @@ def configure(level: str) -> None:
     )
 
 
-def _to_standard_output() -> logging.Handler:
+def _to_standard_output(shared: bool) -> logging.Handler:
     """A handler for standard output; where that is closed, one that drops all lines: its descriptor may be reused."""
-    return logging.NullHandler() if sys.stdout is None else BackgroundHandler(sys.stdout.fileno())
+    return logging.NullHandler() if sys.stdout is None else BackgroundHandler(sys.stdout.fileno(), shared=shared)
 
 
 class RequestRecord(logging.LogRecord):
@@ -75,7 +84,7 @@ class LineFormatter(JsonFormatter):
             return str(super().format(record))
         head = {"time": f"{_second(int(record.created))},{int(record.msecs):03d}", "level": record.levelname}
         line = {**head, "logger": record.name, "message": record.getMessage(), **record.fields}
-        return orjson.dumps(line).decode()
+        return orjson.dumps(line | self.static_fields).decode()
 
 
 @lru_cache(maxsize=2)
@@ -89,12 +98,14 @@ class BackgroundHandler(logging.Handler):
     Args:
         file: its descriptor; a full disk, a closed pipe or one that nobody reads does no harm.
         limit: lines that may wait.
+        shared: whether other processes write to the file, so that lines are written in pieces that a pipe keeps whole.
 
     """
 
-    def __init__(self, file: int, limit: int = LINES) -> None:
+    def __init__(self, file: int, limit: int = LINES, *, shared: bool = False) -> None:
         super().__init__()
         self._file, self._limit = file, limit
+        self._piece = PIECE if shared else sys.maxsize
         self._lines: deque[bytes | RequestRecord] = deque()  # requests' records become lines where they are written
         self._refused = 0  # lines; counted by those who log
         self._failed, self._told, self._torn = 0, 0, False  # the thread's own
@@ -134,11 +145,18 @@ class BackgroundHandler(logging.Handler):
         size = len(left)
         try:
             while left:
-                left = left[os.write(self._file, left) :]
+                left = left[os.write(self._file, left[: self._whole(left)]) :]
             self._told, self._torn = lost, False
         except OSError:
             self._torn = self._torn or len(left) < size
             self._failed += lines.count(b"\n", max(0, len(lines) - len(left)))
+
+    def _whole(self, lines: memoryview) -> int:
+        """Bytes of the first lines that fit together into a piece; of a longer line all."""
+        if len(lines) <= self._piece:
+            return len(lines)
+        end = bytes(lines[: self._piece]).rfind(b"\n") + 1
+        return end or bytes(lines).find(b"\n") + 1
 
     def _note(self, lost: int) -> bytes:
         text = "%d lines of this log were lost: they could not be written"

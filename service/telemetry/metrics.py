@@ -21,6 +21,15 @@ SHARES = (*RATIOS, 0.98, 0.99, 0.999)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 END = "end"  # where images that leave by no early exit are answered
 OTHER = "other"
+# What a gauge of the service is, given those of its processes; of those that are not named the sum.
+OF_ALL: dict[str, Callable[[Iterable[float]], float]] = {
+    "lccl_predicted_wait_seconds": max,
+    "lccl_brownout_level": max,
+    "lccl_model_info": max,
+    "lccl_build_info": max,
+    "lccl_source_up": min,
+    "process_start_time_seconds": min,
+}
 MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
 
 

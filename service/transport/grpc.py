@@ -107,7 +107,7 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # a port that is taken is refused
+        ("grpc.so_reuseport", int(settings.processes > 1)),  # else a port that is taken is refused
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.compression_enabled_algorithms_bitset", IDENTITY),

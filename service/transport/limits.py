@@ -1,6 +1,7 @@
 """What connections may cost."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..shares import SHARE
@@ -30,6 +31,7 @@ class ConnectionLimits:
         admission: refuses work under overload; the default never does.
         starts: begins requests, under load in turns of their clients; the default at once.
         held: connections of each address.
+        left: called for each connection that has ended.
 
     """
 
@@ -46,6 +48,7 @@ class ConnectionLimits:
     admission: AdmissionControl = field(default_factory=AdmissionControl)
     starts: Starts = field(default_factory=Starts)
     held: Counter[str] = field(default_factory=Counter)
+    left: Callable[[], None] = lambda: None
 
     def enter(self, address: str, together: int) -> int:
         """Count a connection of an address; ``together`` there are now.
@@ -63,3 +66,4 @@ class ConnectionLimits:
         self.held[address] -= 1
         if not self.held[address]:
             del self.held[address]
+        self.left()

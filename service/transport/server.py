@@ -5,10 +5,9 @@ import logging
 import re
 import signal
 import socket
-import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
@@ -22,6 +21,7 @@ from ..errors import ServiceError
 from ..inference.registry import Registry, ServedModel
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
+from .acceptor import Acceptor, Handed
 from .admission import LEAST, AdmissionControl, Scope, requests_in_time
 from .answers import WholeAnswer
 from .limits import ConnectionLimits
@@ -36,63 +36,6 @@ OTHER_FILES = 256  # what is open beside connections: models, pipes, sockets tha
 LEAST_REST = 64 << 20  # bytes of a body that are read after its answer, or four times the largest body
 MODEL = re.compile(r"/v[12]/models/([^/]+)/(?:versions/([^/]+)/)?")
 
-MOST_AT_ONCE = 256  # connections that are accepted in one turn of the event loop
-
-
-class Acceptor:
-    """Accepts connections from listening sockets, in addition to the server's own accepting.
-
-    uvloop accepts one connection a turn. Under overload turns are long, and requests would wait for seconds in the
-    kernel, where neither deadlines nor the queue's bound see them.
-
-    Args:
-        make_protocol: a protocol for each connection.
-        encryption: of the connections; None for none.
-
-    """
-
-    def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        make_protocol: Callable[[], asyncio.Protocol],
-        encryption: ssl.SSLContext | None = None,
-    ) -> None:
-        self._make_protocol, self._loop = make_protocol, asyncio.get_running_loop()
-        self._encryption = encryption
-        self._greeting: set[asyncio.Task[object]] = set()
-        self._sockets = [socket.socket(fileno=listening.dup().detach()) for listening in sockets]
-        for listening in self._sockets:
-            listening.setblocking(False)
-            self._loop.add_reader(listening, self._accept, listening)
-
-    def close(self) -> None:
-        """Accept no more."""
-        for listening in self._sockets:
-            self._loop.remove_reader(listening)
-            listening.close()
-        self._sockets = []
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(MOST_AT_ONCE):
-            try:
-                connection, _ = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:  # too many open files, or the peer has gone already
-                log.warning("a connection was not accepted: %s", error)
-                return
-            connection.setblocking(False)
-            task = self._loop.create_task(self._greet(connection))
-            self._greeting.add(task)
-            task.add_done_callback(self._greeting.discard)
-
-    async def _greet(self, connection: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._encryption)
-        except OSError as error:
-            log.warning("a connection was lost while it was accepted: %s", error)
-            connection.close()
-
 
 class Server(uvicorn.Server):
     """uvicorn, accepting all waiting connections at every turn of the event loop.
@@ -100,6 +43,8 @@ class Server(uvicorn.Server):
     Args:
         reload: called at SIGHUP.
         drain: called when the server begins to end.
+        handed: where connections come from, instead of from sockets that listen.
+        on_start: called when the application has started, before connections are taken.
 
     """
 
@@ -110,21 +55,25 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         reload: Callable[[], Awaitable[None]] | None = None,
         drain: Callable[[], None] = lambda: None,
+        handed: Handed | None = None,
+        on_start: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(config)
-        self._reload, self._drain = reload, drain
+        self._reload, self._drain, self._handed, self._on_start = reload, drain, handed, on_start
         self._reloading: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([] if self._handed else sockets)
         if sys.platform == "win32":
             return
         if self._reload is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, self._reload)
-        listening = [one for server in self.servers for one in server.sockets]
         make = cast(Callable[..., asyncio.Protocol], self.config.http)
         connection = partial(make, self.config, self.server_state, self.lifespan.state)
-        self._acceptor = Acceptor(listening, connection, self.config.ssl)
+        if self._on_start is not None:
+            await self._on_start()
+        listening = [one for server in self.servers for one in server.sockets]
+        self._acceptor = Acceptor(listening, connection, self.config.ssl, self._handed)
 
     def _hang_up(self, reload: Callable[[], Awaitable[None]]) -> None:
         if self._reloading is None or self._reloading.done():
@@ -133,12 +82,15 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._drain()
         if self._acceptor is not None:
-            self._acceptor.close()
+            await self._acceptor.close()
         await super().shutdown(sockets)
 
 
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def server_config(app: FastAPI, settings: Settings, left: Callable[[], None] = lambda: None) -> uvicorn.Config:
     """The configuration of a uvicorn server for an application of :func:`service.app.create_app`.
+
+    Args:
+        left: called for each connection that has ended.
 
     Raises:
         StartError: the installed uvicorn does not fit.
@@ -161,6 +113,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         root_path=settings.root_path.encode(),
         admission=admission,
         starts=Starts(admission.is_crowded, admission.client_of),
+        left=left,
     )
     protocol = partial(BoundedProtocol, limits, refused)
     return uvicorn.Config(

@@ -1,7 +1,7 @@
 """Whether the server and its models are ready, what they are, and the extension that loads and unloads models."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from ...errors import ServiceError, complaint
+from ...everywhere import Everywhere
 from ...inference.registry import Registry, ServedModel
 from ..exchange import Exchange
 from ..operations import Health
@@ -39,13 +40,16 @@ def procedures(exchange: Exchange, registry: Registry, health: Health, max_image
     """The methods that say what there is and whether it is ready."""
 
     async def server_live(_: Call) -> Message:
-        return ServerLiveResponse(live=is_so(health.check_live))
+        return ServerLiveResponse(live=await is_so(health.check_live()))
 
     async def server_ready(_: Call) -> Message:
-        return ServerReadyResponse(ready=is_so(health.check_ready))
+        return ServerReadyResponse(ready=await is_so(health.check_ready()))
 
     async def model_ready(call: Call) -> Message:
-        return ModelReadyResponse(ready=is_so(lambda: health.check_model(_asked(call, ModelReadyRequest(), exchange))))
+        async def check() -> None:
+            await health.check_model(_asked(call, ModelReadyRequest(), exchange))
+
+        return ModelReadyResponse(ready=await is_so(check()))
 
     async def server_metadata(_: Call) -> Message:
         return ParseDict(SERVER, ServerMetadataResponse())
@@ -71,10 +75,10 @@ def procedures(exchange: Exchange, registry: Registry, health: Health, max_image
     ]
 
 
-def is_so(check: Callable[[], None]) -> bool:
+async def is_so(check: Awaitable[None]) -> bool:
     """Whether a check finds nothing; what is not there is not ready."""
     try:
-        check()
+        await check
     except ServiceError as error:
         if error.code not in NOT_READY:
             raise
@@ -89,7 +93,7 @@ def _asked(
     return call.find(exchange, sent.name, sent.version)
 
 
-def repository(registry: Registry) -> list[Procedure]:
+def repository(registry: Registry, everywhere: Everywhere) -> list[Procedure]:
     """The methods that list, load and unload models; the last two are the administrators'."""
 
     async def index(call: Call) -> Message:
@@ -101,13 +105,13 @@ def repository(registry: Registry) -> list[Procedure]:
     async def load(call: Call) -> Message:
         sent = RepositoryModelLoadRequest()
         call.parse(sent)
-        await asyncio.to_thread(registry.load, sent.model_name, _version(sent.parameters))
+        await everywhere.change("load", sent.model_name, _version(sent.parameters))
         return RepositoryModelLoadResponse()
 
     async def unload(call: Call) -> Message:
         sent = RepositoryModelUnloadRequest()
         call.parse(sent)
-        await asyncio.to_thread(registry.unload, sent.model_name, _version(sent.parameters))
+        await everywhere.change("unload", sent.model_name, _version(sent.parameters))
         return RepositoryModelUnloadResponse()
 
     return [

@@ -45,14 +45,14 @@ class Readiness(health_pb2_grpc.HealthServicer):
         self._health, self._streams = health, streams
         self.draining = False
 
-    def _status(self, service: str) -> int:
+    async def _status(self, service: str) -> int:
         if service not in {"", SERVICE}:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        ready = not self.draining and is_so(self._health.check_ready)
+        ready = not self.draining and await is_so(self._health.check_ready())
         return health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802
-        status = self._status(request.service)
+        status = await self._status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service is called {request.service[:64]!r} here")
         return health_pb2.HealthCheckResponse(status=status)
@@ -63,7 +63,7 @@ class Readiness(health_pb2_grpc.HealthServicer):
             if not may_stay:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams are open")
             while True:
-                last, status = self.draining, self._status(request.service)
+                last, status = self.draining, await self._status(request.service)
                 if status != told:
                     await context.write(health_pb2.HealthCheckResponse(status=status))
                 if last:

@@ -1,7 +1,7 @@
 """v2: health, descriptions of the server and its models, and the extension that loads and unloads models."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import ServiceError, complaint
+from ...everywhere import Everywhere
 from ...inference.registry import IndexEntry, Registry, ServedModel
 from ..exchange import BodyMemory, Exchange
 from ..json_text import load_json
@@ -39,7 +40,7 @@ def operations(exchange: Exchange, registry: Registry, health: Health, max_image
 
     async def model_ready(request: Request) -> Response:
         model = exchange.find(request)
-        health.check_model(model)
+        await health.check_model(model)
         return Json({"name": model.name, "ready": True})
 
     async def model_configuration(request: Request) -> Response:
@@ -132,7 +133,7 @@ class _Query(BaseModel):
     version: str | None = None
 
 
-def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
+def repository(registry: Registry, bodies: BodyMemory, everywhere: Everywhere) -> list[Operation]:
     """Routes that list, load and unload models; the last two are the administrators'."""
 
     async def index(request: Request) -> Response:
@@ -140,9 +141,9 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
         entries = await asyncio.to_thread(registry.index)
         return Json(listed(entries, asked.ready))
 
-    def change(verb: str, summary: str, act: Callable[[str, str | None], object]) -> Operation:
+    def change(verb: str, summary: str) -> Operation:
         async def changed(request: Request) -> Response:
-            await asyncio.to_thread(act, request.path_params["model"], await _version(request, bodies))
+            await everywhere.change(verb, request.path_params["model"], await _version(request, bodies))
             return Response()
 
         path = f"/v2/repository/models/{{model}}/{verb}"
@@ -158,8 +159,8 @@ def repository(registry: Registry, bodies: BodyMemory) -> list[Operation]:
             list[dict[str, Any]],
             REPOSITORY_ERRORS,
         ),
-        change("load", "Load or reload a model", registry.load),
-        change("unload", "Unload a model", registry.unload),
+        change("load", "Load or reload a model"),
+        change("unload", "Unload a model"),
     ]
 
 

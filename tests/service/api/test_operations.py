@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from service.api.operations import Scrapes
+from service.everywhere import Everywhere
 from service.telemetry.metrics import Metrics
 
 PNG = {"Content-Type": "image/png"}
@@ -116,7 +117,7 @@ def test_the_loop_goes_on_while_many_classes_are_encoded():
     for model in range(20):
         for number in range(1000):
             metrics.predictions.labels(str(model), f"class number {number}").inc()
-    scrapes = Scrapes(metrics.registry)
+    scrapes = Scrapes(metrics.registry, Everywhere())
 
     async def standstill_s():
         scrape, worst, last = asyncio.create_task(scrapes.encode("")), 0.0, time.perf_counter()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.auth.rate_limits import RateLimits, parse_rate
+from service.auth.windows import OwnWindows
 from tests.service.refusals import refused
 
 
@@ -68,12 +69,13 @@ def test_without_a_rate_nothing_is_counted():
 
 
 def test_memory_is_bounded_and_the_longest_quiet_caller_is_forgotten_first():
-    limits = RateLimits("10000/minute", capacity=100, clock=Clock())
+    windows = OwnWindows(100)
+    limits = RateLimits("10000/minute", windows, Clock())
     once = parse_rate("1/minute")
     for number in range(10_000):
         limits.count("busy")
         limits.count(f"caller {number}", once)
-    assert len(limits._windows) == 100
+    assert len(windows._windows) == 100
     for caller, rate in (("busy", None), ("caller 9999", once)):
         with refused("rate_limited"):
             limits.count(caller, rate)

@@ -1,0 +1,85 @@
+"""How many processes serve, and what each of them gets of the machine and of the limits."""
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+from lccl.engines.cpu.cores import find_cores
+
+from ..errors import StartError
+from ..inference.folder import look
+from ..settings import Settings
+from ..sources.follow import ModelSources
+from ..sources.location import parse_locations
+
+log = logging.getLogger(__name__)
+MOST = 8  # by default: each takes some 300 MB, and eight event loops answer some 25,000 requests a second
+MACS_PER_THREAD = (
+    60_000_000  # of an image, at exact: a millisecond of a core, below which a second thread gains nothing
+)
+DRIVER = Path("/dev/nvidiactl")  # of NVIDIA GPUs
+
+
+def count_processes(settings: Settings) -> int:
+    """As many as the settings say; by themselves as many as there are cores for, in as many threads as images fill.
+
+    A GPU has one. Remote sources are fetched, so that what they have is known.
+
+    Raises:
+        StartError: no source has a model, or the system cannot have several.
+
+    """
+    if sys.platform == "win32" and settings.processes > 1:
+        raise StartError("several processes cannot serve on Windows: set processes to 1")
+    if settings.processes:
+        return settings.processes
+    on_cpu = settings.engine in {"cpu", "reference"} or settings.device == "cpu"
+    cores = find_cores().count
+    if sys.platform == "win32" or cores == 1 or not (on_cpu or not DRIVER.exists()):
+        return 1
+    largest = _largest(settings)
+    if not math.isfinite(largest):
+        return 1
+    threads = max(settings.compute_threads, math.ceil(largest / MACS_PER_THREAD))
+    return min(MOST, max(1, cores // threads))
+
+
+def _largest(settings: Settings) -> float:
+    """Multiply-accumulates at exact of the largest model; infinite where they are not known."""
+    sources = ModelSources(parse_locations(settings.models), settings.models_cache)
+    sources.start()
+    try:
+        homes = look(*sources.folders).homes.values()
+    except OSError:
+        return math.inf
+    return max(map(_exact_macs, homes), default=math.inf)
+
+
+def _exact_macs(home: Path) -> float:
+    """An image's multiply-accumulates at exact; infinite where a bundle does not say, of which its loading tells."""
+    try:
+        described = json.loads((home / "bundle.json").read_bytes())
+        return float(described["operating_points"]["points"][0]["gated_macs"])
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return math.inf
+
+
+def share(settings: Settings, processes: int) -> Settings:
+    """What each of so many processes gets: its part of the cores, and of what all may hold at once."""
+    if processes == 1:
+        return settings
+    threads = max(1, find_cores().count // processes)
+    return settings.model_copy(
+        update={
+            "processes": processes,
+            "compute_threads": settings.compute_threads or threads,
+            "compute_streams": min(settings.compute_streams, settings.compute_threads or threads),
+            "decode_threads": settings.decode_threads or threads + 1,
+            "queue_limit": max(settings.max_images, math.ceil(settings.queue_limit / processes)),
+            "max_inflight_bytes": max(settings.max_body_bytes, settings.max_inflight_bytes // processes),
+            "max_decoding_pixels": max(1, settings.max_decoding_pixels // processes),
+            "max_connections": math.ceil(settings.max_connections / processes),
+        }
+    )
