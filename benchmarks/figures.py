@@ -45,6 +45,7 @@ def fill_tables(page: str) -> str:
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
         ("faults", "faults", faults_table),
         ("request-cost", "request_cost", request_cost_table),
+        ("processes", "processes", processes_table),
     ):  # fmt: skip
         figures = results.read(result)
         if figures is not None:
@@ -195,6 +196,22 @@ def faults_table(result: Figures) -> Iterator[str]:
         yield (
             f"| {row['what']} | {row['seconds']:.0f} | {row['sent']:,} | {answered} | {row['connections_failed']:,} | "
             f"{row['abandoned']:,} | {row['wrong']} | {row['lost']} |"
+        )
+
+
+def processes_table(result: Figures) -> Iterator[str]:
+    """What one process and several answer on the same cores."""
+    yield from table(
+        "asked for",
+        "processes",
+        "answers a second, 64 under way",
+        "p50, p99 at the same arrivals, ms",
+        "one at a time, ms",
+    )
+    for row in result["rows"]:
+        yield (
+            f"| {row['quality']} | {row['processes']} | {row['answers_per_s']:,.0f} | "
+            f"{row['p50_ms']:.1f}, {row['p99_ms']:.1f} | {row['alone_ms']:.2f} |"
         )
 
 

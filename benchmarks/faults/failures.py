@@ -88,7 +88,6 @@ def kill_one(scale: Scale, outcome: Outcome) -> None:
                 back.append(round(time.monotonic() - began, 2))
                 time.sleep(max(0.0, EVERY_S / 2 - back[-1]))
         loaded.enter(outcome, rest, may_fail=True)
-        outcome.require(loaded.counts.failed > 0, "the kill was not felt: nothing was tried")
         outcome.require(server.metric("lccl_processes_died_total") == kills, "not every end was counted")
         load(server, rest, 50, 2).enter(outcome, rest)
         outcome.faults += server.unready()

@@ -1,12 +1,12 @@
 """How many processes serve, and what each of them gets of the machine and of the limits."""
 
 import json
-import logging
 import math
+import os
 import sys
 from pathlib import Path
 
-from lccl.engines.cpu.cores import find_cores
+from lccl.engines.cpu.cores import control_groups, find_cores
 
 from ..errors import StartError
 from ..inference.folder import look
@@ -14,8 +14,8 @@ from ..settings import Settings
 from ..sources.follow import ModelSources
 from ..sources.location import parse_locations
 
-log = logging.getLogger(__name__)
-MOST = 8  # by default: each takes some 300 MB, and eight event loops answer some 25,000 requests a second
+MOST = 8  # by default: as many event loops answer some 20,000 requests a second
+PROCESS_BYTES = 512 << 20  # that a process takes, at most some 440 MB with small models
 MACS_PER_THREAD = (
     60_000_000  # of an image, at exact: a millisecond of a core, below which a second thread gains nothing
 )
@@ -23,7 +23,9 @@ DRIVER = Path("/dev/nvidiactl")  # of NVIDIA GPUs
 
 
 def count_processes(settings: Settings) -> int:
-    """As many as the settings say; by themselves as many as there are cores for, in as many threads as images fill.
+    """As many as the settings say; by themselves as many as there are cores and memory for.
+
+    A process has as many threads as an image of the largest model fills.
 
     A GPU has one. Remote sources are fetched, so that what they have is known.
 
@@ -43,7 +45,18 @@ def count_processes(settings: Settings) -> int:
     if not math.isfinite(largest):
         return 1
     threads = max(settings.compute_threads, math.ceil(largest / MACS_PER_THREAD))
-    return min(MOST, max(1, cores // threads))
+    return max(1, min(MOST, cores // threads, _memory_bytes() // PROCESS_BYTES))
+
+
+def _memory_bytes() -> int:
+    """What this machine has, or a container's limit leaves of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group in control_groups():
+        try:
+            limits.append(int((group / "memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(limits)
 
 
 def _largest(settings: Settings) -> float:

@@ -42,7 +42,7 @@ def find_cores(process: Path = PROCESS) -> Cores:
 
 def _quotas(process: Path) -> Iterator[tuple[float, Path]]:
     """Processors that each group's quota allows, with the file that says so."""
-    for group in _groups(process):
+    for group in control_groups(process):
         v2, v1 = group / "cpu.max", group / "cpu.cfs_quota_us"
         for file, words in ((v2, _words(v2)), (v1, _words(v1) + _words(group / "cpu.cfs_period_us"))):
             try:
@@ -53,8 +53,8 @@ def _quotas(process: Path) -> Iterator[tuple[float, Path]]:
                 yield quota / period, file
 
 
-def _groups(process: Path) -> Iterator[Path]:
-    """The folders of this process's groups that may have a CPU quota, each followed by its parents as far as seen."""
+def control_groups(process: Path = PROCESS) -> Iterator[Path]:
+    """The folders of a process's groups that may have a CPU quota, each followed by its parents as far as seen."""
     paths = dict(_own_groups(process))
     for line in _lines(process / "mountinfo"):
         mount, _, kind = line.partition(" - ")

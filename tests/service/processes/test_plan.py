@@ -19,6 +19,7 @@ def counted(small_folder, tmp_path, monkeypatch):
 
     def count(cores, macs=1e6, **settings):
         monkeypatch.setattr("service.processes.plan.find_cores", lambda: Cores(cores, "as the test says"))
+        monkeypatch.setattr("os.sysconf", lambda _: 1 << 20)
         folder = tmp_path / "models"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(small_folder / "small", folder / "small")
@@ -35,6 +36,13 @@ def test_a_small_model_has_a_process_for_each_core_and_a_large_one_shares_them(c
     assert [counted(cores) for cores in (1, 2, 4, 64)] == [1, 2, 4, MOST]
     assert [counted(cores, 1.8e9) for cores in (2, 16, 32, 64)] == [1, 1, 1, 2]
     assert counted(8, compute_threads=4) == 2
+
+
+def test_memory_bounds_them(counted, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.processes.plan.control_groups", lambda: [tmp_path, tmp_path / "nothing here"])
+    for limit, processes in ((str(1 << 40), 8), (str(2 << 30), 4), (str(1 << 28), 1), ("max", 8)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert counted(8) == processes
 
 
 def test_what_is_set_is_taken(counted):
