@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -70,12 +70,12 @@ KEYS_S = 2.0  # seconds between looks at the file of API keys
 def create_app(settings: Settings, everywhere: Everywhere | None = None, windows: Windows | None = None) -> FastAPI:
     """Make the service, its models loaded and warm; its threads start with the application.
 
+    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, the
+    port of gRPC if there is one, how to refuse a request, and what to do at SIGHUP and when the server begins to end.
+
     Args:
         everywhere: what this and other processes do together; by default there are no others.
         windows: where the requests of callers are counted; by default for this process alone.
-
-    Its ``state`` has the parts that the server and tests reach: registry, batcher, runner, metrics, bodies, access, the
-    port of gRPC if there is one, how to refuse a request, and what to do at SIGHUP and when the server begins to end.
 
     Raises:
         StartError: the file of API keys, the signing policy or a certificate cannot be used, the packages of the
@@ -108,13 +108,8 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
 
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
     operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, everywhere, page)
-    app = FastAPI(
-        title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
-        routes=[route(operation, access) for operation in operations],
-        servers=[{"url": settings.root_path}] if settings.root_path else None,
-        summary="Classifies images with ResNets that skip work; every request chooses how much.",
-        lifespan=_lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys),
-    )  # fmt: skip
+    lifespan = _lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys)
+    app = _fastapi(settings, operations, access, lifespan)
     observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
     app.state = State(
         {
@@ -128,6 +123,18 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
         app.state.grpc = _grpc(settings, certificates, observer, access, bodies, health, calls)
         app.state.drain = app.state.grpc.drain
     return app
+
+
+def _fastapi(
+    settings: Settings, operations: Sequence[Operation], access: AccessControl, lifespan: Lifespan[FastAPI]
+) -> FastAPI:
+    return FastAPI(
+        title=pages.TITLE, version=version("lccl"), openapi_url=None, redirect_slashes=False,
+        routes=[route(operation, access) for operation in operations],
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
+        summary="Classifies images with ResNets that skip work; every request chooses how much.",
+        lifespan=lifespan,
+    )  # fmt: skip
 
 
 def _change_together(registry: Registry, everywhere: Everywhere) -> None:
