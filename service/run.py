@@ -27,12 +27,13 @@ def run(
     windows: Windows | None = None,
     handed: "Handed | None" = None,
     on_start: Callable[[], Awaitable[None]] | None = None,
+    on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted; SIGHUP reads API keys and models again.
 
     Args:
         everywhere, windows: what several processes do together; of :func:`service.app.create_app`.
-        handed, on_start: of :class:`service.transport.server.Server`.
+        handed, on_start, on_end: of :class:`service.transport.server.Server`.
 
     Raises:
         LcclError: the service cannot start.
@@ -50,7 +51,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
-        Server(config, app.state.reload, app.state.drain, handed, on_start).run()
+        Server(config, app.state.reload, app.state.drain, handed, on_start, on_end).run()
 
 
 def stand_by(what: str = "lccl-serve") -> None:

@@ -5,11 +5,21 @@ import hashlib
 import mmap
 import os
 import struct
+import tempfile
 
 from .windows import CALLERS
 
 SLOT = struct.Struct("<16sQd")  # a digest of the caller, its requests in this window, and when it ends
 PLACES = 8  # in which a caller may stand
+
+
+def shared_file() -> int:
+    """An open file for them, which processes that this one starts can be given."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("windows")
+    file, path = tempfile.mkstemp()
+    os.unlink(path)
+    return file
 
 
 class SharedWindows:

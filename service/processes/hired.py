@@ -26,6 +26,7 @@ class Hired:
     Args:
         on_ask: told what the worker asks all for: the number of the question, a name, arguments, and whether it is a
             change.
+        on_leave: told that it begins to end.
 
     Attributes:
         number: from 1; whoever takes an ended worker's place has its number.
@@ -36,10 +37,12 @@ class Hired:
     """
 
     def __init__(
-        self, number: int, process: asyncio.subprocess.Process, channel: Channel, handing: socket.socket, on_ask: Ask
-    ) -> None:
+        self, number: int, process: asyncio.subprocess.Process, channel: Channel, handing: socket.socket,
+        on_ask: Ask, on_leave: "Callable[[Hired], None]",
+    ) -> None:  # fmt: skip
         self.number, self.connections, self.metrics = number, 0, list[Metric]()
-        self._process, self._channel, self._handing, self._on_ask = process, channel, handing, on_ask
+        self._process, self._channel, self._handing = process, channel, handing
+        self._on_ask, self._on_leave = on_ask, on_leave
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self._waits: dict[int, asyncio.Future[Outcome]] = {}
@@ -48,7 +51,9 @@ class Hired:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, number: int, settings: Settings, windows: int, on_ask: Ask) -> Self:
+    async def start(
+        cls, number: int, settings: Settings, windows: int, on_ask: Ask, on_leave: "Callable[[Hired], None]"
+    ) -> Self:
         """Start a process; ``windows`` is the file in which all count the requests of callers."""
         own, its = socket.socketpair()
         handing, taking = socket.socketpair()
@@ -63,7 +68,7 @@ class Hired:
         process.stdin.close()
         for one in (own, handing):
             one.setblocking(False)
-        return cls(number, process, await Channel.open(own), handing, on_ask)
+        return cls(number, process, await Channel.open(own), handing, on_ask, on_leave)
 
     def hand(self, connection: socket.socket) -> bool:
         """Give it a connection; False where it has too many to take already, or is gone."""
@@ -115,6 +120,9 @@ class Hired:
                     answer = self._waits.get(number)
                     if answer is not None and not answer.done():
                         answer.set_result(outcome)
+                case ("leaves",):
+                    self._on_leave(self)
+                    self._channel.send("left")
                 case ("ask", int(question), str(name), tuple(args), bool(is_change)):
                     self._on_ask(self, question, name, args, is_change)
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, disable_created_metrics
 
-from ..auth.shared_windows import SharedWindows
+from ..auth.shared_windows import SharedWindows, shared_file
 from ..errors import ServiceError, StartError
 from ..settings import Settings
 from ..telemetry.metrics import NAMESPACE
@@ -44,8 +43,8 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._windows = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
-        SharedWindows(self._windows.fileno(), fresh=True)
+        self._windows = shared_file()
+        SharedWindows(self._windows, fresh=True)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry, self._left = CollectorRegistry(), list[Metric]()  # what is counted of workers that have ended
         ProcessCollector(registry=self._registry)
@@ -119,7 +118,7 @@ class Supervisor:
         while not self._ending.is_set():
             began = time.monotonic()
             worker = self._alive[number] = await Hired.start(
-                number, self._settings, self._windows.fileno(), self._answer
+                number, self._settings, self._windows, self._answer, self._dismiss
             )
             if self._ending.is_set():  # meanwhile
                 worker.signal(signal.SIGTERM)
@@ -158,11 +157,15 @@ class Supervisor:
                 listener.url, self._settings.processes, self._settings.compute_threads,
             )  # fmt: skip
 
-    def _part(self, worker: Hired) -> None:
-        """Do without a worker that has ended."""
-        del self._alive[worker.number]
+    def _dismiss(self, worker: Hired) -> None:
+        """Give a worker no more connections, nor ask it for anything: it ends."""
         if worker in self._serving:
             self._serving.remove(worker)
+
+    def _part(self, worker: Hired) -> None:
+        """Do without a worker that has ended."""
+        self._dismiss(worker)
+        del self._alive[worker.number]
         self._left = list(Together([self._left, lasting(worker.metrics)]).collect())
 
     def _hand(self, connection: socket.socket) -> bool:
@@ -194,7 +197,7 @@ class Supervisor:
             if outcome is not None and not outcome.failed:
                 worker.metrics = outcome.read()
         here = [*snapshot(self._registry), *self._left]
-        return [Outcome(here), *(Outcome(worker.metrics) for worker in self._serving)]
+        return [Outcome(here), *(Outcome(worker.metrics) for worker in self._alive.values())]
 
     async def _change(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:
         """Change all; those that cannot follow the others give way to workers that start anew."""

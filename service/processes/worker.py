@@ -12,6 +12,7 @@ import pickle
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from lccl.errors import LcclError
@@ -25,6 +26,7 @@ from ..transport.acceptor import Handed
 from .channel import Channel, Outcome, pack
 
 log = logging.getLogger(__name__)
+PATIENCE_S = 1.0  # with the supervisor
 FAILED = ServiceError("internal", "one of the processes failed: the log says why")
 
 
@@ -35,7 +37,7 @@ class Siblings(Everywhere):
         super().__init__()
         self._channel: Channel
         self._questions: dict[int, asyncio.Future[list[Outcome]]] = {}
-        self._serial = itertools.count(1)
+        self._serial, self._left = itertools.count(1), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, channel: Channel) -> None:
@@ -43,6 +45,12 @@ class Siblings(Everywhere):
         self._channel = channel
         self._begin(self._read())
         channel.send("started")
+
+    async def leave(self) -> None:
+        """Have no more connections handed to this worker."""
+        self._channel.send("leaves")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._left.wait(), PATIENCE_S)
 
     async def ask(self, name: str, *args: object) -> list[Any]:
         return [outcome.read() for outcome in await self._ask(name, args, is_change=False)]
@@ -71,12 +79,16 @@ class Siblings(Everywhere):
             match message:
                 case ("act", int(number), str(name), tuple(args)):
                     self._begin(self._act(number, name, args))
+                case ("left",):
+                    self._left.set()
                 case ("asked", int(number), list(outcomes)):
                     answer = self._questions.get(number)
                     if answer is not None and not answer.done():
                         answer.set_result(outcomes)
-        log.warning("the supervisor is gone")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not self._left.is_set():
+            self._left.set()
+            log.warning("the supervisor is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _act(self, number: int, name: str, args: tuple[object, ...]) -> None:
         try:
@@ -102,7 +114,7 @@ def main() -> None:
             siblings.join(await Channel.open(channel.dup()))
 
         try:
-            run(settings, siblings, SharedWindows(windows), Handed(source), join)
+            run(settings, siblings, SharedWindows(windows), Handed(source), join, siblings.leave)
         except LcclError as error:
             channel.sendall(pack("failed", str(error)))
             raise SystemExit(1) from None

@@ -45,6 +45,7 @@ class Server(uvicorn.Server):
         drain: called when the server begins to end.
         handed: where connections come from, instead of from sockets that listen.
         on_start: called when the application has started, before connections are taken.
+        on_end: called before the last connections are taken.
 
     """
 
@@ -57,9 +58,11 @@ class Server(uvicorn.Server):
         drain: Callable[[], None] = lambda: None,
         handed: Handed | None = None,
         on_start: Callable[[], Awaitable[None]] | None = None,
+        on_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(config)
-        self._reload, self._drain, self._handed, self._on_start = reload, drain, handed, on_start
+        self._reload, self._drain = reload, drain
+        self._handed, self._on_start, self._on_end = handed, on_start, on_end
         self._reloading: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,6 +85,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._drain()
         if self._acceptor is not None:
+            if self._on_end is not None:
+                await self._on_end()
             await self._acceptor.close()
         await super().shutdown(sockets)
 

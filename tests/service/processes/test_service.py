@@ -209,6 +209,18 @@ def test_sigterm_lets_all_finish_and_ends(own, draw_image):
     assert "Traceback" not in running.text()
 
 
+def test_a_process_that_is_told_to_end_loses_nothing(own, draw_image):
+    running = own()
+    before = running.workers()
+    with ThreadPoolExecutor(4) as pool:
+        ending = pool.submit(lambda: time.sleep(0.3) or os.kill(before[0], signal.SIGTERM))
+        asked = [pool.submit(running.ask, content=draw_image(), headers=PNG) for _ in range(150)]
+        assert [one.result().status_code for one in asked] == [200] * 150
+        ending.result()
+    running.wait(lambda: before[0] not in running.workers() and running.metric("lccl_processes") == 2)
+    assert running.metric("lccl_images_total") >= 150
+
+
 def test_without_its_supervisor_no_process_stays(own):
     running = own()
     workers = running.workers()
