@@ -7,7 +7,7 @@ import typer
 
 NAMES = (
     "CIFAR: resnet20, 32, 44, 56, 110, 164, wrn-16-4, 22-8, 28-2, 28-10, 40-1, 40-2, 40-4, 52-1. "
-    "Photographs: resnet18, 34, 50."
+    "Photographs: resnet10, 14, 18, 18-w32, 18-w48, 34, 50."
 )
 Weights = Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")]
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
