@@ -1,7 +1,7 @@
 """What ``lccl train`` and ``lccl attach`` are asked on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,6 +40,13 @@ Split = Annotated[
 ]
 GateL1 = Annotated[
     float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
+]
+Closing = Annotated[
+    Literal["blocks", "layers", "last"],
+    typer.Option(
+        help="When the threshold search may close layers for all images: whole blocks or single layers as soon as that "
+        "is cheapest, or last, after all positions."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="[default: 20; photographs 40; other classes than before 15]")]
 AttachedEpochs = Annotated[int, typer.Option("--epochs")]

@@ -237,8 +237,9 @@ def _curve(run: Run, architecture: Architecture, choose: Split, report: Report) 
     looked_at = choose.first(run.recipe.curve_images).loaded()
     moves = itertools.count(1)
     curve = search_thresholds(
-        engine, gate_candidates(values), looked_at, LARGEST_COST, lambda _: report("search", next(moves), 0, {})
-    )
+        engine, gate_candidates(values), looked_at, LARGEST_COST, lambda _: report("search", next(moves), 0, {}),
+        closing=run.recipe.closing,
+    )  # fmt: skip
     rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
     return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 

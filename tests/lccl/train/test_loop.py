@@ -51,6 +51,7 @@ def untimed(record):
     [
         {"epochs": 0}, {"batch": 1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"first_lr": 0}, {"skip_top": 1},
         {"skip_top": -0.1}, {"skip_bottom": -0.1}, {"skip_bottom": 0.8}, {"exact_share": 1.1}, {"exact_share": -0.1},
+        {"closing": "first"},
         {"precision": "fp16"}, {"precision": ""},
     ],
 )  # fmt: skip
@@ -263,6 +264,15 @@ def test_a_teacher_reads_images_as_it_was_trained_to(toy_data, tmp_path, random_
     assert not np.allclose(own, other, atol=0.05)
     run(toy_data(8, held=4), tmp_path / "alone", recipe=replace(recipe, distill=0.0), teacher=teacher)
     assert len(seen) == 2 * len(own)
+
+
+def test_the_curve_that_a_network_trains_along_may_close_layers_last(toy_data, tmp_path, random_network):
+    recipe = Recipe(epochs=1, batch=8, path_from=0.0, curve_images=4, closing="last")
+    run(toy_data(8, held=4), tmp_path, recipe=recipe, start=random_network(RESNET20))
+    shares = load_file(tmp_path / "checkpoint.safetensors")["sampler.path_shares"]
+    closed = (shares >= 1).sum(dim=1)
+    assert (shares[closed == 0][-1] > 0.7).all()
+    assert closed[-1] > 0
 
 
 def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_images(toy_data, tmp_path):
