@@ -72,8 +72,9 @@ def search_thresholds(
     The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
     the images; the work saved is the skip ratio reached, what a move brings about in later layers included. A
     convolution whose only reader skips everything costs nothing to skip: what closing its reader gains is seen only
-    with it, so with ``blocks`` a block's layers may also be closed together, in one move. With ``last`` no layer is closed,
-    and no exit taken by all images, before nothing else saves anything: what is skipped until then depends on the image.
+    with it, so with ``blocks`` a block's layers may also be closed together, in one move. With ``last`` no layer is
+    closed, and no exit taken by all images, before nothing else saves anything: until then images decide what is
+    skipped.
 
     Costs of moves are remembered and looked at again only when a move seems to be next, or when a neighbouring
     layer has moved: a lazy greedy search, some six runs over the images for a move.
@@ -207,8 +208,8 @@ class _Greedy:
     def _price(self, columns: Columns) -> tuple[bool, bool, float, float]:
         """What moves are made in the order of; those that save nothing come last."""
         move = self._moves[columns]
-        waits = self._closing == "last" and all(self._level[each] + 1 == len(self._candidates[each]) for each in columns)
-        return not np.isfinite(move.price), waits, move.price, move.cost
+        closes = all(self._level[column] + 1 == len(self._candidates[column]) for column in columns)
+        return not np.isfinite(move.price), closes and self._closing == "last", move.price, move.cost
 
     def _make(self, columns: Columns) -> None:
         move = self._moves[columns]

@@ -36,7 +36,8 @@ class Layout:
         bottleneck: whether a block has 1×1, 3×3 and 1×1 convolutions and gives out four times its width; else 3×3
             and 3×3.
         large: made for 224 × 224 images, with a stem as wide as the first stage, a 7×7 convolution of stride 2 and a
-            max-pool; else for 32 × 32 images, with a stem of 16 channels and a 3×3 convolution. The stem is never gated.
+            max-pool; else for 32 × 32 images, with a stem of 16 channels and a 3×3 convolution. The stem is never
+            gated.
 
     """
 

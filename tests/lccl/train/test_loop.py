@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, build
+from lccl.preprocessing import Preprocessing
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
 from lccl.train.loop import _first_weights, _loss, channel_statistics, make_optimiser, train
@@ -257,13 +258,21 @@ def test_a_teacher_reads_images_as_it_was_trained_to(toy_data, tmp_path, random_
     seen = []
     recipe, teacher = Recipe(epochs=1, batch=8), random_network(RESNET20.plain_twin)
     teacher.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].mean())))
-    shifted = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    shifted = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     run(toy_data(8, held=4), tmp_path / "own", recipe=recipe, teacher=teacher)
-    run(toy_data(8, held=4), tmp_path / "other", recipe=recipe, teacher=teacher, teacher_statistics=shifted)
+    run(toy_data(8, held=4), tmp_path / "other", recipe=recipe, teacher=teacher, teacher_input=shifted)
     own, other = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert not np.allclose(own, other, atol=0.05)
     run(toy_data(8, held=4), tmp_path / "alone", recipe=replace(recipe, distill=0.0), teacher=teacher)
     assert len(seen) == 2 * len(own)
+
+
+def test_a_teacher_sees_images_of_its_own_size(toy_data, tmp_path, random_network):
+    seen, own = [], Preprocessing(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    teacher = random_network(RESNET20.plain_twin)
+    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[1:])))
+    run(toy_data(8, held=4), tmp_path, recipe=Recipe(epochs=1, batch=8), teacher=teacher, teacher_input=own)
+    assert set(seen) == {(3, 48, 48)}
 
 
 def test_the_curve_that_a_network_trains_along_may_close_layers_last(toy_data, tmp_path, random_network):
