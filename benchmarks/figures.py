@@ -13,7 +13,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks import cpu, goals, results, training_tables
+from benchmarks import cpu, goals, photographs, results, training_tables
+from benchmarks.photographs import tables as photograph_tables
+from benchmarks.photographs.families import IMAGES, NETWORKS, OWN, REMOVED
 from benchmarks.training_tables import table
 
 DOCS = results.HOME / "docs"
@@ -34,6 +36,9 @@ def main() -> None:
     overload = results.read("overload-resnet20")
     if overload is not None:
         draw_overload(DOCS / "overload.svg", overload)
+    compared = results.read(photographs.RESULT)
+    if compared is not None:
+        draw_photographs(DOCS / "photographs.svg", compared, results.read(photographs.TIMES))
     for file in PAGES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -49,6 +54,10 @@ def fill_tables(page: str) -> str:
         figures = results.read(result)
         if figures is not None:
             tables[name] = make(figures)
+    compared = results.read(photographs.RESULT)
+    if compared is not None:
+        times, reached = results.read(photographs.TIMES), results.read(photographs.REACHED)
+        tables |= photograph_tables.tables(compared, times, reached)
     measured = cpu.measured()
     if measured:
         tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}
@@ -280,6 +289,37 @@ def draw_overload(file: Path, result: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.set_xlabel("offered load, times capacity")
         axes.set_ylim(bottom=0)
+    _save(figure, file)
+
+
+SHOWN_POINTS = 12  # of accuracy below the plain twin's
+LINES = {
+    OWN[0]: "#1f5fa8",
+    OWN[1]: "#123a66",
+    OWN[2]: "#6aa5e0",
+    REMOVED: "#777777",
+    NETWORKS: "#2e8b57",
+    IMAGES: "#c4501b",
+}
+
+
+def draw_photographs(file: Path, compared: Figures, times: Figures | None) -> None:
+    """Accuracy over MACs, and over measured time where it was taken, of what skips and of its rivals."""
+    plt = _plots()
+    rows = [("MACs / plain twin", "work", compared["positions"])]
+    if times is not None:
+        rows.append(("time / plain twin, batch 1", "share", [row for row in times["rows"] if row["batch"] == 1]))
+    figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows) + 0.4, 3.8), sharey=True, squeeze=False)
+    for axes, (label, column, points) in zip(panels[0], rows, strict=True):
+        for family, colour in LINES.items():
+            places = sorted((row[column], 100 * row["accuracy"]) for row in points if row["family"] == family)
+            if places:
+                style = "-" if family in OWN else "--"
+                axes.plot(*zip(*places, strict=True), style, marker="o", markersize=3, color=colour, label=family)
+        axes.scatter([1], [100 * compared["twin"]["accuracy"]], marker="*", color="black", zorder=3, label="plain twin")
+        axes.set_xlabel(label)
+    panels[0][0].set_ylim(bottom=100 * compared["twin"]["accuracy"] - SHOWN_POINTS)
+    panels[0][0].set_ylabel(f"accuracy %, {compared['twin']['images']:,} test images")
     _save(figure, file)
 
 
