@@ -56,8 +56,8 @@ def fill_tables(page: str) -> str:
             tables[name] = make(figures)
     compared = results.read(photographs.RESULT)
     if compared is not None:
-        times, reached = results.read(photographs.TIMES), results.read(photographs.REACHED)
-        tables |= photograph_tables.tables(compared, times, reached)
+        others = (photographs.TIMES, photographs.REACHED, "fine_tuning")
+        tables |= photograph_tables.tables(compared, *map(results.read, others))
     measured = cpu.measured()
     if measured:
         tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}

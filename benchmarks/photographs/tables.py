@@ -14,10 +14,12 @@ WITHIN = 0.02
 OWN_NAMES = {"gated": SKIPPING, "exits": WITH_EXITS}
 
 
-def tables(figures: Figures, times: Figures | None, reached: Figures | None) -> dict[str, Iterator[str]]:
-    """Tables by the name of their place in the page."""
+def tables(
+    figures: Figures, times: Figures | None, reached: Figures | None, tuned: Figures | None
+) -> dict[str, Iterator[str]]:
+    """Tables by the name of their place in the page; None where a result is missing."""
     found = {
-        "photographs-goals": goals_table(figures, times, reached),
+        "photographs-goals": goals_table(figures, times, reached, tuned),
         "photographs-lost": lost_table(figures),
         "photographs-rivals": rivals_table(figures),
         "photographs-layers": layers_table(figures),
@@ -82,7 +84,9 @@ def layers_table(figures: Figures) -> Iterator[str]:
     )  # fmt: skip
 
 
-def goals_table(figures: Figures, times: Figures | None, reached: Figures | None) -> Iterator[str]:
+def goals_table(
+    figures: Figures, times: Figures | None, reached: Figures | None, tuned: Figures | None
+) -> Iterator[str]:
     """What was aimed at, what came out, and whether that is shown: its whole interval, or the estimate alone."""
     yield from table("aim", "measured", "")
     twin = figures["twin"]
@@ -105,6 +109,7 @@ def goals_table(figures: Figures, times: Figures | None, reached: Figures | None
     yield from _layer_goals(figures)
     yield from _time_goals(times)
     yield _reached_goal(reached)
+    yield _tuned_goal(tuned)
 
 
 def _served(figures: Figures) -> str:
@@ -151,6 +156,18 @@ def _reached_goal(reached: Figures | None) -> str:
     off = max(abs(row["skip_reached"] - row["skip_stated"]) for row in reached["rows"])
     z = max(abs(row["z"]) for row in reached["rows"])
     return f"{aim} at most {off:.3f} off; z at most {z:.2f} | {_verdict(off <= WITHIN and z <= 1.96)} |"
+
+
+def _tuned_goal(tuned: Figures | None) -> str:
+    aim = "| fine-tuned on other photographs, against training from nothing in the same time: ≥ 15 points better |"
+    if tuned is None:
+        return f"{aim} – | not run |"
+    minutes = f"{tuned['seconds_tuned'] / 60:.1f} and {tuned['seconds_fresh'] / 60:.1f} minutes"
+    verdict = _verdict(tuned["ahead"] >= tuned["goal"], tuned["interval"][0] >= tuned["goal"])
+    return (
+        f"{aim} {100 * tuned['tuned']:.1f} % against {100 * tuned['fresh']:.1f} %: "
+        f"{_paired(tuned['ahead'], tuned['interval'])}; {minutes} | {verdict} |"
+    )
 
 
 def _verdict(reached: bool, shown: bool = False) -> str:

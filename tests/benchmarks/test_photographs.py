@@ -203,23 +203,43 @@ def versus(*rows):
     ],
 )
 def test_a_rival_is_beaten_at_two_costs_and_beats_nowhere(compared, rows, verdict):
-    lines = list(tables.goals_table(compared | {"rivals": versus(*rows)}, None, None))
+    lines = list(tables.goals_table(compared | {"rivals": versus(*rows)}, None, None, None))
     (line,) = [line for line in lines if f"against {IMAGES}" in line]
     assert line.endswith(f"| {verdict} |")
 
 
 def test_goals_that_were_not_measured_say_so(compared):
-    lines = list(tables.goals_table(compared, None, None))
-    assert [line.endswith("| – | not run |") for line in lines if "time at 0.5" in line or "HTTP" in line] == [True] * 3
-    rows = [{"skip_reached": 0.51, "skip_stated": 0.5, "z": -1.0}, {"skip_reached": 0.3, "skip_stated": 0.3, "z": 2.5}]
-    assert list(tables.goals_table(compared, None, {"rows": rows[:1]}))[-1].endswith(
-        "0.010 off; z at most 1.00 | reached |"
-    )
-    assert list(tables.goals_table(compared, None, {"rows": rows}))[-1].endswith("| not reached |")
+    lines = list(tables.goals_table(compared, None, None, None))
+    unmeasured = [line for line in lines if "time at 0.5" in line or "HTTP" in line or "fine-tuned" in line]
+    assert [line.endswith("| – | not run |") for line in unmeasured] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("reached", "z", "end"),
+    [
+        (0.51, -1.0, "0.010 off; z at most 1.00 | reached |"),
+        (0.5, 2.5, "| not reached |"),
+        (0.53, 0.0, "| not reached |"),
+    ],
+)
+def test_what_is_stated_over_http_is_within_bounds(compared, reached, z, end):
+    rows = [{"skip_reached": reached, "skip_stated": 0.5, "z": z}, {"skip_reached": 0.3, "skip_stated": 0.3, "z": 0.0}]
+    *_, line, _ = tables.goals_table(compared, None, {"rows": rows}, None)
+    assert line.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "interval", "verdict"), [(20, [16, 24], "shown"), (16, [12, 20], "reached"), (9, [5, 13], "not reached")]
+)
+def test_fine_tuning_is_held_against_training_from_nothing(compared, ahead, interval, verdict):
+    tuned = {"tuned": 0.9, "fresh": 0.7, "seconds_tuned": 600, "seconds_fresh": 590, "goal": 15}
+    *_, line = tables.goals_table(compared, None, None, tuned | {"ahead": ahead, "interval": interval})
+    assert "10.0 and 9.8 minutes" in line
+    assert line.endswith(f"| {verdict} |")
 
 
 def test_pages_and_picture_show_what_was_written(compared, times, tmp_path):
-    made = {name: list(rows) for name, rows in tables.tables(compared, times, None).items()}
+    made = {name: list(rows) for name, rows in tables.tables(compared, times, None, None).items()}
     assert len(made["photographs-lost"]) == 2 + 4
     assert len(made["photographs-rivals"]) == 2 + len(COSTS)
     assert len(made["photographs-times"]) == 2 + len(times["rows"]) // 2
