@@ -17,10 +17,11 @@ from benchmarks import cpu, goals, photographs, results, training_tables
 from benchmarks.photographs import tables as photograph_tables
 from benchmarks.photographs.families import IMAGES, NETWORKS, OWN, REMOVED
 from benchmarks.training_tables import table
+from lccl.networks import Architecture
+from lccl.networks.lowering import network_shape
 
 DOCS = results.HOME / "docs"
-MODEL = results.HOME / "models" / "resnet20-cifar10"
-DENSE_MACS = 40_551_040
+SMALL, LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
 PAGES = (
     results.HOME / "README.md",
     *(DOCS / f"{name}.md" for name in ("cpu-engine", "serving", "training", "sidenet")),
@@ -32,7 +33,9 @@ Figures = dict[str, Any]
 def main() -> None:
     """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``PAGES``."""
     draw_example(DOCS / "example.png")
-    draw_curve(DOCS / "curve.svg")
+    draw_curve(DOCS / "curve.svg", SMALL, results.read("stated_and_reached"))
+    if LARGE.is_dir():
+        draw_curve(DOCS / "photographs-curve.svg", LARGE, results.read(photographs.REACHED))
     overload = results.read("overload-resnet20")
     if overload is not None:
         draw_overload(DOCS / "overload.svg", overload)
@@ -45,9 +48,15 @@ def main() -> None:
 
 def fill_tables(page: str) -> str:
     """A page with its tables written again from the bundle and the result files."""
-    tables: dict[str, Iterable[str]] = {"table": points_table(_bundle()), **training_tables.tables()}
+    models = {"table": SMALL, "photographs-table": LARGE}
+    shipped: dict[str, Iterable[str]] = {
+        name: points_table(_bundle(model)) for name, model in models.items() if model.is_dir()
+    }
+    tables = shipped | training_tables.tables()
     for name, result, make in (
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
+        ("photographs-reached", photographs.REACHED, reached_table),
+        ("photographs-gain", "trade_off-photographs", gain_table),
         ("faults", "faults", faults_table),
         ("request-cost", "request_cost", request_cost_table),
     ):  # fmt: skip
@@ -71,19 +80,20 @@ def fill_tables(page: str) -> str:
     return page
 
 
-def _bundle() -> Figures:
-    description: Figures = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
+def _bundle(model: Path) -> Figures:
+    description: Figures = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
     return description
 
 
 def points_table(bundle: Figures) -> Iterator[str]:
     """Operating points as Markdown rows."""
+    dense = network_shape(Architecture.from_json(bundle["architecture"]), bundle["preprocessing"]["size"]).dense
     yield from table(
         "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
     )
     for point in bundle["operating_points"]["points"]:
         yield (
-            f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / DENSE_MACS:.3f} | "
+            f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / dense:.3f} | "
             f"{_with_interval(point['accuracy'], **point['accuracy_interval'])} | "
             f"{point['drop']:.2f} | {point['drop_bound']:.2f} |"
         )
@@ -244,10 +254,10 @@ def draw_example(file: Path) -> None:
     image.save(file, optimize=True)
 
 
-def draw_curve(file: Path) -> None:
-    """Accuracy over work: the model's table, what was reached over HTTP on test images, and the plain twin."""
+def draw_curve(file: Path, model: Path, reached: Figures | None) -> None:
+    """Accuracy over work: a model's table, what was reached over HTTP on test images, and the plain twin."""
     plt = _plots()
-    bundle = _bundle()
+    bundle = _bundle(model)
     points = bundle["operating_points"]["points"]
     ratios = [point["skip_ratio"] for point in points]
     accuracies = [100 * point["accuracy"] for point in points]
@@ -261,7 +271,6 @@ def draw_curve(file: Path) -> None:
     twin = bundle["training"].get("plain_twin")
     if twin:
         axes.axhline(100 * twin["accuracy"], color="#777777", linestyle="--", linewidth=1, label="plain twin")
-    reached = results.read("stated_and_reached")
     if reached is not None:
         rows = reached["rows"]
         axes.scatter(
@@ -270,7 +279,7 @@ def draw_curve(file: Path) -> None:
         )  # fmt: skip
     axes.set_xlabel("skip ratio: share of gated convolutions' cells not needed")
     axes.set_ylabel("accuracy %")
-    axes.set_title("resnet20-cifar10: one set of weights, every trade-off", loc="left", fontsize=11)
+    axes.set_title(f"{model.name}: one set of weights, every trade-off", loc="left", fontsize=11)
     _save(figure, file)
 
 
