@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(data, tmp_path_factory, random_network, make_table):
-    """A plain twin, one with gates and operating points, and a rival of each kind; random weights."""
+    """A plain twin, one with gates and operating points, and a rival of each kind; small, of random weights."""
     folder = tmp_path_factory.mktemp("bundles")
 
     def measured(name, size, gate="none", **recipe):
@@ -52,9 +52,9 @@ def models(data, tmp_path_factory, random_network, make_table):
         return first_bundle(random_network(architecture), architecture, dataset, held, record, input_of(size))
 
     for name, size in PLAIN.items():
-        network = name if name == "resnet10" else "resnet18"
+        network = "resnet18-w32" if name == "resnet10" else "resnet10"
         save(measured(network, size, sizes="32,48" if name == "several" else ""), folder / name)
-    save(replace(measured("resnet18", 64, "shared"), table=make_table(16)), folder / "gated")
+    save(replace(measured("resnet10", 64, "shared"), table=make_table(8)), folder / "gated")
     return folder
 
 
@@ -112,7 +112,7 @@ def test_without_branches_no_gate_costs_anything(compared):
 
 
 def test_every_layer_is_looked_at(compared):
-    assert [row["side"] for row in compared["layers"]] == [16] * 4 + [8] * 4 + [4] * 4 + [2] * 4
+    assert [row["side"] for row in compared["layers"]] == [16] * 2 + [8] * 2 + [4] * 2 + [2] * 2
     assert all(0 <= row["images_within"] <= 1 for row in compared["layers"])
 
 
