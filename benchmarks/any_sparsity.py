@@ -112,7 +112,7 @@ def _attached(served: Served, attached: Served, ratio: float) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Removed:
+class Removed:
     """A network without some of its blocks' branches: a setting that closes them, and its MACs without their gates."""
 
     blocks: tuple[int, ...]
@@ -127,7 +127,7 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
     a removed branch's gates cost nothing, and those of the others are not counted either.
     """
     engine = served.engine
-    rivals = _removals(engine, choose.first(WEIGHED))
+    rivals = removals(engine, choose.first(WEIGHED))
     rows = []
     for ratio, ours in served.at.items():
         if ratio not in AGAINST_REMOVAL:
@@ -147,18 +147,19 @@ def _against_removal(served: Served, choose: Split, test: Split) -> list[dict[st
     return rows
 
 
-def _removals(engine: Engine, choose: Split) -> list[_Removed]:
+def removals(engine: Engine, choose: Split) -> list[Removed]:
+    """A network without any branch, then without one more each time: the one whose loss costs the fewest images."""
     shape = engine.shape
     gone: tuple[int, ...] = ()
-    removals = [_Removed((), _without(shape, ()), shape.dense)]
+    fewer = [Removed((), _without(shape, ()), shape.dense)]
     while len(gone) < len(shape.blocks):
         left = set(range(len(shape.blocks))) - set(gone)
         tried = [measure(engine, choose, _without(shape, (*gone, block))) for block in left]
         best = max(zip(tried, left, strict=True), key=lambda pair: pair[0].accuracy)[1]
         gone = (*gone, best)
         saved = sum(shape.layers[layer].convolution.macs for layer in shape.blocks[best])
-        removals.append(_Removed(gone, _without(shape, gone), removals[-1].macs - saved))
-    return removals
+        fewer.append(Removed(gone, _without(shape, gone), fewer[-1].macs - saved))
+    return fewer
 
 
 def _without(shape: NetworkShape, blocks: tuple[int, ...]) -> Setting:

@@ -13,12 +13,15 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks import cpu, goals, results, training_tables
+from benchmarks import cpu, goals, photographs, results, training_tables
+from benchmarks.photographs import tables as photograph_tables
+from benchmarks.photographs.families import IMAGES, NETWORKS, OWN, REMOVED
 from benchmarks.training_tables import table
+from lccl.networks import Architecture
+from lccl.networks.lowering import network_shape
 
 DOCS = results.HOME / "docs"
-MODEL = results.HOME / "models" / "resnet20-cifar10"
-DENSE_MACS = 40_551_040
+SMALL, LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
 PAGES = (
     results.HOME / "README.md",
     *(DOCS / f"{name}.md" for name in ("cpu-engine", "serving", "training", "sidenet")),
@@ -30,19 +33,30 @@ Figures = dict[str, Any]
 def main() -> None:
     """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``PAGES``."""
     draw_example(DOCS / "example.png")
-    draw_curve(DOCS / "curve.svg")
+    draw_curve(DOCS / "curve.svg", SMALL, results.read("stated_and_reached"))
+    if LARGE.is_dir():
+        draw_curve(DOCS / "photographs-curve.svg", LARGE, results.read(photographs.REACHED))
     overload = results.read("overload-resnet20")
     if overload is not None:
         draw_overload(DOCS / "overload.svg", overload)
+    compared = results.read(photographs.RESULT)
+    if compared is not None:
+        draw_photographs(DOCS / "photographs.svg", compared, results.read(photographs.TIMES))
     for file in PAGES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def fill_tables(page: str) -> str:
     """A page with its tables written again from the bundle and the result files."""
-    tables: dict[str, Iterable[str]] = {"table": points_table(_bundle()), **training_tables.tables()}
+    models = {"table": SMALL, "photographs-table": LARGE}
+    shipped: dict[str, Iterable[str]] = {
+        name: points_table(_bundle(model)) for name, model in models.items() if model.is_dir()
+    }
+    tables = shipped | training_tables.tables()
     for name, result, make in (
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
+        ("photographs-reached", photographs.REACHED, reached_table),
+        ("photographs-gain", "trade_off-photographs", gain_table),
         ("faults", "faults", faults_table),
         ("request-cost", "request_cost", request_cost_table),
         ("processes", "processes", processes_table),
@@ -50,6 +64,10 @@ def fill_tables(page: str) -> str:
         figures = results.read(result)
         if figures is not None:
             tables[name] = make(figures)
+    compared = results.read(photographs.RESULT)
+    if compared is not None:
+        others = (photographs.TIMES, photographs.REACHED, "fine_tuning")
+        tables |= photograph_tables.tables(compared, *map(results.read, others))
     measured = cpu.measured()
     if measured:
         tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}
@@ -63,19 +81,20 @@ def fill_tables(page: str) -> str:
     return page
 
 
-def _bundle() -> Figures:
-    description: Figures = json.loads((MODEL / "bundle.json").read_text(encoding="utf-8"))
+def _bundle(model: Path) -> Figures:
+    description: Figures = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
     return description
 
 
 def points_table(bundle: Figures) -> Iterator[str]:
     """Operating points as Markdown rows."""
+    dense = network_shape(Architecture.from_json(bundle["architecture"]), bundle["preprocessing"]["size"]).dense
     yield from table(
         "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
     )
     for point in bundle["operating_points"]["points"]:
         yield (
-            f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / DENSE_MACS:.3f} | "
+            f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / dense:.3f} | "
             f"{_with_interval(point['accuracy'], **point['accuracy_interval'])} | "
             f"{point['drop']:.2f} | {point['drop_bound']:.2f} |"
         )
@@ -252,10 +271,10 @@ def draw_example(file: Path) -> None:
     image.save(file, optimize=True)
 
 
-def draw_curve(file: Path) -> None:
-    """Accuracy over work: the model's table, what was reached over HTTP on test images, and the plain twin."""
+def draw_curve(file: Path, model: Path, reached: Figures | None) -> None:
+    """Accuracy over work: a model's table, what was reached over HTTP on test images, and the plain twin."""
     plt = _plots()
-    bundle = _bundle()
+    bundle = _bundle(model)
     points = bundle["operating_points"]["points"]
     ratios = [point["skip_ratio"] for point in points]
     accuracies = [100 * point["accuracy"] for point in points]
@@ -269,7 +288,6 @@ def draw_curve(file: Path) -> None:
     twin = bundle["training"].get("plain_twin")
     if twin:
         axes.axhline(100 * twin["accuracy"], color="#777777", linestyle="--", linewidth=1, label="plain twin")
-    reached = results.read("stated_and_reached")
     if reached is not None:
         rows = reached["rows"]
         axes.scatter(
@@ -278,7 +296,7 @@ def draw_curve(file: Path) -> None:
         )  # fmt: skip
     axes.set_xlabel("skip ratio: share of gated convolutions' cells not needed")
     axes.set_ylabel("accuracy %")
-    axes.set_title("resnet20-cifar10: one set of weights, every trade-off", loc="left", fontsize=11)
+    axes.set_title(f"{model.name}: one set of weights, every trade-off", loc="left", fontsize=11)
     _save(figure, file)
 
 
@@ -297,6 +315,37 @@ def draw_overload(file: Path, result: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.set_xlabel("offered load, times capacity")
         axes.set_ylim(bottom=0)
+    _save(figure, file)
+
+
+SHOWN_POINTS = 12  # of accuracy below the plain twin's
+LINES = {
+    OWN[0]: "#1f5fa8",
+    OWN[1]: "#123a66",
+    OWN[2]: "#6aa5e0",
+    REMOVED: "#777777",
+    NETWORKS: "#2e8b57",
+    IMAGES: "#c4501b",
+}
+
+
+def draw_photographs(file: Path, compared: Figures, times: Figures | None) -> None:
+    """Accuracy over MACs, and over measured time where it was taken, of what skips and of its rivals."""
+    plt = _plots()
+    rows = [("MACs / plain twin", "work", compared["positions"])]
+    if times is not None:
+        rows.append(("time / plain twin, batch 1", "share", [row for row in times["rows"] if row["batch"] == 1]))
+    figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows) + 0.4, 3.8), sharey=True, squeeze=False)
+    for axes, (label, column, points) in zip(panels[0], rows, strict=True):
+        for family, colour in LINES.items():
+            places = sorted((row[column], 100 * row["accuracy"]) for row in points if row["family"] == family)
+            if places:
+                style = "-" if family in OWN else "--"
+                axes.plot(*zip(*places, strict=True), style, marker="o", markersize=3, color=colour, label=family)
+        axes.scatter([1], [100 * compared["twin"]["accuracy"]], marker="*", color="black", zorder=3, label="plain twin")
+        axes.set_xlabel(label)
+    panels[0][0].set_ylim(bottom=100 * compared["twin"]["accuracy"] - SHOWN_POINTS)
+    panels[0][0].set_ylabel(f"accuracy %, {compared['twin']['images']:,} test images")
     _save(figure, file)
 
 

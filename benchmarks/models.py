@@ -96,11 +96,13 @@ def accuracy_at(positions: list[Position], work: float) -> float | None:
     return None if rights is None else float(rights.mean())
 
 
-def ahead_at(ours: list[Position], theirs: list[Position], work: float) -> tuple[float | None, list[float]]:
-    """Percentage points ahead at equal work, with a 95 % interval from the images' differences."""
+def ahead_at(
+    ours: list[Position], theirs: list[Position], work: float, z: float = 1.96
+) -> tuple[float | None, list[float]]:
+    """Percentage points ahead at equal work, with an interval (95 % by default) from the images' differences."""
     mine, other = rights_at(ours, work), rights_at(theirs, work)
     if mine is None or other is None:
         return None, []
     difference = mine - other
-    ahead, spread = float(difference.mean()), 1.96 * float(difference.std()) / len(difference) ** 0.5
+    ahead, spread = float(difference.mean()), z * float(difference.std()) / len(difference) ** 0.5
     return 100 * ahead, [100 * (ahead - spread), 100 * (ahead + spread)]

@@ -1,6 +1,6 @@
 """Asks for sparsities over HTTP, on test images, and compares what the service states with what it reaches.
 
-    python -m benchmarks.stated_and_reached DATA [--model NAME] [--images N]
+    python -m benchmarks.stated_and_reached DATA [--model NAME] [--images N] [--result NAME]
 
 DATA is a data set with test images, as for ``lccl evaluate``.
 """
@@ -34,6 +34,7 @@ def main() -> None:
         results.argument("data", type=Path),
         results.argument("--model", default="resnet20-cifar10"),
         results.argument("--images", type=int, default=0, help="how many test images; 0 takes all"),
+        results.argument("--result", default="stated_and_reached", help="the result file's name"),
     ).parse_args()
     with (
         Server("stated", "--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as server,
@@ -48,7 +49,7 @@ def main() -> None:
         rows = [_row(client, options.model, test.subset(order), value) for value in asked]
     results.print_rows(rows, "stated and reached; z differs beyond ± 1.96")
     figures = {"model": options.model, "digest": model["digest"], "images": len(order), "rows": rows}
-    print(results.write("stated_and_reached", figures))
+    print(results.write(options.result, figures))
 
 
 def _encoded(test: Split, index: int) -> bytes:

@@ -43,7 +43,7 @@ def main() -> None:
     ways = {
         "one threshold for all layers": common_curve(engine, values, weighed),
         "one for each layer, by what raising it costs": search_thresholds(
-            engine, candidates, weighed, LARGEST_COST, whole_blocks=False
+            engine, candidates, weighed, LARGEST_COST, closing="layers"
         ),
         "so, and a block may be shut at once": search_thresholds(engine, candidates, weighed, LARGEST_COST),
     }

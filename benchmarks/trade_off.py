@@ -1,6 +1,6 @@
-"""What a client gains at which accuracy: the shipped model's time per image under each budget of accuracy.
+"""What a client gains at which accuracy: a shipped model's time per image under each budget of accuracy.
 
-    python -m benchmarks.trade_off [--images DATA] [--rounds N]
+    python -m benchmarks.trade_off [--images DATA] [--rounds N] [--model FOLDER --result NAME]
 
 The whole engine, batches of 32 on all threads, in interleaved rounds: exact, then the sparsest point within each
 ``max_accuracy_drop``. DATA is a data set with test images; without it noise like that of natural images is drawn.
@@ -31,8 +31,10 @@ def main() -> None:
         __doc__,
         results.argument("--images", type=Path, default=results.usual_data()),
         results.argument("--rounds", type=int, default=21),
+        results.argument("--model", type=Path, default=MODEL),
+        results.argument("--result", default="trade_off", help="the result file's name"),
     ).parse_args()
-    bundle = lccl.load(MODEL)
+    bundle = lccl.load(options.model)
     if options.images is None:
         images = noise_images(IMAGES, bundle.preprocessing.size)
     else:
@@ -44,8 +46,8 @@ def main() -> None:
     samples = take_turns(turns, options.rounds, REPEATS)
     rows = [_row(name, point, samples) for name, point in points.items()]
     results.print_rows(rows, "trade-off")
-    figures = {"model": MODEL.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
-    print(results.write("trade_off", {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
+    figures = {"model": options.model.name, "source": images.source, "batch": BATCH, "rounds": options.rounds}
+    print(results.write(options.result, {**figures, "dense_macs": engine.shape.dense, "rows": rows}))
 
 
 def _row(name: str, point: OperatingPoint, samples: Samples) -> dict[str, Any]:

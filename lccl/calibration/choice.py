@@ -10,6 +10,7 @@ import numpy as np
 from lccl.bundle.format import Bundle
 from lccl.calibration.search import (
     LARGEST_COST,
+    Closing,
     ThresholdCurve,
     exit_candidates,
     gate_candidates,
@@ -47,7 +48,12 @@ class _Trial:
 
 
 def calibrate(
-    bundle: Bundle, engine: Engine, data: HeldOut, progress: Progress = lambda _: None, weighed: int = WEIGHED
+    bundle: Bundle,
+    engine: Engine,
+    data: HeldOut,
+    progress: Progress = lambda _: None,
+    weighed: int = WEIGHED,
+    closing: Closing = "blocks",
 ) -> Bundle:
     """Return the bundle with a fresh table of operating points of the engine's precision: fp32 or int8.
 
@@ -60,6 +66,7 @@ def calibrate(
     Args:
         weighed: how many images of ``data.choose`` costs are found on; the search runs over them some 700 times,
             with early exits more often.
+        closing: when the search may close layers.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -73,7 +80,7 @@ def calibrate(
     weighed_on = data.choose.first(weighed).loaded()
     candidates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, data.choose))
     candidates += exit_candidates(engine, weighed_on)
-    curve = search_thresholds(engine, candidates, weighed_on, LARGEST_COST, progress)
+    curve = search_thresholds(engine, candidates, weighed_on, LARGEST_COST, progress, closing=closing)
     return calibrate_along(curve, bundle, engine, data, progress)
 
 

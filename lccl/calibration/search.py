@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from lccl.preprocessing import Preprocessing
 
 Progress = Callable[[str], None]
 Values = NDArray[np.float64]
+Closing = Literal["blocks", "layers", "last"]
 LARGEST_COST = 1.0
 MOVES = 160
 FEWEST_CANDIDATES, MOST_CANDIDATES = 3, 8
@@ -63,14 +65,16 @@ def search_thresholds(
     largest_cost: float,
     progress: Progress = lambda _: None,
     *,
-    whole_blocks: bool = True,
+    closing: Closing = "blocks",
 ) -> ThresholdCurve:
     """Move a threshold or an exit to its next candidate, or close a block, whichever costs least for what it saves.
 
     The cost of a setting is how far its answers lie from exact's, as the mean Kullback–Leibler divergence over
     the images; the work saved is the skip ratio reached, what a move brings about in later layers included. A
     convolution whose only reader skips everything costs nothing to skip: what closing its reader gains is seen only
-    with it, so a block's layers may also be closed together, in one move.
+    with it, so with ``blocks`` a block's layers may also be closed together, in one move. With ``last`` no layer is
+    closed, and no exit taken by all images, before nothing else saves anything: until then images decide what is
+    skipped.
 
     Costs of moves are remembered and looked at again only when a move seems to be next, or when a neighbouring
     layer has moved: a lazy greedy search, some six runs over the images for a move.
@@ -79,10 +83,11 @@ def search_thresholds(
         candidates: for each layer the rising thresholds, all above 0, that it may go through, and for each early exit
             the falling confidences, all below 1. What has none stays where it is.
         largest_cost: where to stop, in nats.
-        whole_blocks: whether a block may be closed in one move.
+        closing: whether layers are closed one by one (``layers``) and whole blocks as well (``blocks``), whenever that
+            costs least for what it saves, or one by one after everything else (``last``).
 
     """
-    search = _Greedy(engine, candidates, split, whole_blocks)
+    search = _Greedy(engine, candidates, split, closing)
     while search.cost <= largest_cost and search.advance():
         done = len(search.rows) - 1
         progress(f"{done} moves: skip ratio {search.skip_ratios[-1]:.3f}, {search.cost:.4f} nats from exact")
@@ -153,8 +158,8 @@ class _Greedy:
     to its next candidate, the layers of a block to their last.
     """
 
-    def __init__(self, engine: Engine, candidates: Sequence[Values], split: Split, whole_blocks: bool) -> None:
-        self._engine, self._candidates, self._split = engine, candidates, split
+    def __init__(self, engine: Engine, candidates: Sequence[Values], split: Split, closing: Closing) -> None:
+        self._engine, self._candidates, self._split, self._closing = engine, candidates, split, closing
         self._exact: Values | None = None
         self._level = [0] * len(candidates)
         exits = len(engine.shape.exits)
@@ -163,7 +168,7 @@ class _Greedy:
         self.skip_ratios = [exact]
         single: list[Columns] = [(column,) for column in range(len(candidates)) if len(candidates[column])]
         blocks = [tuple(column for column in block if len(candidates[column])) for block in engine.shape.blocks]
-        moves = [*single, *(block for block in blocks if len(block) > 1 and whole_blocks)]
+        moves = [*single, *(block for block in blocks if len(block) > 1 and closing == "blocks")]
         self._moves = {move: self._look(move) for move in moves}
 
     def setting(self, row: Values) -> Setting:
@@ -183,7 +188,7 @@ class _Greedy:
         return True
 
     def _cheapest(self) -> Columns:
-        """The move of the lowest price, looked at again; of those that save nothing, the one that costs least.
+        """The first move in the order of prices, looked at again; of those that save nothing, the one that costs least.
 
         Prices of other moves may have changed since they were looked at: of ``LOOKED_AT`` that were looked at again, or
         of the first one after these that saves something, the cheapest is taken.
@@ -200,8 +205,11 @@ class _Greedy:
             self._moves[cheapest] = self._look(cheapest)
             looked += 1
 
-    def _price(self, columns: Columns) -> tuple[float, float]:
-        return self._moves[columns].price, self._moves[columns].cost
+    def _price(self, columns: Columns) -> tuple[bool, bool, float, float]:
+        """What moves are made in the order of; those that save nothing come last."""
+        move = self._moves[columns]
+        closes = all(self._level[column] + 1 == len(self._candidates[column]) for column in columns)
+        return not np.isfinite(move.price), closes and self._closing == "last", move.price, move.cost
 
     def _make(self, columns: Columns) -> None:
         move = self._moves[columns]

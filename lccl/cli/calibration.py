@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import lccl
+from lccl.cli import options as asked
 from lccl.cli.terminal import (
     BundleFolder,
     Cache,
@@ -47,6 +48,7 @@ def calibrate(
             min=1, help="Images on which the costs of skipping are found.  [default: 1000; 200 of photographs]"
         ),
     ] = None,
+    closing: asked.Closing = "blocks",
     precision: Precision = "fp32",
     cache: Cache = None,
     threads: Threads = 0,
@@ -64,7 +66,7 @@ def calibrate(
         runner = lccl.compile(loaded, precision=_known(precision), engine=engine, threads=threads)
         held = hold_out(dataset.train, by=loaded.held_out_by)
         searched = search or usual_search(loaded.preprocessing.size)
-        calibrated = choose_points(loaded, runner, held, update, searched)
+        calibrated = choose_points(loaded, runner, held, update, searched, closing)
     save_with_self_test(calibrated, bundle)
     write_card(calibrated, bundle)
     print_points(calibrated.in_precision(precision))

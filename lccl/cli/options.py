@@ -1,13 +1,13 @@
 """What ``lccl train`` and ``lccl attach`` are asked on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 NAMES = (
     "CIFAR: resnet20, 32, 44, 56, 110, 164, wrn-16-4, 22-8, 28-2, 28-10, 40-1, 40-2, 40-4, 52-1. "
-    "Photographs: resnet18, 34, 50."
+    "Photographs: resnet10, 14, 18, 18-w32, 18-w48, 34, 50."
 )
 Weights = Annotated[Path, typer.Argument(help="A plain ResNet: a .safetensors file, or a bundle's folder.")]
 Runs = Annotated[Path, typer.Option(help="Where checkpoints and records go.")]
@@ -40,6 +40,13 @@ Split = Annotated[
 ]
 GateL1 = Annotated[
     float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")
+]
+Closing = Annotated[
+    Literal["blocks", "layers", "last"],
+    typer.Option(
+        help="When the threshold search may close layers for all images: whole blocks or single layers as soon as that "
+        "is cheapest, or last, after all positions."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="[default: 20; photographs 40; other classes than before 15]")]
 AttachedEpochs = Annotated[int, typer.Option("--epochs")]

@@ -10,6 +10,7 @@ import typer
 import lccl
 from lccl.cli.terminal import (
     BundleFolder,
+    Cache,
     Data,
     NewBundle,
     Threads,
@@ -46,6 +47,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
     seed: int = 0,
     engine: Annotated[str, typer.Option(help="What measures: auto, cpu or reference.")] = "auto",
+    cache: Cache = None,
     threads: Threads = 0,
 ) -> None:
     """Fit SideNets to a bundle's network, which stays as it is, and write a new bundle."""
@@ -63,7 +65,7 @@ def train(
             "others. Run lccl calibrate first",
             highlight=False,
         )
-    dataset = load_data(data, loaded.preprocessing).in_order_of(loaded.labels)
+    dataset = load_data(data, loaded.preprocessing, cache).in_order_of(loaded.labels)
     specs = [SideNetSpec(block, grid, hidden) for block in after or usual_blocks(loaded.network)]
     held = hold_out(dataset.train, by=loaded.held_out_by)
     with training_progress() as report:

@@ -50,6 +50,7 @@ def train(
     teacher: asked.Teacher = None,
     distill: asked.Distill = None,
     quantize: asked.Quantize = False,
+    closing: asked.Closing = "blocks",
     device: asked.Device = "cpu",
     compile_network: asked.CompileNetwork = False,
     cache: Cache = None,
@@ -72,8 +73,11 @@ def train(
     begun = lccl.load(start) if start else None
     shape = {"form": form, "placement": placement, "gate_norm": gate_norm, "split": split}
     architecture = named(network, gate, shape, begun)
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision, "gate_l1": gate_l1}
-    choice = chosen(architecture, begun, size, fit, device, given | {"distill": distill, "quantize": quantize})
+    given = {
+        "epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision, "gate_l1": gate_l1,
+        "distill": distill, "quantize": quantize, "closing": closing,
+    }  # fmt: skip
+    choice = chosen(architecture, begun, size, fit, device, given)
     taught = lccl.load(teacher) if teacher else None
     dataset = load_data(data, choice.preprocessing, cache)
     recipe = adapted(choice, dataset, begun)

@@ -15,7 +15,9 @@ __all__ = ["FORMS", "NETWORKS", "PLACEMENTS", "Architecture", "NetworkOutput", "
 
 # Sources: He et al. 2016, "Deep Residual Learning", section 4.2 (CIFAR, depth 6n + 2) and table 1 (ImageNet); He et al.
 # 2016, "Identity Mappings" and its authors' code (resnet164, depth 9n + 2); Zagoruyko and Komodakis 2016, "Wide
-# Residual Networks", table 1, without dropout, and its authors' code (wrn-depth-factor, depth 6n + 4).
+# Residual Networks", table 1, without dropout, and its authors' code (wrn-depth-factor, depth 6n + 4). Smaller ones for
+# photographs are resnet18 with fewer blocks (14 keeps both where resnet34 has most) or with narrower stages, named by
+# the channels of the first: 0.7 and 0.5 of resnet18's 64, rounded to whole vectors of 16.
 NETWORKS: dict[str, Layout] = {
     **{f"resnet{6 * n + 2}": Layout((n,) * 3, 16, ("post", "pre"), projection=False) for n in (3, 5, 7, 9, 18)},
     "resnet164": Layout((18,) * 3, 16, ("pre",), bottleneck=True),
@@ -23,7 +25,11 @@ NETWORKS: dict[str, Layout] = {
         f"wrn-{6 * n + 4}-{factor}": Layout((n,) * 3, 16 * factor, ("pre",))
         for n, factor in ((2, 4), (3, 8), (4, 2), (4, 10), (6, 1), (6, 2), (6, 4), (8, 1))
     },
+    "resnet10": Layout((1, 1, 1, 1), 64, ("post",), large=True),
+    "resnet14": Layout((1, 2, 2, 1), 64, ("post",), large=True),
     "resnet18": Layout((2, 2, 2, 2), 64, ("post",), large=True),
+    "resnet18-w32": Layout((2, 2, 2, 2), 32, ("post",), large=True),
+    "resnet18-w48": Layout((2, 2, 2, 2), 48, ("post",), large=True),
     "resnet34": Layout((3, 4, 6, 3), 64, ("post",), large=True),
     "resnet50": Layout((3, 4, 6, 3), 64, ("post",), large=True, bottleneck=True),
 }

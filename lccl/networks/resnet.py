@@ -35,8 +35,9 @@ class Layout:
         projection: whether a shortcut is a 1×1 convolution where the shape changes, else type A.
         bottleneck: whether a block has 1×1, 3×3 and 1×1 convolutions and gives out four times its width; else 3×3
             and 3×3.
-        large: made for 224 × 224 images, with a stem of 64 channels, a 7×7 convolution of stride 2 and a max-pool;
-            else for 32 × 32 images, with a stem of 16 channels and a 3×3 convolution. The stem is never gated.
+        large: made for 224 × 224 images, with a stem as wide as the first stage, a 7×7 convolution of stride 2 and a
+            max-pool; else for 32 × 32 images, with a stem of 16 channels and a 3×3 convolution. The stem is never
+            gated.
 
     """
 
@@ -206,7 +207,7 @@ class ResNet(nn.Module):
     def __init__(self, layout: Layout, *, form: Form, gate: GateSpec | None, classes: int) -> None:
         super().__init__()
         self.form, self.large, self.image_size = form, layout.large, 224 if layout.large else 32
-        channels, kernel, stride = (64, 7, 2) if layout.large else (16, 3, 1)
+        channels, kernel, stride = (layout.width, 7, 2) if layout.large else (16, 3, 1)
         self.stem_conv = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.stem_conv.weight, mode="fan_in", nonlinearity="relu")
         self.stem_norm = nn.BatchNorm2d(channels) if form == "post" else None

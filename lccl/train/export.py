@@ -62,7 +62,7 @@ def train_bundle(
         device=device, compile_network=compile_network, report=report, workers=workers,
         start=begun, teacher=teacher.network if teacher else None,
         statistics=start.preprocessing.statistics if start else None,
-        teacher_statistics=teacher.preprocessing.statistics if teacher else None,
+        teacher_input=teacher.preprocessing if teacher else None,
         follow=curve_of(start, preprocessing or start.preprocessing, held.choose) if start and tuning else None,
     )  # fmt: skip
     assert record.data is not None

@@ -52,7 +52,7 @@ def train(
     start: ResNet | None = None,
     teacher: ResNet | None = None,
     statistics: Statistics | None = None,
-    teacher_statistics: Statistics | None = None,
+    teacher_input: Preprocessing | None = None,
     follow: Curve | None = None,
     workers: int | None = None,
 ) -> tuple[ResNet, TrainingRecord]:
@@ -66,7 +66,8 @@ def train(
         start: a network of this architecture, or its plain twin, to begin from. What it lacks is fresh.
         teacher: a network whose answers are learned beside the labels, as far as the recipe says.
         statistics: mean and deviation per channel to normalise with; the images' own without them.
-        teacher_statistics: what the teacher's input is normalised with; the network's without them.
+        teacher_input: what the teacher was trained for: batches are scaled to its size and normalised as it says.
+            Without it the teacher sees what the network sees.
         follow: the curve to train along from the start: rising skip ratios [K], and each layer's own there [K, L].
         workers: processes that decode photographs; what is trained does not depend on it. None takes what suits.
 
@@ -82,10 +83,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
     statistics = statistics or channel_statistics(data.train)
-    taught = teacher.to(device).eval() if teacher is not None and recipe.distill else None
     run = _new_run(architecture, network, recipe, data.train, statistics, compile_network=compile_network)
     decoding = run.workers if workers is None else workers
-    run = replace(run, teacher=taught, teacher_statistics=teacher_statistics, workers=decoding)
+    run = replace(run, workers=decoding)
+    if teacher is not None and recipe.distill:
+        taught = teacher.to(device).eval()
+        run = replace(run, teacher=torch.compile(taught) if compile_network else taught, teacher_input=teacher_input)
     if follow is not None:
         run.sampler.follow(*(value.to(device) for value in follow))
     record, position = resume(folder, _new_record(architecture, data, start, teacher, run), run)
@@ -186,9 +189,17 @@ def _forward(
         taught = None
         if run.teacher is not None:
             with torch.no_grad():
-                statistics = run.teacher_statistics or run.statistics
-                taught = run.teacher(normalise(pixels, statistics, device)).logits
+                taught = run.teacher(_as_taught(pixels, run)).logits
     return _loss(output, targets, recipe, taught), output
+
+
+def _as_taught(pixels: NDArray[np.uint8], run: Run) -> Tensor:
+    """A batch as the teacher was trained to see it: smaller, it would be a worse teacher (bicubic, antialiased)."""
+    given = run.teacher_input
+    images = normalise(pixels, given.statistics if given else run.statistics, run.device)
+    if given is None or images.shape[2] == given.size:
+        return images
+    return F.interpolate(images, (given.size, given.size), mode="bicubic", antialias=True)
 
 
 def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | None) -> ResNet:
@@ -237,8 +248,9 @@ def _curve(run: Run, architecture: Architecture, choose: Split, report: Report) 
     looked_at = choose.first(run.recipe.curve_images).loaded()
     moves = itertools.count(1)
     curve = search_thresholds(
-        engine, gate_candidates(values), looked_at, LARGEST_COST, lambda _: report("search", next(moves), 0, {})
-    )
+        engine, gate_candidates(values), looked_at, LARGEST_COST, lambda _: report("search", next(moves), 0, {}),
+        closing=run.recipe.closing,
+    )  # fmt: skip
     rising, shares = np.maximum.accumulate(curve.skip_ratios), skipped_shares(curve, values)
     return torch.from_numpy(rising).float().to(run.device), torch.from_numpy(shares).float().to(run.device)
 

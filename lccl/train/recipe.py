@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lccl.calibration.search import Closing
 from lccl.errors import LcclError, require
 from lccl.train.thresholds import Allocation
 
@@ -46,6 +47,7 @@ class Recipe:
         trunk_rate: learning rate of everything but the classifier, as a share: for a trained network with a fresh
             classifier.
         curve_images: images of the choosing part on which the curve is searched for.
+        closing: when the search may close layers (:func:`lccl.calibration.search.search_thresholds`).
 
     """
 
@@ -79,6 +81,7 @@ class Recipe:
     grown: float = 0.6
     trunk_rate: float = 1.0
     curve_images: int = 400
+    closing: Closing = "blocks"
     seed: int = 0
     precision: str = "fp32"
     quantize: bool = False
@@ -117,6 +120,10 @@ class Recipe:
                 "training needs smoothing below 1, average in 0..1, trunk_rate above 0 up to 1, and curve_images",
             ),
             (0 < self.grown <= 1, "training needs grown above 0 up to 1"),
+            (
+                self.closing in get_args(Closing),
+                f"unknown closing {self.closing!r}: use one of {', '.join(get_args(Closing))}",
+            ),
             (
                 not self.sizes or self.augmentation == "crops",
                 "only photographs are trained on at several sizes: take one",

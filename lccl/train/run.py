@@ -15,7 +15,7 @@ from torch import Tensor
 from lccl.bundle.training_record import TrainingRecord
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, ResNet
-from lccl.preprocessing import Statistics
+from lccl.preprocessing import Preprocessing, Statistics
 from lccl.train.recipe import Recipe
 from lccl.train.thresholds import ThresholdSampler
 
@@ -59,8 +59,8 @@ class Run:
     statistics: Statistics
     size: int
     average: WeightAverage | None = None
-    teacher: ResNet | None = None
-    teacher_statistics: Statistics | None = None
+    teacher: Callable[[Tensor], NetworkOutput] | None = None
+    teacher_input: Preprocessing | None = None
     workers: int = 0
 
     @property

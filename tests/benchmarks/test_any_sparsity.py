@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.any_sparsity import Served, _attached, _lost, _removals
+from benchmarks.any_sparsity import Served, _attached, _lost, removals
 from benchmarks.models import paired
 from benchmarks.one_ratio import Contender, better_at
 from benchmarks.threshold_paths import common_curve
@@ -42,7 +42,7 @@ class BlocksEngine:
 
 
 def test_branches_fall_cheapest_first_and_cost_nothing_any_more():
-    found = _removals(BlocksEngine(), SPLIT)
+    found = removals(BlocksEngine(), SPLIT)
     assert [one.blocks for one in found] == [(), (1,), (1, 2), (1, 2, 0)]
     assert [one.macs for one in found] == [650, 450, 250, 50]
 

@@ -243,3 +243,6 @@ def test_a_real_network_gets_a_table(random_bundle, draw_images):
     assert done.table.images == 8
     assert done.calibration["layers"] == list(bundle.network.skip_convs)
     assert told[-1].startswith("measuring ")
+    spared = calibrate(bundle, compile_network(bundle), HeldOut(parts[0], *parts, digest="noise"), closing="last")
+    at_half = {name: np.array(rows)[:, 0] for name, rows in spared.calibration["skip_ratio_mean_std"].items()}["p50"]
+    assert at_half.max() < 1

@@ -217,8 +217,31 @@ def test_a_block_is_closed_at_once_where_no_layer_of_it_is_worth_that_alone():
     closed = [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 3, 0), (2, 3, 0), (3, 3, 0)]
     assert [tuple(knot) for knot in rows_of(curve)[:7]] == closed
     assert np.allclose(curve.skip_ratios[:7], np.arange(7) / 9)
-    alone = search_thresholds(BlocksEngine(harm), CANDIDATES, ANY, 10.0, whole_blocks=False)
+    alone = search_thresholds(BlocksEngine(harm), CANDIDATES, ANY, 10.0, closing="layers")
     assert rows_of(alone)[1].tolist() == [0, 0, 1]
+
+
+def test_layers_are_closed_last_where_that_is_asked_for():
+    """However little it would cost to close the first one, and however much to go on with the third."""
+    engine = PricedEngine(lambda row: row @ [0.001, 0.1, 1.0])
+    curve = search_thresholds(engine, CANDIDATES, ANY, 10.0, closing="last")
+    assert [tuple(knot) for knot in rows_of(curve)[[2, 4, 6]]] == [(2, 0, 0), (2, 2, 0), (2, 2, 2)]
+    assert [tuple(knot) for knot in rows_of(curve)[7:]] == [(3, 2, 2), (3, 3, 2), (3, 3, 3)]
+
+
+def test_what_saves_nothing_does_not_keep_layers_from_closing():
+    """The third layer's gate is the same for all positions: its first candidates skip nothing."""
+    engine = PricedEngine(lambda row: row.sum() * 0.1, lambda row: np.where([False, False, True], row >= 3, row / 3))
+    curve = search_thresholds(engine, CANDIDATES, ANY, 10.0, closing="last")
+    assert [tuple(knot) for knot in rows_of(curve)[[4, 6]]] == [(2, 2, 0), (3, 3, 0)]
+    assert rows_of(curve)[-1].tolist() == [3, 3, 3]
+
+
+def test_not_all_images_leave_before_layers_are_closed():
+    exits = np.array([0.9, 0.7, 0.5, 0.2, 0.0])
+    curve = search_thresholds(LeavingEngine(), [*CANDIDATES, exits], ANY, 10.0, closing="last")
+    closed = (rows_of(curve) == [3, 3, 3, 0]).any(axis=1).argmax()
+    assert rows_of(curve)[closed - 1].tolist() == [2, 2, 2, 0.2]
 
 
 def test_what_may_not_move_is_not_closed_with_its_block():
@@ -250,7 +273,7 @@ def test_the_cheapest_known_move_is_made_after_a_few_looks():
             made.append((self._moves[columns].price, min(current)))
             super()._make(columns)
 
-    search = Watched(engine, candidates, ANY, whole_blocks=False)
+    search = Watched(engine, candidates, ANY, closing="layers")
     while search.advance():
         pass
     assert len(made) == 36

@@ -62,7 +62,7 @@ def attached(trained, data, place):
 def leaving(calibrated, data, place):
     out = place / "leaving"
     shape = ["--after", 2, "--after", 5, "--grid", 2, "--hidden", 8]
-    recipe = ["--epochs", 2, "--batch", 8, "--threads", 1, "--engine", "reference"]
+    recipe = ["--epochs", 2, "--batch", 8, "--threads", 1, "--engine", "reference", "--cache", place / "cache"]
     output = succeeded(lccl("sidenet", "train", calibrated, data, "--out", out, *shape, *recipe))
     assert "block 5" in output
     assert "the end" in output

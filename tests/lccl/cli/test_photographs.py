@@ -38,7 +38,20 @@ def data(place):
 @pytest.fixture(scope="module")
 def trained(place, data):
     """A small network for images that are too large to be held in memory, and what training said."""
-    options = ["--size", 64, "--epochs", 1, "--batch", 8, "--threads", 1, "--cache", place / "cache"]
+    options = [
+        "--size",
+        64,
+        "--epochs",
+        1,
+        "--batch",
+        8,
+        "--threads",
+        1,
+        "--cache",
+        place / "cache",
+        "--closing",
+        "last",
+    ]
     return place / "model", lccl("train", data, "--out", place / "model", "--runs", place / "runs", *options)
 
 
@@ -47,6 +60,7 @@ def test_a_broken_file_is_named_at_the_end(trained):
     record = bundles.load(trained[0]).training.data
     assert [name.split(" ")[0] for name in record.skipped] == ["train/red/broken.jpg"]
     assert record.train == 36 - 6
+    assert bundles.load(trained[0]).training.recipe["closing"] == "last"
 
 
 def test_a_run_that_is_not_in_a_terminal_says_how_far_it_is(trained):
@@ -57,7 +71,7 @@ def test_a_run_that_is_not_in_a_terminal_says_how_far_it_is(trained):
 
 def test_calibration_and_evaluation_read_the_same_files(trained, data, place):
     folder = trained[0]
-    output = " ".join(lccl("calibrate", folder, data, "--search", 2, "--threads", 1).split())
+    output = " ".join(lccl("calibrate", folder, data, "--search", 2, "--closing", "last", "--threads", 1).split())
     assert "3 held-out images cannot exclude" in output
     assert "train/red/broken.jpg" in output
     assert "So few images cannot exclude" in (folder / "README.md").read_text()

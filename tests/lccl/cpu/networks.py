@@ -13,7 +13,7 @@ GATED = [
     *(Architecture("resnet20", form, gate) for form in ("post", "pre") for gate in GATES),
     *(Architecture("resnet20", "pre", placement=placement) for placement in ("aft-bef", "bef-bef", "bef-aft")),
     *(Architecture("resnet20", form, gate_norm=False) for form in ("post", "pre")),
-    *(Architecture(name) for name in ("resnet18", "resnet50", "resnet164", "wrn-16-4")),
+    *(Architecture(name) for name in ("resnet18", "resnet18-w48", "resnet50", "resnet164", "wrn-16-4")),
     *(Architecture("resnet164", gate=gate, placement="bef-aft") for gate in ("pointwise", "grouped:4")),
     Architecture("wrn-16-4", placement="bef-bef", gate_norm=False),
 ]
@@ -44,7 +44,7 @@ def named(part: Architecture | tuple[str, str]) -> str:
     return "-".join(part) if isinstance(part, tuple) else called(part)
 
 
-SIZES = {"resnet18": 64, "resnet50": 64}
+SIZES = {"resnet18": 64, "resnet18-w48": 64, "resnet50": 64}
 SMALL = 20  # then 10 and 5: maps whose positions fill no whole number of vectors
 POST, PRE = Architecture("resnet20"), Architecture("resnet20", "pre", "grouped:4:1x1")
 HUGE = 1 << 40

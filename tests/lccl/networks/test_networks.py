@@ -50,6 +50,25 @@ def test_plain_imagenet_networks_have_the_published_sizes(name, size, macs):
     assert compile_network(network).shape.dense == macs
 
 
+# as He et al. 2016, table 1, has resnet18: two 3×3 convolutions a block, 1×1 shortcuts where stages begin
+@pytest.mark.parametrize(
+    ("name", "depths", "width"),
+    [
+        ("resnet10", (1, 1, 1, 1), 64), ("resnet14", (1, 2, 2, 1), 64), ("resnet18-w32", (2, 2, 2, 2), 32),
+        ("resnet18-w48", (2, 2, 2, 2), 48),
+    ],
+)  # fmt: skip
+def test_smaller_networks_for_photographs_have_fewer_blocks_or_channels(name, depths, width):
+    macs, channels = 112**2 * 49 * 3 * width, width
+    for stage, depth in enumerate(depths):
+        side, outputs = 56 >> stage, width << stage
+        macs += side**2 * 9 * (channels + (2 * depth - 1) * outputs) * outputs
+        macs += side**2 * channels * outputs if stage else 0
+        channels = outputs
+    network = build(Architecture(name, gate="none"))
+    assert compile_network(network, engine="reference").shape.dense == macs + 10 * channels
+
+
 def convolutions(blocks, block):
     """(side, kernel, inputs, outputs) of a CIFAR network's convolutions: stem, blocks of (kernel, outputs), shortcuts.
 

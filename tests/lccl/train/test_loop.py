@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, build
+from lccl.preprocessing import Preprocessing
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
 from lccl.train.loop import _first_weights, _loss, channel_statistics, make_optimiser, train
@@ -51,6 +52,7 @@ def untimed(record):
     [
         {"epochs": 0}, {"batch": 1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"first_lr": 0}, {"skip_top": 1},
         {"skip_top": -0.1}, {"skip_bottom": -0.1}, {"skip_bottom": 0.8}, {"exact_share": 1.1}, {"exact_share": -0.1},
+        {"closing": "first"},
         {"precision": "fp16"}, {"precision": ""},
     ],
 )  # fmt: skip
@@ -256,13 +258,30 @@ def test_a_teacher_reads_images_as_it_was_trained_to(toy_data, tmp_path, random_
     seen = []
     recipe, teacher = Recipe(epochs=1, batch=8), random_network(RESNET20.plain_twin)
     teacher.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[0].mean())))
-    shifted = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    shifted = Preprocessing(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     run(toy_data(8, held=4), tmp_path / "own", recipe=recipe, teacher=teacher)
-    run(toy_data(8, held=4), tmp_path / "other", recipe=recipe, teacher=teacher, teacher_statistics=shifted)
+    run(toy_data(8, held=4), tmp_path / "other", recipe=recipe, teacher=teacher, teacher_input=shifted)
     own, other = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert not np.allclose(own, other, atol=0.05)
     run(toy_data(8, held=4), tmp_path / "alone", recipe=replace(recipe, distill=0.0), teacher=teacher)
     assert len(seen) == 2 * len(own)
+
+
+def test_a_teacher_sees_images_of_its_own_size(toy_data, tmp_path, random_network):
+    seen, own = [], Preprocessing(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    teacher = random_network(RESNET20.plain_twin)
+    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[1:])))
+    run(toy_data(8, held=4), tmp_path, recipe=Recipe(epochs=1, batch=8), teacher=teacher, teacher_input=own)
+    assert set(seen) == {(3, 48, 48)}
+
+
+def test_the_curve_that_a_network_trains_along_may_close_layers_last(toy_data, tmp_path, random_network):
+    recipe = Recipe(epochs=1, batch=8, path_from=0.0, curve_images=4, closing="last")
+    run(toy_data(8, held=4), tmp_path, recipe=recipe, start=random_network(RESNET20))
+    shares = load_file(tmp_path / "checkpoint.safetensors")["sampler.path_shares"]
+    closed = (shares >= 1).sum(dim=1)
+    assert (shares[closed == 0][-1] > 0.7).all()
+    assert closed[-1] > 0
 
 
 def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_images(toy_data, tmp_path):
