@@ -44,7 +44,7 @@ def check_store(secret: SecretStr) -> SecretStr:
     address = ADDRESS.fullmatch(secret.get_secret_value())
     if address is None or int(address["port"] or 0) > 65535:
         raise ValueError(
-            "is no address of a store: write redis://HOST:PORT/0, rediss://… for TLS or redis+unix:///PATH for a socket; "
+            "is no address of a store: write redis://HOST:PORT/0, rediss://… for TLS, redis+unix:///PATH for a socket; "
             "valkey in place of redis is the same, and USER:PASSWORD@, percent-encoded, may come before HOST"
         )
     return secret
@@ -133,9 +133,13 @@ class SharedRates:
         self._tell(answers)
         if answers:
             log.info("the store of rates answers: replicas count together")
-        else:  # a store may repeat what it was sent, passwords too, in errors of other kinds
-            reason = f": {error}" if isinstance(error, self._told_errors) else ""
+        else:
             log.warning(
-                "the store of rates does not answer, so each replica counts for itself: %s%s",
-                type(error).__name__, reason,
+                "the store of rates does not answer, so each replica counts for itself: %s: %s",
+                type(error).__name__, self._reason(error),
             )  # fmt: skip
+
+    def _reason(self, error: Exception | None) -> str:
+        """The text of an error, or else the code before it: a store may repeat there what it was sent, passwords too."""
+        code = re.match(r"[A-Z]*\b", str(error))
+        return str(error) if isinstance(error, self._told_errors) or code is None else code[0]
