@@ -21,7 +21,7 @@ class Load:
     """Clients that send the same request over and over, each on a connection of its own.
 
     Attributes:
-        outcomes: how many requests ended how: ``right``, ``wrong``, a status, or the name of an error of the connection.
+        outcomes: how many requests ended how: ``right``, ``wrong``, a status, or the name of a connection's error.
 
     """
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, default=Path("docs/example.png"))
     parser.add_argument("--key", help="API key to ask with")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--may-fail", type=int, default=0, help="requests that may be answered 502 or 503, or not at all")
+    parser.add_argument("--may-fail", type=int, default=0, help="requests that may end without an answer, or in error")
     options = parser.parse_args()
     load = Load(options.service, options.image.read_bytes(), {"X-API-Key": options.key} if options.key else {})
     load.run(options.clients)
