@@ -107,7 +107,7 @@ stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
   [[ $(docker inspect --format '{{.State.ExitCode}}' "$1") =~ ^(0|143)$ ]]
 }
 
-has_balancer() { docker compose --profile replicas pull --quiet --policy missing balancer store; }
+has_balancer() { docker compose --profile replicas pull --quiet --policy missing balancer store >/dev/null 2>&1; }
 
 key() { grep -o 'lccl_[A-Za-z0-9_-]*' "$keys/$1"; }  # key NAME
 
@@ -165,7 +165,7 @@ replica_is_killed() {
 bad_update_is_given_up() {  # as there is no such device, a new replica does not start
   local before
   before=$(docker compose --profile replicas ps --quiet service-replica)
-  ! LCCL_DEVICE=cuda READY_S=15 deploy/roll.sh && [[ $(docker compose --profile replicas ps --quiet service-replica) == "$before" ]]
+  ! LCCL_DEVICE=cuda READY_S=8 deploy/roll.sh && [[ $(docker compose --profile replicas ps --quiet service-replica) == "$before" ]]
 }
 
 finish() {

@@ -35,6 +35,10 @@ set_state() { for server in $drained; do ask "set server $server state $1" >/dev
 trap 'set_state ready' EXIT  # or whoever came to that place later would get no requests
 
 mapfile -t old < <(replicas)
+if ! ((${#old[@]})); then
+  echo "roll: no replica runs: docker compose --profile replicas up" >&2
+  exit 1
+fi
 for container in "${old[@]}"; do
   before=$(replicas)
   compose --progress quiet up --detach --no-deps --no-recreate --scale "service-replica=$((${#old[@]} + 1))" service-replica
