@@ -178,7 +178,7 @@ finish() {
 
 need_engine
 trap finish EXIT
-docker compose build --quiet
+docker compose --profile replicas build --quiet service service-replica
 if ! docker compose --progress quiet up --detach --wait --wait-timeout 300; then
   echo "FAIL service, Prometheus and Grafana come up healthy"
   exit 1

@@ -140,6 +140,6 @@ class SharedRates:
             )  # fmt: skip
 
     def _reason(self, error: Exception | None) -> str:
-        """The text of an error, or else the code before it: a store may repeat there what it was sent, passwords too."""
+        """The text of an error, or its code alone: in some a store may repeat what it was sent, passwords too."""
         code = re.match(r"[A-Z]*\b", str(error))
         return str(error) if isinstance(error, self._told_errors) or code is None else code[0]
