@@ -5,6 +5,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from pydantic import SecretStr
@@ -121,7 +122,8 @@ class SharedRates:
             count, left_ms = await self._count([name], [1000 * window_s])
         except Exception as error:  # of whatever kind: that a request cannot be counted here is no reason to refuse it
             self._note(False, error)
-            await self._pool.disconnect(inuse_connections=False)  # of a store that was restarted, none is of use
+            with suppress(Exception):  # it waits for the store
+                await self._pool.disconnect(inuse_connections=False)  # none is of use after a restart
             return None
         self._note(True)
         return count, left_ms / 1000
