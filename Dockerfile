@@ -3,7 +3,7 @@
 #   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
 #     --build-arg CUDA=cu130                  torch for CUDA 13.0, and the C compiler that the cuda engine needs as it runs
 #     --build-arg TORCH_INDEX=https://…       torch from another index
-#     --build-arg EXTRAS="service tracing"    with OpenTelemetry's packages
+#     --build-arg EXTRAS="service redis tracing"  with OpenTelemetry's packages, too
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
 RUN apt-get update \
@@ -26,7 +26,7 @@ RUN index=${TORCH_INDEX:-https://download.pytorch.org/whl/${CUDA:-cpu}} \
 
 # The rest of what pyproject.toml asks for, but for the offline tools' command line, so that a change of source installs the
 # two packages alone.
-ARG EXTRAS=service
+ARG EXTRAS="service redis"
 WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \

@@ -26,7 +26,6 @@ SERIES = (
     "lccl_macs_total",
     "lccl_layer_cells_skipped_total",
 )
-VARIABLES = {"$model": ".+", "$instance": ".+"}  # of the dashboards, as they are for all models and replicas
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -143,12 +142,19 @@ def check_dashboard(report: Report, prometheus: str, dashboard: Path, deadline: 
     report.check(f"{dashboard.stem}: its {asked} queries have data", not waiting, missing)
 
 
-def questions(dashboard: Any, interval: str) -> Iterator[tuple[str, str]]:
-    """What each panel asks Prometheus, over an interval in place of Grafana's own, and the panel's title."""
+def questions(dashboard: Any, interval: str, instance: str = ".+") -> Iterator[tuple[str, str]]:
+    """What each panel asks Prometheus, and the panel's title.
+
+    Args:
+        interval: takes the place of Grafana's own.
+        instance: chooses replicas, by default all, as it is for models.
+
+    """
+    values = {"$__rate_interval": interval, "$model": ".+", "$instance": instance.replace("\\", "\\\\")}
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
-            expression = target["expr"].replace("$__rate_interval", interval)
-            for variable, value in VARIABLES.items():
+            expression = target["expr"]
+            for variable, value in values.items():
                 expression = expression.replace(variable, value)
             yield expression, panel["title"]
 

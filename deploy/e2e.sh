@@ -3,11 +3,13 @@
 # Needs a Docker engine with Compose: the one that `docker info` finds, or else one that a script brings up.
 #   DOCKER_ENGINE   that script: `up` starts an engine, `env` prints the exports that point docker at it
 #   IMAGE           image to classify; where it is missing a small one is made
-#   PORT, PROMETHEUS_PORT, GRAFANA_PORT   where to listen; by default beside a stack that may be running already
+#   PORT, BALANCER_PORT, BALANCER_GRPC_PORT, PROMETHEUS_PORT, GRAFANA_PORT   where to listen; by default beside a stack
+#                   that may be running already
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export COMPOSE_PROJECT_NAME=lccl-e2e
-export PORT=${PORT:-18000} PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090} GRAFANA_PORT=${GRAFANA_PORT:-13000}
+export PORT=${PORT:-18000} BALANCER_PORT=${BALANCER_PORT:-18002} BALANCER_GRPC_PORT=${BALANCER_GRPC_PORT:-19002}
+export PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090} GRAFANA_PORT=${GRAFANA_PORT:-13000}
 export LCCL_MAX_IMAGES=63  # a setting that is not the default
 failed=0
 
@@ -105,17 +107,78 @@ stops() {  # stops CONTAINER: by itself on SIGTERM, before it is killed
   [[ $(docker inspect --format '{{.State.ExitCode}}' "$1") =~ ^(0|143)$ ]]
 }
 
+has_balancer() { docker compose --profile replicas pull --quiet --policy missing balancer store >/dev/null 2>&1; }
+
+key() { grep -o 'lccl_[A-Za-z0-9_-]*' "$keys/$1"; }  # key NAME
+
+makes_keys() {  # one without a limit, and one with few requests
+  (umask 022 && docker run --rm "$image" python -m lccl.service.auth.keys load >"$keys/keys.toml" 2>"$keys/load" &&
+    docker run --rm "$image" python -m lccl.service.auth.keys rated --rate 20/hour >>"$keys/keys.toml" 2>"$keys/rated")
+  chmod 755 "$keys"
+}
+
+each_replica() { for container in $(docker compose --profile replicas ps --quiet service-replica); do "$@" "$container" || return 1; done; }
+
+has_setting() { docker inspect --format '{{.Config.Env}}' "$2" | grep --quiet "$1"; }  # has_setting NAME=VALUE CONTAINER
+
+prometheus_finds() {  # prometheus_finds NUMBER: as many servers are up, and none is down
+  for _ in $(seq 60); do
+    curl --silent --get --data-urlencode 'query=count(up{job="lccl"} == 1) unless on() (up{job="lccl"} == 0)' \
+      "localhost:$PROMETHEUS_PORT/api/v1/query" | grep --quiet "\"$1\"" && return
+    sleep 0.5
+  done
+  return 1
+}
+
+answered() {  # answered NUMBER: how many of as many requests with the rated key the balancer's replicas answer
+  for _ in $(seq "$1"); do
+    curl --silent --output /dev/null --write-out '%{http_code}\n' -H "X-API-Key: $(key rated)" "localhost:$BALANCER_PORT/v1/models"
+  done | grep --count 200
+}
+
+rated() { [[ $(answered 30) == 20 ]]; }
+still_rated() { [[ $(answered 2) == 0 ]]; }
+
+answers_over_grpc() {
+  inside service-replica python -c 'import grpc; from grpc_health.v1 import health_pb2 as h, health_pb2_grpc as g
+assert g.HealthStub(grpc.insecure_channel("balancer:9000")).Check(h.HealthCheckRequest(), timeout=10).status == 1'
+}
+
+under_load() {  # under_load FAILURES WHAT COMMAND...: meanwhile every answer is right, and no more requests fail
+  local load what=$2 told=0
+  python3 deploy/check_load.py --service "http://127.0.0.1:$BALANCER_PORT" --image "${IMAGE:-docs/example.png}" \
+    --key "$(key load)" --may-fail "$1" >"$keys/told" 2>&1 &
+  load=$!
+  sleep 2
+  "${@:3}" >"$keys/log" 2>&1 || told=1
+  kill -TERM "$load"
+  wait "$load" || told=1
+  if ((told)); then failed=1; fi
+  echo "$( ((told)) && echo FAIL || echo 'ok  ') $what: $(cat "$keys/told")"
+  if ((told)); then tail "$keys/log"; fi
+}
+
+replica_is_killed() {
+  restarts "$(docker compose --profile replicas ps --quiet service-replica | head -1)"
+}
+
+bad_update_is_given_up() {  # as there is no such device, a new replica does not start
+  local before
+  before=$(docker compose --profile replicas ps --quiet service-replica)
+  ! LCCL_DEVICE=cuda READY_S=8 deploy/roll.sh && [[ $(docker compose --profile replicas ps --quiet service-replica) == "$before" ]]
+}
+
 finish() {
   local status=$?
   trap - EXIT
   if ((status)); then docker compose logs --no-color --tail 100 service || true; fi
-  docker compose down --volumes --timeout 10 >/dev/null 2>&1 || true
+  docker compose --profile replicas down --volumes --timeout 10 >/dev/null 2>&1 || true
   exit "$status"
 }
 
 need_engine
 trap finish EXIT
-docker compose build --quiet
+docker compose --profile replicas build --quiet service service-replica
 if ! docker compose --progress quiet up --detach --wait --wait-timeout 300; then
   echo "FAIL service, Prometheus and Grafana come up healthy"
   exit 1
@@ -162,4 +225,29 @@ check "its threads follow the quota of half a core" says "$alone" 'cores to comp
 check "probes may ask with HEAD" docker exec "$alone" python -c \
   'import http.client as h; c = h.HTTPConnection("127.0.0.1", 8000); c.request("HEAD", "/health/ready"); assert c.getresponse().status == 200'
 docker rm --force "$alone" >/dev/null
+
+if ! has_balancer; then
+  echo "skip the profile replicas: its images cannot be had"
+  exit "$failed"
+fi
+keys=$(mktemp -d)
+makes_keys
+export KEYS=$keys COMPOSE_FILE=docker-compose.yml:deploy/keys.yml REPLICAS=3
+check "three replicas, their balancer and their store come up healthy" \
+  docker compose --profile replicas --progress quiet up --detach --wait --wait-timeout 300 --scale service=0
+for name in balancer store; do
+  check "$name: read-only root, no capabilities, no new privileges" hardened "$(docker compose --profile replicas ps --quiet $name)"
+done
+check "the replicas: the same" each_replica hardened
+check "Prometheus finds the three, and nothing else" prometheus_finds 3
+check "nobody but the replicas reaches the store" inside balancer bash -c '! (exec 3<>/dev/tcp/store/6379)'
+check "the balancer asks a replica over gRPC, too" answers_over_grpc
+check "a key with 20 requests has 20 at all replicas together" rated
+under_load 8 "one replica is killed, and starts again" replica_is_killed
+under_load 0 "an update to what cannot start is given up" bad_update_is_given_up
+under_load 0 "an update replaces one after the other" env LCCL_MAX_IMAGES=62 deploy/roll.sh
+check "all of them have the new setting" each_replica has_setting LCCL_MAX_IMAGES=62
+check "a key's requests are still counted" still_rated
+check "Prometheus finds the new ones" prometheus_finds 3
+rm -r "$keys"
 exit "$failed"

@@ -34,6 +34,7 @@ from .api.v2 import models as v2_models
 from .auth.access import AccessControl
 from .auth.keys import KeyRing
 from .auth.rate_limits import RateLimits
+from .auth.shared_rates import LOOK_S, SharedRates
 from .auth.windows import Windows
 from .background import call_beside, repeat
 from .everywhere import Everywhere
@@ -78,8 +79,8 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
         windows: where the requests of callers are counted; by default for this process alone.
 
     Raises:
-        StartError: the file of API keys, the signing policy or a certificate cannot be used, the packages of the
-            tracing asked for are missing, or no source has a model.
+        StartError: the file of API keys, the signing policy, a certificate or the store of rates cannot be used, the
+            packages of the tracing asked for are missing, or no source has a model.
         BundleError: a model, or the folder of models, cannot be used.
         EngineError: the engine, device or precision is not to be had.
 
@@ -91,8 +92,10 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
     tracing = Tracing.from_environment() if settings.tracing else None
     single = settings.api_key.get_secret_value() if settings.api_key else None
     keys = KeyRing.load(settings.api_keys, single)
-    access = AccessControl(keys, RateLimits(settings.rate_limit, windows))
     metrics, cost = Metrics(CollectorRegistry()), CostModel()
+    rates = RateLimits(settings.rate_limit, windows)
+    shared = _shared_rates(settings, rates, metrics)
+    access = AccessControl(keys, rates, shared)
     bodies, batcher = BodyMemory(settings.max_body_bytes, settings.max_inflight_bytes), _make_batcher(settings)
     sources = ModelSources(
         parse_locations(settings.models), settings.models_cache,
@@ -108,7 +111,7 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
 
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
     operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, everywhere, page)
-    lifespan = _lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys)
+    lifespan = _lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys, shared)
     app = _fastapi(settings, operations, access, lifespan)
     observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
     app.state = State(
@@ -284,6 +287,11 @@ def _load_models(
     return registry
 
 
+def _shared_rates(settings: Settings, local: RateLimits, metrics: Metrics) -> SharedRates | None:
+    store = settings.rate_limit_store
+    return None if store is None else SharedRates(store, local, metrics.rate_limit_store_up.set)
+
+
 def _info(model: ServedModel) -> tuple[str, str, str, str, str]:
     return model.name, model.version, model.engine.name, model.engine.precision, model.bundle.digest[:12]
 
@@ -318,6 +326,7 @@ def _lifespan(
     decoders: Decoders,
     tracing: Tracing | None,
     keys: KeyRing,
+    shared: SharedRates | None,
 ) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
@@ -332,6 +341,9 @@ def _lifespan(
             rounds.append(repeat("a look at the folder of models", settings.watch_models_s, look))
         if settings.fetch_models_s and sources.fetched:
             rounds.append(repeat("a fetch of models", settings.fetch_models_s, partial(_fetch, sources, registry)))
+        if shared is not None:
+            await shared.look()
+            rounds.append(repeat("a look at the store of rates", LOOK_S, shared.look))
         tasks = [asyncio.create_task(one) for one in rounds]
         grpc: GrpcPort | None = app.state.grpc
         if grpc is not None:
@@ -341,6 +353,8 @@ def _lifespan(
             await grpc.close()
         for task in tasks:
             task.cancel()
+        if shared is not None:
+            await shared.close()
         self_test.close()
         batcher.close()
         await asyncio.to_thread(runner.join, settings.drain_timeout_s)

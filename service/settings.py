@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringCo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .auth.rate_limits import RateText
+from .auth.shared_rates import check_store
 from .sources.location import parse_locations
 
 
@@ -96,6 +97,9 @@ class Settings(BaseSettings):
     )
     api_keys: Path | None = Field(None, description="file of several keys, hashed: see docs/security.md")
     rate_limit: RateText = Field("", description="requests of one caller, such as 100/second; empty is no limit")
+    rate_limit_store: Annotated[SecretStr, AfterValidator(check_store)] | None = Field(
+        None, description="Redis or Valkey in which replicas count requests together, such as redis://store:6379/0"
+    )
     trusted_proxies: Networks = Field("", description="addresses of proxies whose X-Forwarded-For is believed")
     allowed_hosts: Hosts = Field("", description="names in Host that are answered, such as lccl.example.com, or *")
     root_path: RootPath = Field("", description="prefix that a proxy puts before all paths, such as /lccl")

@@ -1,6 +1,8 @@
 """What the deployment files promise, read without Docker."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ def deployed(path: str):
 @pytest.mark.parametrize("name", SERVICES)
 class TestService:
     def test_listens_on_this_machine_only(self, name):
-        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
 
     def test_is_hardened(self, name):
         service = SERVICES[name]
@@ -84,8 +86,10 @@ class TestWiring:
     def test_prometheus_scrapes_the_service(self):
         (job,) = deployed("prometheus/prometheus.yml")["scrape_configs"]
         port = re.search(r"^EXPOSE (\d+)", DOCKERFILE, re.MULTILINE)[1]
+        (found,) = job["dns_sd_configs"]
         assert job["job_name"] == "lccl"
-        assert job["static_configs"] == [{"targets": [f"service:{port}"]}]
+        assert set(found["names"]) == {name for name in SERVICES if "build" in SERVICES[name]}
+        assert (found["type"], found["port"]) == ("A", int(port))
 
     def test_prometheus_has_its_rules(self):
         (pattern,) = deployed("prometheus/prometheus.yml")["rule_files"]
@@ -105,7 +109,7 @@ class TestWiring:
 
     def test_models_are_the_hosts(self):
         folder = re.search(r"LCCL_MODELS=(\S+)", DOCKERFILE)[1]
-        for name in ("service", "service-gpu"):
+        for name in ("service", "service-gpu", "service-replica"):
             assert SERVICES[name]["volumes"] == [f"${{MODELS:-./models}}:{folder}:ro"]
 
     def test_grafana_asks_prometheus(self):
@@ -136,7 +140,7 @@ def test_a_file_of_keys_is_mounted_with_its_folder_where_the_setting_says():
         assert mount["bind"] == {"create_host_path": False}  # Docker would make an empty one, owned by root
 
 
-def test_the_gpu_profile_adds_a_service_that_prometheus_finds():
+def test_the_gpu_profile_adds_a_service():
     gpu = SERVICES["service-gpu"]
     assert gpu["profiles"] == ["gpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
@@ -144,7 +148,48 @@ def test_the_gpu_profile_adds_a_service_that_prometheus_finds():
     assert gpu["environment"] == SERVICES["service"]["environment"] | {"LCCL_DEVICE": "cuda"}
     assert gpu["build"]["args"]["CUDA"] == "${CUDA:-cu130}"
     assert gpu["tmpfs"] == ["/tmp:exec"]  # without it, what the cuda engine compiles there could not be loaded
-    (job,) = deployed("prometheus/prometheus.yml")["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
-    assert (found["names"], found["port"]) == (["service-gpu"], 8000)
-    assert not any("profiles" in service for name, service in SERVICES.items() if name != "service-gpu")
+
+
+class TestReplicas:
+    """The profile `replicas`; what it does is tried in deploy/e2e.sh."""
+
+    def test_adds_replicas_their_balancer_and_their_store(self):
+        profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+        assert profiles.pop("service-gpu") == ["gpu"]
+        assert profiles == {name: ["replicas"] for name in ("service-replica", "balancer", "store")}
+
+    def test_a_replica_is_the_service_but_for_where_it_stands(self):
+        replica, service = SERVICES["service-replica"], SERVICES["service"]
+        assert replica["build"] == service["build"]
+        assert replica["stop_grace_period"] == service["stop_grace_period"]
+        differing = {name for name, value in replica["environment"].items() if service["environment"][name] != value}
+        assert differing == {"LCCL_GRPC_PORT", "LCCL_RATE_LIMIT_STORE", "LCCL_TRUSTED_PROXIES"}
+
+    def test_only_the_balancer_is_reached_from_outside(self):
+        assert not {name for name in ("service-replica", "store") if "ports" in SERVICES[name]}
+
+    def test_the_image_has_what_the_store_needs(self):
+        assert 'ARG EXTRAS="service redis"\n' in DOCKERFILE
+        for name in ("service", "service-gpu", "service-replica"):
+            assert SERVICES[name]["build"]["args"]["EXTRAS"] == "${EXTRAS:-service redis}"
+        store = SERVICES["service-replica"]["environment"]["LCCL_RATE_LIMIT_STORE"]
+        Settings(rate_limit_store=re.fullmatch(r"\$\{\w+:-(.+)\}", store)[1])
+
+    def test_none_but_replicas_share_a_network_with_the_store(self):
+        assert {name for name, one in SERVICES.items() if "store" in one.get("networks", ())} == {
+            "store",
+            "service-replica",
+        }
+        assert SERVICES["store"]["networks"] == ["store"]
+        assert yaml.safe_load((ROOT / "docker-compose.yml").read_text())["networks"] == {"store": {"internal": True}}
+
+    @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed (Debian: haproxy)")
+    def test_the_balancer_takes_its_configuration(self):
+        subprocess.run(["haproxy", "-c", "-f", ROOT / "deploy/balancer/haproxy.cfg"], check=True, timeout=30)
+
+    def test_the_balancer_knows_where_replicas_listen(self):
+        configuration = (ROOT / "deploy/balancer/haproxy.cfg").read_text()
+        ports = re.findall(r"server-template replica \d+ service-replica:(\d+)", configuration)
+        assert ports == ["8000", str(SERVICES["service-replica"]["environment"]["LCCL_GRPC_PORT"])]
+        published = [port.rpartition(":")[2] for port in SERVICES["balancer"]["ports"]]
+        assert published == re.findall(r"bind :(\d+)", configuration)

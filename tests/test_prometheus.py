@@ -35,6 +35,11 @@ RULES = [
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
 LOAD_S, PAUSE_S, PATIENCE_S, INTERVAL = 8, 0.05, 40, "6s"
+ADDED = {  # panels that show how much there is at all replicas together
+    "Replicas up", "Replicas down", "Requests", "Rejections", "Latency, all requests", "Queue depth",
+    "Operating points in use", "Images by exit", "Multiply-accumulates",
+}  # fmt: skip
+AT_MOST = {"Predicted classes"}  # shows but the twenty likeliest, which are others
 MAY_BE_ZERO = {"Replicas down", "Alerts firing", "Queue depth", "Predicted wait", "GPU memory"}
 IMAGE = (ROOT / "docs/example.png").read_bytes()
 ASKED = [
@@ -140,25 +145,26 @@ def process(*command, log, ready):
         server.wait(30)
 
 
-def configuration(service, folder):
-    """The deployed configuration for a service on this machine, read every second."""
+def configuration(services, folder):
+    """The deployed configuration for services on this machine, read every second."""
     chosen = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
     chosen["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     chosen["rule_files"] = [str(DEPLOYED / pattern) for pattern in chosen["rule_files"]]
     (job,) = chosen["scrape_configs"]
-    job["static_configs"] = [{"targets": [service.removeprefix("http://")]}]
-    del job["dns_sd_configs"]  # of the profile gpu
+    job["static_configs"] = [{"targets": [service.removeprefix("http://") for service in services]}]
+    del job["dns_sd_configs"]  # Docker's
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(chosen))
     return file
 
 
 @contextmanager
-def load(service, clients):
-    """Requests of all kinds until the end of the block; each client sends one after the other, with pauses."""
+def load(services, clients):
+    """Requests of all kinds to each of them until the end of the block; each client sends one after the other, with
+    pauses."""
     over = threading.Event()
 
-    def ask():
+    def ask(service):
         with httpx.Client(base_url=service, timeout=30, verify=False) as client:
             for path, body in itertools.cycle(ASKED):
                 if over.is_set():
@@ -166,7 +172,7 @@ def load(service, clients):
                 client.post(path, content=body, headers={"Content-Type": "image/png"})
                 over.wait(PAUSE_S)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=ask, args=(service,)) for service in services for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -179,30 +185,31 @@ def load(service, clients):
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory, early_folder):
-    """The address of a Prometheus that reads the service under load, whose target wait is too short to be kept."""
+    """The address of a Prometheus that reads two replicas under load, whose target wait is too short to be kept."""
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "models").mkdir()
     for model in (early_folder / "early", SHIPPED_MODELS / "resnet20-cifar10"):
         (folder / "models" / model.name).symlink_to(model)
-    service, prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    *services, prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
     with ExitStack() as stack:
+        for number, service in enumerate(services):
+            stack.enter_context(
+                process(
+                    *(sys.executable, "-m", "service", "--port", service.rpartition(":")[2]),
+                    *("--models", folder / "models", "--default-model", "resnet20-cifar10"),
+                    *("--queue-target-ms", "0.001", "--log-level", "warning"),
+                    log=folder / f"service {number}.log", ready=f"{service}/health/ready",
+                )
+            )  # fmt: skip
         stack.enter_context(
             process(
-                *(sys.executable, "-m", "service", "--port", service.rpartition(":")[2]),
-                *("--models", folder / "models", "--default-model", "resnet20-cifar10"),
-                *("--queue-target-ms", "0.001", "--log-level", "warning"),
-                log=folder / "service.log", ready=f"{service}/health/ready",
-            )
-        )  # fmt: skip
-        stack.enter_context(
-            process(
-                *("prometheus", "--config.file", configuration(service, folder), "--log.level", "warn"),
+                *("prometheus", "--config.file", configuration(services, folder), "--log.level", "warn"),
                 *("--storage.tsdb.path", folder / "data"),
                 *("--web.listen-address", prometheus.removeprefix("http://")),
                 log=folder / "prometheus.log", ready=f"{prometheus}/-/ready",
             )
         )  # fmt: skip
-        stack.enter_context(load(service, clients=4))
+        stack.enter_context(load(services, clients=2))
         time.sleep(LOAD_S)
         yield prometheus
 
@@ -226,6 +233,35 @@ def test_no_panel_is_empty(name, prometheus):
         while wrong := emptiness(prometheus, title, expression):
             assert time.monotonic() < deadline, wrong
             time.sleep(0.5)
+
+
+def shown(prometheus, panel, instance, at):
+    """What a panel shows for a choice of its replica variable at a time: numbers by query and labels."""
+    found = {}
+    for number, (expression, _) in enumerate(questions({"panels": [panel]}, INTERVAL, instance)):
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression, "time": at}).json()
+        for series in answer["data"]["result"]:
+            if math.isfinite(value := float(series["value"][1])):
+                found[number, *sorted(series["metric"].items())] = value
+    return found
+
+
+@needs["prometheus"]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_what_panels_show_of_all_replicas_is_what_they_show_of_each_taken_together(name, prometheus):
+    """Amounts are added; each replica's own lines are all there; and ratios and quantiles lie between the replicas'."""
+    at = time.time() - 1  # what was read by then stays as it is
+    replicas = [series["metric"]["instance"] for series in query(prometheus, 'up{job="lccl"}')]
+    assert len(replicas) == 2
+    for panel in DASHBOARDS[name]["panels"]:
+        one, two, both = (shown(prometheus, panel, instance, at) for instance in (*map(re.escape, replicas), ".+"))
+        assert both.keys() == one.keys() | two.keys() or panel["title"] in AT_MOST
+        for series in both.keys() & (one.keys() | two.keys()):
+            parts = [each[series] for each in (one, two) if series in each]
+            least, most = [sum(parts)] * 2 if panel["title"] in ADDED else (min(parts), max(parts))
+            rounding = 1e-9 * (1 + abs(most))
+            told = f"{panel['title']}: {series} is {both[series]} of all, and {parts} of each"
+            assert least - rounding <= both[series] <= most + rounding, told
 
 
 @needs["prometheus"]

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import MODEL, Section, buckets, dashboard, labels, lines, number, quantiles
+from deploy.grafana.panels import INSTANCE, MODEL, Section, buckets, dashboard, labels, lines, number, quantiles
 
-OF_MODEL = '{model=~"$model"}'
-ANSWERED = '{model=~"$model", code=~"2.."}'
+OF_MODEL = '{model=~"$model", instance=~"$instance"}'
+OF_REPLICA = '{instance=~"$instance"}'
+ANSWERED = '{model=~"$model", instance=~"$instance", code=~"2.."}'
 REQUESTS = "lccl_request_duration_seconds_count"
 
 
 def _share(codes: str) -> str:
     """The share of requests answered with these status codes; 0 where there are none."""
-    some = f'sum(rate({REQUESTS}{{model=~"$model", code=~"{codes}"}}[$__rate_interval]))'
+    some = f'sum(rate({REQUESTS}{{model=~"$model", instance=~"$instance", code=~"{codes}"}}[$__rate_interval]))'
     return f"({some} or vector(0)) / sum(rate({REQUESTS}{OF_MODEL}[$__rate_interval]))"
 
 
 def _state() -> Section:
     alarms = [("green", None), ("red", 1.0)]
-    up, down = 'sum(up{job="lccl"})', 'count(up{job="lccl"} == 0) or vector(0)'
+    known = 'up{job="lccl", instance=~"$instance"}'
+    up, down = f"sum({known})", f"count({known} == 0) or vector(0)"
     firing = 'count(ALERTS{alertstate="firing"}) or vector(0)'
     models = f"max by (model, version, engine, precision, digest) (lccl_model_info{OF_MODEL})"
     return "State", [
@@ -28,16 +30,15 @@ def _state() -> Section:
         number("Alerts firing", "Of all rules in Prometheus. The runbook is docs/operations.md.", "short", firing,
                alarms, 3),
         labels("Models", "What is served. The digest names the bundle's exact content.", models, 10),
-        labels("Build", "What runs.", "max by (version, python, torch) (lccl_build_info)", 5),
+        labels("Build", "What runs.", f"max by (version, python, torch) (lccl_build_info{OF_REPLICA})", 5),
     ]  # fmt: skip
 
 
 def _requests() -> Section:
     by_route = {"{{route}} {{code}}": f"sum by (route, code) (rate({REQUESTS}{OF_MODEL}[$__rate_interval]))"}
     failed = {"client's (4xx)": _share("4.."), "server's (5xx)": _share("5..")}
-    refused = {
-        "{{reason}}": 'sum by (reason) (rate(lccl_rejected_total{model=~"$model|"}[$__rate_interval]))',
-    }
+    rejected = 'lccl_rejected_total{model=~"$model|", instance=~"$instance"}'
+    refused = {"{{reason}}": f"sum by (reason) (rate({rejected}[$__rate_interval]))"}
     return "Requests", [
         lines("Requests", "By route and status, probes and scrapes aside.", "reqps", by_route, stacked=True),
         lines("Error ratio", "Of all requests. 429 is refused under load, 503 not ready, 504 too late.", "percentunit",
@@ -63,9 +64,10 @@ def _latency() -> Section:
 
 def _load() -> Section:
     waiting = {"{{model}}": f"sum by (model) (lccl_queue_depth{OF_MODEL})"}
-    wait = {"{{instance}}": "max by (instance) (lccl_predicted_wait_seconds)"}
+    inflight = {"{{instance}}": f"lccl_inflight_requests{OF_REPLICA}"}
+    wait = {"{{instance}}": f"max by (instance) (lccl_predicted_wait_seconds{OF_REPLICA})"}
     level = {
-        "level, {{instance}}": "max by (instance) (lccl_brownout_level)",
+        "level, {{instance}}": f"max by (instance) (lccl_brownout_level{OF_REPLICA})",
         "downgraded": f"(sum(rate(lccl_downgraded_total{OF_MODEL}[$__rate_interval])) or vector(0)) / "
         f"sum(rate(lccl_images_total{OF_MODEL}[$__rate_interval]))",
     }
@@ -74,7 +76,7 @@ def _load() -> Section:
     sizes["mean"] = f"{mean} / sum(rate(lccl_batch_size_count{OF_MODEL}[$__rate_interval]))"
     return "Load", [
         lines("Queue depth", "Images that wait, by model.", "short", waiting),
-        lines("In flight", "Requests being answered.", "short", {"{{instance}}": "lccl_inflight_requests"}),
+        lines("In flight", "Requests being answered.", "short", inflight),
         lines("Batch size", "Images that the engine ran together.", "short", sizes),
         lines("Predicted wait", "Of an image that would arrive now: what waits, at the rate it leaves.", "s", wait,
               12),
@@ -86,4 +88,4 @@ def _load() -> Section:
 def build() -> Dashboard:
     text = "Who is up, what is asked, how fast it is answered and what is refused."
     sections = [_state(), _requests(), _latency(), _load()]
-    return dashboard("lccl-overview", "LCCL overview", text, [MODEL], sections)
+    return dashboard("lccl-overview", "LCCL overview", text, [MODEL, INSTANCE], sections)

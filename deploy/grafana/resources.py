@@ -46,16 +46,20 @@ def _scrapes() -> Section:
 
 def _sources() -> Section:
     none = 'label_replace(vector(1), "source", "no remote source", "", "")'
-    return "Models", [
+    return "Models and rates", [
         lines("Sources of models", "1 while a remote source was in order when it was last fetched, else 0: then what "
               "was fetched before is served.", "short",
-              {"{{instance}} {{source}}": f"lccl_source_up{OF_REPLICA} or on() {none}"}, 24),
+              {"{{instance}} {{source}}": f"lccl_source_up{OF_REPLICA} or on() {none}"}, 12),
+        lines("Store of rates", "0 while the store in which replicas count requests together does not answer, and the "
+              "replica counts for itself, else 1.", "short",
+              {"{{instance}}": f"lccl_rate_limit_store_up{OF_REPLICA}"}, 12),
     ]  # fmt: skip
 
 
 def build() -> Dashboard:
     text = (
-        "CPU, memory, file descriptors, GPUs' memory and sources of each replica, and what reading its metrics takes."
+        "CPU, memory, file descriptors, GPUs' memory, sources and store of rates of each replica, and what reading its "
+        "metrics takes."
     )
     return dashboard(
         "lccl-resources", "LCCL resources", text, [INSTANCE], [_process(), _gpus(), _scrapes(), _sources()]

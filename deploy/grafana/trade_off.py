@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import MODEL, Section, dashboard, lines, quantiles, rows
+from deploy.grafana.panels import INSTANCE, MODEL, Section, dashboard, lines, quantiles, rows
 
-OF_MODEL = '{model=~"$model"}'
+OF_MODEL = '{model=~"$model", instance=~"$instance"}'
 IMAGES = "lccl_image_duration_seconds"
 
 
@@ -16,12 +16,12 @@ def _mean(name: str) -> str:
 
 
 def _macs(kind: str) -> str:
-    return f'sum(rate(lccl_macs_total{{model=~"$model", kind="{kind}"}}[$__rate_interval]))'
+    return f'sum(rate(lccl_macs_total{{model=~"$model", instance=~"$instance", kind="{kind}"}}[$__rate_interval]))'
 
 
 def _of_point(kind: str) -> str:
-    rate = f'rate(lccl_point_skip_ratio_total{{model=~"$model", kind="{kind}"}}[$__rate_interval])'
-    return f"sum by (model, operating_point) ({rate})"
+    sums = f'lccl_point_skip_ratio_total{{model=~"$model", instance=~"$instance", kind="{kind}"}}'
+    return f"sum by (model, operating_point) (rate({sums}[$__rate_interval]))"
 
 
 def _skipping() -> Section:
@@ -81,4 +81,4 @@ def _images() -> Section:
 
 def build() -> Dashboard:
     text = "What clients ask for between accuracy and work, what is computed for it, and whether images have changed."
-    return dashboard("lccl-trade-off", "LCCL trade-off", text, [MODEL], [_skipping(), _work(), _images()])
+    return dashboard("lccl-trade-off", "LCCL trade-off", text, [MODEL, INSTANCE], [_skipping(), _work(), _images()])

@@ -58,7 +58,7 @@ def route(operation: Operation, access: AccessControl) -> APIRoute:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        access.admit(request, operation.level)
+        await access.admit(request, operation.level)
         response = await operation.handler(request)
         await response(scope, receive, send)
 

@@ -5,11 +5,13 @@ from functools import lru_cache
 from typing import Literal
 
 from fastapi import Request
+from limits import RateLimitItem
 from starlette.types import Scope
 
 from ..errors import ServiceError
 from .keys import KeyRing
 from .rate_limits import RateLimits
+from .shared_rates import SharedRates
 
 Level = Literal["open", "key", "admin"]
 KEY_HEADERS = {b"authorization", b"x-api-key"}
@@ -19,10 +21,11 @@ IPV6_HOME = 64  # bits of an IPv6 address that tell one home or machine from ano
 class AccessControl:
     """The only place where keys are checked and requests counted; every route passes through it."""
 
-    def __init__(self, keys: KeyRing, rates: RateLimits) -> None:
-        self._keys, self._rates = keys, rates
+    def __init__(self, keys: KeyRing, rates: RateLimits, shared: SharedRates | None = None) -> None:
+        """Takes what counts for this process, and what counts for all replicas, where there is such."""
+        self._keys, self._rates, self._shared = keys, rates, shared
 
-    def admit(self, request: Request, level: Level) -> None:
+    async def admit(self, request: Request, level: Level) -> None:
         """Find who asks, count the request under that caller's rate, and note the caller in the request's state.
 
         Guesses at keys are counted under the address that they come from.
@@ -44,10 +47,10 @@ class AccessControl:
         try:
             caller = self._keys.identify(_keys(request.scope), address)
         except ServiceError:
-            self._rates.count(address)
+            await self._count(address)
             raise
         request.scope["state"]["caller"] = caller
-        self._rates.count(f"key {caller.name}" if self._keys.asked else address, caller.rate)
+        await self._count(f"key {caller.name}" if self._keys.asked else address, caller.rate)
         if level == "admin" and not self._keys.has_admin:
             raise ServiceError(
                 "forbidden", "this route is off: give a key 'admin = true' in the file that LCCL_API_KEYS names"
@@ -56,6 +59,12 @@ class AccessControl:
             raise ServiceError(
                 "forbidden", f"the key {caller.name!r} may not do this: ask with one that has 'admin = true'"
             )
+
+    async def _count(self, caller: str, rate: RateLimitItem | None = None) -> None:
+        if self._shared is None:
+            self._rates.count(caller, rate)
+        else:
+            await self._shared.count(caller, rate)
 
     def name_of(self, scope: Scope) -> str | None:
         """Whom fairness counts a request for, also before it was admitted; None for whoever has not the key to ask."""

@@ -37,8 +37,23 @@ def _checked(text: str) -> str:
 RateText = Annotated[str, AfterValidator(_checked)]
 
 
+def check_count(rate: RateLimitItem, count: int, left_s: float) -> None:
+    """Whether a window has room for as many requests; it ends in ``left_s``.
+
+    Raises:
+        ServiceError, rate_limited: it has not.
+
+    """
+    if count > rate.amount:
+        told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {left_s:.1f} s"
+        raise ServiceError("rate_limited", told, left_s)
+
+
 class RateLimits:
     """Counts requests by caller.
+
+    Attributes:
+        default: the rate of callers without one of their own; None is no limit.
 
     Args:
         default: the rate of callers without one of their own; empty is no limit.
@@ -50,7 +65,7 @@ class RateLimits:
     def __init__(
         self, default: str = "", windows: Windows | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._default, self._windows, self._clock = parse_rate(default), windows or OwnWindows(), clock
+        self.default, self._windows, self._clock = parse_rate(default), windows or OwnWindows(), clock
 
     def count(self, caller: str, own: RateLimitItem | None = None) -> None:
         """Count a request of a caller under its own rate, or else the default one.
@@ -59,11 +74,9 @@ class RateLimits:
             ServiceError, rate_limited: it has no more in this window.
 
         """
-        rate = own or self._default
+        rate = own or self.default
         if rate is None:
             return
         now = self._clock()
         count, end = self._windows.count(caller, rate.get_expiry(), now)
-        if count >= rate.amount:
-            told = f"{rate.amount} requests in {rate.get_expiry()} s are allowed: wait {end - now:.1f} s"
-            raise ServiceError("rate_limited", told, end - now)
+        check_count(rate, count + 1, end - now)

@@ -138,6 +138,11 @@ class Metrics:
         self.source_up = gauge(
             "source_up", "1 while a remote source of models was in order when it was last fetched, else 0.", ("source",)
         )
+        self.rate_limit_store_up = gauge(
+            "rate_limit_store_up",
+            "0 while the store of rates does not answer and each replica counts requests for itself, else 1.",
+        )
+        self.rate_limit_store_up.set(1)
         self.gpu_memory = gauge(
             "gpu_memory_bytes", "Bytes of a GPU that a model runs on: of torch's allocator, and of the whole device.",
             ("device", "kind"),

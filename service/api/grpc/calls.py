@@ -162,8 +162,8 @@ class Calls:
 
     async def _work(self, procedure: Procedure, scope: Scope, context: Context, remaining_s: float) -> bytes:
         request = Request(scope)
-        self._access.admit(request, procedure.level)
         try:
+            await self._access.admit(request, procedure.level)
             if procedure.level == "open":
                 answer = await procedure.answer(Call(request, b"", remaining_s))
             else:

@@ -85,7 +85,7 @@ def test_its_refusal_is_like_every_other(full, draw_image, caplog):
     with caplog.at_level(logging.INFO):
         early = client.post("/v1/models/small/classify", **send)
     state = client.app.state
-    state.access._rates._default = parse_rate("1/day")
+    state.access._rates.default = parse_rate("1/day")
     late = [client.get("/v1/models", headers={"Origin": PAGE}) for _ in range(2)][1]
     assert (early.status_code, late.status_code) == (429, 429)
     assert set(early.json()) == set(late.json())
