@@ -163,7 +163,7 @@ class TestReplicas:
         assert replica["build"] == service["build"]
         assert replica["stop_grace_period"] == service["stop_grace_period"]
         differing = {name for name, value in replica["environment"].items() if service["environment"][name] != value}
-        assert differing == {"LCCL_GRPC_PORT", "LCCL_RATE_LIMIT_STORE", "LCCL_TRUSTED_PROXIES"}
+        assert differing == {"LCCL_GRPC_PORT", "LCCL_PROCESSES", "LCCL_RATE_LIMIT_STORE", "LCCL_TRUSTED_PROXIES"}
 
     def test_only_the_balancer_is_reached_from_outside(self):
         assert not {name for name in ("service-replica", "store") if "ports" in SERVICES[name]}

@@ -23,7 +23,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.check_stack import query, questions
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, SupervisorMetrics
 from tests.conftest import SHIPPED_MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,9 @@ def test_every_alert_has_an_entry_in_the_runbook():
 def test_rules_ask_for_metrics_that_exist():
     registry = CollectorRegistry()
     Metrics(registry)
-    known = {family.name for family in registry.collect()}
+    several = CollectorRegistry()
+    SupervisorMetrics(several)
+    known = {family.name for one in (registry, several) for family in one.collect()}
     asked = set(re.findall(r"\b(?:lccl|process)_[a-z_]+", "\n".join(rule["expr"] for rule in RULES)))
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} <= known
 

@@ -9,12 +9,12 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Metric
 
 from ..auth.shared_windows import SharedWindows, shared_file
 from ..errors import ServiceError, StartError
 from ..settings import Settings
-from ..telemetry.metrics import NAMESPACE
+from ..telemetry.metrics import SupervisorMetrics
 from ..telemetry.together import Together, lasting, snapshot
 from .channel import Outcome
 from .hired import Hired
@@ -45,15 +45,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._windows = shared_file()
         SharedWindows(self._windows, fresh=True)
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry, self._left = CollectorRegistry(), list[Metric]()  # what is counted of workers that have ended
-        ProcessCollector(registry=self._registry)
-        Gauge(
-            "processes", "Processes that answer requests.", namespace=NAMESPACE, registry=self._registry
-        ).set_function(lambda: len(self._serving))
-        self._died = Counter(
-            "processes_died", "Processes that ended unbidden.", namespace=NAMESPACE, registry=self._registry
-        )
+        self._metrics, self._left = SupervisorMetrics(CollectorRegistry()), list[Metric]()  # the latter of the ended
+        self._metrics.processes.set_function(lambda: len(self._serving))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then let all workers finish what they accepted.
@@ -135,7 +128,7 @@ class Supervisor:
             self._part(worker)
             if not self._ending.is_set():
                 log.error("process %d ended with %d; another takes its place", number, status)
-                self._died.inc()
+                self._metrics.processes_died.inc()
                 pause_s = min(2 * pause_s, MOST_PAUSE_S) if time.monotonic() - began < SOON_S else LEAST_PAUSE_S
                 await self._rest(pause_s)
 
@@ -196,7 +189,7 @@ class Supervisor:
         for worker, outcome in zip(asked, found, strict=True):
             if outcome is not None and not outcome.failed:
                 worker.metrics = outcome.read()
-        here = [*snapshot(self._registry), *self._left]
+        here = [*snapshot(self._metrics.registry), *self._left]
         return [Outcome(here), *(Outcome(worker.metrics) for worker in self._alive.values())]
 
     async def _change(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:

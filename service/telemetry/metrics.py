@@ -28,6 +28,7 @@ OF_ALL: dict[str, Callable[[Iterable[float]], float]] = {
     "lccl_model_info": max,
     "lccl_build_info": max,
     "lccl_source_up": min,
+    "lccl_rate_limit_store_up": min,
     "process_start_time_seconds": min,
 }
 MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
@@ -149,3 +150,16 @@ class Metrics:
         )  # fmt: skip
         self.build_info = gauge("build_info", "1 for the running build.", ("version", "python", "torch"))
         self.build_info.labels(version("lccl"), platform.python_version(), version("torch")).set(1)
+
+
+class SupervisorMetrics:
+    """Those of the process that has others serve; one attribute each, as above."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        self.processes = Gauge("processes", "Processes that answer.", namespace=NAMESPACE, registry=registry)
+        self.processes_died = Counter(
+            "processes_died_total", "Processes that ended unbidden.", namespace=NAMESPACE, registry=registry
+        )
