@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import Any
+from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
+from lccl.service.__main__ import SWITCH_S, YOUNG_OBJECTS
+from lccl.service.api.operations import Unhurried
+from lccl.service.app import create_app
+from lccl.service.errors import StartError
+from lccl.service.settings import Settings
+from lccl.service.telemetry.logs import configure
 from prometheus_client import start_http_server
 from ray import serve
 from starlette.types import ASGIApp
@@ -21,18 +27,11 @@ from starlette.types import ASGIApp
 from deploy.ray.entrance import Entrance, status_of
 from deploy.ray.metrics import Directory, directory
 from deploy.ray.routing import images_that_fill
-from lccl.service.__main__ import SWITCH_S, YOUNG_OBJECTS
-from lccl.service.api.operations import Unhurried
-from lccl.service.app import create_app
-from lccl.service.errors import StartError
-from lccl.service.settings import Settings
-from lccl.service.telemetry.logs import configure
 
 MOST_UNDER_WAY = 512  # requests of a replica: twice the default LCCL_QUEUE_LIMIT, so that its queue refuses and not Ray
 HANDED_OVER = {
     "grpc_port": "gRPC is not offered under Ray: unset LCCL_GRPC_PORT",
     "tls_certificate": "Ray's proxies hold the connections: give the certificate to http_options",
-    "root_path": "Ray's proxies see the paths: set root_path in http_options",
 }
 
 
@@ -61,6 +60,7 @@ class Replica:
     """One replica: the application, what Ray asks of it, and a port for its metrics."""
 
     _app: FastAPI
+    _name: str
     _address: str
     _directory: Directory
 
@@ -78,11 +78,15 @@ class Replica:
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
         sys.setswitchinterval(SWITCH_S)
-        self._directory = directory()
+        self._name, self._directory = serve.get_replica_context().replica_tag, directory()
         host = ray.util.get_node_ip_address()
         server, _ = start_http_server(0, host, Unhurried(self._app.state.metrics.registry))
         self._address = f"{host}:{server.server_port}"
         return Entrance(self._app, settings.trusted_proxies, self._directory)
+
+    def __del__(self) -> None:
+        """Called by Ray when the replica has answered all and its application has ended."""
+        self._directory.forget.remote(self._name)
 
     async def check_health(self) -> None:
         """Ask what the readiness probe asks: after three failures in a row Ray replaces the replica.
@@ -93,11 +97,13 @@ class Replica:
         """
         if await status_of(self._app, "/health/ready") != 200:
             raise RuntimeError("/health/ready does not answer 200: the replica's log says why")
-        self._directory.tell.remote(serve.get_replica_context().replica_tag, self._address)
+        self._directory.tell.remote(self._name, self._address)
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """What the router knows of a replica, taken once."""
-        return {"full": {model.name: images_that_fill(model.engine, model.bundle) for model in self._app.state.registry}}
+        return {
+            "full": {model.name: images_that_fill(model.engine, model.bundle) for model in self._app.state.registry}
+        }
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What :class:`deploy.ray.scaling.OngoingAndWait` decides by, beside requests."""
@@ -122,4 +128,4 @@ def own_settings() -> Settings:
     return settings.model_copy(update=given | {"decode_threads": settings.decode_threads or processors + 1})
 
 
-app = Replica.bind()
+app = cast(Any, Replica).bind()  # serve.deployment makes a Deployment of it

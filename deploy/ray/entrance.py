@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 
 from fastapi import FastAPI
+from lccl.service.api.problems import media_type
+from lccl.service.errors import problem_body
+from lccl.service.transport.proxies import behind_proxies
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from deploy.ray.metrics import Directory
-from lccl.service.errors import ServiceError
-from lccl.service.transport.proxies import behind_proxies
 
 TARGETS = "/metrics/targets"
 ELSEWHERE = f"each replica has its metrics on a port of its own: {TARGETS} lists them for Prometheus (http_sd_configs)"
@@ -34,11 +35,13 @@ class Entrance:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["path"] == TARGETS:
+            return
+        scope["path"] = scope["path"].removeprefix(scope["root_path"])  # the application's route_prefix
+        if scope["path"] == TARGETS:
             await JSONResponse(await self._directory.targets.remote())(scope, receive, send)
         elif scope["path"] == "/metrics":
-            refusal = self._app.state.refuse(scope, ServiceError("unknown_model", ELSEWHERE), None)
-            await refusal(scope, receive, _without_id(scope, send))
+            told = problem_body(404, "not_found", ELSEWHERE)
+            await JSONResponse(told, 404, media_type=media_type("/metrics"))(scope, receive, send)
         else:
             self._see_through(scope)
             await self._follow(scope, receive, _without_id(scope, send))

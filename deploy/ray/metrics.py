@@ -8,7 +8,7 @@ from typing import Any, cast
 import ray
 
 NAME = "lccl-metrics"
-FORGOTTEN_S = 30.0  # after which a replica that says nothing more is left out; it tells at each health check
+FORGOTTEN_S = 15.0  # after which a replica that says nothing more is left out; it tells at each health check
 
 
 class Addresses:
@@ -20,6 +20,10 @@ class Addresses:
     def tell(self, replica: str, address: str) -> None:
         """Note where a replica's metrics are."""
         self._told[replica] = address, time.monotonic()
+
+    def forget(self, replica: str) -> None:
+        """Leave out a replica that has ended."""
+        self._told.pop(replica, None)
 
     def targets(self) -> list[dict[str, list[str]]]:
         """As Prometheus takes them."""

@@ -23,8 +23,8 @@ class FullBatches(FIFOMixin, RequestRouter):
     """Sends a request where others for its model wait, until a batch is full there; else where fewest are under way.
 
     A batch is full with as many images as cost together what the batch costs by itself: on a GPU dozens, on a CPU one,
-    so that there the replica with fewest requests under way gets each. Each proxy has a router of its own; replicas tell
-    all of them how many requests they have.
+    so that there the replica with fewest requests under way gets each. Each proxy has a router of its own; replicas
+    tell all of them how many requests they have.
     """
 
     def initialize_state(self) -> None:
@@ -67,7 +67,7 @@ def model_of(request: PendingRequest | None) -> str:
     """The model that the path of a request names; of what is no HTTP request "" as of one for the default model."""
     if request is None or not request.metadata.is_http_request:
         return ""
-    named = MODEL.match(pickle.loads(request.args[0]).asgi_scope["path"])  # what Ray's proxy made
+    named = MODEL.search(pickle.loads(request.args[0]).asgi_scope["path"])  # what Ray's proxy made
     return named[1] if named else ""
 
 
