@@ -29,8 +29,8 @@ from benchmarks.server import Server
 WAYS = {"proxy": {}, "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
 MOST = 4  # replicas
 CONNECTIONS = (1, 16)
-MANY = 32  # connections for the throughput of replicas
 IMAGES = 16  # of a large request
+MANY = {1: 32, IMAGES: 8}  # connections for the throughput of replicas, by images of a request
 SETTLED_S = 60.0
 PARTS = {
     "ray::ProxyActor": "proxy",
@@ -67,8 +67,9 @@ def _measure(way: str, seconds: float, rounds: int) -> dict[str, list[Row]]:
         for count in range(MOST, 0, -1):
             _settle(behind, count)
             row: Row = {"way": way, "replicas": count}
-            for kind, request, images in (("one image", small, 1), (f"{IMAGES} images", large, IMAGES)):
-                row[f"images/s, {kind}"] = images * drive(behind, request, MANY, seconds)["requests/s"]
+            for images, request in ((1, small), (IMAGES, large)):
+                per_s = drive(behind, request, MANY[images], seconds)["requests/s"]
+                row[f"images/s, {images} a request"] = round(images * per_s)
             replicas.insert(0, row)
             if count > 1:
                 behind.process.send_signal(signal.SIGUSR1)

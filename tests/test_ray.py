@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import pickle
 import re
 import shutil
 import socket
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -189,8 +191,12 @@ def test_answers_are_those_of_the_service(base, images, expected):
             assert answer.headers["x-request-id"] == answer.json()["request_id"]  # once
         named = client.post("/v1/classify", content=images[0], headers={"x-request-id": "mine"})
         assert named.headers["x-request-id"] == named.json()["request_id"] == "mine"
-        assert client.post("/v1/classify", content=images[0], headers={"x-lccl-sparsity": "0.3"}).json()[
-            "operating_point"]["sparsity"] == 0.3
+        assert (
+            client.post("/v1/classify", content=images[0], headers={"x-lccl-sparsity": "0.3"}).json()[
+                "operating_point"
+            ]["sparsity"]
+            == 0.3
+        )
         tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
         inferred = client.post("/v2/models/resnet20-cifar10/infer", json={"inputs": [tensor]}).raise_for_status()
         assert {one["name"] for one in inferred.json()["outputs"]} >= {"label", "probabilities"}
@@ -262,8 +268,13 @@ def test_metrics_of_all_replicas_add_up(base, images, expected):
     assert set(outcomes) == {"right"}
     count, sums = scrape(base)
     assert count == NODES
-    answered = sum(value for name, value in sums.items() if name.startswith("lccl_request_duration_seconds_count{")
-                   and 'route="/v1/classify"' in name and 'code="200"' in name)
+    answered = sum(
+        value
+        for name, value in sums.items()
+        if name.startswith("lccl_request_duration_seconds_count{")
+        and 'route="/v1/classify"' in name
+        and 'code="200"' in name
+    )
     assert answered == outcomes["right"]
     elsewhere = httpx.get(f"{base}/metrics")
     assert elsewhere.status_code == 404
@@ -277,7 +288,8 @@ def test_a_client_that_leaves_takes_its_request_along(base):
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
             f"POST {PREFIX}/v1/classify HTTP/1.1\r\nhost: localhost\r\nx-api-key: {KEY}\r\ncontent-type: image/png\r\n"
-            f"content-length: {len(large)}\r\n\r\n".encode() + large[: len(large) // 2]
+            f"content-length: {len(large)}\r\n\r\n".encode()
+            + large[: len(large) // 2]
         )
         time.sleep(0.5)
 
@@ -372,3 +384,100 @@ def test_a_replica_that_is_not_ready_is_replaced(base, images, expected, tmp_pat
     asyncio.run(until(lambda: running() == 1, "another one runs"))
     answer = httpx.post(f"{base}/v1/classify", content=images[0], headers=HEADERS)
     assert answer.json()["predictions"] == expected[0, ""]
+
+
+class Replica:
+    """A replica as a router sees it."""
+
+    def __init__(self, name, **full):
+        from ray.serve.request_router import ReplicaID
+
+        self.replica_id, self.replica_metadata = ReplicaID(name, deployment_id()), {"full": full}
+
+
+def deployment_id():
+    from ray.serve._private.common import DeploymentID
+
+    return DeploymentID("lccl")
+
+
+def asked(model, number):
+    """A request for a model as Ray's proxy hands it to the router."""
+    from ray.serve._private.common import RequestMetadata, RequestProtocol, StreamingHTTPRequest
+    from ray.serve.request_router import PendingRequest
+
+    scope = {"path": f"{PREFIX}/v1/models/{model}/classify"}
+    metadata = RequestMetadata(str(number), str(number), _request_protocol=RequestProtocol.HTTP)
+    return PendingRequest(
+        [pickle.dumps(StreamingHTTPRequest(asgi_scope=scope, proxy_actor_name="proxy"))], {}, metadata
+    )
+
+
+def test_requests_for_a_model_join_until_a_batch_is_full(cluster):
+    from ray.serve._private.common import DeploymentHandleSource
+
+    from deploy.ray.routing import FullBatches
+
+    async def route():
+        there = [Replica(name, many=3, few=1) for name in "ABC"]
+        router = FullBatches(deployment_id(), DeploymentHandleSource.PROXY, use_replica_queue_len_cache=True)
+        router.initialize_state()
+        went, ended = [], {}
+        for number, model in enumerate(["many", "few", "many", "many", "many", "few", "other"]):
+            request = asked(model, number)
+            ((first,), *others) = await router.choose_replicas(there, request)
+            assert len(others) == len(there) - 1
+            router.on_send_request(first.replica_id)
+            router.on_request_routed(request, first.replica_id, None)
+            request.future.set_result(first)
+            await asyncio.sleep(0)
+            went.append(f"{model} {first.replica_id.unique_id}")
+            ended[str(number)] = first.replica_id
+        for number, replica in ended.items():
+            router.on_request_completed(replica, number)
+        await router.choose_replicas(there, waiting := asked("many", 7))
+        ((first,), *_) = await router.choose_replicas(there, asked("few", 8))
+        assert first.replica_id.unique_id == "C"  # B has been chosen
+        waiting.future.cancel()
+        await asyncio.sleep(0)
+        assert router._chosen[there[1].replica_id] == 0
+        assert not router._under_way
+        assert not router._models
+        return went
+
+    assert asyncio.run(route()) == ["many A", "few B", "many A", "many A", "many C", "few B", "other C"]
+
+
+def test_replicas_are_asked_for_by_requests_and_by_waits():
+    pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+    from deploy.ray.scaling import OngoingAndWait
+
+    def replicas(requests, *waits):
+        waits = {"predicted_wait_s": dict(enumerate(waits))} if waits else None
+        target = SimpleNamespace(get_target_ongoing_requests=lambda: 8.0)
+        return OngoingAndWait(0.025)(
+            SimpleNamespace(total_num_requests=requests, aggregated_metrics=waits, config=target)
+        )
+
+    assert replicas(24) == (3.0, {})
+    assert replicas(24, 0.01, 0.015) == (3.0, {})
+    assert replicas(24, 0.05, 0.05) == (4.0, {})
+    assert replicas(0, 0.0, 0.0) == (0.0, {})
+
+
+@pytest.mark.parametrize(
+    ("alone_s", "each_s", "full"), [(0.0, 0.001, 1), (0.001, 0.001, 1), (0.008, 0.001, 8), (1.0, 0.001, 64), (1, 0, 64)]
+)
+def test_a_batch_is_full_when_its_images_cost_what_it_costs_alone(monkeypatch, bundle, alone_s, each_s, full):
+    pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+    from deploy.ray import routing
+
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+
+    def run(images, options):
+        clock.now += alone_s + each_s * len(images)
+
+    monkeypatch.setattr(routing, "time", clock)
+    image = SimpleNamespace(height=8, width=8)
+    engine = SimpleNamespace(plan=SimpleNamespace(image=image), batch_limit=64, run=run)
+    assert routing.images_that_fill(engine, bundle) == full

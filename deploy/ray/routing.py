@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 if TYPE_CHECKING:
     from lccl.bundle.format import Bundle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MODEL = re.compile(r"/v[12]/models/([^/]+)/")
 
 
-class FullBatches(FIFOMixin, RequestRouter):
+class FullBatches(RequestRouter):
     """Sends a request where others for its model wait, until a batch is full there; else where fewest are under way.
 
     A batch is full with as many images as cost together what the batch costs by itself: on a GPU dozens, on a CPU one,
@@ -31,6 +31,7 @@ class FullBatches(FIFOMixin, RequestRouter):
         """Nothing is under way."""
         self._models: dict[str, str] = {}  # of requests under way, by their internal ids
         self._under_way: dict[ReplicaID, Counter[str]] = defaultdict(Counter)
+        self._chosen: Counter[ReplicaID] = Counter()  # for requests that are not sent yet: several may come at once
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -39,14 +40,18 @@ class FullBatches(FIFOMixin, RequestRouter):
         model = model_of(pending_request)
 
         def order(replica: RunningReplica) -> tuple[int, int]:
-            waiting = self._replica_queue_len_cache.get(replica.replica_id) or 0
+            waiting = (self._replica_queue_len_cache.get(replica.replica_id) or 0) + self._chosen[replica.replica_id]
             full = replica.replica_metadata.get("full", {}).get(model, 1)
             joined = self._under_way[replica.replica_id][model] if waiting < full else 0
             return -joined, waiting
 
-        if pending_request is not None:
+        ordered = sorted(candidate_replicas, key=order)
+        if pending_request is not None and ordered:
             pending_request.routing_context.should_backoff = True
-        return [[replica] for replica in sorted(candidate_replicas, key=order)]
+            chosen = [ordered[0].replica_id]
+            self._chosen.update(chosen)
+            pending_request.future.add_done_callback(lambda _: self._chosen.subtract(chosen))
+        return [[replica] for replica in ordered]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """Count it."""
