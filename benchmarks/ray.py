@@ -1,22 +1,24 @@
 """What Ray's hop costs, and how throughput grows from 1 to 4 replicas of one thread each.
 
-    python -m benchmarks.ray [--ways proxy haproxy] [--seconds S] [--rounds N]
+    python -m benchmarks.ray [--ways proxy haproxy] [--replicas 1 2 3 4] [--seconds S] [--rounds N]
 
 Beside a Ray of one node runs ``lccl-serve`` with one thread; both answer the same requests in turn, round by round,
 over connections that ask again as soon as they are answered. Processor time is that of all processes of a server, Ray's
-included. The client takes its share of the same cores. A way that is measured replaces its rows in the result file.
+included. The client takes its share of the same cores. What is measured
+replaces its rows in the result file; the hop is measured with one replica.
 """
 
 from __future__ import annotations
 
 import os
 import selectors
-import signal
 import socket
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ from benchmarks import results
 from benchmarks.request_cost import LENGTH, requests
 from benchmarks.server import Server
 
-WAYS = {"proxy": {}, "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
-MOST = 4  # replicas
+WAYS = {
+    "proxy": {},
+    "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"},
+}
+REPLICAS = range(1, 5)
 CONNECTIONS = (1, 16)
 IMAGES = 16  # of a large request
 MANY = {1: 32, IMAGES: 8}  # connections for the throughput of replicas, by images of a request
@@ -46,39 +51,50 @@ def main() -> None:
     options = results.command_line(
         __doc__,
         results.argument("--ways", nargs="+", choices=WAYS, default=list(WAYS)),
+        results.argument("--replicas", nargs="+", type=int, choices=REPLICAS, default=list(REPLICAS)),
         results.argument("--seconds", type=float, default=3.0, help="of each measurement"),
         results.argument("--rounds", type=int, default=3),
     ).parse_args()
-    before = results.read("ray") or {}
-    tables: dict[str, list[Row]] = {"hop": [], "replicas": []}
-    for way in WAYS:
-        measured = _measure(way, options.seconds, options.rounds) if way in options.ways else before
-        for title, rows in tables.items():
-            rows.extend(row for row in measured.get(title, []) if row["way"] == way)
-    results.publish("ray", tables)
+    found = results.read("ray") or {}
+    hop: dict[str, list[Row]] = {way: _of(found.get("hop", []), way=way) for way in WAYS}
+    replicas = {(way, n): _of(found.get("replicas", []), way=way, replicas=n) for way in WAYS for n in REPLICAS}
+    for way in options.ways:
+        for count in options.replicas:
+            with _servers(way, count) as (alone, behind):
+                replicas[way, count] = [_throughput(way, count, behind, options.seconds)]
+                if count == 1:
+                    hop[way] = _hop(way, {"lccl-serve": alone, way: behind}, options.seconds, options.rounds)
+    tables = {"hop": hop, "replicas": replicas}
+    results.publish("ray", {name: list(chain.from_iterable(rows.values())) for name, rows in tables.items()})
 
 
-def _measure(way: str, seconds: float, rounds: int) -> dict[str, list[Row]]:
-    small, large = requests()["v1 raw"], _large()
+def _of(rows: list[Row], **values: Any) -> list[Row]:
+    return [row for row in rows if row.items() >= values.items()]
+
+
+@contextmanager
+def _servers(way: str, count: int) -> Iterator[tuple[Server, Server]]:
+    """``lccl-serve`` with one thread, and Ray with so many replicas, all of which run."""
     alone = Server("beside-ray", "--compute-threads", "1")
-    behind = Server("ray", "--replicas", str(MOST), program=("-m", "benchmarks.ray_probe"), environment=WAYS[way])
-    replicas: list[Row] = []
+    behind = Server(
+        "ray", "--replicas", str(count), program=("-m", "benchmarks.ray_probe"), environment=WAYS[way]
+    )  # fmt: skip
     with alone, behind:
-        for count in range(MOST, 0, -1):
-            _settle(behind, count)
-            row: Row = {"way": way, "replicas": count}
-            for images, request in ((1, small), (IMAGES, large)):
-                per_s = drive(behind, request, MANY[images], seconds)["requests/s"]
-                row[f"images/s, {images} a request"] = round(images * per_s)
-            replicas.insert(0, row)
-            if count > 1:
-                behind.process.send_signal(signal.SIGUSR1)
-        return {"hop": _hop(way, {"lccl-serve": alone, way: behind}, small, seconds, rounds), "replicas": replicas}
+        _settle(behind, count)
+        yield alone, behind
 
 
-def _hop(way: str, servers: dict[str, Server], request: bytes, seconds: float, rounds: int) -> list[Row]:
+def _throughput(way: str, count: int, server: Server, seconds: float) -> Row:
+    row: Row = {"way": way, "replicas": count}
+    for images, request in ((1, requests()["v1 raw"]), (IMAGES, _large())):
+        per_s = drive(server, request, MANY[images], seconds)["requests/s"]
+        row[f"images/s, {images} a request"] = round(images * per_s)
+    return row
+
+
+def _hop(way: str, servers: dict[str, Server], seconds: float, rounds: int) -> list[Row]:
     """Medians over rounds, in which the servers take turns."""
-    rows = []
+    request, rows = requests()["v1 raw"], []
     for connections in CONNECTIONS:
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         for _ in range(rounds):

@@ -1,7 +1,4 @@
-"""The application of Ray Serve on a Ray of its own, for :mod:`benchmarks.ray`; runs until SIGTERM.
-
-SIGUSR1 takes one replica away.
-"""
+"""The application of Ray Serve on a Ray of its own, for :mod:`benchmarks.ray`, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,7 +25,6 @@ def main() -> None:
         results.argument("--log-level", required=True),
         results.argument("--replicas", type=int, required=True),
     ).parse_args()
-    wanted = {signal.SIGTERM, signal.SIGUSR1}
     os.environ.update(RAY)
 
     import ray
@@ -40,19 +36,17 @@ def main() -> None:
     head = {"num_cpus": options.replicas, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     serve.start(http_options={"host": "127.0.0.1", "port": options.port})
     settings = {"LCCL_MODELS": options.models, "LCCL_LOG_LEVEL": options.log_level}
     replica = Replica.options(
+        num_replicas=options.replicas,
         autoscaling_config=None,
         health_check_period_s=2,
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": settings}},
-        **({"request_router_config": {}} if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") else {}),
     )
-    for count in range(options.replicas, 0, -1):
-        serve.run(replica.options(num_replicas=count).bind())
-        if signal.sigwait(wanted) == signal.SIGTERM:
-            break
+    serve.run(replica.bind())
+    signal.sigwait({signal.SIGTERM})
     serve.shutdown()
     ray.shutdown()
     cluster.shutdown()

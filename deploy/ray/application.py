@@ -9,6 +9,7 @@ Settings are those of ``lccl-serve``, from the replica's environment. See docs/d
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ from deploy.ray.metrics import Directory, directory
 from deploy.ray.routing import images_that_fill
 
 MOST_UNDER_WAY = 512  # requests of a replica: twice the default LCCL_QUEUE_LIMIT, so that its queue refuses and not Ray
+# HAProxy in front of the replicas sends to the one with fewest connections, and takes no router.
+BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+ROUTER = {} if BEHIND_HAPROXY else {"request_router_class": "deploy.ray.routing.FullBatches"}
 HANDED_OVER = {
     "grpc_port": "gRPC is not offered under Ray: unset LCCL_GRPC_PORT",
     "tls_certificate": "Ray's proxies hold the connections: give the certificate to http_options",
@@ -40,7 +44,7 @@ HANDED_OVER = {
     max_ongoing_requests=MOST_UNDER_WAY,
     max_queued_requests=MOST_UNDER_WAY,
     backpressure_config={"status_code": 429, "retry_after_s": 1},
-    request_router_config={"request_router_class": "deploy.ray.routing.FullBatches"},
+    request_router_config=ROUTER,
     autoscaling_config={
         "min_replicas": 1,
         "max_replicas": 4,
