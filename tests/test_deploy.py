@@ -76,6 +76,7 @@ class TestImage:
                 "lccl",
                 "service",
                 "models",
+                "deploy/ray",
             )
         }
 

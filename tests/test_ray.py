@@ -30,7 +30,6 @@ SETTINGS = {
 RAY = {
     "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
 }  # fmt: skip
 NODES = 3
@@ -355,7 +354,7 @@ def test_replicas_follow_the_load_and_lose_nothing(base, images, expected):
     deploy(
         autoscaling_config={
             "min_replicas": 1, "max_replicas": NODES, "target_ongoing_requests": 3, "look_back_period_s": 2,
-            "upscale_delay_s": 1, "downscale_delay_s": 2, "policy": policy,
+            "metrics_interval_s": 0.5, "upscale_delay_s": 1, "downscale_delay_s": 2, "policy": policy,
         }
     )  # fmt: skip
     asyncio.run(scale())

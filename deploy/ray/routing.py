@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lccl.engines.base import Engine
 
 MODEL = re.compile(r"/v[12]/models/([^/]+)/")
+NONE: Counter[str] = Counter()
 
 
 class FullBatches(RequestRouter):
@@ -42,15 +43,15 @@ class FullBatches(RequestRouter):
         def order(replica: RunningReplica) -> tuple[int, int]:
             waiting = (self._replica_queue_len_cache.get(replica.replica_id) or 0) + self._chosen[replica.replica_id]
             full = replica.replica_metadata.get("full", {}).get(model, 1)
-            joined = self._under_way[replica.replica_id][model] if waiting < full else 0
+            joined = self._under_way.get(replica.replica_id, NONE)[model] if waiting < full else 0
             return -joined, waiting
 
         ordered = sorted(candidate_replicas, key=order)
         if pending_request is not None and ordered:
             pending_request.routing_context.should_backoff = True
-            chosen = [ordered[0].replica_id]
-            self._chosen.update(chosen)
-            pending_request.future.add_done_callback(lambda _: self._chosen.subtract(chosen))
+            chosen = Counter([ordered[0].replica_id])
+            self._chosen += chosen
+            pending_request.future.add_done_callback(lambda _: self._chosen.__isub__(chosen))
         return [[replica] for replica in ordered]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
