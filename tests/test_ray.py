@@ -342,7 +342,7 @@ def test_a_lost_node_gives_no_wrong_answer(cluster, base, images, expected):
 def test_replicas_follow_the_load_and_lose_nothing(base, images, expected):
     async def scale():
         async with Load(base, images, expected, 12) as load:
-            await until(lambda: running() == NODES, "more replicas")
+            await until(lambda: running() > 1, "more replicas")
             await load.more()
         assert set(load.outcomes) == {"right"}
         async with Load(base, images, expected, 1) as load:
@@ -353,7 +353,7 @@ def test_replicas_follow_the_load_and_lose_nothing(base, images, expected):
     policy = {"policy_function": "deploy.ray.scaling:OngoingAndWait", "policy_kwargs": {"wait_s": 0.025}}
     deploy(
         autoscaling_config={
-            "min_replicas": 1, "max_replicas": NODES, "target_ongoing_requests": 3, "look_back_period_s": 2,
+            "min_replicas": 1, "max_replicas": NODES, "target_ongoing_requests": 1, "look_back_period_s": 2,
             "metrics_interval_s": 0.5, "upscale_delay_s": 1, "downscale_delay_s": 2, "policy": policy,
         }
     )  # fmt: skip
