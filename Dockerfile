@@ -3,7 +3,8 @@
 #   docker build -t lccl-serve .              torch without CUDA, from PyTorch's CPU index where it can be reached; with
 #     --build-arg CUDA=cu130                  torch for CUDA 13.0, and the C compiler that the cuda engine needs as it runs
 #     --build-arg TORCH_INDEX=https://…       torch from another index
-#     --build-arg EXTRAS="service redis tracing"  with OpenTelemetry's packages, too
+#     --build-arg EXTRAS="service redis tracing"  with OpenTelemetry's packages, too; "service ray" with Ray Serve
+#                                             (docs/deploy.md)
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/lccl/bin/python
 RUN apt-get update \
@@ -56,6 +57,7 @@ RUN if [ -n "$CUDA" ]; then \
     apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lccl
 COPY --from=build /opt/lccl /opt/lccl
+COPY deploy/ray /opt/lccl/lib/python3.11/site-packages/deploy/ray
 COPY models /models
 ENV PATH=/opt/lccl/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LCCL_HOST=0.0.0.0 LCCL_MODELS=/models
 USER 10001:10001

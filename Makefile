@@ -21,7 +21,7 @@ CHECKOV := build/checkov
 PROTOCOL := service/api/grpc
 PROTOC := build/protoc
 
-.PHONY: setup lock serve test test-kserve check audit check-native check-wheel check-kubernetes bench fuzz faults e2e figures playground-image protocol kubernetes-rules clean
+.PHONY: setup lock serve test test-kserve test-ray check audit check-native check-wheel check-kubernetes bench fuzz faults e2e figures playground-image protocol kubernetes-rules clean
 
 setup: $(INSTALLED)
 
@@ -51,7 +51,7 @@ serve: setup
 # WORKERS is how many processes share the tests: one for each processor, or a number. They and the processes that tests
 # start keep what they compiled, whatever the environment says: to compile the tests takes each of them five seconds.
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not wheel"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not ray and not wheel"
 
 # KServe's client asks the service, from an environment of its own: it pins versions of what the service uses.
 test-kserve: setup $(KSERVE)/.installed
@@ -61,6 +61,12 @@ $(KSERVE)/.installed:
 	$(PYTHON) -m venv $(KSERVE)
 	$(KSERVE)/bin/python -m pip install -q "kserve>=0.19"
 	touch $@
+
+# Ray Serve on a Ray of several nodes, behind Ray's own proxies and behind its HAProxy.
+test-ray: setup
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[ray]"
+	$(BIN)/python -m pytest -m ray
+	RAY_SERVE_ENABLE_HA_PROXY=1 $(BIN)/python -m pytest -m ray
 
 check: setup
 	$(BIN)/ruff check .

@@ -24,8 +24,10 @@ DOCS = results.HOME / "docs"
 SMALL, LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
 PAGES = (
     results.HOME / "README.md",
-    *(DOCS / f"{name}.md" for name in ("cpu-engine", "serving", "training", "sidenet")),
+    *(DOCS / f"{name}.md" for name in ("cpu-engine", "deploy", "serving", "training", "sidenet")),
 )
+
+RAY = {"proxy": "Ray's proxy", "haproxy": "HAProxy"}
 
 Figures = dict[str, Any]
 
@@ -60,6 +62,7 @@ def fill_tables(page: str) -> str:
         ("faults", "faults", faults_table),
         ("request-cost", "request_cost", request_cost_table),
         ("processes", "processes", processes_table),
+        ("ray-hop", "ray", ray_hop_table), ("ray-replicas", "ray", ray_replicas_table),
     ):  # fmt: skip
         figures = results.read(result)
         if figures is not None:
@@ -243,6 +246,30 @@ def request_cost_table(result: Figures) -> Iterator[str]:
             f"| {row['kind']} | {row['connections']} | {row['outside the engine']:.0f} | {row['loop']:.0f} | "
             f"{row['device threads']:.0f} | {aim} |"
         )
+
+
+def ray_hop_table(result: Figures) -> Iterator[str]:
+    """Requests through Ray beside those to ``lccl-serve`` in the same rounds."""
+    yield from table(
+        "asked", "connections", "requests a second", "median, ms", "p99, ms", "µs of processors a request",
+        "of it the proxy", "of it the replica",
+    )  # fmt: skip
+    for row in result["hop"]:
+        name = RAY.get(row["asked"], f"`{row['asked']}` beside {RAY[row['way']]}")
+        parts = (f"{row[part]:,.0f}" if row["asked"] in RAY else "" for part in ("µs of proxy", "µs of replicas"))
+        yield (
+            f"| {name} | {row['connections']} | {row['requests/s']:,.0f} | {row['p50 ms']:.1f} | {row['p99 ms']:.1f} | "
+            f"{row['µs of processors']:,.0f} | {' | '.join(parts)} |"
+        )
+
+
+def ray_replicas_table(result: Figures) -> Iterator[str]:
+    """Images a second by the number of replicas, through either proxy."""
+    kinds = [name for name in result["replicas"][0] if name.startswith("images/s")]
+    yield from table("through", "replicas", *kinds)
+    for row in result["replicas"]:
+        figures = " | ".join(f"{row[kind]:,}" for kind in kinds)
+        yield f"| {RAY[row['way']]} | {row['replicas']} | {figures} |"
 
 
 def _milliseconds(value: float | None) -> str:

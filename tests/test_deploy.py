@@ -78,6 +78,7 @@ class TestImage:
                 "lccl",
                 "service",
                 "models",
+                "deploy/ray",
             )
         }
 
