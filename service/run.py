@@ -44,14 +44,19 @@ def run(
 
     app = create_app(settings, everywhere, windows)
     config = server_config(app, settings, handed.left if handed else lambda: None)
-    gc.collect()
-    gc.freeze()  # what is loaded by now, above all torch, or each later collection would scan all of it
-    gc.set_threshold(YOUNG_OBJECTS)
-    sys.setswitchinterval(SWITCH_S)
+    settle_in()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has drained
         Server(config, app.state.reload, app.state.drain, handed, on_start, on_end).run()
+
+
+def settle_in() -> None:
+    """Set what makes a process quick that serves from now on, once all is loaded."""
+    gc.collect()
+    gc.freeze()  # what is loaded by now, above all torch, or each later collection would scan all of it
+    gc.set_threshold(YOUNG_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
 
 
 def stand_by(what: str = "lccl-serve") -> None:

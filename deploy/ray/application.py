@@ -8,19 +8,17 @@ Settings are those of ``lccl-serve``, from the replica's environment. See docs/d
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
-from lccl.service.__main__ import SWITCH_S, YOUNG_OBJECTS
-from lccl.service.api.operations import Unhurried
 from lccl.service.app import create_app
 from lccl.service.errors import StartError
+from lccl.service.run import settle_in
 from lccl.service.settings import Settings
 from lccl.service.telemetry.logs import configure
+from lccl.service.telemetry.together import Unhurried
 from prometheus_client import start_http_server
 from ray import serve
 from starlette.types import ASGIApp
@@ -78,10 +76,7 @@ class Replica:
         settings = own_settings()
         configure(settings.log_level)
         self._app = create_app(settings)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
-        sys.setswitchinterval(SWITCH_S)
+        settle_in()
         self._name, self._directory = serve.get_replica_context().replica_tag, directory()
         host = ray.util.get_node_ip_address()
         server, _ = start_http_server(0, host, Unhurried(self._app.state.metrics.registry))

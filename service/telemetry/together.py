@@ -35,6 +35,16 @@ def snapshot(registry: CollectorRegistry) -> list[Metric]:
     return metrics
 
 
+class Unhurried(Collector):
+    """The metrics of a registry, as :func:`snapshot` takes them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        yield from snapshot(self._registry)
+
+
 class Together(Collector):
     """The metrics of snapshots: counters and histograms added up, gauges as :data:`service.telemetry.metrics.OF_ALL`.
 
