@@ -1,8 +1,8 @@
 """Runs in the arm64 Python: calls the native engine for whom its standard input names, until that ends.
 
-Each message is a pickled ``(number, name, args, kwargs)``: a method of the object that call ``number`` made, or a function
-of the module for number 0. Each answer is ``(value, arrays)``, the arrays among the arguments as the call left them,
-or the exception it raised.
+Each message is a pickled ``(dropped, number, name, args, kwargs)``: objects that nobody needs any more, and what to
+call of an executor, or of the module, which is number 0. Each answer is ``(value, arrays)``, the arrays among the
+arguments as the call left them, or the exception it raised. An executor that is made is answered by its number.
 """
 
 import pickle
@@ -34,13 +34,10 @@ def arrays_of(value):
 
 
 def answer(objects, number, name, args, kwargs):
-    if name == "del":
-        del objects[number]
-        return None
     value = getattr(objects[number], name)
     if callable(value):
         value = value(*args, **kwargs)
-    if type(value) is getattr(objects[0], "Executor"):
+    if type(value) is objects[0].Executor:
         number = max(objects) + 1
         objects[number], value = value, number
     return value
@@ -50,9 +47,11 @@ def main():
     objects = {0: load(Path(__file__).parents[2] / "build/arm64/packages")}
     while True:
         try:
-            number, name, args, kwargs = pickle.load(sys.stdin.buffer)
+            dropped, number, name, args, kwargs = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
+        for one in dropped:
+            del objects[one]
         try:
             reply = answer(objects, number, name, args, kwargs), [*arrays_of([args, kwargs])]
         except (ValueError, TypeError, RuntimeError) as error:
