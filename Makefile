@@ -12,6 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := CMakeLists.txt $(wildcard lccl/engines/cpu/native/*.?pp lccl/engines/cpu/native/*/*.?pp)
 SANITIZED := build/sanitized
+ARM64 := build/arm64
 WHEEL := build/wheel
 WHEEL_PLATFORM := $(shell uname -m)-linux-gnu.2.28
 LOCKING := build/locking
@@ -21,7 +22,7 @@ CHECKOV := build/checkov
 PROTOCOL := service/api/grpc
 PROTOC := build/protoc
 
-.PHONY: setup lock serve test test-kserve test-ray check audit check-native check-wheel check-kubernetes bench fuzz faults e2e figures playground-image protocol kubernetes-rules clean
+.PHONY: setup lock serve test test-kserve test-ray check audit check-native check-native-arm64 check-wheel check-kubernetes bench fuzz faults e2e figures playground-image protocol kubernetes-rules clean
 
 setup: $(INSTALLED)
 
@@ -51,7 +52,7 @@ serve: setup
 # WORKERS is how many processes share the tests: one for each processor, or a number. They and the processes that tests
 # start keep what they compiled, whatever the environment says: to compile the tests takes each of them five seconds.
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not ray and not wheel"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not docker and not kserve and not ray and not wheel and not arm64"
 
 # KServe's client asks the service, from an environment of its own: it pins versions of what the service uses.
 test-kserve: setup $(KSERVE)/.installed
@@ -92,6 +93,30 @@ check-native: setup $(SANITIZED)/.installed
 $(SANITIZED)/.installed: pyproject.toml $(NATIVE) | $(INSTALLED)
 	CXX=$(CXX) $(BIN)/python -m pip install -q --no-deps --no-build-isolation --upgrade --target $(SANITIZED) \
 	  -C build-dir=build/sanitized-objects -C cmake.define.LCCL_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
+	touch $@
+
+# The native engine for arm64, cross-compiled by GCC. The tests run here, and the engine in an arm64 Python that qemu emulates;
+# those of whole networks in fp32 would take long there. Needs Debian's g++-aarch64-linux-gnu, qemu-user and mmdebstrap.
+check-native-arm64: setup $(ARM64)/.installed
+	$(BIN)/python -m pytest -m arm64 tests/arm64
+	$(BIN)/python -m pytest -p tests.arm64.native_build -n $(WORKERS) --dist worksteal --timeout=900 \
+	  $(addprefix tests/lccl/cpu/test_,convolutions.py other_steps.py skipping.py int8.py int8_steps.py int8_networks.py exits.py)
+
+$(ARM64)/.installed: pyproject.toml $(NATIVE) $(ARM64)/.python | $(INSTALLED)
+	CXX=aarch64-linux-gnu-g++ $(BIN)/python -m pip install -q --no-deps --no-build-isolation --upgrade --target $(ARM64)/packages \
+	  -C build-dir=build/arm64-objects -C cmake.define.CMAKE_SYSTEM_NAME=Linux -C cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -C cmake.define.Python_INCLUDE_DIR=$(CURDIR)/$(ARM64)/root/usr/include/python3.11 \
+	  -C cmake.define.CMAKE_CXX_FLAGS="-idirafter $(CURDIR)/$(ARM64)/root/usr/include" .
+	touch $@
+
+# Debian's Python for arm64 with its headers, unpacked, and numpy.
+$(ARM64)/.python: | $(INSTALLED)
+	rm -rf $(ARM64)/root
+	mkdir -p $(ARM64)
+	mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3-minimal,libpython3.11-dev,libstdc++6 bookworm \
+	  $(ARM64)/root
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(ARM64)/numpy --platform manylinux_2_28_aarch64 \
+	  --python-version 3.11 --only-binary :all: "numpy==$$($(BIN)/python -c 'import numpy; print(numpy.__version__)')"
 	touch $@
 
 # The wheel of a release, compiled by zig for glibc 2.28 and audited; installed where no compiler is, asked over HTTP, and its

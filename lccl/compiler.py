@@ -70,7 +70,7 @@ def compile_network(
     if chosen == "cuda":
         return _cuda_engine(plan, target, "fp16" if precision == "auto" else precision)
     if precision == "auto":
-        precision = "int8" if chosen == "cpu" and _is_measured(int8) and cpu_offers("int8", instruction_set) else "fp32"
+        precision = "int8" if chosen == "cpu" and _is_measured(int8) and _gains_by_int8(instruction_set) else "fp32"
     if precision == "int8":
         plan = _quantised(plan, int8, target)
     if chosen == "cpu":
@@ -131,6 +131,15 @@ def cpu_offers(precision: str, instruction_set: str = "auto") -> bool:
     except ImportError:
         return False
     return any(offered == precision and instruction_set in ("auto", name) for name, offered in instruction_sets())
+
+
+def _gains_by_int8(instruction_set: str) -> bool:
+    """Whether the cpu engine has int8 here; by itself not in plain C++ where fp32 has instructions of its own."""
+    from lccl.engines.cpu.engine import instruction_sets
+
+    fastest = {precision: name for name, precision in reversed(instruction_sets())}
+    plain = fastest["int8"] == "portable" != fastest["fp32"]
+    return cpu_offers("int8", instruction_set) and not (plain and instruction_set == "auto")
 
 
 def cpu_engine(plan: Plan, precision: str, threads: int = 0, streams: int = 1, instruction_set: str = "auto") -> Engine:

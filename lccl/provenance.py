@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimddp", "i8mm")
 PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "nncf", "ncnn")
 
 
@@ -42,7 +42,7 @@ def commit() -> str:
 def machine() -> dict[str, Any]:
     """Processor, cores, caches, instruction sets that matter here, and versions."""
     info = _cpuinfo()
-    flags = set(info.get("flags", "").split())
+    flags = set(info.get("flags", info.get("Features", "")).split())  # Features on arm64
     return {
         "processor": info.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

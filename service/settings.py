@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         "auto",
         description="arithmetic of the engine; auto is fp16 on cuda, int8 on cpu where a model has it, else fp32",
     )
-    instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, portable, …")
+    instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, neon, portable, …")
     api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         None, description="when set, /v1 asks for it (Bearer or X-API-Key)"
     )

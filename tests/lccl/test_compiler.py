@@ -76,6 +76,16 @@ def test_auto_is_int8_on_the_cpu_engine_where_it_was_measured(bundle, make_table
     assert compile_network(measured, precision="fp32").precision == "fp32"
 
 
+def test_auto_is_not_int8_where_only_fp32_has_instructions(bundle, make_table, monkeypatch):
+    measured = with_int8(bundle, make_table(18, (0.1, 0.4)))
+    sets = [("neon", "fp32"), ("portable", "fp32"), ("portable", "int8")]
+    monkeypatch.setattr("lccl.engines.cpu.engine.instruction_sets", lambda: sets)
+    assert compile_network(measured).precision == "fp32"
+    assert compile_network(measured, instruction_set="portable").precision == "int8"
+    monkeypatch.setattr("lccl.engines.cpu.engine.instruction_sets", lambda: sets[1:])
+    assert compile_network(measured).precision == "int8"
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_int8_asked_for_is_what_runs(bundle, make_table, table, draw_images):
     quantised = with_int8(bundle, make_table(18, (0.1, 0.4)) if table else None)

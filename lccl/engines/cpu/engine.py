@@ -23,7 +23,7 @@ class CpuEngine:
     the others run one after the other.
 
     Attributes:
-        instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2``,
+        instruction_set: what the convolutions run on: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``,
             ``portable`` …; see :func:`instruction_sets`.
         threads: how many threads share the work.
         streams: how many calls that share the threads run at once.

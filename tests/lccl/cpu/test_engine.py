@@ -16,7 +16,7 @@ from tests.lccl.cpu.networks import FLOATING, GATED, NETWORKS, POST, PRE, crosse
 from tests.lccl.networks import called, layers_of
 
 SINGLE = [one for one in FLOATING if one[1] == "fp32"]
-LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "portable": 8}
+LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "neon": 8, "portable": 8}
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from tests.lccl.exits import (
 from tests.lccl.networks import called
 
 SINGLE = [name for name, precision in instruction_sets() if precision == "fp32"]
-LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "portable": 8}
+LANES = {"avx512": 16, "avx512_narrow": 16, "avx2": 8, "neon": 8, "portable": 8}
 NETWORKS = pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
 IMAGES = 17
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 namespace lccl {
@@ -136,12 +137,17 @@ const float* ProgramBuilder::keep(const std::vector<float>& values, uint32_t cha
     return program_->floats.back().data();
 }
 
-const int32_t* ProgramBuilder::keep(const std::vector<int32_t>& correction, uint32_t channels) {
-    if (correction.size() != (program_->kernels->quantised() ? channels : 0)) {
+const int32_t* ProgramBuilder::keep(std::vector<int32_t> correction, const Filter& filter) {
+    if (correction.size() != (program_->kernels->quantised() ? filter.out : 0)) {
         refuse("an offset of sums has a value per channel in int8, and is not there otherwise");
     }
+    const size_t size = size_t{filter.in} * filter.kernel * filter.kernel;
+    for (size_t channel = 0; channel < correction.size(); ++channel) {
+        const int8_t* weights = filter.integers + channel * size;
+        correction[channel] += program_->kernels->taken_off * std::accumulate(weights, weights + size, 0);
+    }
     if (std::all_of(correction.begin(), correction.end(), [](int32_t value) { return !value; })) return nullptr;
-    program_->integers.push_back(correction);
+    program_->integers.push_back(std::move(correction));
     return program_->integers.back().data();
 }
 
@@ -200,7 +206,7 @@ void ProgramBuilder::add(ConvolveStep step, const ConvolutionWeights& weights) {
         pack_gate(step, weights, height, width);
     }
     if (kernels.quantised()) check_arithmetic(*program_, step, weights);
-    step.correction = keep(weights.correction, filter.out);
+    step.correction = keep(weights.correction, filter);
     step.scale = keep(weights.affine.scale, filter.out);
     step.shift = keep(weights.affine.shift, filter.out);
     step.activated_scale = keep(weights.activation.scale, filter.out);
@@ -224,7 +230,7 @@ void ProgramBuilder::pack_gate(ConvolveStep& step, const ConvolutionWeights& wei
     // Rows of fewer channels than a vector would be mostly padding.
     gate.per_cell = gate.groups > 1 && step.out_channels / gate.groups < 16;
     gate.weights = keep(gate.per_cell ? pack(kernels, filter, 1).weights : pack_dots(kernels, filter));
-    gate.correction = keep(weights.gate_correction, gate.groups);
+    gate.correction = keep(weights.gate_correction, filter);
     gate.scale = keep(weights.gate_affine.scale, gate.groups);
     gate.shift = keep(weights.gate_affine.shift, gate.groups);
     if (!gate.scale || !gate.shift) refuse("a gate needs a scale and a shift");

@@ -58,7 +58,7 @@ class ProgramBuilder {
     void append(Step step, Uses uses);
     const void* keep(Memory memory);
     const float* keep(const std::vector<float>& values, uint32_t channels);
-    const int32_t* keep(const std::vector<int32_t>& correction, uint32_t channels);
+    const int32_t* keep(std::vector<int32_t> correction, const Filter& filter);
 
     const size_t cache_bytes_;
     std::unique_ptr<Program> program_;

@@ -8,6 +8,10 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace lccl {
@@ -62,6 +66,24 @@ bool has_halves() {
     if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
     return (a >> 8 & 0xf) == 0xf && 0xf + (a >> 20 & 0xff) == 0x19 && has_avx512();
 }
+#elif defined(__aarch64__) && defined(__linux__)
+bool has_dot() { return getauxval(AT_HWCAP) >> 20 & 1; }    // ASIMDDP
+
+bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }  // I8MM
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has_feature(const char* name) {
+    int there = 0;
+    size_t size = sizeof there;
+    return sysctlbyname(name, &there, &size, nullptr, 0) == 0 && there;
+}
+
+bool has_dot() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+
+bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#else
+bool has_dot() { return false; }
+
+bool has_i8mm() { return false; }
 #endif
 
 }  // namespace
@@ -83,6 +105,10 @@ std::vector<const Kernels*> runnable() {
     add(kAvxVnniEvex, has_vnni());
     add(kAvx2Int8, has_avx2());
     add(kAvx2, has_avx2());
+#else
+    add(kNeonI8mm, has_i8mm());
+    add(kNeonDot, has_dot());
+    add(kNeon, true);
 #endif
     add(kPortable, true);
     add(kPortableBf16, true);

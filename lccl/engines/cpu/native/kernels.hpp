@@ -159,6 +159,7 @@ struct Kernels {
     uint32_t k_block;      // steps of k that weights are padded to
     uint32_t dot_step;     // elements that one step of a gate's dot product takes
     uint32_t chunk;        // tiles of rows that share a panel of large weights
+    int32_t taken_off;     // int8: what inputs are multiplied without; `correction` makes up for it
     size_t packed_bytes;   // per row and element of k; 0 where inputs are read through an indirection buffer
     void (*normalise)(const NormaliseStep&, Work&);
     void (*convolve)(const ConvolveStep&, Work&);
@@ -190,5 +191,8 @@ extern const Kernels* const kAvx512Vnni;
 extern const Kernels* const kAvx512VnniNarrow;
 extern const Kernels* const kAmxInt8;
 extern const Kernels* const kAmxInt8Emulated;
+extern const Kernels* const kNeon;
+extern const Kernels* const kNeonDot;
+extern const Kernels* const kNeonI8mm;
 
 }  // namespace lccl

@@ -27,6 +27,7 @@ static constexpr Kernels kernels_of(const char* name, Precision precision) {
     kernels.k_block = Isa::k_block;
     kernels.dot_step = Isa::dot_step;
     kernels.chunk = Isa::chunk;
+    kernels.taken_off = Isa::taken_off;
     kernels.packed_bytes = Isa::packed_bytes;
     kernels.normalise = &Normalise<Isa>::run;
     kernels.convolve = &Convolve<Isa>::run;

@@ -11,6 +11,7 @@ struct Common {
     static constexpr uint32_t row_quantum = 1, k_step = 1, k_block = 1;
     static constexpr size_t packed_bytes = 0;
     static constexpr bool quantised = false;
+    static constexpr int32_t taken_off = 0;  // int8: off inputs, before they are multiplied
 
     // Appends code + p to `kept` where values[p] > threshold, else to `skipped`.
     static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,

@@ -81,9 +81,10 @@ struct Values<Isa, true> {
     };
 
     // Whether nothing is signed and all is in one unit, as in most steps: much of the arithmetic changes nothing then.
+    // What takes something off its inputs corrects all sums.
     static bool is_plain(const ConvolveStep& step, const Work& work) {
         const auto zero_of = [&](int buffer) { return Coding(work, buffer).zero; };
-        return !step.correction && step.residual_scale == 1.0f && !step.activated_scale && !zero_of(step.residual) &&
+        return (Isa::taken_off || !step.correction) && step.residual_scale == 1.0f && !step.activated_scale && !zero_of(step.residual) &&
                !zero_of(step.raw);
     }
     template <bool Plain = false>
@@ -107,7 +108,7 @@ struct Values<Isa, true> {
     template <bool Plain = false>
     static Vector of_sums(const int32_t* sums, const Correction& correction) {
         const Integers exact = Isa::integers(sums);
-        return Isa::to_float(Plain ? exact : Isa::plus(exact, correction.each));
+        return Isa::to_float(Plain && !Isa::taken_off ? exact : Isa::plus(exact, correction.each));
     }
 
     // Of gates.
@@ -115,8 +116,8 @@ struct Values<Isa, true> {
     static Dots no_dots() { return Isa::each(0); }
     static auto dot_inputs(const uint8_t* source) { return Isa::dot_inputs(source); }
     static auto dot_weights(const int8_t* source) { return Isa::dot_weights(source); }
-    template <class Operand>
-    static Dots dot(Dots sum, Operand inputs, Operand weights) {
+    template <class Inputs, class Weights>
+    static Dots dot(Dots sum, Inputs inputs, Weights weights) {
         return Isa::dot(sum, inputs, weights);
     }
     static void dots(Dots* sums, const uint8_t* const* row, size_t offset, const int8_t* weights) {
