@@ -37,6 +37,7 @@ CONNECTIONS = (1, 16)
 IMAGES = 16  # of a large request
 MANY = {1: 32, IMAGES: 8}  # connections for the throughput of replicas, by images of a request
 SETTLED_S = 60.0
+QUIET_S = 4.0  # HAProxy is started anew for a replica that comes, and the one before it closes its connections
 PARTS = {
     "ray::ProxyActor": "proxy",
     "haproxy": "proxy",
@@ -112,6 +113,7 @@ def _settle(server: Server, count: int) -> None:
     while True:
         (group,) = httpx.get(f"{server.base}/metrics/targets").json()
         if len(group["targets"]) == count:
+            time.sleep(QUIET_S)
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"there are not {count} replicas, but {group}")
@@ -165,7 +167,10 @@ def _answers(
     while sent:
         for key, _ in waiting.select():
             one: Any = key.fileobj
-            read[one] += one.recv(1 << 16)
+            more = one.recv(1 << 16)
+            if not more:
+                raise RuntimeError("the server closed a connection before its answer")
+            read[one] += more
             if not _is_whole(read[one]):
                 continue
             now = time.perf_counter()
