@@ -120,6 +120,8 @@ class Hired:
                     answer = self._waits.get(number)
                     if answer is not None and not answer.done():
                         answer.set_result(outcome)
+                case ("counted", list(metrics)):
+                    self.metrics = metrics
                 case ("leaves",):
                     self._on_leave(self)
                     self._channel.send("left")

@@ -46,6 +46,10 @@ class Siblings(Everywhere):
         self._begin(self._read())
         channel.send("started")
 
+    async def metrics(self) -> object:
+        """Those of this worker alone."""
+        return await self._acts["metrics"]()
+
     async def leave(self) -> None:
         """Have no more connections handed to this worker."""
         self._channel.send("leaves")
@@ -118,6 +122,9 @@ def main() -> None:
         except LcclError as error:
             channel.sendall(pack("failed", str(error)))
             raise SystemExit(1) from None
+        channel.setblocking(True)  # the event loop that took it over is gone
+        with suppress(OSError):
+            channel.sendall(pack("counted", asyncio.run(siblings.metrics())))
 
 
 if __name__ == "__main__":
