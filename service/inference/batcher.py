@@ -14,7 +14,7 @@ from ..shares import SHARE
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LATELY_S = 1.0  # since another client put something in, or under another key: then it may again at any moment
+LATELY_S = 5.0  # seconds since another client put something in, or under another key: then it may again at any moment
 MEMORY = 0.8  # what a batch still weighs in the rate of leaving when the next one ends
 
 
