@@ -16,30 +16,31 @@ from ..sources.location import parse_locations
 
 MOST = 8  # by default: as many event loops answer some 20,000 requests a second
 PROCESS_BYTES = 512 << 20  # that a process takes, at most some 440 MB with small models
-MACS_PER_THREAD = (
-    60_000_000  # of an image, at exact: a millisecond of a core, below which a second thread gains nothing
-)
+MACS_PER_THREAD = 60_000_000  # of an image at exact: a millisecond of a core; with less a second thread gains nothing
 DRIVER = Path("/dev/nvidiactl")  # of NVIDIA GPUs
 
 
 def count_processes(settings: Settings) -> int:
     """As many as the settings say; by themselves as many as there are cores and memory for.
 
-    A process has as many threads as an image of the largest model fills.
-
-    A GPU has one. Remote sources are fetched, so that what they have is known.
+    A process has as many threads as an image of the largest model fills. A GPU has one process, and so have systems
+    other than Linux. Remote sources are fetched, so that what they have is known.
 
     Raises:
         StartError: no source has a model, or the system cannot have several.
 
     """
-    if sys.platform == "win32" and settings.processes > 1:
-        raise StartError("several processes cannot serve on Windows: set processes to 1")
+    if (
+        settings.processes > 1
+        and sys.platform != "linux"
+        and (sys.platform == "win32" or settings.grpc_port is not None)
+    ):
+        raise StartError("here several processes cannot serve, or not over gRPC: set processes to 1")
     if settings.processes:
         return settings.processes
     on_cpu = settings.engine in {"cpu", "reference"} or settings.device == "cpu"
     cores = find_cores().count
-    if sys.platform == "win32" or cores == 1 or not (on_cpu or not DRIVER.exists()):
+    if sys.platform != "linux" or cores == 1 or not (on_cpu or not DRIVER.exists()):
         return 1
     largest = _largest(settings)
     if not math.isfinite(largest):

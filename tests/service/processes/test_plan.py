@@ -65,11 +65,13 @@ def test_models_that_cannot_be_read_have_one_whose_start_says_why(tmp_path, monk
     assert count_processes(Settings(models=tmp_path / "nowhere", processes=0)) == 1
 
 
-def test_windows_has_one(monkeypatch):
-    monkeypatch.setattr("sys.platform", "win32")
-    assert count_processes(Settings(processes=0)) == 1
-    with pytest.raises(StartError, match="set processes to 1"):
-        count_processes(Settings(processes=2))
+def test_other_systems_have_one(monkeypatch):
+    for system, settings in (("win32", {}), ("darwin", {"grpc_port": 9000})):
+        monkeypatch.setattr("sys.platform", system)
+        assert count_processes(Settings(processes=0)) == 1
+        with pytest.raises(StartError, match="set processes to 1"):
+            count_processes(Settings(processes=2, **settings))
+    assert count_processes(Settings(processes=2)) == 2
 
 
 def test_each_gets_its_part_of_the_cores_and_limits(monkeypatch):
