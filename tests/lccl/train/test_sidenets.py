@@ -175,7 +175,7 @@ def as_answered_by(engine, data, confidences):
 def test_calibration_searches_gates_and_exits(gated, toy_data, monkeypatch):
     searched = []
 
-    def find(engine, candidates, *_):
+    def find(engine, candidates, *_, **__):
         searched.extend(candidates)
         return curve_of([[0.0] * 18 + [1.0, 1.0]])
 
