@@ -35,7 +35,7 @@ def lost_table(result: Figures) -> Iterator[str]:
             yield f"| {row['skip_ratio']:g} | – | beyond the last point, {row['out_of_reach']:.2f} | – | missed |"
             continue
         yield (
-            f"| {row['skip_ratio']:g} | {100 * row['accuracy']:.1f} | {_paired(row['lost'], row['interval'])} | "
+            f"| {row['skip_ratio']:g} | {100 * row['accuracy']:.1f} | {paired(row['lost'], row['interval'])} | "
             f"≤ {row['goal']:g} | {_verdict(row)} |"
         )
 
@@ -52,7 +52,7 @@ def removal_table(result: Figures) -> Iterator[str]:
         rows=(
             f"| {row['skip_ratio']:g} | {row['macs'] / 1e6:.1f} | {100 * row['accuracy']:.1f} | "
             f"{len(row['removed_blocks'])}: {row['removed_macs'] / 1e6:.1f}, {100 * row['removed_accuracy']:.1f} | "
-            f"{_paired(row['ahead'], row['interval'])} | {row['layers_that_vary']} of {row['layers']} |"
+            f"{paired(row['ahead'], row['interval'])} | {row['layers_that_vary']} of {row['layers']} |"
             for row in result["removal"]
         ),
     )
@@ -68,7 +68,7 @@ def floors_table(result: Figures) -> Iterator[str]:
         "",
         rows=(
             f"| {row['floor']:g} | {row['point']} | {row['skip_ratio']:.2f} | "
-            f"{_paired(row['lost'], row['interval'])} | {'kept' if row['met'] else 'broken'} |"
+            f"{paired(row['lost'], row['interval'])} | {'kept' if row['met'] else 'broken'} |"
             for row in result["floors"]
         ),
     )
@@ -84,7 +84,7 @@ def attached_table(result: Figures) -> Iterator[str]:
         verdict = ("", "") if row["goal"] is None else (f"≤ {row['goal']:g}", _verdict(row | {"lost": row["behind"]}))
         yield (
             f"| {row['skip_ratio']:g} | {100 * row['trained_in_accuracy']:.1f} | {100 * row['accuracy']:.1f} | "
-            f"{_paired(row['behind'], row['interval'])} | {verdict[0]} | {verdict[1]} |"
+            f"{paired(row['behind'], row['interval'])} | {verdict[0]} | {verdict[1]} |"
         )
 
 
@@ -98,7 +98,7 @@ def one_ratio_table(result: Figures) -> Iterator[str]:
         "",
         rows=(
             f"| {row['skip_ratio']:g} | {100 * row['accuracy']:.1f} | {100 * row['alone_accuracy']:.1f} | "
-            f"{_paired(row['ahead'], row['interval'])} | {'not below' if row['met'] else 'below'} |"
+            f"{paired(row['ahead'], row['interval'])} | {'not below' if row['met'] else 'below'} |"
             for row in result["rows"]
         ),
     )
@@ -138,10 +138,10 @@ def fronts_table(result: Figures) -> Iterator[str]:
         "MACs / plain", "both, %", "gates alone, %", "ahead, points (95 %)", "exits alone, %", "ahead, points (95 %)"
     )
     for row in result["curves"]:
-        cells = [f"{row['work']:g}", _percent(row["both"])]
+        cells = [f"{row['work']:g}", percent(row["both"])]
         for name in ("gates", "exits"):
             ahead, interval = row[f"ahead_of_{name}"], row[f"interval_{name}"]
-            cells += [_percent(row[name]), "–" if ahead is None else _paired(ahead, interval)]
+            cells += [percent(row[name]), "–" if ahead is None else paired(ahead, interval)]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -165,7 +165,7 @@ def saved_table(result: Figures) -> Iterator[str]:
     """Work at no loss against exact, and time at half of exact's work."""
     (free,), (half,) = result["no_loss"], result["latency"]
     low, middle, high = half["quartiles"]
-    lost = f"{free['point']}; on the test images {_paired(free['lost'], free['interval'])} points"
+    lost = f"{free['point']}; on the test images {paired(free['lost'], free['interval'])} points"
     batch = f"{half['point']}, batch {half['batch']}, {half['threads']} threads; quartiles {low:.2f} – {high:.2f}"
     yield from table("", "measured", "aim", "")
     yield (
@@ -183,9 +183,9 @@ def _reached_by_any(rows: list[Figures]) -> list[str]:
 
 
 def _along(row: Figures, ratios: list[str]) -> str:
-    at = (_percent(row["accuracy_at"].get(ratio)) for ratio in ratios)
+    at = (percent(row["accuracy_at"].get(ratio)) for ratio in ratios)
     varying = f"{row['layers_that_vary_at_0.45']} of {row['layers']}"
-    return " | ".join((_percent(row["exact_accuracy"]), *at, varying))
+    return " | ".join((percent(row["exact_accuracy"]), *at, varying))
 
 
 def table(*columns: str, rows: Iterable[str] = ()) -> Iterator[str]:
@@ -202,14 +202,14 @@ def recalibration_table(result: Figures) -> Iterator[str]:
         "ahead, points (95 %)",
         rows=(
             f"| {row['point']} | {row['skip_ratio']:.3f} | {100 * row['work']:.1f} | {100 * row['before']:.2f} | "
-            f"{100 * row['after']:.2f} | {_paired(row['ahead'], row['interval'])} |"
+            f"{100 * row['after']:.2f} | {paired(row['ahead'], row['interval'])} |"
             for row in result["rows"]
             if not row["same"]
         ),
     )  # fmt: skip
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
@@ -217,7 +217,7 @@ def _reached(row: Figures) -> str:
     return "reached" if row["met"] else "missed"
 
 
-def _paired(value: float, interval: list[float]) -> str:
+def paired(value: float, interval: list[float]) -> str:
     return f"{value:+.2f} ({interval[0]:+.2f} – {interval[1]:+.2f})"
 
 

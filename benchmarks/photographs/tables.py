@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.photographs.families import GATED, OWN, RIVALS, SKIPPING, WITH_EXITS
 from benchmarks.photographs.timing import TIME_AT_MOST
-from benchmarks.training_tables import table
+from benchmarks.training_tables import paired, percent, table
 
 Figures = dict[str, Any]
 WITHIN = 0.02
@@ -36,7 +36,7 @@ def lost_table(figures: Figures) -> Iterator[str]:
             yield f"{head} – | – | beyond the last point, {row['out_of_reach']:.2f} | | not reached |"
             continue
         yield (
-            f"{head} {row['work']:.2f} | {100 * row['accuracy']:.1f} | {_paired(row['lost'], row['interval'])} | "
+            f"{head} {row['work']:.2f} | {100 * row['accuracy']:.1f} | {paired(row['lost'], row['interval'])} | "
             f"≤ {row['goal']:g} | {_verdict_of_loss(row)} |"
         )
 
@@ -51,7 +51,7 @@ def rivals_table(figures: Figures) -> Iterator[str]:
     for cost in sorted({work for _, _, work in rows}):
         for ours in families:
             found = [rows.get((ours, rival, cost)) for rival in RIVALS]
-            own = next(_percent(row["accuracy"]) for row in found if row is not None)
+            own = next(percent(row["accuracy"]) for row in found if row is not None)
             yield f"| {cost:g} | {ours} | {own} | {' | '.join(map(_against, found))} |"
 
 
@@ -68,7 +68,7 @@ def times_table(times: Figures) -> Iterator[str]:
         name = f"{row['network']} at {row['size']} pixels, {row['point']}"
         by_place.setdefault((row["family"], name), {})[row["batch"]] = row
     for (family, name), rows in by_place.items():
-        accuracy = _percent(next(iter(rows.values()))["accuracy"])
+        accuracy = percent(next(iter(rows.values()))["accuracy"])
         yield f"| {family} | {name} | {accuracy} | {' | '.join(_time(rows[batch]) for batch in _batches(times))} |"
 
 
@@ -101,7 +101,7 @@ def goals_table(
             yield f"| lost at {row['asked']} | beyond the last point, {row['out_of_reach']:.2f} | not reached |"
         elif row["network"] == _served(figures):
             yield (
-                f"| lost at {row['asked']}: ≤ {row['goal']:g} points | {_paired(row['lost'], row['interval'])} | "
+                f"| lost at {row['asked']}: ≤ {row['goal']:g} points | {paired(row['lost'], row['interval'])} | "
                 f"{_verdict_of_loss(row)} |"
             )
     for rival in RIVALS:
@@ -166,7 +166,7 @@ def _tuned_goal(tuned: Figures | None) -> str:
     verdict = _verdict(tuned["ahead"] >= tuned["goal"], tuned["interval"][0] >= tuned["goal"])
     return (
         f"{aim} {100 * tuned['tuned']:.1f} % against {100 * tuned['fresh']:.1f} %: "
-        f"{_paired(tuned['ahead'], tuned['interval'])}; {minutes} | {verdict} |"
+        f"{paired(tuned['ahead'], tuned['interval'])}; {minutes} | {verdict} |"
     )
 
 
@@ -183,7 +183,7 @@ def _against(row: Figures | None) -> str:
         return "not run"
     if row["ahead"] is None:
         return "–"
-    return f"{_percent(row['rival_accuracy'])}: {_paired(row['ahead'], row['interval'])}"
+    return f"{percent(row['rival_accuracy'])}: {paired(row['ahead'], row['interval'])}"
 
 
 def _batches(times: Figures) -> list[int]:
@@ -193,11 +193,3 @@ def _batches(times: Figures) -> list[int]:
 def _time(row: Figures) -> str:
     low, high = row["quartiles"]
     return f"{row['ms']:.1f}, {row['share']:.2f} ({low:.2f} – {high:.2f})"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _paired(value: float, interval: list[float]) -> str:
-    return f"{value:+.2f} ({interval[0]:+.2f} – {interval[1]:+.2f})"

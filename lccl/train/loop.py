@@ -84,11 +84,10 @@ def train(
     network = _first_weights(architecture, recipe, start).to(device)
     statistics = statistics or channel_statistics(data.train)
     run = _new_run(architecture, network, recipe, data.train, statistics, compile_network=compile_network)
-    decoding = run.workers if workers is None else workers
-    run = replace(run, workers=decoding)
+    if workers is not None:
+        run = replace(run, workers=workers)
     if teacher is not None and recipe.distill:
-        taught = teacher.to(device).eval()
-        run = replace(run, teacher=torch.compile(taught) if compile_network else taught, teacher_input=teacher_input)
+        run = _with_teacher(run, teacher, teacher_input, compile_network)
     if follow is not None:
         run.sampler.follow(*(value.to(device) for value in follow))
     record, position = resume(folder, _new_record(architecture, data, start, teacher, run), run)
@@ -191,6 +190,11 @@ def _forward(
             with torch.no_grad():
                 taught = run.teacher(_as_taught(pixels, run)).logits
     return _loss(output, targets, recipe, taught), output
+
+
+def _with_teacher(run: Run, teacher: ResNet, given: Preprocessing | None, compile_network: bool) -> Run:
+    taught = teacher.to(run.device).eval()
+    return replace(run, teacher=torch.compile(taught) if compile_network else taught, teacher_input=given)
 
 
 def _as_taught(pixels: NDArray[np.uint8], run: Run) -> Tensor:

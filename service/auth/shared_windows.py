@@ -49,12 +49,11 @@ class SharedWindows:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _count(self, digest: bytes, places: range, length_s: float, now: float) -> tuple[int, float]:
-        taken = [SLOT.unpack_from(self._slots, place) for place in places]
-        place, count, end = next(
-            ((place, count, end) for place, (own, count, end) in zip(places, taken, strict=True) if own == digest),
-            (min(zip(places, taken, strict=True), key=lambda one: one[1][2])[0], 0, now),
-        )
-        if end <= now:
+        taken = {place: SLOT.unpack_from(self._slots, place) for place in places}
+        # the caller's own place, or else the one whose window ends first, as those never used do
+        place = min(taken, key=lambda one: (taken[one][0] != digest, taken[one][2]))
+        own, count, end = taken[place]
+        if own != digest or end <= now:
             count, end = 0, now + length_s
         SLOT.pack_into(self._slots, place, digest, count + 1, end)
         return count, end

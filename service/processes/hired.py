@@ -26,23 +26,23 @@ class Hired:
     Args:
         on_ask: told what the worker asks all for: the number of the question, a name, arguments, and whether it is a
             change.
-        on_leave: told that it begins to end.
 
     Attributes:
         number: from 1; whoever takes an ended worker's place has its number.
         connections: that it was handed and has not ended.
         started: done when it could serve; StartError where it cannot.
+        joined: whether it serves what the others do.
+        leaves: whether it has begun to end.
         metrics: as it told them last.
 
     """
 
     def __init__(
-        self, number: int, process: asyncio.subprocess.Process, channel: Channel, handing: socket.socket,
-        on_ask: Ask, on_leave: "Callable[[Hired], None]",
-    ) -> None:  # fmt: skip
+        self, number: int, process: asyncio.subprocess.Process, channel: Channel, handing: socket.socket, on_ask: Ask
+    ) -> None:
         self.number, self.connections, self.metrics = number, 0, list[Metric]()
-        self._process, self._channel, self._handing = process, channel, handing
-        self._on_ask, self._on_leave = on_ask, on_leave
+        self.joined = self.leaves = False
+        self._process, self._channel, self._handing, self._on_ask = process, channel, handing, on_ask
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self._waits: dict[int, asyncio.Future[Outcome]] = {}
@@ -51,9 +51,7 @@ class Hired:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(
-        cls, number: int, settings: Settings, windows: int, on_ask: Ask, on_leave: "Callable[[Hired], None]"
-    ) -> Self:
+    async def start(cls, number: int, settings: Settings, windows: int, on_ask: Ask) -> Self:
         """Start a process; ``windows`` is the file in which all count the requests of callers."""
         own, its = socket.socketpair()
         handing, taking = socket.socketpair()
@@ -68,7 +66,7 @@ class Hired:
         process.stdin.close()
         for one in (own, handing):
             one.setblocking(False)
-        return cls(number, process, await Channel.open(own), handing, on_ask, on_leave)
+        return cls(number, process, await Channel.open(own), handing, on_ask)
 
     def hand(self, connection: socket.socket) -> bool:
         """Give it a connection; False where it has too many to take already, or is gone."""
@@ -123,7 +121,7 @@ class Hired:
                 case ("counted", list(metrics)):
                     self.metrics = metrics
                 case ("leaves",):
-                    self._on_leave(self)
+                    self.leaves = True
                     self._channel.send("left")
                 case ("ask", int(question), str(name), tuple(args), bool(is_change)):
                     self._on_ask(self, question, name, args, is_change)

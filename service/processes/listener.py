@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 from ..errors import StartError
 from ..settings import Settings
+from ..transport.acceptor import BACKLOG, MOST_AT_ONCE
 
 log = logging.getLogger(__name__)
-BACKLOG = 4096
-MOST_AT_ONCE = 256  # connections that are accepted in one turn of the event loop
 PAUSE_S = 0.01
 
 

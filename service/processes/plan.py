@@ -82,8 +82,6 @@ def _exact_macs(home: Path) -> float:
 
 def share(settings: Settings, processes: int) -> Settings:
     """What each of so many processes gets: its part of the cores, and of what all may hold at once."""
-    if processes == 1:
-        return settings
     threads = max(1, find_cores().count // processes)
     return settings.model_copy(
         update={

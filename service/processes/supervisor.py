@@ -39,14 +39,16 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._alive: dict[int, Hired] = {}  # by number
-        self._serving: list[Hired] = []  # those of them that have started
         self._changing = asyncio.Lock()
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._windows = shared_file()
         SharedWindows(self._windows, fresh=True)
         self._metrics, self._left = SupervisorMetrics(CollectorRegistry()), list[Metric]()  # the latter of the ended
-        self._metrics.processes.set_function(lambda: len(self._serving))
+        self._metrics.processes.set_function(lambda: len(self._serving()))
+
+    def _serving(self) -> list[Hired]:
+        return [worker for worker in self._alive.values() if worker.joined and not worker.leaves]
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then let all workers finish what they accepted.
@@ -82,7 +84,7 @@ class Supervisor:
         self._ending.set()
 
     def _reload(self) -> None:
-        for worker in self._serving:  # those that start read all anew just now
+        for worker in self._serving():  # those that start read all anew just now
             worker.signal(signal.SIGHUP)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -110,9 +112,7 @@ class Supervisor:
         pause_s, first = LEAST_PAUSE_S, True
         while not self._ending.is_set():
             began = time.monotonic()
-            worker = self._alive[number] = await Hired.start(
-                number, self._settings, self._windows, self._answer, self._dismiss
-            )
+            worker = self._alive[number] = await Hired.start(number, self._settings, self._windows, self._answer)
             if self._ending.is_set():  # meanwhile
                 worker.signal(signal.SIGTERM)
             life = asyncio.create_task(worker.ended())
@@ -123,6 +123,7 @@ class Supervisor:
                 if first and not self._ending.is_set():
                     raise
                 log.error("process %d cannot start: %s", number, error)
+                worker.signal(signal.SIGTERM)
             first = False
             status = await life
             self._part(worker)
@@ -137,38 +138,44 @@ class Supervisor:
             await asyncio.wait_for(self._ending.wait(), seconds)
 
     async def _join(self, worker: Hired, listener: Listener) -> None:
-        """Let a worker serve what the others serve, which may not be what lies in the folders now."""
+        """Let a worker serve what the others serve, which may not be what lies in the folders now.
+
+        Raises:
+            StartError: it cannot.
+
+        """
         async with self._changing:
-            if self._serving:
-                served = await self._outcome(self._serving[0], "served", CHANGE_S)
-                if served is not None and not served.failed:
-                    await asyncio.wait([worker.ask("adopt", served.read())], timeout=CHANGE_S)
-            self._serving.append(worker)
-        if len(self._serving) == self._settings.processes and listener.open():
+            for other in self._serving():
+                served = await self._outcome(other, "served", ANSWER_S)
+                if served is None or served.failed:
+                    continue
+                adopted = await self._outcome(worker, "adopt", CHANGE_S, served.read())
+                if adopted is None or adopted.failed:
+                    raise StartError("it cannot serve what the others do")
+                break
+            worker.joined = True
+        if len(self._serving()) == self._settings.processes and listener.open():
             log.info(
                 "running on %s in %d processes, threads of each: %d",
                 listener.url, self._settings.processes, self._settings.compute_threads,
             )  # fmt: skip
 
-    def _dismiss(self, worker: Hired) -> None:
-        """Give a worker no more connections, nor ask it for anything: it ends."""
-        if worker in self._serving:
-            self._serving.remove(worker)
-
     def _part(self, worker: Hired) -> None:
         """Do without a worker that has ended."""
-        self._dismiss(worker)
         del self._alive[worker.number]
         self._left = list(Together([self._left, lasting(worker.metrics)]).collect())
 
     def _hand(self, connection: socket.socket) -> bool:
         """Give a connection to the worker that has the fewest."""
-        return any(worker.hand(connection) for worker in sorted(self._serving, key=lambda one: one.connections))
+        return any(worker.hand(connection) for worker in sorted(self._serving(), key=lambda one: one.connections))
 
     # What a worker asks all for
 
     def _answer(self, asking: Hired, question: int, name: str, args: tuple[Any, ...], is_change: bool) -> None:
-        answering = self._change(name, args) if is_change else self._look(name, args)
+        if is_change:
+            answering = self._change(name, args)
+        else:
+            answering = self._measure() if name == "metrics" else self._look(name, args)
         task = asyncio.create_task(self._reply(asking, question, answering))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -182,20 +189,25 @@ class Supervisor:
         asking.tell(question, outcomes)
 
     async def _look(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:
-        asked = list(self._serving)
-        found = await asyncio.gather(*(self._outcome(worker, name, ANSWER_S, *args) for worker in asked))
-        if name != "metrics":
-            return [outcome for outcome in found if outcome is not None]
-        for worker, outcome in zip(asked, found, strict=True):
+        found = await asyncio.gather(*(self._outcome(worker, name, ANSWER_S, *args) for worker in self._serving()))
+        return [outcome for outcome in found if outcome is not None]
+
+    async def _measure(self) -> list[Outcome]:
+        """The metrics of all: of those that do not answer, as they told them last."""
+
+        async def update(worker: Hired) -> None:
+            outcome = await self._outcome(worker, "metrics", ANSWER_S)
             if outcome is not None and not outcome.failed:
                 worker.metrics = outcome.read()
+
+        await asyncio.gather(*map(update, self._serving()))
         here = [*snapshot(self._metrics.registry), *self._left]
         return [Outcome(here), *(Outcome(worker.metrics) for worker in self._alive.values())]
 
     async def _change(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:
         """Change all; those that cannot follow the others give way to workers that start anew."""
         async with self._changing:
-            asked = list(self._serving)
+            asked = self._serving()
             found = await asyncio.gather(*(self._outcome(worker, name, CHANGE_S, *args) for worker in asked))
             failed = [outcome for outcome in found if outcome is not None and outcome.failed]
             done = [outcome for outcome in found if outcome is not None and not outcome.failed]

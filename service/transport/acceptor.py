@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 log = logging.getLogger(__name__)
+BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
 MOST_AT_ONCE = 256  # connections that are accepted in one turn of the event loop
-LAST_S, READ_S = 1.0, 0.01  # for the greetings of the last ones, and to read what they have sent
+LAST_S, READ_S = 1.0, 0.1  # for the greetings of the last ones, and for them to send their first requests
 
 
 class Handed:
@@ -84,7 +85,7 @@ class Acceptor:
         self._sockets = []
         if self._greeting:
             await asyncio.wait(self._greeting, timeout=LAST_S)
-            await asyncio.sleep(READ_S)
+        await asyncio.sleep(READ_S)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(MOST_AT_ONCE):

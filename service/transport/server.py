@@ -21,7 +21,7 @@ from ..errors import ServiceError
 from ..inference.registry import Registry, ServedModel
 from ..inference.runner import WorkBatcher
 from ..settings import Settings
-from .acceptor import Acceptor, Handed
+from .acceptor import BACKLOG, Acceptor, Handed
 from .admission import LEAST, AdmissionControl, Scope, requests_in_time
 from .answers import WholeAnswer
 from .limits import ConnectionLimits
@@ -31,7 +31,6 @@ from .starts import Starts
 from .tls import Certificates
 
 log = logging.getLogger(__name__)
-BACKLOG = 4096  # connections that wait for the event loop; the kernel's own limit may be lower
 OTHER_FILES = 256  # what is open beside connections: models, pipes, sockets that listen
 LEAST_REST = 64 << 20  # bytes of a body that are read after its answer, or four times the largest body
 MODEL = re.compile(r"/v[12]/models/([^/]+)/(?:versions/([^/]+)/)?")

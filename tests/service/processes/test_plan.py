@@ -82,4 +82,3 @@ def test_each_gets_its_part_of_the_cores_and_limits(monkeypatch):
     assert (each.queue_limit, each.max_inflight_bytes, each.max_connections) == (100, 1 << 20, 2048)
     assert share(settings, 8).compute_streams == 1
     assert share(settings.model_copy(update={"compute_threads": 3}), 4).compute_threads == 3
-    assert share(settings, 1) is settings
