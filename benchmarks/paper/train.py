@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from benchmarks.paper.rows import DATA, RECIPE, Budget, Run, pack, with_twins
+from benchmarks.rivals.kinds import RIVALS
 from lccl import provenance
 from lccl.bundle.training_record import TrainingRecord
 from lccl.compiler import choose_device, compile_network
@@ -19,8 +22,10 @@ from lccl.data import HeldOut, Split, load_dataset
 from lccl.errors import DataError, LcclError
 from lccl.measurement import Measurement, exact_setting, measure
 from lccl.networks import Architecture, ResNet
+from lccl.networks.inputs import normalise
 from lccl.networks.lowering import network_shape
 from lccl.plan.geometry import NetworkShape
+from lccl.preprocessing import Statistics
 from lccl.train.export import network_input
 from lccl.train.loop import train
 from lccl.train.recipe import Recipe
@@ -130,35 +135,71 @@ def read_images(names: set[str], options: Options) -> Images:
 
 def train_row(run: Run, seed: int, images: Images, options: Options, folder: Path) -> dict[str, Any]:
     """Train one network and return the figures of its result file; goes on where ``folder`` holds a checkpoint."""
-    architecture = Architecture(**run.network, classes=DATA[run.data].classes)
-    recipe = Recipe(**RECIPE, **run.recipe, epochs=options.epochs, seed=seed)
+    network, record = _trained(run, seed, images, options, folder)
+    assert record.machine is not None
+    return {
+        "run": run.name,
+        "architecture": record.architecture,
+        "recipe": record.recipe,
+        "budget": asdict(replace(options.budget, images=len(images.train.train))),
+        "train_digest": images.train.digest,
+        **_tested(run, network, record, images, options.device),
+        "dense_macs": plain_macs(run),
+        "trained": dict(record.machine) | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
+        "last_epoch": dict(record.epochs[-1]),
+    }
+
+
+def _trained(run: Run, seed: int, images: Images, options: Options, folder: Path) -> tuple[ResNet, TrainingRecord]:
+    """The network after its last epoch; a rival that retrains begins from its twin, which is trained if need be."""
+    rival = RIVALS[run.rival] if run.rival else None
+    retrains = rival is not None and rival.retrains
+    start = (
+        _trained(run.twin, seed, images, options, folder.with_name(f"{run.twin.name}-s{seed}"))[0] if retrains else None
+    )
+    epochs = max(1, options.epochs // 2) if retrains else options.epochs
 
     def report(kind: str, done: int, of: int, figures: dict[str, float]) -> None:
         if kind == "epoch":
             shown = f"loss {figures['loss']:.3f}, {figures['seconds']:.0f} s"
             print(f"{run.name}, seed {seed}: epoch {done}/{of}, {shown}", flush=True)
 
-    network, record = train(
-        architecture, images.train, recipe, folder,
+    return train(
+        Architecture(**run.network, classes=DATA[run.data].classes), images.train,
+        Recipe(**{**RECIPE, **run.recipe}, epochs=epochs, seed=seed), folder,
         device=choose_device(options.device), compile_network=options.compile_network, report=report,
+        start=start, change=rival.change if rival else None,
     )  # fmt: skip
-    assert record.machine is not None
-    found, shape = on_test_images(network, record, images.test, options.device)
+
+
+def _tested(run: Run, network: ResNet, record: TrainingRecord, images: Images, device: str) -> dict[str, Any]:
+    """Error, zeros and MACs on the test images."""
+    if run.rival:
+        assert record.data is not None
+        right = right_answers(network, images.test, (record.data.mean, record.data.std))
+        zeros, layer_zeros, macs = 0.0, [], RIVALS[run.rival].operations(network)
+    else:
+        found, shape = on_test_images(network, record, images.test, device)
+        right, zeros, macs = found.right, found.skip_ratio(shape), found.gated_macs(shape)
+        layer_zeros = [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)]
     return {
-        "run": run.name,
-        "architecture": architecture.to_json(),
-        "recipe": asdict(recipe),
-        "budget": asdict(replace(options.budget, images=len(images.train.train))),
-        "train_digest": images.train.digest,
-        "test": {"images": len(found.right), "digest": images.test_digest, "right": pack(found.right)},
-        "error": round(1 - found.accuracy, 6),
-        "zeros": round(found.skip_ratio(shape), 6),
-        "layer_zeros": [round(float(share), 4) for share in shape.layer_skip_ratios(found.kept).mean(0)],
-        "dense_macs": plain_macs(run),
-        "gated_macs": round(found.gated_macs(shape), 1),
-        "trained": dict(record.machine) | {"seconds": round(sum(epoch["seconds"] for epoch in record.epochs))},
-        "last_epoch": dict(record.epochs[-1]),
+        "test": {"images": len(right), "digest": images.test_digest, "right": pack(right)},
+        "error": round(1 - float(right.mean()), 6),
+        "zeros": round(zeros, 6),
+        "layer_zeros": layer_zeros,
+        "gated_macs": round(macs, 1),
     }
+
+
+def right_answers(network: ResNet, images: Split, statistics: Statistics) -> NDArray[np.bool_]:
+    """Which images a network of any kind classifies rightly: bool [N]."""
+    device = network.classifier.weight.device
+    with torch.no_grad():
+        answers = [
+            network(normalise(pixels, statistics, device)).logits.argmax(1).cpu().numpy() == labels
+            for pixels, labels in images.batches(RECIPE["batch"])
+        ]
+    return np.concatenate(answers)
 
 
 def plain_macs(run: Run) -> int:

@@ -109,6 +109,7 @@ def attach(
     lr: asked.AttachedRate = None,
     seed: int = 0,
     precision: asked.Precision = None,
+    closing: asked.Closing = "blocks",
     device: asked.Device = "cpu",
     compile_network: asked.CompileNetwork = False,
     cache: Cache = None,
@@ -124,7 +125,7 @@ def attach(
     use_threads(threads)
     keep_freed_memory()
     plain = read_plain(weights, network, centred=centred)
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
+    given = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "precision": precision, "closing": closing}
     architecture = attaching.gated(plain, gate)
     statistics = _statistics(mean, std)
     choice = chosen_to_attach(plain, statistics, size, fit, device, given)

@@ -55,6 +55,7 @@ def train(
     teacher_input: Preprocessing | None = None,
     follow: Curve | None = None,
     workers: int | None = None,
+    change: Callable[[ResNet], None] | None = None,
 ) -> tuple[ResNet, TrainingRecord]:
     """Train a network and return it with the run's record; continue where ``folder`` holds a checkpoint.
 
@@ -70,6 +71,7 @@ def train(
             Without it the teacher sees what the network sees.
         follow: the curve to train along from the start: rising skip ratios [K], and each layer's own there [K, L].
         workers: processes that decode photographs; what is trained does not depend on it. None takes what suits.
+        change: made to the network before its first step, for networks that no architecture describes.
 
     Raises:
         LcclError: the images do not fill a batch, the folder holds a checkpoint of another recipe or one that began
@@ -82,6 +84,8 @@ def train(
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = _first_weights(architecture, recipe, start).to(device)
+    if change is not None:
+        change(network)
     statistics = statistics or channel_statistics(data.train)
     run = _new_run(architecture, network, recipe, data.train, statistics, compile_network=compile_network)
     if workers is not None:

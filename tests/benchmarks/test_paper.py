@@ -39,7 +39,7 @@ ROWS = [row for table in TABLES for row in table.rows]
 
 
 def test_every_table_of_the_paper_is_there():
-    assert [len(table.rows) for table in TABLES] == [6, 4, 3, 8, 7, 2, 4, 2]
+    assert [len(table.rows) for table in TABLES] == [6, 4, 3, 8, 7, 2, 4, 6, 2]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.label}-{row.run}")
@@ -77,7 +77,7 @@ def test_every_row_shows_a_run_and_every_run_is_shown_or_a_twin():
 
 
 def test_no_network_is_trained_under_two_names():
-    settings = [(dict(run.network), run.data, dict(run.recipe)) for run in RUNS.values()]
+    settings = [(dict(run.network), run.data, dict(run.recipe), run.rival) for run in RUNS.values()]
     assert all(setting not in settings[:index] for index, setting in enumerate(settings))
 
 
@@ -179,6 +179,15 @@ def test_a_row_goes_on_from_its_checkpoint(trained, cifar, tmp_path, capsys):
     assert "epoch" not in capsys.readouterr().out.replace("1-epochs", "")
     again, before = (json.loads((folder / name).read_text()) for folder in (tmp_path, results))
     assert again == before
+
+
+def test_rivals_are_trained_and_tested_too_a_pruned_one_from_its_twin(cifar, tmp_path):
+    main(words(cifar, tmp_path, "resnet20-pfec-24", "resnet20-xnor", "resnet20-bwn"), tmp_path / "runs")
+    found = {result.run: result for result in read_all(tmp_path)}
+    assert set(found) == {f"resnet20-{name}" for name in ("post-plain", "pre-plain", "pfec-24", "xnor", "bwn")}
+    saved = {name: found[f"resnet20-{name}"].speed_up for name in ("pfec-24", "bwn", "xnor")}
+    assert saved == pytest.approx({"pfec-24": 0.242, "bwn": 0.494, "xnor": 0.973}, abs=0.02)
+    assert all(len(result.right) == 20 for result in found.values())
 
 
 def test_a_row_that_fails_stops_no_other(cifar, tmp_path, monkeypatch, capsys):
@@ -319,7 +328,7 @@ def test_a_run_shows_wherever_its_row_stands(trained):
     text = page(trained[0])
     lines = [line for line in text.splitlines() if "1 × 128, tiny" in line]
     assert [line.split(" |")[0] for line in lines] == [
-        "| ResNet-20, pointwise", "| ResNet-20, shared", "| Aft-Aft", "| conv + BN + ReLU"
+        "| ResNet-20, pointwise", "| ResNet-20, shared", "| Aft-Aft", "| conv + BN + ReLU", "| LCCL, shared"
     ]  # fmt: skip
     assert lines[1].split("| 34.9 |")[1] == lines[2].split("| 34.9 |")[1]
 
