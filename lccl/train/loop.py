@@ -212,10 +212,7 @@ def _as_taught(pixels: NDArray[np.uint8], run: Run) -> Tensor:
 
 def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | None) -> ResNet:
     network = build(architecture)
-    for layer in network.skip_convs.values():
-        if layer.gate is not None and layer.gate.norm is not None:
-            nn.init.constant_(layer.gate.norm.weight, recipe.gate_scale)
-            nn.init.constant_(layer.gate.norm.bias, recipe.gate_shift)
+    first_gates(network, recipe.gate_scale, recipe.gate_shift)
     if start is not None:
         own = network.state_dict()
         given = {name: value for name, value in start.state_dict().items() if not name.startswith("sidenets.")}
@@ -225,6 +222,14 @@ def _first_weights(architecture: Architecture, recipe: Recipe, start: ResNet | N
             raise LcclError("training cannot begin from the weights of another network")
         network.load_state_dict(own | given)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def first_gates(network: ResNet, scale: float, shift: float) -> None:
+    """Let all gates that are normalised begin as ``shift`` ± ``scale``."""
+    for layer in network.skip_convs.values():
+        if layer.gate is not None and layer.gate.norm is not None:
+            nn.init.constant_(layer.gate.norm.weight, scale)
+            nn.init.constant_(layer.gate.norm.bias, shift)
 
 
 def _training_form(

@@ -30,7 +30,9 @@ class Recipe:
         path_from, path_every: with the allocation ``path``: share of the run after which the threshold curve is
             searched for, and shares after which it is searched for again.
         gate_scale, gate_shift: where a fresh gate's normalisation starts: ``gate_shift`` ± ``gate_scale``. From
-            1 ± 0.25 the network starts nearly as its plain twin; a gate that starts closed gets no gradient.
+            1 ± 0.1 the network starts nearly as its plain twin. From a wider start large values are multiplied by large
+            ones in every layer, until a few positions outweigh all others (``benchmarks.paper.start``); a gate that
+            starts closed gets no gradient.
         distill: weight of the teacher's answers against the labels, where there is a teacher.
         temperature: by which both networks' logits are divided when the teacher's answers are matched.
         gate_l1: weight of the mean gate value in the loss; the paper's "regularisation" of gates without normalisation.
@@ -67,7 +69,7 @@ class Recipe:
     spread: float = 1.0
     path_from: float = 0.4
     path_every: float = 0.2
-    gate_scale: float = 0.25
+    gate_scale: float = 0.1
     gate_shift: float = 1.0
     distill: float = 0.7
     temperature: float = 4.0
