@@ -101,18 +101,27 @@ def test_other_classes_are_learned_from_a_bundle(trained, place):
     assert (tuned.training.recipe["trunk_rate"], tuned.training.earlier.digest) == (0.1, start.digest)
 
 
-def test_a_large_network_has_the_recipe_for_photographs(data, place):
+@pytest.fixture(scope="module")
+def large(place, data):
+    """A plain ResNet-18, hardly trained."""
     options = ["--network", "resnet18", "--gate", "none", "--size", "96", "--epochs", 1, "--threads", 1]
     lccl("train", data, "--out", place / "large", "--runs", place / "runs", "--fit", "stretch", *options)
-    bundle = bundles.load(place / "large")
+    return place / "large"
+
+
+def test_a_large_network_has_the_recipe_for_photographs(large):
+    bundle = bundles.load(large)
     recipe, preprocessing = bundle.training.recipe, bundle.preprocessing
     assert (recipe["augmentation"], recipe["smoothing"], recipe["batch"]) == ("crops", 0.1, 8)
     assert (preprocessing.size, preprocessing.resize, preprocessing.fit) == (96, 96, "stretch")
-    assert preprocessing.scaled
 
 
-def test_what_cannot_be_is_said_in_a_sentence(data, place):
-    out = ["--out", place / "no", "--runs", place]
-    failed("96 to 320 pixels a side, not 64", "train", data, *out, "--network", "resnet18", "--size", "64")
-    failed("unknown fit 'squash'", "train", data, *out, "--fit", "squash")
-    failed("--size big is not readable", "train", data, *out, "--size", "big")
+def test_gates_and_early_exits_are_fitted_to_photographs(large, data, place):
+    options = ["--epochs", 1, "--batch", 8, "--threads", 1, "--cache", place / "cache"]
+    lccl("attach", large, data, "--out", place / "gated", "--runs", place / "runs", "--closing", "last", *options)
+    output = lccl("sidenet", "train", place / "gated", data, "--out", place / "exits", *options)
+    assert "epoch 1/1" in output
+    gated, exits = bundles.load(place / "gated"), bundles.load(place / "exits")
+    assert gated.training.recipe["closing"] == "last"
+    assert len(exits.network.sidenets) == 4
+    assert exits.table.exact.accuracy == gated.table.exact.accuracy
