@@ -58,6 +58,8 @@ MEASUREMENTS = {
         Measurement("resnet20-b32-threads", "resnet20", 32, (0.5,), SCALING),
         Measurement("paper-resnet18", "resnet18", 1, (0.382,), ONE),
         Measurement("paper-resnet34", "resnet34", 1, (0.264,), ONE),
+        Measurement("paper-resnet18-int8", "resnet18", 1, (0.382,), replace(ONE, precision="int8")),
+        Measurement("paper-resnet34-int8", "resnet34", 1, (0.264,), replace(ONE, precision="int8")),
     )
 }
 

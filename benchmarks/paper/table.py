@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -87,6 +87,17 @@ Unless stated otherwise, blocks are pre-activation, as in the released code; tho
 convolutions and of rivals but XNOR-Net are post-activation. The paper does not state the weight of its regularisation;
 here it is {REGULARISED["gate_l1"]:g} × the mean gate value.
 """
+PUBLISHED_REAL = {"resnet18": (34.6, 20.5), "resnet34": (24.8, 18.1)}
+MEASURED = [f"paper-{network}{ending}" for network in PUBLISHED_REAL for ending in ("", "-int8")]
+REAL = """## Real against theoretical, ImageNet's networks
+
+Time saved against the plain twin, in percent. Published: in theory, and as measured there. Here: fresh weights,
+thresholds for the published share of skipped cells, one thread, batch 1, against the twin on the same engine, and
+against the fastest other engine (`python -m benchmarks.cpu` with the names `paper-resnet18`, `paper-resnet34`, and
+each with `-int8`).
+
+| network | published: in theory, real | here: precision | skip ratio | in theory | real | against the fastest other |
+|---|---|---|---|---|---|---|"""
 STARTS = """## How gates begin, and why
 
 Kurtosis of the blocks' outputs before the first step, of the nine blocks of ResNet-20 with shared gates, the median of
@@ -104,7 +115,26 @@ def page(folder: Path) -> str:
     """The whole page as Markdown, from the result files in ``folder``."""
     found = list(read_all(folder))
     tables = (line for table in TABLES for line in table_lines(table, found))
-    return "\n".join([INTRODUCTION, *start_lines(results.read(NAME)), *tables])
+    measured = {name: results.read(f"cpu/{name}") for name in MEASURED}
+    return "\n".join([INTRODUCTION, *start_lines(results.read(NAME)), *tables, *real_lines(measured)])
+
+
+def real_lines(figures: Mapping[str, dict[str, Any] | None]) -> Iterator[str]:
+    """Theory and measured time of the paper's ImageNet networks, as Markdown, from the results by their names."""
+    yield REAL
+    for network, (theory, real) in PUBLISHED_REAL.items():
+        for name in (f"paper-{network}", f"paper-{network}-int8"):
+            found = figures[name]
+            if found is None:
+                yield _line([network, f"{theory:g}, {real:g}", name.rpartition("-")[2], "not run", "", "", ""])
+                continue
+            reached = next(row for row in found["settings"] if row["skip_wanted"] is not None)
+            shares = ("saving_in_theory", "saving", "saving_against_best_baseline")
+            yield _line([
+                network, f"{theory:g}, {real:g}", found["precision"], f"{reached['skip_reached']:.3f}",
+                *(f"{100 * reached[name]:.1f}" for name in shares),
+            ])  # fmt: skip
+    yield ""
 
 
 def start_lines(figures: dict[str, Any] | None) -> Iterator[str]:
