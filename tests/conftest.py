@@ -221,3 +221,15 @@ def table_maker() -> Callable[..., OperatingPointTable]:
 @pytest.fixture(scope="session", name="random_bundle")
 def bundle_maker() -> Callable[..., Bundle]:
     return random_bundle
+
+
+@pytest.fixture(scope="session")
+def moto():
+    """Host and port of a server that speaks S3."""
+    pytest.importorskip("moto.server")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from lccl.bundle.format import Bundle
 from lccl.classify.answers import INTERPOLATED, Answer, AnswerFile
 from lccl.classify.pace import Pace
-from lccl.data.files import Files
 from lccl.data.images import MAX_PIXELS, UNREADABLE
 from lccl.decoding.pixels import Pixels
 from lccl.engines.base import Engine
@@ -25,6 +25,19 @@ from lccl.preprocessing import Preprocessing
 FIRST = 8  # images of a first batch whose time is not known
 NOT_FINITE = "the network's answer to it is not finite"
 Read = tuple[str, Pixels | str]
+
+
+class Files(Protocol):
+    """Encoded images by number, wherever they lie."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> bytes:
+        """One file's bytes; OSError: there is none any more; LcclError: it cannot be had now."""
+        ...
 
 
 def classify(

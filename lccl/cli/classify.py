@@ -1,4 +1,4 @@
-"""``lccl classify``: the answers of a bundle to all images of a folder or an archive."""
+"""``lccl classify``: the answers of a bundle to all images of a folder, an archive or a store."""
 
 import math
 import re
@@ -23,7 +23,13 @@ DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def classify(
-    images: Annotated[Path, typer.Argument(help="A folder of images, with all folders in it, or a .tar of one.")],
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, with all folders in it, a .tar of one, or a store's URL such as s3://bucket/prefix.",
+            metavar="<path or url>",
+        ),
+    ],
     bundle: Annotated[Path, typer.Option(help="A bundle's folder.")],
     out: Annotated[Path, typer.Option(help="Where the answers go: a .csv or .parquet file.")],
     sparsity: Annotated[float | None, typer.Option(help="Wanted skip ratio.")] = None,
@@ -39,11 +45,12 @@ def classify(
     engine: Annotated[str, typer.Option(help="auto, cpu, cuda or reference.")] = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Classify all images of a folder or archive; the same command goes on after an interruption."""
+    """Classify all images of a folder, archive or store; the same command goes on after an interruption."""
     from lccl.classify.answers import AnswerFile, check_target
     from lccl.classify.job import classify as run
     from lccl.classify.pace import Pace
     from lccl.data.files import list_files
+    from lccl.data.stores import is_stored, list_stored
 
     began = time.monotonic()
     seconds = None if finish_in is None else _seconds(finish_in)
@@ -51,7 +58,7 @@ def classify(
         sparsity=sparsity, operating_point=operating_point, max_accuracy_drop=max_accuracy_drop
     )
     check_target(out)
-    if not images.exists():
+    if not is_stored(images) and not Path(images).exists():
         raise DataError(f"there is no folder or archive {images}")
     use_threads(threads)
     loaded = lccl.load(bundle)
@@ -59,7 +66,7 @@ def classify(
     loaded = loaded.in_precision(runner.precision)
     pace = Pace(_points(loaded.table, request, seconds), began + SHARE * (math.inf if seconds is None else seconds))
     with working(f"listing {images}"):
-        files = list_files(images)
+        files = list_stored(images) if is_stored(images) else list_files(Path(images))
     if not len(files):
         raise DataError(f"there are no images in {images}")
     job = {

@@ -91,17 +91,6 @@ def bundles(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def moto():
-    pytest.importorskip("moto.server")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
-
-
 @pytest.fixture
 def store(moto, monkeypatch, tmp_path):
     """An empty bucket ``models`` behind a proxy; ``store.put(folder, prefix)`` fills it."""
