@@ -74,7 +74,8 @@ def fill_tables(page: str) -> str:
     measured = cpu.measured()
     if measured:
         tables |= {"cpu": cpu_table(measured), "goals": goals_table(measured)}
-    served = [figures for name in ("resnet20", "resnet18") if (figures := results.read(f"serving/{name}")) is not None]
+    read = (results.read(f"serving/{name}") for name in ("resnet20", "resnet18", "resnet18-12-megapixels"))
+    served = [figures for figures in read if figures is not None]
     if served:
         tables["serving"] = serving_table(served)
     for name, rows in tables.items():
@@ -191,11 +192,12 @@ def serving_table(served: list[Figures]) -> Iterator[str]:
         for row in rows:
             if row["kind"] == "native":
                 continue
-            times = result["ratios"]["dense"].get(row["name"])
+            times, over_whole = (result["ratios"].get(kind, {}).get(row["name"]) for kind in ("dense", "whole"))
+            more = "" if over_whole is None else f"; decoding whole {over_whole:.2f} ×"
             yield (
                 f"| {result['network']} | {row['name']} | {row.get('precision', 'fp32')} | "
                 f"{_percent(row.get('accuracy'))} | {row['saturated_per_s']:.0f} | "
-                f"{'–' if times is None else f'{times:.2f} ×'} | {_milliseconds(row['tail_p99_ms'])} | "
+                f"{'–' if times is None else f'{times:.2f} ×{more}'} | {_milliseconds(row['tail_p99_ms'])} | "
                 f"{_outside(row)} |"
             )
 

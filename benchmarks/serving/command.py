@@ -18,23 +18,31 @@ import torch
 from rich.console import Console
 
 from benchmarks import results, serving
-from benchmarks.serving import report, tune, twins
+from benchmarks.serving import report, tune
 from benchmarks.serving.measure import IN_FLIGHT, Contestant, Loaded, alone, awake, load, saturate
-from benchmarks.serving.servers import Setup, ask_peer, ask_service, check_peer, peers_python, start_peer, start_service
+from benchmarks.serving.servers import (
+    Setup,
+    ask_peer,
+    ask_service,
+    check_peer,
+    key_of,
+    peers_python,
+    start_peer,
+    start_service,
+)
 from benchmarks.serving.tune import NATIVE, PEERS, Tried
-from benchmarks.serving.workload import NETWORKS, Served, serve_all
+from benchmarks.serving.workload import EXACT_ROW, HUGE, MIXED_ROW, NETWORKS, Served, serve_all
 from lccl_client.load import Closed, Open
 
-EXACT, HALF, MIXED = "LCCL exact", "LCCL sparsity 0.5", "LCCL mixed"
-QUALITIES = {EXACT: ("",), HALF: ("sparsity=0.5",), MIXED: ("sparsity=0.36", "sparsity=0.5", "sparsity=0.64")}
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", NATIVE: "LCCL engine"}
+# Bodies of some 5 MB, of which as many are to be held as are under way: the default would refuse a quarter of them.
+FLAGS = {HUGE: ("--max-inflight-bytes", f"{1 << 30}")}
 TAIL_SHARE = 0.7
 T = TypeVar("T")
 REQUIREMENTS = Path(__file__).parent / "requirements-peers.txt"
 DECODERS = ("simplejpeg", "pillow")  # of JPEGs, the preferred one first
 PROGRAMS = {"FastAPI": "fastapi", "LitServe": "litserve", "BentoML": "bentoml", "Ray Serve": "ray"}
 PACKAGES = (*PROGRAMS.values(), "uvicorn", *DECODERS, "numpy", "onnxruntime", "openvino")
-OWN_ACCURACY = {EXACT: "exact", HALF: "0.5"}  # by the names that :class:`Served` has
 Versions = dict[str, str | None]
 
 
@@ -59,7 +67,7 @@ def compare(
 ) -> dict[str, Any]:
     """All figures of one network; see :mod:`benchmarks.serving` for what they are."""
     with started(served, peers, tuned, console) as contestants:
-        single = [one for one in contestants if one.name != MIXED]
+        single = [one for one in contestants if one.name != MIXED_ROW]
         lone = _in_turns("alone", single, 1, console, lambda one, _: alone(one, length.alone_seconds))
         saturated = _in_turns(
             "saturated", contestants, length.rounds, console, lambda one, _: saturate(one, length.seconds)
@@ -68,7 +76,7 @@ def compare(
         tails: dict[str, list[Loaded]] = {}
         if best is not None:  # all but the peers with this project's engine, at the same rate
             rate = TAIL_SHARE * median(report.highest(saturated[best]))
-            chosen = [one for one in single if one.kind != "native"]
+            chosen = [one for one in single if one.kind in ("dense", "own")]
             tails = _in_turns(
                 f"{rate:.0f} a second", chosen, length.rounds, console,
                 lambda one, number: load(one, Open(rate), length.tail_seconds, seed=number),
@@ -94,23 +102,26 @@ def started(
     with ExitStack() as stack:
         contestants, setups = [], _setups(served, peers, tuned)
         for name, (peer, setup) in setups.items():
-            server, kind = start_peer(peer, setup, served), "native" if setup.backend == NATIVE else "dense"
+            server = start_peer(peer, setup, served)
             stack.callback(server.close)
-            accuracy = served.answers[twins.key(setup.backend, setup.precision)].accuracy
+            kind = "native" if setup.backend == NATIVE else "whole" if setup.whole else "dense"
+            accuracy = served.answers[key_of(setup)].accuracy
             contestants.append(Contestant(name, kind, server, (ask_peer(peer, served),), setup.precision, accuracy))
-        own = start_service(served)
+        own = start_service(served, *FLAGS.get(served.name, ()))
         stack.callback(own.close)
-        asked = {name: tuple(ask_service(quality, served) for quality in QUALITIES[name]) for name in QUALITIES}
+        asked = {
+            name: tuple(ask_service(quality, served) for quality in queries)
+            for name, queries in served.qualities.items()
+        }
         for contestant in contestants:
             with console.status(f"{served.name}: waiting for {contestant.name}"), awake(contestant.server):
                 contestant.server.wait(contestant.asks[0])
                 check_peer(contestant.server, contestant.asks[0], served, setups[contestant.name][1])
         with console.status(f"{served.name}: waiting for the service"), awake(own):
-            own.wait(asked[EXACT][0])
-            precision = own.post(asked[EXACT][0], 0).json()["precision"]
+            own.wait(asked[EXACT_ROW][0])
+            precision = own.post(asked[EXACT_ROW][0], 0).json()["precision"]
         yield contestants + [
-            Contestant(name, "own", own, asks, precision, served.own_accuracy.get(OWN_ACCURACY.get(name, "")))
-            for name, asks in asked.items()
+            Contestant(name, "own", own, asks, precision, served.own_accuracy.get(name)) for name, asks in asked.items()
         ]
 
 
@@ -120,7 +131,10 @@ def _setups(served: Served, peers: Sequence[str], tuned: Sequence[Tried]) -> dic
     for peer in peers:
         for variants in (served.variants, [(NATIVE, "fp32")]):
             setup = tune.choose(tuned, served.name, peer, variants)
-            found[f"{peer}, {RUNTIMES[setup.backend]} {setup.precision}"] = (peer, setup)
+            name = f"{peer}, {RUNTIMES[setup.backend]} {setup.precision}"
+            found[name] = (peer, setup)
+            if served.name == HUGE and setup.backend != NATIVE:
+                found[f"{name}, decoding whole"] = (peer, replace(setup, whole=True))
     return found
 
 

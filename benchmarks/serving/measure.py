@@ -32,7 +32,8 @@ class Contestant:
 
     Attributes:
         name: as tables show it.
-        kind: ``dense`` (a peer with a runtime people use), ``native`` (a peer with this project's engine) or ``own``.
+        kind: ``dense`` (a peer with a runtime people use), ``whole`` (one that decodes JPEGs whole, too), ``native`` (a
+            peer with this project's engine) or ``own``.
         asks: one, or several that are mixed evenly.
         precision: that the network is computed in.
         accuracy: on test images; None where nobody measured it.

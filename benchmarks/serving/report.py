@@ -44,7 +44,7 @@ def figures(
     kinds = {one.name: one.kind for one in contestants}
     own = [name for name, kind in kinds.items() if kind == "own"]
     ratios: dict[str, Any] = {}
-    for kind in ("dense", "native"):
+    for kind in ("dense", "whole", "native"):
         rival = best(saturated, [name for name, known in kinds.items() if known == kind])
         if rival is not None:
             ratios[kind] = {"best_peer": rival, **{name: ratio(saturated, name, rival) for name in own}}

@@ -47,11 +47,13 @@ class Setup:
     window_ms: float = 1.0
     decoders: int = 0
     front: str = ""
+    whole: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.workers} × {self.threads} threads", f"batch {self.batch}", f"window {self.window_ms:g} ms"]
         parts += [f"{self.decoders} decoders"] if self.decoders else []
-        return ", ".join([self.precision, *parts] + ([self.front] if self.front else []))
+        parts += [self.front] if self.front else []
+        return ", ".join([self.precision, *parts] + (["JPEGs decoded whole"] if self.whole else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def start_peer(peer: str, setup: Setup, served: Served) -> Server:
         command = [program, "serve", "bentoml_app:Classifier", "--host", "127.0.0.1", "--port", str(port)]
     else:
         command = [str(python), PROGRAMS[peer]]
-    name = f"{peer} {setup.backend} {setup.precision} {served.name}"
+    name = f"{peer} {setup.backend} {setup.precision} {served.name}" + (" whole" if setup.whole else "")
     return Server(name, command, environment, port, lambda: len(list(ready.iterdir())) >= setup.workers)
 
 
@@ -212,6 +214,12 @@ IMAGES = 4
 WITHIN = {"fp32": 0.002, "int8": 0.05}  # of the highest probability; a value may round the other way in a batch
 
 
+def key_of(setup: Setup) -> str:
+    """What the answers of a peer with this setup are called in :class:`Served`."""
+    name = twins.key(setup.backend, setup.precision)
+    return twins.whole(name) if setup.whole else name
+
+
 def check_peer(server: Server, ask: Ask, served: Served, setup: Setup) -> None:
     """Hold a peer's classes and probabilities against those of its variant of the twin.
 
@@ -219,7 +227,7 @@ def check_peer(server: Server, ask: Ask, served: Served, setup: Setup) -> None:
         RuntimeError: they differ.
 
     """
-    expected = served.answers[twins.key(setup.backend, setup.precision)].probabilities
+    expected = served.answers[key_of(setup)].probabilities
     for index in range(IMAGES):
         answer = server.post(ask, index).json()
         found = (answer[0] if isinstance(answer, list) else answer)["classes"]

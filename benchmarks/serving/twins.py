@@ -45,6 +45,11 @@ def key(backend: str, precision: str) -> str:
     return precision if precision == "fp32" else f"{backend} {precision}"
 
 
+def whole(name: str) -> str:
+    """What the answers of a variant are called where its JPEGs are decoded whole."""
+    return f"{name} whole"
+
+
 def write(folder: Path, twin: ResNet, bundle: Bundle, calibration: Pixels) -> dict[str, str]:
     """Write the twin's files, and say which ones are not to be had and why.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import lccl
 from benchmarks import results
 from benchmarks.faults.cases import encode
 from benchmarks.serving import twins
+from benchmarks.serving.peers.model import MAX_PIXELS
 from benchmarks.serving.twins import DENSE, Answers
 from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.workload import Workload, find_model, make_workload, plain_twin
@@ -33,7 +33,7 @@ from lccl.preprocessing import Preprocessing
 from lccl.request import QualityRequest, resolve
 
 BUILD = results.HOME / "build" / "serving"
-SHIPPED = results.HOME / "models" / "resnet20-cifar10"
+SHIPPED, SHIPPED_LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
 MANY, FEW = 64, 16
 CALIBRATED = 300  # images that the peers' tools see
 QUALITY = 90
@@ -44,7 +44,7 @@ class Served:
     """One network as everyone serves it.
 
     Attributes:
-        name: of the network.
+        name: of the network, and of its images' size.
         models: a folder of bundles that holds just the network with gates.
         twin: a folder with the plain twin, as peers want it.
         images: JPEG files.
@@ -52,7 +52,8 @@ class Served:
         answers: the plain twin's, by :func:`benchmarks.serving.twins.key`.
         variants: of the twin: the runtimes people use, each in the precisions that are to be had.
         absent: which others there would be, and why they are not.
-        own_accuracy: of the network with gates on test images, by the sparsity asked for; nothing without such images.
+        qualities: what this service is asked for: in tables' words, queries that are mixed evenly.
+        own_accuracy: of the network with gates on test images, by the same words; nothing without such images.
 
     """
 
@@ -64,6 +65,7 @@ class Served:
     answers: Mapping[str, Answers]
     variants: tuple[tuple[str, str], ...]
     absent: Mapping[str, str]
+    qualities: Mapping[str, Sequence[str]]
     own_accuracy: Mapping[str, float]
 
 
@@ -79,7 +81,7 @@ def serve_all(names: Sequence[str], data: Path | None, twin: Path | None = None)
     for name in names:
         given = {"data": str(data), "twin": str(twin)}
         if _given(name) != given:
-            small(data, twin) if name == SMALL else large()
+            small(data, twin) if name == SMALL else large(name)
             (BUILD / name / "given.json").write_text(json.dumps(given), encoding="utf-8")
     return [_read(BUILD / name) for name in names]
 
@@ -104,25 +106,74 @@ def small(data: Path | None, twin: Path | None) -> None:
     _save(folder, plain, bundle, images, calibration.images[:], None if twin is None else test, own)
 
 
-def large() -> None:
-    """Make a ResNet-18 with fresh weights and thresholds, asked with drawn images of 500 × 375 pixels."""
-    model, drawn = find_model(LARGE), noise_images(FEW, 500)
-    images = Images(f"{drawn.source}, 500 × 375 pixels", drawn.images[:, :375])
+def large(name: str) -> None:
+    """Make a ResNet-18, asked with drawn photographs: the shipped one, or one with fresh weights and thresholds.
+
+    The peers' twin of the shipped one is what is left of it without gates, which takes as long as the trained one.
+    """
+    height, width, count, times = PHOTOGRAPHS[name]
+    drawn, folder = noise_images(count, width // times), emptied(BUILD / name)
+    pixels = [np.asarray(Image.fromarray(image).resize((width, width)))[:height] for image in drawn.images]
+    images = Images(f"{drawn.source}, {width} × {height} pixels", np.stack(pixels))
+    if SHIPPED_LARGE.is_dir():
+        bundle = bundles.load(SHIPPED_LARGE)
+        twin = plain_twin(bundle.architecture, bundle.network)
+        inputs = _inputs(_jpegs(images.images), bundle.preprocessing)
+        (folder / "models").mkdir()
+        (folder / "models" / SHIPPED_LARGE.name).symlink_to(SHIPPED_LARGE)
+        _save(folder, twin, bundle, images, inputs, qualities=at_point(sparsest_as_good(bundle)))
+        return
+    model = find_model(LARGE)
+    model = replace(model, preprocessing=replace(model.preprocessing, scaled=True))
     inputs = _inputs(_jpegs(images.images), model.preprocessing)
-    workload = make_workload(model, Images(images.source, inputs), FEW, (HALF,))
-    bundle, folder = fresh_bundle(workload), emptied(BUILD / LARGE)
+    workload = make_workload(model, Images(images.source, inputs), count, (HALF,))
+    bundle = fresh_bundle(workload)
     bundles.save(bundle, folder / "models" / LARGE)
     _save(folder, workload.twin, bundle, images, inputs)
 
 
-SMALL, LARGE = NETWORKS = "resnet20", "resnet18"
+SMALL, LARGE, HUGE = NETWORKS = "resnet20", "resnet18", "resnet18-12-megapixels"
+# Height, width, how many, and times that they are scaled up, so that large files are about as long as a telephone's.
+PHOTOGRAPHS = {LARGE: (375, 500, FEW, 1), HUGE: (3000, 4000, 4, 2)}
+HALF, LOSS = 0.5, 0.005
+EXACT_ROW, MIXED_ROW = "LCCL exact", "LCCL mixed"
+HALF_ROW = f"LCCL sparsity {HALF}"
+USUAL = {
+    EXACT_ROW: [""],
+    HALF_ROW: [f"sparsity={HALF}"],
+    MIXED_ROW: [f"sparsity={ratio}" for ratio in (0.36, HALF, 0.64)],
+}
+
+
+def sparsest_as_good(bundle: Bundle) -> OperatingPoint:
+    """The sparsest point that loses at most ``LOSS`` against the plain twin on the measuring part, as it is served.
+
+    Raises:
+        LcclError: the bundle does not say how good its twin was, or no point is as good.
+
+    """
+    twin = bundle.training.plain_twin
+    if twin is None:
+        raise LcclError(f"{bundle.architecture.name} does not record its plain twin: train it with --teacher")
+    table = bundle.in_precision(lccl.compile(bundle, engine="cpu").precision).table
+    good = [point for point in table.points if point.accuracy >= twin.accuracy - LOSS]
+    if not good:
+        raise LcclError(f"no point loses at most {LOSS} against the plain twin")
+    return max(good, key=lambda point: point.skip_ratio)
+
+
+def at_point(point: OperatingPoint) -> dict[str, list[str]]:
+    """What is asked for: exact, a point, and targets around it."""
+    around = [f"sparsity={point.skip_ratio * share:.3f}" for share in (0.75, 1, 1.25)]
+    return {EXACT_ROW: [""], f"LCCL {point.name}": [f"operating_point={point.name}"], MIXED_ROW: around}
 
 
 def _own_accuracy(bundle: Bundle, test: Split) -> dict[str, float]:
     """What the service's engine reaches on test images, in the precision that it takes by itself."""
     engine = lccl.compile(bundle, engine="cpu")
     table = bundle.in_precision(engine.precision).table
-    settings = {EXACT: exact_setting(engine), f"{HALF}": resolve(table, QualityRequest(sparsity=HALF)).wanted.setting}
+    half = resolve(table, QualityRequest(sparsity=HALF)).wanted.setting
+    settings = {EXACT_ROW: exact_setting(engine), HALF_ROW: half}
     return {name: measure(engine, test, setting).accuracy for name, setting in settings.items()}
 
 
@@ -135,12 +186,16 @@ def emptied(folder: Path) -> Path:
 
 def _save(
     folder: Path, twin: ResNet, bundle: Bundle, images: Images, calibration: NDArray[np.uint8],
-    test: Split | None = None, own: Mapping[str, float] | None = None,
+    test: Split | None = None, own: Mapping[str, float] | None = None, qualities: Mapping[str, list[str]] = USUAL,
 ) -> None:  # fmt: skip
     """Write the twin, its answers and the images beside the models that a folder holds already."""
     files, twin_folder = _jpegs(images.images), emptied(folder / "twin")
     absent = twins.write(twin_folder, twin, bundle, calibration)
     answers = twins.answer(twin_folder, twin, bundle, _inputs(files, bundle.preprocessing), test)
+    whole = _inputs(files, replace(bundle.preprocessing, scaled=False))
+    answers |= {
+        twins.whole(name): found for name, found in twins.answer(twin_folder, twin, bundle, whole, None).items()
+    }
     for name, found in answers.items():
         np.save(folder / f"{name}.npy", found.probabilities)
     for number, file in enumerate(files):
@@ -149,6 +204,7 @@ def _save(
         "source": images.source,
         "accuracy": {name: found.accuracy for name, found in answers.items()},
         "absent": absent,
+        "qualities": qualities,
         "own_accuracy": own or {},
     }
     (folder / "made.json").write_text(json.dumps(made), encoding="utf-8")
@@ -173,19 +229,19 @@ def _read(folder: Path) -> Served:
         answers=answers,
         variants=tuple(variant for variant in DENSE if twins.key(*variant) in answers),
         absent=made["absent"],
+        qualities=made["qualities"],
         own_accuracy=made["own_accuracy"],
     )
 
 
 def _inputs(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    return np.stack([preprocessing.apply(Image.open(io.BytesIO(file))) for file in files])
+    return np.stack([preprocessing.decode(file, MAX_PIXELS) for file in files])
 
 
 def _jpegs(images: NDArray[np.uint8]) -> tuple[bytes, ...]:
     return tuple(encode(Image.fromarray(image), "JPEG", quality=QUALITY) for image in images)
 
 
-HALF = 0.5
 AROUND = {"p35": 0.35, "p65": 0.65}
 WITHIN = 0.002
 FURTHEST, STEPS = 0.5, 30

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+import lccl as library
 from benchmarks.serving import processes, report, tune, twins
 from benchmarks.serving.measure import Contestant, Loaded, engine_ms, read_answer
-from benchmarks.serving.servers import Setup, differs
+from benchmarks.serving.servers import Setup, differs, key_of
 from benchmarks.serving.tune import PEERS, Tried
-from benchmarks.serving.workload import SHIPPED
+from benchmarks.serving.workload import LOSS, SHIPPED, at_point, sparsest_as_good
 from lccl.bench.images import noise_images
 from lccl.bench.twins import FromPixels
 from lccl.bench.workload import plain_twin
@@ -167,6 +168,26 @@ def sleeps(process: int) -> bool:
 
 def state_of(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_the_sparsest_point_that_is_as_good_as_the_twin_is_asked_for():
+    bundle = bundles.load(SHIPPED)
+    found, least = sparsest_as_good(bundle), bundle.training.plain_twin.accuracy - LOSS
+    table = bundle.in_precision(library.compile(bundle, engine="cpu").precision).table
+    assert found.accuracy >= least
+    assert all(point.accuracy < least for point in table.points if point.skip_ratio > found.skip_ratio)
+    asked = at_point(found)
+    assert list(asked) == ["LCCL exact", f"LCCL {found.name}", "LCCL mixed"]
+    assert asked[f"LCCL {found.name}"] == [f"operating_point={found.name}"]
+    ratios = [float(query.removeprefix("sparsity=")) for query in asked["LCCL mixed"]]
+    assert sum(ratios) / 3 == pytest.approx(found.skip_ratio, abs=0.001)
+
+
+def test_peers_that_decode_whole_are_held_against_answers_of_their_own():
+    assert key_of(replace(SETUP, precision="int8")) == "openvino int8"
+    whole = replace(SETUP, whole=True)
+    assert key_of(whole) == "fp32 whole"
+    assert str(whole).endswith("JPEGs decoded whole")
 
 
 def test_every_variant_of_the_twin_is_written_and_answers_like_it_or_is_said_to_be_absent(tmp_path):

@@ -11,7 +11,7 @@ import site
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Settings:
         window_ms: how long a batch that is not full waits for more.
         decoders: threads that decode images in each worker; 0 decodes in the thread that runs the batch.
         front: what else the peer's documentation offers, by its name there.
+        whole: whether JPEGs are decoded whole, as most people's are, and not reduced as this project's are.
 
     """
 
@@ -59,6 +60,7 @@ class Settings:
     window_ms: float = 1.0
     decoders: int = 0
     front: str = ""
+    whole: bool = False
 
     @property
     def file(self) -> str:
@@ -75,7 +77,8 @@ class Model:
 
     def __init__(self, settings: Settings) -> None:
         described = json.loads((Path(settings.folder) / "twin.json").read_text(encoding="utf-8"))
-        self._preprocessing = Preprocessing.from_json(described["preprocessing"])
+        given = Preprocessing.from_json(described["preprocessing"])
+        self._preprocessing = replace(given, scaled=given.scaled and not settings.whole)
         self._labels: list[str] = described["labels"]
         self.predict = BACKENDS[settings.backend](settings, described)
         self._decode = ThreadPoolExecutor(settings.decoders).map if settings.decoders else map
