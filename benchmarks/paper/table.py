@@ -132,7 +132,7 @@ def real_lines(figures: Mapping[str, dict[str, Any] | None]) -> Iterator[str]:
             shares = ("saving_in_theory", "saving", "saving_against_best_baseline")
             yield _line([
                 network, f"{theory:g}, {real:g}", found["precision"], f"{reached['skip_reached']:.3f}",
-                *(f"{100 * reached[name]:.1f}" for name in shares),
+                *("–" if reached[name] is None else f"{100 * reached[name]:.1f}" for name in shares),
             ])  # fmt: skip
     yield ""
 
