@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks import results
+from benchmarks.cpu import PAPER
 from benchmarks.paper.rows import (
     DATA,
     PRESETS,
@@ -87,7 +88,11 @@ Unless stated otherwise, blocks are pre-activation, as in the released code; tho
 convolutions and of rivals but XNOR-Net are post-activation. The paper does not state the weight of its regularisation;
 here it is {REGULARISED["gate_l1"]:g} × the mean gate value.
 """
-PUBLISHED_REAL = {"resnet18": (34.6, 20.5), "resnet34": (24.8, 18.1)}
+PUBLISHED_REAL = {
+    network: (row.published.speed_up, 100 * real)
+    for network, real in PAPER.items()
+    for table in TABLES for row in table.rows if row.run == f"imagenet-{network}-shared"
+}  # fmt: skip
 MEASURED = [f"paper-{network}{ending}" for network in PUBLISHED_REAL for ending in ("", "-int8")]
 REAL = """## Real against theoretical, ImageNet's networks
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.rivals.operations import convolution_macs
 from lccl.errors import LcclError
-from lccl.networks.resnet import Block, ResNet
+from lccl.networks.resnet import Block, PreActivationBlock, ResNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _prune(block: Block, share: float) -> None:
     inner = _inner(block)
     kept = max(1, round((1 - share) * inner.out_channels))
     largest = inner.weight.detach().abs().sum(dim=(1, 2, 3)).topk(kept).indices.sort().values
-    norm = first.norm if first.norm is not None else getattr(block, "norm2")  # noqa: B009
+    norm = block.norms[1] if isinstance(block, PreActivationBlock) else first.norm
     _take(inner, "weight", largest)
     inner.out_channels = kept
     for name in ("weight", "bias", "running_mean", "running_var"):

@@ -192,10 +192,10 @@ def _save(
     files, twin_folder = _jpegs(images.images), emptied(folder / "twin")
     absent = twins.write(twin_folder, twin, bundle, calibration)
     answers = twins.answer(twin_folder, twin, bundle, _inputs(files, bundle.preprocessing), test)
-    whole = _inputs(files, replace(bundle.preprocessing, scaled=False))
-    answers |= {
-        twins.whole(name): found for name, found in twins.answer(twin_folder, twin, bundle, whole, None).items()
-    }
+    if folder.name == HUGE:
+        whole = _inputs(files, replace(bundle.preprocessing, scaled=False))
+        found_whole = twins.answer(twin_folder, twin, bundle, whole, None)
+        answers |= {twins.whole(name): found for name, found in found_whole.items()}
     for name, found in answers.items():
         np.save(folder / f"{name}.npy", found.probabilities)
     for number, file in enumerate(files):
