@@ -44,6 +44,7 @@ WHITE = 255
 FACTORS = (8, 4, 2)
 SMALLEST_COVER = 8
 NO_MEMORY = "the image needs more memory than there is"
+ROOM_PER_PIXEL = 8  # bytes: what is decoded, and a copy
 USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
 BAND_PIXELS = 1 << 18  # composed in some 3 ms
 Pixels = NDArray[np.uint8]
@@ -186,6 +187,7 @@ def _with_pillow(container: Container, max_pixels: int, cover: int) -> tuple[Pix
             raise
         except Exception as error:  # Pillow's decoders raise whatever their format runs into
             _check_memory(error)
+            _check_room(container, max_pixels)
             if container.kind == "BMP" and "nsupported" in str(error):
                 raise UnsupportedImageError(f"this form of BMP is not read here ({_brief(error)})") from error
             if isinstance(error, UnidentifiedImageError):
@@ -197,6 +199,12 @@ def _check_memory(error: Exception) -> None:
     """Raise a MemoryError for what a library in C tells of its memory by a text alone."""
     if "memory" in str(error).lower():
         raise MemoryError from error
+
+
+def _check_room(container: Container, max_pixels: int) -> None:
+    """Raise a MemoryError where decoding failed and its memory cannot be had: libwebp calls that damage, too."""
+    width, height = claimed_size(container.content) or (0, 0)
+    np.empty(ROOM_PER_PIXEL * min(width * height, max_pixels), np.uint8)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
