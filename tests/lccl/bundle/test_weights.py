@@ -97,3 +97,16 @@ def test_weights_of_half_precision_are_taken_as_float32(folder, dtype):
     loaded = bundles.load(folder).network
     assert loaded.classifier.weight.dtype == torch.float32
     assert torch.equal(loaded.classifier.weight, tensors["classifier.weight"].float())
+
+
+def test_what_half_precision_holds_is_stored_in_it_and_nothing_else(folder):
+    bundle = bundles.load(folder)
+    with torch.no_grad():
+        bundle.network.classifier.weight.copy_(bundle.network.classifier.weight.half().float())
+        bundle.network.stem_conv.weight[0, 0, 0, 0] = 1 + 2**-20
+    bundles.save(bundle, folder)
+    stored = load_file(folder / WEIGHTS)
+    assert stored["classifier.weight"].dtype == torch.float16
+    assert stored["stem_conv.weight"].dtype == stored["stem_norm.weight"].dtype == torch.float32
+    loaded, kept = bundles.load(folder).network.state_dict(), bundle.network.state_dict()
+    assert all(torch.equal(loaded[name], kept[name]) for name in stored)

@@ -1,5 +1,6 @@
 """Training is repeatable bit by bit, resumes as if it had never stopped, and follows its recipe."""
 
+import copy
 import itertools
 import json
 import math
@@ -376,3 +377,13 @@ def test_a_first_bundle_states_exact_alone_measured_on_both_held_out_parts(train
     assert bundle.splits == {"choose": 4, "measure": 4, "digest": "toy", "by": "files"}
     assert bundle.preprocessing.mean == record.data.mean
     assert bundle.labels == ("r", "g", "b")
+    assert all(torch.equal(weight, weight.half().float()) for weight in bundle.network.parameters() if weight.dim() > 1)
+    assert not all(torch.equal(weight, weight.half().float()) for weight in bundle.network.parameters())
+
+
+def test_weights_beyond_half_precision_stay_as_they_are(trained, data):
+    _, network, record = trained
+    network = copy.deepcopy(network)
+    large = network.classifier.weight.data.fill_(1e5)
+    bundle = first_bundle(network, RESNET20, Dataset(data.train, data.measure, ("r", "g", "b")), data, record)
+    assert torch.equal(bundle.network.classifier.weight, torch.full_like(large, 1e5))
