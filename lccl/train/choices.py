@@ -19,6 +19,7 @@ from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import PHOTOGRAPHS, Recipe, attached, continued, read_sizes, tuned
 
 SIZES, SMALL_SIZES = (96, 320), (16, 320)
+GROWS_FROM = 64  # coarse pixels teach much of a photograph in little time
 USUAL_SIZES = "128:160"
 STEPS, FEWEST_IMAGES = 15, 8
 TUNED_EPOCHS = 15
@@ -151,6 +152,8 @@ def usual_precision(device: torch.device) -> str:
 def _sizes(text: str, large: bool) -> list[int]:
     sizes = read_sizes(text)
     least, most = SIZES if large else SMALL_SIZES
-    if not least <= sizes[0] or not sizes[-1] <= most:
-        raise LcclError(f"this network takes images of {least} to {most} pixels a side, not {text}")
+    first = GROWS_FROM if large and ":" in text else least
+    if not (first <= sizes[0] and least <= sizes[-1] <= most):
+        growing = f", and may grow from {GROWS_FROM}" if large else ""
+        raise LcclError(f"this network takes images of {least} to {most} pixels a side{growing}, not {text}")
     return sizes

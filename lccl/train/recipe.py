@@ -183,7 +183,7 @@ def read_sizes(text: str) -> list[int]:
 
 
 PHOTOGRAPHS = Recipe(
-    epochs=40, batch=64, lr=0.05, warm_up=0.15, augmentation="crops", smoothing=0.1, average=0.05, curve_images=96
+    epochs=40, batch=64, lr=0.05, warm_up=0.15, augmentation="crops", smoothing=0.1, average=0.05, curve_images=64
 )
 
 
