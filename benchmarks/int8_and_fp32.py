@@ -2,8 +2,8 @@
 
     python -m benchmarks.int8_and_fp32 [--rounds N]
 
-ResNet-18 on images of 224 × 224 with fresh weights: its plain twin, and with gates at a skip ratio of 0.5, which the two
-precisions reach with thresholds of their own. The result file is named after the instruction set that int8 runs in.
+ResNet-18 on images of 224 × 224 with fresh weights: its plain twin, and with gates at a skip ratio of 0.5, which the
+two precisions reach with thresholds of their own. The result file is named after the instruction set that int8 runs in.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ def main() -> None:
     rows = [row for batch in BATCHES for row in compared(batch, options.rounds)]
     results.publish(
         f"cpu/int8-and-fp32-{chosen[-1]}",
-        {"network": NETWORK, "instruction_sets": dict(zip(PRECISIONS, chosen, strict=True)), "threads": THREADS, "rounds": options.rounds, "rows": rows},
+        {
+            "network": NETWORK,
+            "instruction_sets": dict(zip(PRECISIONS, chosen, strict=True)),
+            "threads": THREADS,
+            "rounds": options.rounds,
+            "rows": rows,
+        },
     )
 
 
