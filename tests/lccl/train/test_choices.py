@@ -61,7 +61,8 @@ def test_bfloat16_where_the_processor_multiplies_it(flags, expected, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "size", ["95", "321", "64:128", "128:328", "160:128", "128:128", "a", "", "96:128:160", "96,128:160"]
+    "size",
+    ["95", "321", "32:128", "64:80", "64,128", "128:328", "160:128", "128:128", "a", "", "96:128:160", "96,128:160"],
 )
 def test_an_impossible_size_is_refused(size):
     with pytest.raises(LcclError, match=r"pixels a side|is not readable"):
@@ -74,6 +75,10 @@ def test_sizes_from_96_to_320_are_taken():
     assert choose(SMALL, size="16").preprocessing.size == 16
     with pytest.raises(LcclError, match="only photographs"):
         choose(SMALL, size="16:32")
+
+
+def test_photographs_may_grow_from_smaller_than_they_are_served():
+    assert choose(size="64:128").recipe.sizes == "64:128"
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("160", [160]), ("128:160", [128, 160]), ("96,128,160", [96, 128, 160])])
