@@ -1,4 +1,4 @@
-"""Makes what the documentation shows: the example image, the shipped model's curve, and the tables.
+"""Makes what the documentation shows: the shipped models' curves, and the tables.
 
 python -m benchmarks.figures
 """
@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-from PIL import Image, ImageDraw
 
 from benchmarks import cpu, goals, photographs, results, training_tables
 from benchmarks.photographs import tables as photograph_tables
@@ -33,8 +31,7 @@ Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Write ``docs/example.png``, ``docs/curve.svg``, ``docs/overload.svg`` and the tables of ``PAGES``."""
-    draw_example(DOCS / "example.png")
+    """Write the pictures in ``docs`` and the tables of ``PAGES``."""
     draw_curve(DOCS / "curve.svg", SMALL, results.read("stated_and_reached"))
     if LARGE.is_dir():
         draw_curve(DOCS / "photographs-curve.svg", LARGE, results.read(photographs.REACHED))
@@ -276,28 +273,6 @@ def ray_replicas_table(result: Figures) -> Iterator[str]:
 
 def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
-
-
-def draw_example(file: Path) -> None:
-    """A ship on the sea, 256 × 256."""
-    image = Image.new("RGB", (256, 256), (176, 205, 228))
-    draw = ImageDraw.Draw(image)
-    for row in range(130):
-        draw.line([(0, row), (256, row)], fill=(150 + row // 2, 190 + row // 4, 228))
-    for row in range(130, 256):
-        draw.line([(0, row), (256, row)], fill=(30, 95 - (row - 130) // 4, 140 - (row - 130) // 4))
-    draw.polygon([(18, 132), (238, 132), (206, 178), (52, 178)], fill=(58, 62, 78))
-    draw.polygon([(18, 132), (238, 132), (234, 140), (24, 140)], fill=(168, 44, 38))
-    for box, colour in (
-        ((84, 96, 190, 132), (238, 238, 234)), ((104, 68, 162, 96), (226, 226, 220)),
-        ((120, 34, 142, 68), (190, 60, 44)), ((120, 34, 142, 44), (40, 40, 46)),
-    ):  # fmt: skip
-        draw.rectangle(box, fill=colour)
-    for left in range(92, 184, 16):
-        draw.ellipse((left, 108, left + 8, 116), fill=(60, 90, 120))
-    for row, left in ((192, 20), (206, 120), (222, 60), (238, 160)):
-        draw.arc((left, row, left + 56, row + 12), 200, 340, fill=(150, 185, 210), width=2)
-    image.save(file, optimize=True)
 
 
 def draw_curve(file: Path, model: Path, reached: Figures | None) -> None:

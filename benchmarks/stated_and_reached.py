@@ -18,7 +18,7 @@ from rich.progress import track
 
 from benchmarks import results
 from benchmarks.faults.cases import encode
-from benchmarks.server import Server
+from benchmarks.server import MODELS, Server
 from lccl.calibration.intervals import Z_TWO_SIDED, wilson
 from lccl.data import Split, load_dataset
 from lccl.data.images import FileImages
@@ -37,7 +37,9 @@ def main() -> None:
         results.argument("--result", default="stated_and_reached", help="the result file's name"),
     ).parse_args()
     with (
-        Server("stated", "--max-images", str(PER_REQUEST), "--request-timeout-s", "120") as server,
+        Server(
+            "stated", "--models", str(MODELS), "--max-images", str(PER_REQUEST), "--request-timeout-s", "120"
+        ) as server,
         httpx.Client(base_url=f"{server.base}/v1/models", timeout=180) as client,
     ):
         model = client.get(f"/{options.model}").json()

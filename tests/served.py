@@ -3,11 +3,12 @@
 import os
 from contextlib import contextmanager
 
-from benchmarks.server import Server
+from benchmarks.server import MODELS, Server
 
 
 @contextmanager
 def served(*flags):
     """Run ``lccl-serve`` with these flags, by default on the shipped models, and yield its address."""
-    with Server(f"tests-{os.getpid()}", *flags) as server:
+    models = () if "--models" in flags else ("--models", str(MODELS))
+    with Server(f"tests-{os.getpid()}", *models, *flags) as server:
         yield server.base

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.server import small_alone
 from tests.served import served
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ KEY = "a key of the tests"
 HEADERS = {"x-api-key": KEY, "content-type": "image/png"}
 PREFIX = "/lccl"
 SETTINGS = {
-    "LCCL_MODELS": str(ROOT / "models"), "LCCL_API_KEY": KEY, "LCCL_LOG_LEVEL": "warning", "LCCL_ROOT_PATH": PREFIX,
+    "LCCL_MODELS": str(small_alone()), "LCCL_API_KEY": KEY, "LCCL_LOG_LEVEL": "warning", "LCCL_ROOT_PATH": PREFIX,
 }  # fmt: skip
 RAY = {
     "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
@@ -54,7 +55,8 @@ def images():
 @pytest.fixture(scope="module")
 def expected(images):
     """What lccl-serve itself answers, by image and query."""
-    with served("--api-key", KEY) as base, httpx.Client(base_url=base, headers=HEADERS) as client:
+    flags = ("--models", str(small_alone()), "--api-key", KEY)
+    with served(*flags) as base, httpx.Client(base_url=base, headers=HEADERS) as client:
         return {
             (number, query): client.post(f"/v1/classify{query}", content=image).raise_for_status().json()["predictions"]
             for number, image in enumerate(images)
@@ -373,7 +375,7 @@ def test_an_update_rolls_over_under_load(base, images, expected):
 
 def test_a_replica_that_is_not_ready_is_replaced(base, images, expected, tmp_path):
     models = tmp_path / "models"
-    shutil.copytree(ROOT / "models", models)
+    shutil.copytree(small_alone(), models)
     deploy({"LCCL_MODELS": str(models), "LCCL_WATCH_MODELS_S": "0.5"}, num_replicas=1)
     old = replicas()
     (models / "resnet20-cifar10").rename(tmp_path / "away")

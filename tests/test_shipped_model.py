@@ -1,4 +1,4 @@
-"""The shipped model: what its bundle states, its card and the README's table, and the statements over HTTP."""
+"""The shipped models: what their bundles state, their cards and the README's tables, and the statements over HTTP."""
 
 from __future__ import annotations
 
@@ -20,12 +20,28 @@ from tests.conftest import every_unseen_image, needs_unseen_images
 from tests.served import served
 
 HOME = Path(__file__).parents[1]
-MODEL = HOME / "models" / "resnet20-cifar10"
+SMALL, LARGE = (HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
+MOST_BYTES = 24_000_000
 
 
 @pytest.fixture(scope="module")
-def shipped():
-    return lccl.load(MODEL)
+def small():
+    return lccl.load(SMALL)
+
+
+@pytest.fixture(scope="module")
+def large():
+    return lccl.load(LARGE)
+
+
+@pytest.fixture(scope="module", params=[SMALL, LARGE], ids=lambda folder: folder.name)
+def shipped(request):
+    return lccl.load(request.param)
+
+
+@pytest.fixture
+def folder(shipped):
+    return LARGE if shipped.preprocessing.size > 64 else SMALL
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +50,16 @@ def client():
         yield client
 
 
-def test_the_twin_on_record_had_the_same_budget(shipped):
-    twin = shipped.training.plain_twin
-    assert twin.recipe == shipped.training.recipe
-    assert twin.epochs == shipped.training.total_epochs
+def test_the_twin_on_record_had_the_same_budget(small):
+    twin = small.training.plain_twin
+    assert twin.recipe == small.training.recipe
+    assert twin.epochs == small.training.total_epochs
+
+
+def test_the_twin_of_the_model_for_photographs_is_here(large):
+    twin = lccl.load(HOME / "benchmarks" / "twins" / LARGE.name)
+    assert twin.digest == large.training.plain_twin.digest
+    assert twin.splits["digest"] == large.splits["digest"]
 
 
 def test_the_table_offers_a_real_choice(shipped):
@@ -45,19 +67,27 @@ def test_the_table_offers_a_real_choice(shipped):
     low, high = table.sparsity_range
     assert low <= 0.3
     assert high >= 0.6
-    assert table.images == 5000
+    assert table.images == shipped.splits["measure"]
     accuracies = [point.accuracy for point in table.points]
     assert accuracies[0] - accuracies[-1] > 0.02
     assert all(later < earlier + 0.01 for earlier, later in pairwise(accuracies))
 
 
-def test_the_card_is_the_bundles(shipped, tmp_path):
+def test_the_weights_take_little_space(folder):
+    assert sum(file.stat().st_size for file in folder.glob("model.safetensors")) <= MOST_BYTES
+
+
+def test_the_card_is_the_bundles(shipped, folder, tmp_path):
     from lccl.bundle.model_card import CARD, write_card
 
-    folder = tmp_path / MODEL.name
-    folder.mkdir()
-    write_card(shipped, folder)
-    assert (folder / CARD).read_text() == (MODEL / CARD).read_text()
+    written = tmp_path / folder.name
+    written.mkdir()
+    write_card(shipped, written)
+    assert (written / CARD).read_text() == (folder / CARD).read_text()
+
+
+def test_photographs_are_what_is_asked_about_by_default(client):
+    assert client.get("/v1/models").json()["default"] == LARGE.name
 
 
 def test_the_answers_shown_are_the_shipped_models(client):
@@ -67,7 +97,7 @@ def test_the_answers_shown_are_the_shipped_models(client):
     image = {"content": (HOME / "docs" / "example.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
     given = client.post("/v1/classify?sparsity=0.4&top_k=2", **image).json()
     sparsity = skip_map["operating_point"]["sparsity"]
-    drawn = client.post(f"/v1/models/{MODEL.name}/skip-map?sparsity={sparsity}", **image).json()
+    drawn = client.post(f"/v1/models/{LARGE.name}/skip-map?sparsity={sparsity}", **image).json()
     (told,), (got,) = answer["predictions"], given["predictions"]
     assert answer["operating_point"].keys() == given["operating_point"].keys()
     for name, value in answer["operating_point"].items():
@@ -95,19 +125,20 @@ def test_tables_are_the_bundles_and_the_results(page):
     assert fill_tables(text) == text
 
 
-def test_the_example_image_is_a_ship(shipped):
-    engine = lccl.compile(shipped)
-    image = shipped.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
-    output = engine.run(image[None], RunOptions.of([shipped.table.exact.setting]))
-    assert shipped.labels[int(output.logits[0].argmax())] == "ship"
+def test_the_example_image_is_a_parachute(large):
+    engine = lccl.compile(large)
+    image = large.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
+    output = engine.run(image[None], RunOptions.of([large.table.exact.setting]))
+    assert large.labels[int(output.logits[0].argmax())] == "parachute"
 
 
 def test_strange_images_are_answered(shipped):
     """White, black, stripes, noise and single pixels are far from the training data, and must not overflow."""
     engine = lccl.compile(shipped)
-    random = np.random.default_rng(0)
-    grey = [np.full((32, 32), 255), np.zeros((32, 32)), np.indices((32, 32)).sum(0) % 2 * 255, 255 * np.eye(32)]
-    noise = [random.integers(0, 256, (32, 32, 3)), random.integers(0, 2, (32, 32, 3)) * 255]
+    random, side = np.random.default_rng(0), shipped.preprocessing.size
+    square = side, side
+    grey = [np.full(square, 255), np.zeros(square), np.indices(square).sum(0) % 2 * 255, 255 * np.eye(side)]
+    noise = [random.integers(0, 256, (*square, 3)), random.integers(0, 2, (*square, 3)) * 255]
     strange = np.stack([np.repeat(image[..., None], 3, axis=2) for image in grey] + noise).astype(np.uint8)
     for point in shipped.table.points:
         assert np.isfinite(engine.run(strange, RunOptions.of([point.setting] * len(strange))).logits).all()
@@ -126,7 +157,9 @@ def test_what_is_stated_is_reached_over_http_on_unseen_images(unseen, client, sp
     for start in range(0, len(unseen), 50):
         part = unseen[start : start + 50]
         files = [("file", image) for image, _ in part]
-        answer = client.post("/v1/classify", files=files, params={"sparsity": sparsity, "top_k": 1}).json()
+        answer = client.post(
+            f"/v1/models/{SMALL.name}/classify", files=files, params={"sparsity": sparsity, "top_k": 1}
+        ).json()
         point = answer["operating_point"]
         for (_, label), prediction in zip(part, answer["predictions"], strict=True):
             right += prediction["classes"][0]["label"] == label

@@ -60,7 +60,7 @@ def _points(bundle: Bundle, shape: NetworkShape) -> Iterator[str]:
         "Intervals are 95 %; the bound is one-sided.\n"
     )
     least = bundle.table.smallest_certified_drop
-    if bundle.table.images < FEW:
+    if bundle.table.images < FEW and (least is None or least >= 0.05):
         unsure = "any loss" if least is None else f"a loss below {least:.1f} points"
         yield f"So few images cannot exclude {unsure}: requests that allow less are answered exactly.\n"
     points = bundle.table.points

@@ -3,7 +3,7 @@
 import { Api } from "./api.js";
 import { showCurve, showPoints } from "./curve.js";
 import { byId, element, tell } from "./dom.js";
-import { EXAMPLES, drawExample } from "./examples.js";
+import { drawExample, examplesOf, titleOf } from "./examples.js";
 import { listen, imageOf } from "./image.js";
 import { difference, spoken } from "./results.js";
 import { Setting } from "./setting.js";
@@ -30,6 +30,7 @@ const shared = {
 };
 let models = [];
 let announcing = 0;
+let drawn = null; // the example that is the image, if one is
 const settings = [new Setting("A", 0.4, api, shared), new Setting("B", 0.6, api, shared)];
 
 const comparing = () => byId("compare").getAttribute("aria-pressed") === "true";
@@ -68,13 +69,24 @@ function announce() {
   }, QUIET_MS);
 }
 
-async function useImage(blob, name) {
+async function showImage(blob, name) {
   shared.image = await imageOf(blob, name);
+  drawn = null;
   byId("chosen").textContent = `${name} · ${shared.image.note}`;
   const save = byId("save");
   URL.revokeObjectURL(save.href);
   Object.assign(save, { href: URL.createObjectURL(blob), download: name, hidden: blob instanceof File });
   showCode();
+}
+
+async function showExample(example) {
+  const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
+  await showImage(blob, `${example.name}.png`);
+  drawn = example;
+}
+
+/** Ask about the image that is shown. */
+function ask() {
   if (!shared.model) return;
   shown().forEach((one) => {
     one.forget();
@@ -82,7 +94,19 @@ async function useImage(blob, name) {
   });
 }
 
-function useModel(number) {
+/** Offer what a model knows, and show the first of it in the place of an example that it does not know. */
+async function offerExamples(labels) {
+  const examples = examplesOf(labels);
+  byId("examples").replaceChildren(...examples.map((example) => element(
+    "button", { type: "button", class: "example", click: () => showExample(example).then(ask) },
+    drawExample(example, 48), titleOf(example),
+  )));
+  if (!shared.image || (drawn && !examples.includes(drawn))) await showExample(examples[0]);
+}
+
+async function useModel(number) {
+  await offerExamples(models[number].labels);
+  if (byId("model").value !== String(number)) return; // another was chosen meanwhile
   shared.model = models[number];
   shared.layer = "";
   for (const part of document.querySelectorAll(".asking")) part.hidden = false;
@@ -109,7 +133,7 @@ async function load() {
     ...models.map((one, number) => element("option", { value: number }, several ? `${one.name}, version ${one.version}` : one.name)),
   );
   byId("model").value = String(Math.max(0, models.findIndex((one) => one.name === found.default)));
-  useModel(Number(byId("model").value));
+  await useModel(Number(byId("model").value));
 }
 
 function askForKey(refusal = "") {
@@ -145,16 +169,8 @@ async function copy() {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
-async function useExample(example) {
-  const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
-  await useImage(blob, `${example.name}.png`);
-}
-
 byId("settings").append(settings[0].root);
-byId("examples").append(...EXAMPLES.map((example) => element(
-  "button", { type: "button", class: "example", click: () => useExample(example) }, drawExample(example, 48), example.name,
-)));
-listen(byId("drop"), byId("file"), (file) => useImage(file, file.name || "image.png"));
+listen(byId("drop"), byId("file"), (file) => showImage(file, file.name || "image.png").then(ask));
 byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
 byId("opacity").addEventListener("input", ({ target }) => {
   shared.opacity = target.value / 100;
@@ -170,5 +186,5 @@ byId("key-form").addEventListener("submit", (event) => {
   load();
 });
 new ResizeObserver(() => shared.model && showTogether()).observe(byId("curve"));
-await useExample(EXAMPLES[0]);
+await offerExamples([]);
 await load();

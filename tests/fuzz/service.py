@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
+from benchmarks.server import small_alone
 from service.api import json_text
 from service.api.v1 import forms
 from service.api.v2 import arrays
@@ -45,11 +46,11 @@ Answer = tuple[int, Any]
 
 
 class Application:
-    """The service with the shipped models, its threads running."""
+    """The service with the small shipped model, its threads running."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
-        self._app: FastAPI = create_app(Settings(models=HOME / "models", queue_target_ms=1000))
+        self._app: FastAPI = create_app(Settings(models=small_alone(), queue_target_ms=1000))
         self._life = self._app.router.lifespan_context(self._app)
         self._runner.run(self._life.__aenter__())
 

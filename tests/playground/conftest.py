@@ -21,14 +21,15 @@ FLAGS = [
 ]  # fmt: skip
 SHOTS = Path(__file__).parents[2] / "build" / "playground"
 PATIENCE_MS = 15_000
-SHIPPED = "resnet20-cifar10"
+SHIPPED, PHOTOGRAPHS = "resnet20-cifar10", "resnet18-imagenette"
 
 
 @pytest.fixture(scope="session")
 def address(early_folder: Path, models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The shipped model, by default, and random ones: ``early`` has early exits, ``small`` none; their base URL."""
+    """The shipped models, thumbnails first, and random ones: ``early`` has early exits, ``small`` none; their URL."""
     models = tmp_path_factory.mktemp("playground")
-    for folder in (SHIPPED_MODELS / SHIPPED, early_folder / "early", models_folder / "small"):
+    shipped = (SHIPPED_MODELS / name for name in (SHIPPED, PHOTOGRAPHS))
+    for folder in (*shipped, early_folder / "early", models_folder / "small"):
         (models / folder.name).symlink_to(folder)
     with served("--models", str(models), "--default-model", SHIPPED) as base:
         yield base

@@ -13,13 +13,14 @@ import time
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
 import lccl
 from lccl.request import QualityRequest, resolve
 from tests.conftest import SHIPPED_MODELS
-from tests.playground.conftest import SHIPPED, answered, choose_model, part, setting, shoot
+from tests.playground.conftest import PHOTOGRAPHS, SHIPPED, answered, choose_model, part, setting, shoot
 from tests.served import served
 
 COVER = [76, 20, 140]
@@ -63,11 +64,30 @@ def test_the_page_answers_about_an_image_of_its_own(visit, address):
         expect(page.locator("#status")).to_contain_text("ship")  # what a screen reader is told
 
 
-def test_each_drawn_example_is_known(visit):
+EXAMPLES = {SHIPPED: ("ship", "airplane", "automobile"), PHOTOGRAPHS: ("parachute", "golf_ball", "church")}
+
+
+@pytest.mark.parametrize("model", EXAMPLES)
+def test_each_drawn_example_is_known_by_the_model_that_it_is_offered_for(visit, model):
     with visit() as page:
-        for name in ("airplane", "automobile", "ship"):
-            page.get_by_role("button", name=name).click()
+        choose_model(page, model)
+        for name in EXAMPLES[model]:
+            page.get_by_role("button", name=name.replace("_", " "), exact=True).click()
             expect(part(page, "classes").locator("li").first).to_contain_text(name)
+        expect(page.locator(".example")).to_have_count(3)
+
+
+def test_an_example_that_another_model_does_not_know_gives_way_and_an_own_image_stays(visit):
+    with visit() as page:
+        expect(page.locator("#chosen")).to_contain_text("ship.png")
+        choose_model(page, PHOTOGRAPHS)
+        expect(page.locator("#chosen")).to_contain_text("parachute.png")
+        answered(page)
+        page.locator("#file").set_input_files(file(png(seed=9), "mine.png"))
+        expect(page.locator("#chosen")).to_contain_text("mine.png")
+        choose_model(page, SHIPPED)
+        expect(page.locator(".example").first).to_contain_text("ship")
+        expect(page.locator("#chosen")).to_contain_text("mine.png")
 
 
 def test_the_slider_answers_to_the_keyboard(visit):
