@@ -31,7 +31,7 @@ def main() -> None:
     chosen = [next(name for name, precision in instruction_sets() if precision == wanted) for wanted in PRECISIONS]
     rows = [row for batch in BATCHES for row in compared(batch, options.rounds)]
     results.publish(
-        f"cpu/int8-and-fp32-{chosen[-1]}",
+        f"int8-and-fp32-{chosen[-1]}",
         {
             "network": NETWORK,
             "instruction_sets": dict(zip(PRECISIONS, chosen, strict=True)),

@@ -15,8 +15,10 @@ import numpy as np
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
+from benchmarks.faults.cases import encode
 from benchmarks.server import small_alone
 from service.api import json_text
 from service.api.v1 import forms
@@ -26,7 +28,7 @@ from service.settings import Settings
 from tests.fuzz.damage import damaged
 
 HOME = Path(__file__).parents[2]
-PHOTO = (HOME / "docs" / "example.png").read_bytes()
+PHOTO = encode(Image.open(HOME / "docs" / "example.png").resize((24, 24)), "PNG")  # small: found bodies are printed
 MODEL, SIZE = "resnet20-cifar10", 32
 BUSY = {429, 504}  # the machine is busy with other things
 PASSING = ("request_id", "timing_ms")
