@@ -145,6 +145,14 @@ def sided(gated_network, make_reference, draw_images):
     return make_reference(network, size=8), pixels, thresholds
 
 
+def rows_are_summed_alike():
+    """Whether a row's products do not depend on its place; the interpreter has them from numpy, whose BLAS may differ."""
+    if torch.cuda.is_available():  # then kernels are compiled
+        return True
+    rows, weights = np.random.default_rng(0).standard_normal((2, 64, 64), dtype=np.float32)
+    return np.array_equal((rows[::-1] @ weights)[::-1], rows @ weights)
+
+
 def test_images_leave_where_they_are_sure(sided, compile_network, rows):
     reference, pixels, thresholds = sided
     engine = compile_network(reference.plan)
@@ -164,7 +172,9 @@ def test_images_leave_where_they_are_sure(sided, compile_network, rows):
     mixed_up = engine.run(pixels, replace(options, exit_confidence=confidence))
     assert mixed_up.exit_index.tolist() == ends.tolist()
     for image, end in enumerate(ends):
-        assert np.array_equal(mixed_up.logits[image], outs[end].logits[image])
+        # Kept positions lie elsewhere in the lists when other images have left.
+        within = 0 if rows_are_summed_alike() else 1e-5 * np.abs(outs[end].logits[image]).max()
+        assert np.abs(mixed_up.logits[image] - outs[end].logits[image]).max() <= within
         assert np.array_equal(mixed_up.kept[image], outs[end].kept[image])
 
 
