@@ -146,7 +146,7 @@ def sided(gated_network, make_reference, draw_images):
 
 
 def rows_are_summed_alike():
-    """Whether a row's products do not depend on its place; the interpreter has them from numpy, whose BLAS may differ."""
+    """Whether a row's products do not depend on its place; the interpreter has them from numpy's BLAS."""
     if torch.cuda.is_available():  # then kernels are compiled
         return True
     rows, weights = np.random.default_rng(0).standard_normal((2, 64, 64), dtype=np.float32)
