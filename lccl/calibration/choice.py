@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lccl.bundle.format import Bundle
+from lccl.calibration.intervals import paired_difference
 from lccl.calibration.search import (
     LARGEST_COST,
     Closing,
@@ -44,7 +46,17 @@ class _Trial:
     setting: Setting
     position: float
     skip_ratio: float
-    accuracy: float
+    right: NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+    def falls_to(self, sparser: Self) -> bool:
+        """Whether more accuracy is lost on the way than a step should lose, and more than chance explains."""
+        lost, won = int((self.right & ~sparser.right).sum()), int((sparser.right & ~self.right).sum())
+        least, _ = paired_difference(lost, won, len(self.right))
+        return 100 * (self.accuracy - sparser.accuracy) > ACCURACY_STEP and least > 0
 
 
 def calibrate(
@@ -147,7 +159,7 @@ class _Trials:
 
     def _try(self, setting: Setting, position: float) -> _Trial:
         measured = measure(self._engine, self._split, setting)
-        trial = _Trial(setting, position, measured.skip_ratio(self._engine.shape), measured.accuracy)
+        trial = _Trial(setting, position, measured.skip_ratio(self._engine.shape), measured.right)
         self._progress(f"skip ratio {trial.skip_ratio:.3f}, accuracy {trial.accuracy:.4f}")
         return trial
 
@@ -181,8 +193,8 @@ def _between(trials: _Trials, first: _Trial, second: _Trial) -> _Trial | None:
         return None
     middle = (first.skip_ratio + second.skip_ratio) / 2
     bent = abs(trials.halfway(first, second).skip_ratio - middle) > RATIO_TOLERANCE
-    steep = 100 * (first.accuracy - second.accuracy) > ACCURACY_STEP
-    added = trials.reaching(middle, np.inf, after=first, before=second) if bent or steep else None
+    wanted = bent or first.falls_to(second)
+    added = trials.reaching(middle, np.inf, after=first, before=second) if wanted else None
     if added is None or min(added.skip_ratio - first.skip_ratio, second.skip_ratio - added.skip_ratio) < FINEST_STEP:
         return None
     return added

@@ -107,6 +107,19 @@ def test_points_lie_closer_where_accuracy_falls_steeply(run):
     assert all(gap < 0.03 for ratio, gap in gaps.items() if ratio > 0.42)
 
 
+def test_a_fall_that_chance_explains_adds_no_points(run):
+    """Of images that are as often right as wrong at any threshold, some steps lose two points of a thousand by luck."""
+
+    class Wavering(CurveEngine):
+        def run(self, images, options):
+            output = super().run(images, options)
+            luck = np.random.default_rng(round(1e6 * float(options.thresholds[0, 0]))).random(len(images))
+            wavers = np.arange(len(images)) % 3 == 0
+            return replace(output, logits=np.where((wavers & (luck < 0.5))[:, None], [1, 0], output.logits))
+
+    assert min(np.diff(ratios(run(engine=Wavering(smooth, always(1.0))).table))[1:]) > 0.04
+
+
 def test_points_lie_closer_where_the_curve_bends(run):
     """Between 0.3 and 0.35 nearly all happens late; serving would reach 0.305 when asked for 0.325."""
 
