@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     models_cache: Path | None = Field(None, description="folder for fetched models; else the user's cache folder")
     fetch_models_s: float = Field(
-        0.0, ge=0, le=86_400, description="seconds between fetches of remote sources; 0 fetches at the start alone"
+        0.0, ge=0, le=86_400, description="seconds between fetches of remote sources; 0 fetches at the start and at SIGHUP alone"
     )
     signing_policy: Path | None = Field(None, description="file that says who must have signed which models")
     default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     )
     instruction_set: str = Field("auto", description="of the cpu engine: auto, avx512, avx2, neon, portable, …")
     api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
-        None, description="when set, /v1 asks for it (Bearer or X-API-Key)"
+        None, description="when set, /v1 and /v2 ask for it (Bearer or X-API-Key)"
     )
     api_keys: Path | None = Field(None, description="file of several keys, hashed: see docs/security.md")
     rate_limit: RateText = Field("", description="requests of one caller, such as 100/second; empty is no limit")

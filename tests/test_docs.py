@@ -18,7 +18,7 @@ from lccl.cli.main import app
 from lccl.networks import Architecture
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/api.md")
+PAGES = ("README.md", "docs/api.md", "docs/sidenet.md", "docs/playground.md")
 OWN_MODEL = "docs/your-own-model.md"
 REFUSED = "sparsity=2"
 PRELUDE = """
