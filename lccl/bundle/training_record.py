@@ -169,7 +169,7 @@ class TrainingRecord(RecordPart):
         architecture, recipe: as they were written then; fields added since are missing.
         machine: ``python``, ``torch``, ``device`` and ``threads``.
         epochs: the figures of each epoch.
-        began: fingerprints of the network that training began from and of the teacher.
+        began: fingerprints of the network that training began from, of the teacher and of the class names.
         test: accuracy at exact.
 
     """

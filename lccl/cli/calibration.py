@@ -25,7 +25,7 @@ from lccl.cli.terminal import (
     use_threads,
     working,
 )
-from lccl.errors import LcclError
+from lccl.errors import DataError, LcclError
 
 if TYPE_CHECKING:
     from lccl.data import Dataset, Split
@@ -113,7 +113,7 @@ def evaluate(
     if size is not None:
         loaded = replace(loaded, preprocessing=loaded.preprocessing.at(size))
     dataset = load_data(data, loaded.preprocessing, cache).in_order_of(loaded.labels)
-    split = _part(dataset, part, loaded.held_out_by)
+    split = _part(dataset, part, loaded, size)
     runner = lccl.compile(loaded, precision=precision, engine=engine, threads=threads)
     requests = [lccl.QualityRequest(sparsity=value) for value in sparsity or []]
     requests += [lccl.QualityRequest(exit_confidence=value) for value in exit_confidence or []]
@@ -137,15 +137,22 @@ def _known(precision: str) -> str:
     return precision
 
 
-def _part(dataset: Dataset, part: str, by: str) -> Split:
+def _part(dataset: Dataset, part: str, bundle: lccl.Bundle, size: int | None) -> Split:
+    """The test images, or those held out for measuring, none of which the bundle was trained on."""
     from lccl.data import hold_out
 
     if part not in ("test", "measure"):
         raise LcclError(f"unknown part {part!r}: use test or measure")
-    split = dataset.test if part == "test" else hold_out(dataset.train, by=by).measure
-    if not len(split):
-        raise LcclError("the data has no test images: use --part measure")
-    return split
+    if part == "test":
+        if not len(dataset.test):
+            raise LcclError("the data has no test images: use --part measure")
+        return dataset.test
+    if size is not None and bundle.held_out_by == "pixels":
+        raise LcclError("this bundle's held-out images follow from their pixels: leave --size out, or use --part test")
+    held = hold_out(dataset.train, by=bundle.held_out_by)
+    if bundle.splits.get("digest") != held.digest:
+        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    return held.measure
 
 
 def _row(point: OperatingPoint, reached: Measurement, shape: NetworkShape) -> dict[str, Any]:

@@ -23,7 +23,12 @@ Size = Annotated[
     ),
 ]
 Fit = Annotated[str | None, typer.Option(help="crop an image's middle, or stretch it to a square.  [default: crop]")]
-Form = Annotated[str, typer.Option(help="Block form: post or pre activation; auto is the network's own.")]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        help="Block form: post or pre activation; auto is the network's own.  [default: the start's, or auto]"
+    ),
+]
 Gate = Annotated[
     str | None,
     typer.Option(
@@ -32,11 +37,25 @@ Gate = Annotated[
 ]
 AttachedGate = Annotated[str, typer.Option("--gate", help="shared, pointwise, grouped:G[:1x1].")]
 Placement = Annotated[
-    str, typer.Option(help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.")
+    str | None,
+    typer.Option(
+        help="Pre-activation: aft-aft, aft-bef, bef-bef or bef-aft (BN + ReLU), what gates read.  "
+        "[default: the start's, or aft-aft]"
+    ),
 ]
-GateNorm = Annotated[bool, typer.Option(help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).")]
+GateNorm = Annotated[
+    bool | None,
+    typer.Option(
+        "--gate-norm/--no-gate-norm",
+        help="Normalise gates: ReLU(BN(conv)), else ReLU(conv).  [default: as the start's, or normalised]",
+    ),
+]
 Split = Annotated[
-    str, typer.Option(help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels.")
+    str | None,
+    typer.Option(
+        help="Split the blocks' 3×3 convolutions (SPConv): 1/2, 1/4 …, the share of 3×3 channels; none splits none.  "
+        "[default: the start's, or none]"
+    ),
 ]
 GateL1 = Annotated[
     float, typer.Option(help="Weight of the mean gate value in the loss: regularised gates, with --no-gate-norm.")

@@ -35,11 +35,11 @@ def train(
     network: asked.Network = None,
     size: asked.Size = None,
     fit: asked.Fit = None,
-    form: asked.Form = "auto",
+    form: asked.Form = None,
     gate: asked.Gate = None,
-    placement: asked.Placement = "aft-aft",
-    gate_norm: asked.GateNorm = True,
-    split: asked.Split = "none",
+    placement: asked.Placement = None,
+    gate_norm: asked.GateNorm = None,
+    split: asked.Split = None,
     gate_l1: asked.GateL1 = 0.0,
     epochs: asked.Epochs = None,
     batch: asked.Batch = None,
@@ -131,11 +131,12 @@ def attach(
     choice = chosen_to_attach(plain, statistics, size, fit, device, given)
     order = attaching.read_labels(labels) if labels else None
     dataset = load_data(data, choice.preprocessing, cache)
-    known = choice.preprocessing if attaching.input_of(plain, statistics) else None
     with working(f"measuring {weights}") as update:
         attachment = attaching.prepare(
-            plain, dataset, known, order, lambda _, done, of, __: update(f"measuring {weights}: {done:,} of {of:,}")
-        )
+            plain, dataset, choice.preprocessing, order,
+            lambda _, done, of, __: update(f"measuring {weights}: {done:,} of {of:,}"),
+            own_statistics=attaching.input_of(plain, statistics) is None,
+        )  # fmt: skip
     _say_attached(attachment, weights)
     with training_progress(tensorboard) as report:
         trained = attaching.attach(

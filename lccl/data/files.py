@@ -99,17 +99,34 @@ def list_files(path: Path, cache: Path | None = None) -> Files:
 
 
 def _of_folder(folder: Path) -> Files:
-    found = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if PurePosixPath(name).suffix.lower() in IMAGES and os.path.isfile(file := os.path.join(place, name)):
-                found.append(Path(file).relative_to(folder).as_posix())
+    found = [Path(file).relative_to(folder).as_posix() for file in _images_under(str(folder))]
     found.sort(key=lambda name: name.split("/"))
     stamp = hashlib.sha256(str(folder.resolve()).encode())
     for name in found:
-        known = os.stat(folder / name)
-        stamp.update(f"{name}\0{known.st_size} {known.st_mtime_ns}\n".encode())
+        try:
+            known = os.stat(folder / name)
+            stamp.update(f"{name}\0{known.st_size} {known.st_mtime_ns}\n".encode())
+        except FileNotFoundError:  # a link to nothing; reading it will say so
+            stamp.update(f"{name}\0missing\n".encode())
     return Files(folder, tuple(found), stamp.hexdigest())
+
+
+def _images_under(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of images in a folder and all below it; links are followed.
+
+    Raises:
+        OSError: a folder cannot be read, or a link leads back to a folder that it lies in.
+
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise OSError(f"{folder} leads back to {real}, in which it lies: remove that link")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _images_under(entry.path, (*above, real))
+            elif PurePosixPath(entry.name).suffix.lower() in IMAGES and (entry.is_file() or entry.is_symlink()):
+                yield entry.path
 
 
 def _of_archive(path: Path, cache: Path | None) -> Files:

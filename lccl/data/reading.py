@@ -27,6 +27,7 @@ Taken = Callable[[int, Pixels], None]
 AT_ONCE = 64
 DIGESTS, PROBLEMS = "digests.npy", "problems.json"
 DECODERS = ("pillow", "simplejpeg", "imagecodecs")
+FORM = "2"  # of what a cache keeps: counted up where decoding or what is kept changes, so that older ones are not read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +78,7 @@ def look_at(
             writer.close()
             np.save(fresh / DIGESTS, found.digests)
             (fresh / PROBLEMS).write_text(json.dumps(list(found.problems.items())), encoding="utf-8")
-            fresh.replace(folder)
+            _put(fresh, folder)
         except OSError as error:
             raise DataError(f"the cache {cache} cannot be written: {error.strerror or error}") from error
         finally:
@@ -87,6 +88,15 @@ def look_at(
         return FirstLook(np.load(folder / DIGESTS), problems, open_sources(folder))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder} in the cache is damaged, remove it: {error}") from error
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Rename a folder; where another process was faster, what it put there is as good."""
+    try:
+        fresh.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _look(files: Files, cover: int, progress: Progress, take: Taken) -> FirstLook:
@@ -110,9 +120,20 @@ def _read_all(files: Files, cover: int) -> Iterator[tuple[bytes, Pixels | str]]:
 
 
 def _read(files: Files, cover: int, number: int) -> tuple[bytes, Pixels | str]:
+    """A file's hash, and its pixels or what is wrong with it.
+
+    Raises:
+        DataError: it could not be read now. That says nothing of the file, which therefore must not be left out.
+
+    """
     content = b""
     try:
         content = files.read(number)
+    except FileNotFoundError:
+        return hashlib.sha256(content).digest(), "the file is not there"
+    except OSError as error:
+        raise DataError(f"{files.names[number]} cannot be read: {error.strerror or error}") from error
+    try:
         pixels: Pixels | str = read_source(content, cover)
     except UNREADABLE as error:
         pixels = str(error) or type(error).__name__
@@ -121,7 +142,7 @@ def _read(files: Files, cover: int, number: int) -> tuple[bytes, Pixels | str]:
 
 def _key(files: Files, cover: int) -> str:
     """What the pixels follow from: the files, how far they are reduced, and what decodes them."""
-    parts = [files.stamp, str(cover), *(_version(name) for name in DECODERS)]
+    parts = [FORM, files.stamp, str(cover), *(_version(name) for name in DECODERS)]
     names = hashlib.sha256("\n".join(files.names).encode()).hexdigest()
     return hashlib.sha256(" ".join([*parts, names]).encode()).hexdigest()[:16]
 

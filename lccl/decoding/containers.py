@@ -41,6 +41,8 @@ class Container:
         transparent: of a PNG in grey or RGB, the one colour that is transparent, as samples of ``depth`` bits.
         depth: bits per sample of a PNG.
         plain: whether it is a WebP of one frame, or a PNG without a transparent colour.
+        ended: False for a JPEG of one scan without its end marker. All pixels may be there: a decoder that says when
+            some are missing may be given the marker, any other would make up the rest of a file that was cut.
 
     """
 
@@ -50,6 +52,7 @@ class Container:
     transparent: tuple[int, ...] = ()
     depth: int = 8
     plain: bool = False
+    ended: bool = True
 
 
 def read_container(content: bytes) -> Container:
@@ -169,11 +172,9 @@ def _jpeg(content: bytes) -> Container:
         raise UnsupportedImageError(f"a JPEG of {precision} bits per sample is not read here: send one of 8, or a PNG")
     if kept_to:
         kept.append(content[kept_to:])
-    # Without an end marker a decoder cannot tell whether more was to come. Where one scan holds everything, it can.
-    whole = kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
-    if whole and content.find(JPEG_END, max(scan, len(content) - 64)) < 0:
-        kept = [*(kept or [content]), JPEG_END]
-    return Container("JPEG", b"".join(kept) if kept else content, orientation or 1)
+    one_scan = kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
+    ended = not one_scan or content.find(JPEG_END, max(scan, len(content) - 64)) >= 0
+    return Container("JPEG", b"".join(kept) if kept else content, orientation or 1, ended=ended)
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:

@@ -1,8 +1,8 @@
 """Encoded images → upright 8-bit RGB over white: the only place that decides orientation, transparency and colour.
 
-JPEGs in their usual colours are decoded by simplejpeg, most PNGs and WebPs by imagecodecs where these are installed,
-all else by Pillow. They give Pillow's pixels, from the same libraries underneath, in less time and without keeping
-Python's other threads waiting.
+JPEGs in their usual colours are decoded by simplejpeg, which also tells of damage that Pillow passes over; most PNGs
+and WebPs by imagecodecs where it is installed; all else by Pillow. They give Pillow's pixels, from the same libraries
+underneath, in less time and without keeping Python's other threads waiting.
 """
 
 import io
@@ -33,11 +33,11 @@ from lccl.errors import (
 
 if find_spec("simplejpeg") is not None:
     import simplejpeg
-else:  # pragma: no cover: only service installations have it
+else:  # pragma: no cover: where pip did not install what lccl needs
     simplejpeg = None
 if find_spec("imagecodecs") is not None:
     import imagecodecs
-else:  # pragma: no cover
+else:  # pragma: no cover: only service installations have it
     imagecodecs = None  # type: ignore[assignment]
 
 WHITE = 255
@@ -46,6 +46,7 @@ SMALLEST_COVER = 8
 NO_MEMORY = "the image needs more memory than there is"
 ROOM_PER_PIXEL = 8  # bytes: what is decoded, and a copy
 USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
+SCAN, MOST_SCANS = b"\xff\xda", 100  # encoders make some ten; each costs a pass over all pixels, for a few bytes
 BAND_PIXELS = 1 << 18  # composed in some 3 ms
 Pixels = NDArray[np.uint8]
 
@@ -71,13 +72,16 @@ def decode_rgb(content: bytes, max_pixels: int, cover: int = 0) -> Pixels:
     """
     if not content:
         raise DamagedImageError("the image is empty: send its bytes")
+    if content.startswith(JPEG_START) and content.count(SCAN) > MOST_SCANS:
+        raise UnsupportedImageError(f"a JPEG of more than {MOST_SCANS} scans is not read here: save it anew")
     try:
         # A JPEG without EXIF and with its end marker need not be taken apart.
         pixels = _fast_jpeg(content, max_pixels, cover) if content.endswith(JPEG_END) and EXIF not in content else None
         if pixels is not None:
             return pixels
         container = read_container(content)
-        pixels, orientation = _fast_jpeg(container.content, max_pixels, cover), container.orientation
+        ended = container.content if container.ended else container.content + JPEG_END
+        pixels, orientation = _fast_jpeg(ended, max_pixels, cover), container.orientation
         if pixels is None:
             pixels = _fast_png_or_webp(container, max_pixels)
         if pixels is None:
@@ -140,11 +144,18 @@ def _fast_jpeg(content: bytes, max_pixels: int, cover: int) -> Pixels | None:
         least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
         pixels: Pixels = simplejpeg.decode_jpeg(content, strict=True, min_height=least[0], min_width=least[1])
     except ValueError as error:
-        if "premature end" in str(error).lower():
-            raise DamagedImageError("the image cannot be decoded: the JPEG ends early") from error
+        _check_damage(str(error).lower())
         _check_memory(error)
         return None  # Pillow decodes what can be decoded all the same, or finds the words for what is wrong
     return pixels
+
+
+def _check_damage(warning: str) -> None:
+    """Raise for what libjpeg only warns of although it makes up pixels; bytes too many between parts do no harm."""
+    if "premature end" in warning or ("found marker 0xd9" in warning and "instead of" in warning):
+        raise DamagedImageError("the image cannot be decoded: the JPEG ends early")
+    if "corrupt jpeg data" in warning and "extraneous bytes" not in warning:
+        raise DamagedImageError(f"the image cannot be decoded: {warning}")
 
 
 def _fast_png_or_webp(container: Container, max_pixels: int) -> Pixels | None:

@@ -78,15 +78,18 @@ def read_labels(file: Path) -> tuple[str, ...]:
 def prepare(
     plain: PlainNetwork,
     dataset: Dataset,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing,
     labels: tuple[str, ...] | None,
     report: Report = lambda *_: None,
+    *,
+    own_statistics: bool = False,
 ) -> Attachment:
     """Bring the data's classes into the order of the network's outputs, and measure the plain network.
 
     Args:
-        preprocessing: what :func:`input_of` gave, with which ``dataset`` was read.
+        preprocessing: what ``dataset`` was read with.
         labels: the classes in the order of the outputs; without it the bundle's, or the data's own order.
+        own_statistics: whether only the data can tell the mean and deviation (:func:`input_of`).
         report: see :func:`lccl.train.export.first_bundle`.
 
     Raises:
@@ -100,9 +103,9 @@ def prepare(
     order = labels or (plain.bundle.labels if plain.bundle else dataset.classes)
     dataset = dataset.in_order_of(order)
     held = hold_out(dataset.train, by=plain.bundle.held_out_by if plain.bundle else "files")
-    if preprocessing is None:
+    if own_statistics:
         mean, std = channel_statistics(held.train)
-        preprocessing = replace(network_input(dataset.train.images.shape[1]), mean=mean, std=std)
+        preprocessing = replace(preprocessing, mean=mean, std=std)
     measured = first_bundle(plain.network, plain.architecture, dataset, held, TrainingRecord(), preprocessing, report)
     twin = replace(
         twin_record(replace(measured, digest=plain.digest)),
@@ -140,7 +143,8 @@ def attach(
 ) -> Bundle:
     """Train the :func:`gated` network from the plain one's weights and return its bundle, the exact point alone.
 
-    The plain network is its teacher, too. Training continues where ``folder`` holds a checkpoint.
+    The plain network is its teacher, too, at the size it was trained for. Training continues where ``folder`` holds a
+    checkpoint.
 
     Raises:
         LcclError: the checkpoint there began from another network, or what training raises.
@@ -152,6 +156,8 @@ def attach(
         architecture, held, recipe, folder,
         device=device, compile_network=compile_network, report=report, workers=workers,
         start=plain.network, teacher=plain.network, statistics=preprocessing.statistics,
+        labels=attachment.dataset.classes, fit=preprocessing.fit,
+        teacher_input=preprocessing.at(plain.bundle.preprocessing.size if plain.bundle else plain.network.image_size),
     )  # fmt: skip
     twin = attachment.plain_twin
     assert record.data is not None

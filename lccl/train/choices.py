@@ -24,6 +24,7 @@ USUAL_SIZES = "128:160"
 STEPS, FEWEST_IMAGES = 15, 8
 TUNED_EPOCHS = 15
 BF16 = {"avx512_bf16", "amx_bf16"}
+SHAPE = ("form", "placement", "gate_norm", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,20 @@ class Choice:
 
 
 def named(network: str | None, gate: str | None, shape: Mapping[str, Any], start: Bundle | None) -> Architecture:
-    """The architecture; where the network or its gates are not named, those of the start, or else the usual ones.
-
-    A plain start gets the usual gates.
+    """The architecture; what is not named is as the start has it, or else as usual. A plain start gets the usual gates.
 
     Args:
-        shape: further fields of the architecture.
+        shape: further fields of the architecture; None where they are not named.
 
     Raises:
         ArchitectureError: there is no such network.
 
     """
     begun = start.architecture if start else Architecture("resnet20")
-    return Architecture(network or begun.name, gate=gate or (begun.gate if begun.gate != "none" else "shared"), **shape)
+    kept = {name: getattr(begun, name) for name in SHAPE} if network in (None, begun.name) else {}
+    asked = {name: value for name, value in shape.items() if value is not None}
+    gates = gate or (begun.gate if begun.gate != "none" else "shared")
+    return Architecture(network or begun.name, gate=gates, **(kept | asked))
 
 
 def chosen(

@@ -10,7 +10,7 @@ from lccl.bundle.training_record import AccuracyRecord, EarlierRecord, TeacherRe
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import Dataset, HeldOut, hold_out
-from lccl.errors import LcclError, require
+from lccl.errors import DataError, LcclError, require
 from lccl.measurement import measure
 from lccl.networks import Architecture, ResNet, build
 from lccl.preprocessing import Preprocessing
@@ -45,6 +45,7 @@ def train_bundle(
             count where there is a start; else the data's own do.
 
     Raises:
+        DataError: there are fewer than ten images.
         LcclError: what training raises, or the data is not that of the bundles.
 
     """
@@ -53,6 +54,10 @@ def train_bundle(
         dataset = dataset.in_order_of(start.labels)
     held = hold_out(dataset.train, by=start.held_out_by if start is not None and not tuning else "files")
     architecture = replace(architecture, classes=len(dataset.classes))
+    if not (len(held.choose) and len(held.measure)):
+        raise DataError(
+            f"{len(dataset.train)} images are too few: a tenth of them chooses thresholds, another measures"
+        )
     _check_bundles(architecture, dataset, None if tuning else held, start, teacher)
     begun = start.network if start else None
     if start is not None and tuning:
@@ -64,6 +69,7 @@ def train_bundle(
         statistics=start.preprocessing.statistics if start else None,
         teacher_input=teacher.preprocessing if teacher else None,
         follow=curve_of(start, preprocessing or start.preprocessing, held.choose) if start and tuning else None,
+        labels=dataset.classes, fit=preprocessing.fit if preprocessing else None,
     )  # fmt: skip
     assert record.data is not None
     preprocessing = replace(
@@ -90,7 +96,7 @@ def _check_bundles(
             "the network to begin from was trained on other images: those held out now may be among them",
         ),
         (
-            start is None or held is not None or same_network(architecture, start),
+            start is None or same_network(architecture, start),
             "training cannot begin from the weights of another network",
         ),
         (

@@ -37,6 +37,10 @@ class FakeQuantised:
     What a convolution, a gate or an identity shortcut reads is rounded, and the weights of all convolutions and gates.
     Exits and the classifier are not. Scales are those of :meth:`range`, which is to be called before the first batch
     and now and then: a network in training changes them.
+
+    Attributes:
+        scales: of each map its scale and zero point.
+
     """
 
     def __init__(self, network: ResNet, statistics: Statistics) -> None:
@@ -44,7 +48,7 @@ class FakeQuantised:
             raise QuantisationError("split convolutions (SPConv) do not run in int8: train without --quantize")
         self._network, self._statistics = network, statistics
         self._weights = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-        self._maps: dict[str, tuple[float, int]] = {}
+        self.scales: dict[str, tuple[float, int]] = {}
 
     def range(self, images: NDArray[np.uint8]) -> None:
         """Set every map's scale from images uint8 [N, H, W, 3]."""
@@ -52,10 +56,10 @@ class FakeQuantised:
         size = images.shape[1]
         plan = lower(self._network.eval(), Preprocessing(size, size, *self._statistics))
         self._network.train(was_training)
-        self._maps = {}
+        self.scales = {}
         for group, histogram in value_ranges(plan, images).items():
             zero = zero_of(plan, group[0])
-            self._maps |= dict.fromkeys(group, ((histogram.quantile(KEPT) or 1.0) / LEVELS[zero][1], zero))
+            self.scales |= dict.fromkeys(group, ((histogram.quantile(KEPT) or 1.0) / LEVELS[zero][1], zero))
 
     def __call__(self, images: Tensor, thresholds: Tensor) -> NetworkOutput:
         """What the network gives with rounded weights and maps; see :meth:`lccl.networks.ResNet.forward`."""
@@ -111,9 +115,9 @@ class FakeQuantised:
         return hook
 
     def _rounded(self, name: str, values: Tensor) -> Tensor:
-        if name not in self._maps:  # only its activated form is stored
+        if name not in self.scales:  # only its activated form is stored
             return values
-        scale, zero = self._maps[name]
+        scale, zero = self.scales[name]
         low, high = LEVELS[zero]
         clipped = values.clamp(low * scale, high * scale)
         return clipped + ((clipped / scale).round() * scale - clipped).detach()

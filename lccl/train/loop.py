@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,8 @@ def train(
     statistics: Statistics | None = None,
     teacher_input: Preprocessing | None = None,
     follow: Curve | None = None,
+    labels: Sequence[str] | None = None,
+    fit: str | None = None,
     workers: int | None = None,
     change: Callable[[ResNet], None] | None = None,
 ) -> tuple[ResNet, TrainingRecord]:
@@ -70,6 +72,8 @@ def train(
         teacher_input: what the teacher was trained for: batches are scaled to its size and normalised as it says.
             Without it the teacher sees what the network sees.
         follow: the curve to train along from the start: rising skip ratios [K], and each layer's own there [K, L].
+        labels: class names, by which a run recognises its data.
+        fit: how images became squares, for the same; images in memory do not say.
         workers: processes that decode photographs; what is trained does not depend on it. None takes what suits.
         change: made to the network before its first step, for networks that no architecture describes.
 
@@ -94,7 +98,7 @@ def train(
         run = _with_teacher(run, teacher, teacher_input, compile_network)
     if follow is not None:
         run.sampler.follow(*(value.to(device) for value in follow))
-    record, position = resume(folder, _new_record(architecture, data, start, teacher, run), run)
+    record, position = resume(folder, _new_record(architecture, data, start, teacher, run, labels, fit), run)
     for epoch in range(len(record.epochs), recipe.epochs):
         started = time.monotonic()
         if run.sampler.layers and not position.step and recipe.searches_curve(epoch):
@@ -146,8 +150,11 @@ def _train_epoch(
     recipe, device, saved = run.recipe, run.device, time.monotonic()
     steps, seen = len(split) // recipe.batch, {"loss": 0.0, "accuracy": 0.0} | dict(position.seen)
     random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-    if isinstance(run.forward, FakeQuantised):
-        run.forward.range(_spread(split, RANGED_IMAGES).images[:])
+    rounded = run.forward if isinstance(run.forward, FakeQuantised) else None
+    if rounded is not None and position.scales:
+        rounded.scales = {name: (scale, zero) for name, (scale, zero) in position.scales.items()}
+    elif rounded is not None:
+        rounded.range(_spread(split, RANGED_IMAGES).images[:])
     if position.random is not None:
         random.set_state(position.random)
     run.network.train()
@@ -172,7 +179,7 @@ def _train_epoch(
         so_far = {name: value * steps / (step + 1) for name, value in seen.items()}
         report("step", epoch * steps + step + 1, recipe.epochs * steps, so_far | {"lr": recipe.lr_at(progress)})
         if time.monotonic() - saved > SAVED_EVERY_S and step + 1 < steps:
-            keep(Position(step + 1, seen, random.get_state()))
+            keep(Position(step + 1, seen, random.get_state(), rounded.scales if rounded else {}))
             saved = time.monotonic()
     if not all(bool(value.isfinite().all()) for value in run.network.state_dict().values()):
         raise LcclError(f"weights are no longer finite in epoch {epoch + 1}: lower the learning rate")
@@ -337,6 +344,8 @@ def _new_record(
     start: ResNet | None,
     teacher: ResNet | None,
     run: Run,
+    labels: Sequence[str] | None,
+    fit: str | None,
 ) -> TrainingRecord:
     device, sizes = run.device, (len(data.train), len(data.choose), len(data.measure))
     machine = {
@@ -348,14 +357,18 @@ def _new_record(
     return TrainingRecord(
         architecture=architecture.to_json(),
         recipe=asdict(run.recipe),
-        data=DataRecord(*sizes, data.digest, *run.statistics, size=run.size, fit=_fit(data.train)),
+        data=DataRecord(*sizes, data.digest, *run.statistics, size=run.size, fit=fit or _fit(data.train)),
         machine=machine,
-        began={"start": _fingerprint(start), "teacher": _fingerprint(teacher)},
+        began={"start": _fingerprint(start), "teacher": _fingerprint(teacher), "labels": _joined(labels)},
     )
 
 
 def _fit(split: Split) -> str:
     return split.images.preprocessing.fit if isinstance(split.images, FileImages) else "crop"
+
+
+def _joined(labels: Sequence[str] | None) -> str | None:
+    return None if labels is None else hashlib.sha256("\n".join(labels).encode()).hexdigest()
 
 
 def _fingerprint(network: ResNet | None) -> str | None:

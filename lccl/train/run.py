@@ -75,11 +75,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Position:
-    """Where in an epoch a run stands: steps done, the epoch's figures so far, and its random numbers' state."""
+    """Where in an epoch a run stands: steps done, the epoch's figures so far, and its random numbers' state.
+
+    ``scales`` are those of maps where they are rounded to int8: they were found on the weights at the epoch's start.
+    """
 
     step: int = 0
     seen: Mapping[str, float] = field(default_factory=dict)
     random: Tensor | None = None
+    scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def save(folder: Path, record: TrainingRecord, run: Run, position: Position | None = None) -> None:
@@ -96,7 +100,9 @@ def save(folder: Path, record: TrainingRecord, run: Run, position: Position | No
     metadata = {"record": json.dumps(record.to_json())}
     if position is not None and position.random is not None:
         state["position.random"] = position.random
-        metadata["position"] = json.dumps({"step": position.step, "seen": dict(position.seen)})
+        metadata["position"] = json.dumps(
+            {"step": position.step, "seen": dict(position.seen), "scales": dict(position.scales)}
+        )
     fresh = folder / f"{CHECKPOINT}.new"
     save_file(state, fresh, metadata=metadata)
     fresh.replace(folder / CHECKPOINT)
@@ -116,7 +122,7 @@ def resume(folder: Path, fresh: TrainingRecord, run: Run) -> tuple[TrainingRecor
     with safe_open(file, "pt") as checkpoint:
         metadata = checkpoint.metadata()
     record = _completed(TrainingRecord.from_json(json.loads(metadata["record"])), fresh)
-    named = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start or teacher"}
+    named = {"architecture": "architecture", "recipe": "recipe", "data": "data", "began": "start, teacher or classes"}
     for part, name in named.items():
         if getattr(record, part) != getattr(fresh, part):
             raise LcclError(f"{folder} holds a checkpoint with another {name}: choose another folder or remove it")
@@ -149,5 +155,5 @@ def _completed(record: TrainingRecord, fresh: TrainingRecord) -> TrainingRecord:
         architecture=Architecture.from_json(record.architecture).to_json(),
         recipe=asdict(Recipe()) | dict(record.recipe or {}),
         data=data,
-        began=record.began or fresh.began,
+        began={**(fresh.began or {}), **(record.began or {})},
     )

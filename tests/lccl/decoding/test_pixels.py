@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -206,14 +207,54 @@ def test_a_wrong_checksum_in_what_makes_the_pixels_is_damage(damage):
         *((kind, {}) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")),
         ("JPEG", {"progressive": True}),
         ("JPEG", {"quality": 100, "subsampling": 0}),
+        ("JPEG", {"restart_marker_blocks": 3}),
+        ("JPEG", {"restart_marker_rows": 1}),
     ],
 )
-def test_every_cut_is_refused(kind, options):
+@pytest.mark.parametrize("alone", [False, True], ids=["fast decoders", "Pillow alone"])
+def test_every_cut_is_refused(kind, options, alone, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(noise), kind, **options)
-    for length in range(0, len(content) * 99 // 100, max(1, len(content) // 60)):
+    if alone:
+        monkeypatch.setattr(decoding, "simplejpeg", None)
+        monkeypatch.setattr(decoding, "imagecodecs", None)
+    before_restarts = {found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content)} if options else set()
+    cuts = {*range(0, len(content) * 99 // 100, max(1, len(content) // 60)), *before_restarts}
+    for length in sorted(cuts):
         with pytest.raises((DamagedImageError, NotAnImageError)):
             decode_rgb(content[:length], MOST)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_jpeg_that_was_closed_after_it_was_cut_is_refused(rows):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG", restart_marker_rows=rows)
+    cuts = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content)] or [len(content) // 2]
+    for length in cuts:
+        with pytest.raises(DamagedImageError, match="ends early"):
+            decode_rgb(content[:length] + b"\xff\xd9", MOST)
+
+
+def test_damage_that_the_decoder_tells_of_is_not_classified():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG")
+    middle = len(content) // 2
+    with pytest.raises(DamagedImageError, match="corrupt"):
+        decode_rgb(content[:middle] + b"\xff\0" * 32 + content[middle + 64 :], MOST)
+
+
+def test_bytes_too_many_before_the_end_do_no_harm():
+    content = encoded(Image.fromarray(smooth()), "JPEG")
+    assert np.array_equal(decode_rgb(content[:-2] + bytes(7) + content[-2:], MOST), decode_rgb(content, MOST))
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    """Each takes a pass over all pixels, for a few bytes; those of encoders are some ten."""
+    content = encoded(Image.fromarray(smooth()), "JPEG", progressive=True)
+    scan = re.search(rb"\xff\xda.{8,14}?\x00", content, re.DOTALL).group()
+    assert decode_rgb(content, MOST).shape == smooth().shape
+    with pytest.raises(UnsupportedImageError, match="100 scans"):
+        decode_rgb(content[:-2] + scan * 100 + content[-2:], MOST)
 
 
 def test_unsupported_forms_say_what_to_do():

@@ -66,7 +66,8 @@ BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def prepared(plain, dataset, statistics=BARE, labels=None):
-    return prepare(plain, dataset, input_of(plain, statistics), labels)
+    known = input_of(plain, statistics)
+    return prepare(plain, dataset, known or network_input(32), labels, own_statistics=known is None)
 
 
 def run(plain, dataset, folder, recipe=SHORT, **options):
@@ -100,6 +101,12 @@ def test_a_small_bare_network_gets_those_of_the_data(seer, dataset):
     assert input_of(seer(), None) is None
     found = prepared(seer(), dataset, statistics=None).preprocessing
     assert (found.mean, found.std) == channel_statistics(hold_out(dataset.train).train)
+
+
+def test_a_small_bare_network_is_served_what_it_was_trained_on(seer, dataset):
+    """With the data's own mean and deviation, but the fit that the images were read with."""
+    made = prepare(seer(), dataset, network_input(32, "stretch"), None, own_statistics=True)
+    assert made.preprocessing.fit == "stretch"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,13 @@ def test_training_moved_the_weights_only_a_little(run_once, sighted):
     """It began from the plain weights: fresh ones would be nowhere near."""
     trained, plain = (net.stem_conv.weight.detach() for net in (run_once[1].network, sighted.network))
     assert 0 < float((trained - plain).norm()) < 0.5 * float(plain.norm())
+
+
+def test_the_plain_network_teaches_at_the_size_it_was_trained_for(seer, dataset, tmp_path):
+    seen, plain = set(), seer()
+    plain.network.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    run(plain, dataset, tmp_path, replace(SHORT, augmentation="crops", sizes="16,24,32"))
+    assert seen == {(32, 32)}
 
 
 def test_a_finished_run_is_not_trained_again(run_once, sighted, dataset):

@@ -11,7 +11,7 @@ from lccl.networks import Architecture
 from lccl.preprocessing import Preprocessing
 from lccl.train import choices
 from lccl.train.attach import IMAGENET
-from lccl.train.choices import adapted, chosen, chosen_to_attach, named
+from lccl.train.choices import SHAPE, adapted, chosen, chosen_to_attach, named
 from lccl.train.plain_weights import PlainNetwork
 from lccl.train.recipe import PHOTOGRAPHS, Recipe, continued, read_sizes
 
@@ -110,6 +110,15 @@ def test_a_start_names_the_network_and_its_gates(random_bundle):
     assert named(None, None, {}, plain) == Architecture("resnet32")
     assert named(None, "none", {}, plain) == Architecture("resnet32", gate="none")
     assert named("resnet20", "shared", {"form": "pre"}, pointwise) == Architecture("resnet20", "pre")
+
+
+def test_a_start_keeps_what_it_is_made_of(random_bundle):
+    """Placement has no weights by which the loop could tell that it is another network."""
+    made = Architecture("resnet20", "pre", placement="bef-bef", gate_norm=False)
+    start, nothing = random_bundle(made), dict.fromkeys(SHAPE)
+    assert named(None, None, nothing, start) == made
+    assert named("resnet20", None, nothing | {"placement": "aft-bef"}, start) == replace(made, placement="aft-bef")
+    assert named("resnet32", None, nothing, start) == Architecture("resnet32")
 
 
 def test_other_classes_are_learned_with_a_slow_trunk(random_bundle):

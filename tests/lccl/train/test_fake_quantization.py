@@ -53,7 +53,7 @@ def layers(network):
 def test_it_computes_nearly_what_the_int8_engine_does(network, fake, square, draw_images):
     pixels = draw_images(8)
     plan = lower(network, square(32))
-    scales = {name: float(np.float32(scale)) for name, (scale, _) in fake._maps.items()}
+    scales = {name: float(np.float32(scale)) for name, (scale, _) in fake.scales.items()}
     engine = ReferenceEngine(quantise(plan, Quantisation(scales, round_weights(plan))), precision="int8")
     setting = Setting((0.0,) * layers(network))
     integers = engine.run(pixels, RunOptions.of([setting] * 8)).logits

@@ -17,8 +17,10 @@ from lccl.data import Dataset, HeldOut, Split
 from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, build
 from lccl.preprocessing import Preprocessing
+from lccl.train import loop
 from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
+from lccl.train.fake_quantization import FakeQuantised
 from lccl.train.loop import _first_weights, _loss, channel_statistics, make_optimiser, train
 from lccl.train.recipe import Recipe, attached
 
@@ -231,6 +233,28 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_starts_that_epoch_again(trained
     assert same(weights(trained[1]), weights(again))
 
 
+def test_a_quantised_run_goes_on_within_an_epoch_with_the_scales_it_had(data, tmp_path, monkeypatch):
+    recipe, ranged = Recipe(epochs=1, batch=4, lr=0.01, allocation="common", quantize=True), []
+
+    def range_once(network, _images):
+        network.scales = {"stem": (0.1 + len(ranged), 0)}  # the weights have moved: it would find others
+        ranged.append(network.scales)
+
+    def stop(kind, done, _of, _figures):
+        if (kind, done) == ("step", 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeQuantised, "range", range_once)
+    whole, _ = run(data, tmp_path / "whole", recipe=recipe)
+    ranged.clear()
+    monkeypatch.setattr(loop, "SAVED_EVERY_S", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "stopped", recipe=recipe, report=stop)
+    again, _ = run(data, tmp_path / "stopped", recipe=recipe)
+    assert len(ranged) == 1
+    assert same(weights(whole), weights(again))
+
+
 def test_a_finished_run_is_not_trained_again(trained, data, tmp_path):
     folder, network, _ = trained
     shutil.copytree(folder, tmp_path / "copy")
@@ -297,8 +321,10 @@ def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_image
         ({"recipe": Recipe(epochs=3, batch=4, lr=0.1, seed=1)}, "recipe"),
         ({"recipe": Recipe(epochs=4, batch=4, lr=0.05, seed=1)}, "recipe"),
         ({"architecture": RESNET20.plain_twin}, "architecture"),
-        ({"start": build(RESNET20)}, "start or teacher"),
-        ({"teacher": build(RESNET20)}, "start or teacher"),
+        ({"start": build(RESNET20)}, "start, teacher or classes"),
+        ({"teacher": build(RESNET20)}, "start, teacher or classes"),
+        ({"labels": ("dog", "zebra")}, "start, teacher or classes"),
+        ({"fit": "stretch"}, "data"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(trained, data, changes, part):
