@@ -81,7 +81,10 @@ class Settings(BaseSettings):
     )  # fmt: skip
     models_cache: Path | None = Field(None, description="folder for fetched models; else the user's cache folder")
     fetch_models_s: float = Field(
-        0.0, ge=0, le=86_400, description="seconds between fetches of remote sources; 0 fetches at the start and at SIGHUP alone"
+        0.0,
+        ge=0,
+        le=86_400,
+        description="seconds between fetches of remote sources; 0 fetches at start and SIGHUP only",
     )
     signing_policy: Path | None = Field(None, description="file that says who must have signed which models")
     default_model: str | None = Field(None, description="model of /v1/classify; without it the first by name")

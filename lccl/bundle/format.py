@@ -5,6 +5,7 @@ The hashes show damage, not origin: whoever can write the folder can write match
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -94,14 +95,16 @@ class Bundle:
     def with_points(self, precision: str, table: OperatingPointTable, calibration: Mapping[str, Any]) -> "Bundle":
         """The bundle with operating points measured in a precision; those of the others stay."""
         if precision != "int8":
-            return replace(self, table=table, calibration=calibration, digest="")
+            # what int8 loses was measured at the settings of the points before
+            int8 = self.int8 and replace(self.int8, losses={})
+            return replace(self, table=table, calibration=calibration, int8=int8, digest="")
         if self.int8 is None:
             raise BundleError("the bundle has no int8 weights: run lccl quantize")
         return replace(self, int8=replace(self.int8, table=table, calibration=calibration, self_test={}), digest="")
 
 
 def save(bundle: Bundle, folder: Path) -> str:
-    """Write a bundle and return its digest. Each file is written beside the old one, then replaces it."""
+    """Write a bundle and return its digest. All files are written beside the old ones, then replace them at once."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _smallest(tensor) for name, tensor in _stored_tensors(bundle.network).items()}
     contents = {WEIGHTS: save_tensors(tensors)}
@@ -125,10 +128,14 @@ def save(bundle: Bundle, folder: Path) -> str:
     }
     digest = _digest(description)
     text = json.dumps(description | {"digest": digest}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, content in {**contents, DESCRIPTION: text.encode()}.items():
-        fresh = folder / f"{name}.new"
-        fresh.write_bytes(content)
-        fresh.replace(folder / name)
+    contents[DESCRIPTION] = text.encode()
+    for name, content in contents.items():
+        with (folder / f"{name}.new").open("wb") as fresh:
+            fresh.write(content)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+    for name in contents:
+        (folder / f"{name}.new").replace(folder / name)
     if bundle.int8 is None:
         (folder / INT8_WEIGHTS).unlink(missing_ok=True)
     return digest

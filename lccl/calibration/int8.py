@@ -40,7 +40,8 @@ def quantise_bundle(
 
     Args:
         engine: ``cpu`` or ``reference``; ``auto`` is the cpu engine where it offers int8.
-        weighed: how many images of ``data.choose`` costs are found on, for some forty quantisations.
+        weighed: how many images of ``data.choose`` costs are found on, for some forty quantisations; at most half of
+            them, so that scales are not judged by the images they were made for.
 
     Raises:
         DataError: the data is not what the bundle was made from.
@@ -62,7 +63,8 @@ def quantise_bundle(
         return CpuEngine(of, "int8" if of.quantised else "fp32", threads=threads)
 
     settings = [point.setting for point in points]
-    ranged, last = data.choose.images[:RANGED], data.choose.images[-weighed:]
+    weighed = min(weighed, len(data.choose) // 2)
+    ranged, last = data.choose.images[: min(RANGED, len(data.choose) - weighed)], data.choose.images[-weighed:]
     quantisation = choose_quantisation(plan, ranged, last, settings, make, progress)
     progress("measuring what int8 loses")
     floating, integers = make(plan), make(quantise(plan, quantisation))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lccl.errors import BundleError
 
-FILES = ("bundle.json", "model.safetensors")
+FILES = ("bundle.json", "model.safetensors", "int8.safetensors", "model.sig")
 UNREADABLE = "unreadable"  # the version of a bundle whose description cannot be read
 Key = tuple[str, str]
 Stamp = tuple[tuple[int, ...], ...]

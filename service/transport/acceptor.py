@@ -80,29 +80,33 @@ class Acceptor:
         """Take what has come, and no more."""
         for listening in self._sockets:
             self._loop.remove_reader(listening)
-            self._accept(listening)
+            for _ in range(BACKLOG // MOST_AT_ONCE):
+                if not self._accept(listening):
+                    break
             listening.close()
         self._sockets = []
         if self._greeting:
             await asyncio.wait(self._greeting, timeout=LAST_S)
         await asyncio.sleep(READ_S)
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> bool:
+        """Take what has come, but no more than suits one turn; whether there may be more."""
         for _ in range(MOST_AT_ONCE):
             try:
                 connection = self._handed.take(listening) if self._handed else listening.accept()[0]
             except BlockingIOError:
-                return
+                return False
             except EOFError:
                 self._loop.remove_reader(listening)
-                return
+                return False
             except OSError as error:  # too many open files, or the peer has gone already
                 log.warning("a connection was not accepted: %s", error)
-                return
+                return False
             connection.setblocking(False)
             task = self._loop.create_task(self._greet(connection))
             self._greeting.add(task)
             task.add_done_callback(self._greeting.discard)
+        return True
 
     async def _greet(self, connection: socket.socket) -> None:
         try:

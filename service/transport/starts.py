@@ -36,15 +36,17 @@ class Starts:
         self._waiting.setdefault(self._client_of(scope), deque()).append(start)
 
     def _take_turns(self) -> None:
-        for _ in range(AT_ONCE):
-            if not self._waiting:
-                return
-            client, line = next(iter(self._waiting.items()))
-            start = line.popleft()
-            if line:
-                self._waiting.move_to_end(client)
-            else:
-                del self._waiting[client]
-            start()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._take_turns)
+        try:
+            for _ in range(AT_ONCE):
+                if not self._waiting:
+                    return
+                client, line = next(iter(self._waiting.items()))
+                start = line.popleft()
+                if line:
+                    self._waiting.move_to_end(client)
+                else:
+                    del self._waiting[client]
+                start()
+        finally:  # one that fails must not keep all others waiting
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self._take_turns)

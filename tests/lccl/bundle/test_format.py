@@ -1,6 +1,8 @@
 """A bundle comes back from disk as it was saved, and whatever is wrong with one is told in one BundleError."""
 
+import copy
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -99,6 +101,23 @@ def test_saving_over_a_bundle_leaves_nothing_else(bundle, folder):
     bundles.save(replace(bundle, version="2"), folder)
     assert bundles.load(folder).version == "2"
     assert sorted(file.name for file in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
+
+
+def test_what_cannot_be_written_leaves_the_old_bundle_whole(bundle, folder, monkeypatch):
+    written = []
+
+    def fill_up(file):
+        written.append(file)
+        if len(written) == 2:  # the weights are on the disk, their description is not
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    network = copy.deepcopy(bundle.network)
+    network.classifier.weight.data += 1
+    with pytest.raises(OSError, match="no space"):
+        bundles.save(replace(bundle, network=network), folder)
+    before = bundles.load(folder).network.classifier.weight
+    assert torch.equal(before, bundle.network.classifier.weight)
 
 
 # files

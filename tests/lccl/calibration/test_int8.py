@@ -55,3 +55,23 @@ def test_other_data_and_engines_are_refused(bundle, toy_data):
         quantise_bundle(bundle, replace(toy_data(), digest="other"))
     with pytest.raises(EngineError, match="int8 runs on the engines auto, cpu, reference, not on 'cuda'"):
         quantise_bundle(bundle, toy_data(), "cuda")
+
+
+def test_scales_are_judged_by_other_images_than_they_were_made_for(bundle, toy_data, monkeypatch):
+    seen = {}
+
+    def choose(_plan, ranged, judged, *_):
+        seen.update(ranged=ranged, judged=judged)
+        raise InterruptedError
+
+    monkeypatch.setattr("lccl.calibration.int8.choose_quantisation", choose)
+    with pytest.raises(InterruptedError):
+        quantise_bundle(bundle, toy_data(), "reference")
+    assert len(seen["ranged"]) + len(seen["judged"]) == len(toy_data().choose)
+    assert min(map(len, seen.values())) == len(toy_data().choose) // 2
+
+
+def test_losses_at_settings_that_are_no_longer_there_go(quantised, make_table):
+    if quantised.network.skip_convs:
+        table = make_table(len(quantised.network.skip_convs))
+        assert quantised.with_points("fp32", table, {}).int8.losses == {}

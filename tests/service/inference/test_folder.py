@@ -128,6 +128,14 @@ def test_a_stamp_changes_with_either_file(folder, name):
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize("name", ["int8.safetensors", "model.sig"])
+def test_a_stamp_changes_when_a_file_arrives_that_was_missing(folder, name):
+    """A version that failed without it is tried again."""
+    before = stamp(folder / "flat")
+    (folder / "flat" / name).write_bytes(b"there")
+    assert stamp(folder / "flat") != before
+
+
 def test_of_several_folders_the_first_that_has_a_version_counts(folder, saved, tmp_path_factory):
     second = tmp_path_factory.mktemp("second")
     for place in ("flat", "other/3", "many/4"):

@@ -10,6 +10,7 @@ import pytest
 from service.errors import StartError
 from service.processes.listener import Listener, keep_grpc_port
 from service.settings import Settings
+from service.transport.acceptor import MOST_AT_ONCE
 
 
 @pytest.fixture
@@ -26,6 +27,22 @@ def test_a_port_that_is_taken_is_said(taken):
             pass
 
     asyncio.run(listen())
+
+
+def test_all_that_has_come_is_handed_on_before_it_closes():
+    handed = []
+
+    async def connect():
+        listener = Listener(Settings(host="localhost", port=0), lambda one: handed.append(one.getpeername()) or True)
+        listener.open()
+        address = ("127.0.0.1", int(listener.url.rpartition(":")[2]))
+        clients = [socket.create_connection(address) for _ in range(MOST_AT_ONCE + 5)]  # within one turn of the loop
+        listener.close()
+        for client in clients:
+            client.close()
+
+    asyncio.run(connect())
+    assert len(handed) == MOST_AT_ONCE + 5
 
 
 def test_connections_wait_until_somebody_can_take_them():

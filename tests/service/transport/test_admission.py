@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from service.auth.rate_limits import parse_rate
+from service.transport.acceptor import MOST_AT_ONCE, Acceptor
 from service.transport.admission import AdmissionControl, requests_in_time
 from tests.service.engines import Gated, Slow, wait_for
 
@@ -273,3 +274,18 @@ def test_many_connections_at_once_are_all_answered(serve):
 
         with ThreadPoolExecutor(200) as pool:
             assert set(pool.map(ask, range(200))) == {b"HTTP/1.1 200"}
+
+
+def test_all_that_has_come_is_taken_before_the_acceptor_closes():
+    made = []
+
+    async def connect():
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+            acceptor = Acceptor([listening], lambda: made.append(None) or asyncio.Protocol())
+            clients = [socket.create_connection(listening.getsockname()) for _ in range(MOST_AT_ONCE + 5)]
+            await acceptor.close()
+            for client in clients:
+                client.close()
+
+    asyncio.run(connect())
+    assert len(made) == MOST_AT_ONCE + 5

@@ -52,3 +52,21 @@ def test_what_comes_while_others_wait_has_its_turn_too():
 
     asyncio.run(come())
     assert begun[4:] == ["greedy"] * 3 + ["late"]
+
+
+def test_one_that_fails_does_not_keep_the_others_waiting():
+    begun = []
+
+    def fail():
+        raise RuntimeError("of this one alone")
+
+    async def come():
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        starts = Starts(lambda: True, client_of)
+        starts.begin({"client": "a"}, fail)
+        starts.begin({"client": "b"}, lambda: begun.append("b"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    asyncio.run(come())
+    assert begun == ["b"]
