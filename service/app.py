@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -37,6 +39,7 @@ from .auth.rate_limits import RateLimits
 from .auth.shared_rates import LOOK_S, SharedRates
 from .auth.windows import Windows
 from .background import call_beside, repeat
+from .errors import StartError
 from .everywhere import Everywhere
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
@@ -111,7 +114,9 @@ def create_app(settings: Settings, everywhere: Everywhere | None = None, windows
 
     page = pages.documentation_page(settings.root_path) if settings.docs else b""
     operations = _operations(settings, exchange, pipeline, health, registry, bodies, metrics, everywhere, page)
-    lifespan = _lifespan(settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys, shared)
+    lifespan = _lifespan(
+        settings, sources, registry, batcher, runner, self_test, decoders, tracing, keys, shared, everywhere
+    )
     app = _fastapi(settings, operations, access, lifespan)
     observer = app.middleware_stack = _observer(app, settings, metrics, page, tracing)
     app.state = State(
@@ -327,6 +332,7 @@ def _lifespan(
     tracing: Tracing | None,
     keys: KeyRing,
     shared: SharedRates | None,
+    everywhere: Everywhere,
 ) -> Lifespan[FastAPI]:
     """Start the device threads and background tasks with the application, and end them with it."""
 
@@ -346,8 +352,10 @@ def _lifespan(
             rounds.append(repeat("a look at the store of rates", LOOK_S, shared.look))
         tasks = [asyncio.create_task(one) for one in rounds]
         grpc: GrpcPort | None = app.state.grpc
-        if grpc is not None:
+        if grpc is not None and everywhere.serves_at_once:
             await grpc.start()
+        elif grpc is not None:
+            tasks.append(asyncio.create_task(_start_later(grpc, everywhere)))
         yield
         if grpc is not None:
             await grpc.close()
@@ -364,6 +372,16 @@ def _lifespan(
             tracing.close()
 
     return lifespan
+
+
+async def _start_later(grpc: "GrpcPort", everywhere: Everywhere) -> None:
+    """Open gRPC's port, which processes share, once this one serves what the others do."""
+    try:
+        await everywhere.serving()
+        await grpc.start()
+    except StartError as error:
+        log.error("%s", error)
+        os.kill(os.getpid(), signal.SIGTERM)  # another takes its place
 
 
 async def _fetch(sources: ModelSources, registry: Registry) -> None:

@@ -15,6 +15,14 @@ class Everywhere:
     def __init__(self) -> None:
         self._acts: dict[str, Act] = {}
 
+    @property
+    def serves_at_once(self) -> bool:
+        """Whether there is nothing to wait for before requests are taken."""
+        return True
+
+    async def serving(self) -> None:
+        """Wait until this process serves what the others do."""
+
     def add(self, name: str, act: Act) -> None:
         """Let the processes ask each other for something; what is passed and returned can be pickled."""
         self._acts[name] = act

@@ -71,16 +71,17 @@ class OperatingPointUsed:
     """The setting the images were run with, and what to expect of it: accuracies 0..1, drop in percentage points.
 
     ``exit_confidence`` has one confidence for each early exit of the model: an image above it leaves by that exit.
+    ``norm_set`` is always 0; servers will leave it out.
     """
 
     name: str | None
     sparsity: float
-    norm_set: int
     expected_accuracy: float
     accuracy_interval: tuple[float, float]
     expected_accuracy_drop: float
     downgraded: bool
     exit_confidence: tuple[float, ...] = ()
+    norm_set: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ class Runner:
         """Schedule what was taken and run it; whatever goes wrong here fails these jobs alone."""
         if not jobs:
             return
+        plan: Schedule | None = None
         try:
             with self._deciding:
                 sharing = self._running > 0
@@ -172,7 +173,9 @@ class Runner:
                     self._running -= 1
         except Exception:
             log.exception("a device thread failed on %d images", len(jobs))
-            self._settle([(job, ServiceError("engine_failed", FAILED)) for job in jobs])
+            put_back = set(map(id, plan.later)) if plan is not None else set()
+            failed = [job for job in jobs if id(job) not in put_back]
+            self._settle([(job, ServiceError("engine_failed", FAILED)) for job in failed])
 
     def _schedule(self, key: str, jobs: Sequence[WorkJob], sharing: bool) -> Schedule:
         """Look at the wait, choose the points, and put back what waits for the next batch."""
@@ -197,9 +200,13 @@ class Runner:
             options = RunOptions.of([point.setting for _, point in chosen], want_masks=chosen[0][0].item.want_masks)
             output = model.engine.run(images, options, sharing=sharing)
         except Exception as error:
+            # a model that fails has used the device, too: others would wait for ever
+            self._batcher.drained(key, int(len(chosen) == 1), self._clock() - started)
             if len(chosen) == 1:
                 log.exception("an image failed on %s", model.name)
                 self._settle([(chosen[0][0], ServiceError("engine_failed", FAILED))])
+                if model.retired:
+                    self._forget(key)
                 return
             log.warning("a batch of %d failed on %s and is run in halves: %s", len(chosen), model.name, error)
             for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]):

@@ -30,6 +30,7 @@ const shared = {
 };
 let models = [];
 let announcing = 0;
+let choices = 0; // of images
 let drawn = null; // the example that is the image, if one is
 const settings = [new Setting("A", 0.4, api, shared), new Setting("B", 0.6, api, shared)];
 
@@ -69,20 +70,24 @@ function announce() {
   }, QUIET_MS);
 }
 
+/** False where another image was chosen while this one was decoded. */
 async function showImage(blob, name) {
-  shared.image = await imageOf(blob, name);
+  const turn = ++choices;
+  const image = await imageOf(blob, name);
+  if (turn !== choices) return false;
+  shared.image = image;
   drawn = null;
   byId("chosen").textContent = `${name} · ${shared.image.note}`;
   const save = byId("save");
   URL.revokeObjectURL(save.href);
   Object.assign(save, { href: URL.createObjectURL(blob), download: name, hidden: blob instanceof File });
   showCode();
+  return true;
 }
 
 async function showExample(example) {
   const blob = await new Promise((done) => drawExample(example, 256).toBlob(done, "image/png"));
-  await showImage(blob, `${example.name}.png`);
-  drawn = example;
+  if (await showImage(blob, `${example.name}.png`)) drawn = example;
 }
 
 /** Ask about the image that is shown. */
@@ -170,7 +175,7 @@ async function copy() {
 }
 
 byId("settings").append(settings[0].root);
-listen(byId("drop"), byId("file"), (file) => showImage(file, file.name || "image.png").then(ask));
+listen(byId("drop"), byId("file"), (file) => showImage(file, file.name || "image.png").then((isShown) => isShown && ask()));
 byId("model").addEventListener("change", (event) => useModel(Number(event.target.value)));
 byId("opacity").addEventListener("input", ({ target }) => {
   shared.opacity = target.value / 100;

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-from prometheus_client import Metric
-
 from ..errors import StartError
 from ..settings import Settings
 from .channel import Channel, Outcome
@@ -33,15 +31,16 @@ class Hired:
         started: done when it could serve; StartError where it cannot.
         joined: whether it serves what the others do.
         leaves: whether it has begun to end.
-        metrics: as it told them last.
+        dismissed: whether it was told to end.
+        metrics: as it told them last, packed.
 
     """
 
     def __init__(
         self, number: int, process: asyncio.subprocess.Process, channel: Channel, handing: socket.socket, on_ask: Ask
     ) -> None:
-        self.number, self.connections, self.metrics = number, 0, list[Metric]()
-        self.joined = self.leaves = False
+        self.number, self.connections, self.metrics = number, 0, Outcome([])
+        self.joined = self.leaves = self.dismissed = False
         self._process, self._channel, self._handing, self._on_ask = process, channel, handing, on_ask
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = self._loop.create_future()
@@ -52,15 +51,25 @@ class Hired:
 
     @classmethod
     async def start(cls, number: int, settings: Settings, windows: int, on_ask: Ask) -> Self:
-        """Start a process; ``windows`` is the file in which all count the requests of callers."""
+        """Start a process; ``windows`` is the file in which all count the requests of callers.
+
+        Raises:
+            OSError: the system gives no process or no files now.
+
+        """
         own, its = socket.socketpair()
         handing, taking = socket.socketpair()
-        with its, taking:
-            files = its.fileno(), taking.fileno(), windows
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", WORKER, *map(str, files),
-                pass_fds=files, stdin=asyncio.subprocess.PIPE, start_new_session=True,  # no Ctrl-C of the terminal's
-            )  # fmt: skip
+        try:
+            with its, taking:
+                files = its.fileno(), taking.fileno(), windows
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", WORKER, *map(str, files), pass_fds=files, stdin=asyncio.subprocess.PIPE,
+                    start_new_session=True,  # no Ctrl-C of the terminal's
+                )  # fmt: skip
+        except OSError:
+            own.close()
+            handing.close()
+            raise
         assert process.stdin is not None
         process.stdin.write(pickle.dumps((number, settings)))
         process.stdin.close()
@@ -88,6 +97,16 @@ class Hired:
     def tell(self, question: int, outcomes: list[Outcome]) -> None:
         """Answer what it asked all for."""
         self._channel.send("asked", question, outcomes)
+
+    def join(self) -> None:
+        """Let it take connections: it serves what the others do."""
+        self.joined = True
+        self._channel.send("joined")
+
+    def dismiss(self) -> None:
+        """Have it end, for another to take its place."""
+        self.dismissed = True
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it lives."""
@@ -118,7 +137,7 @@ class Hired:
                     answer = self._waits.get(number)
                     if answer is not None and not answer.done():
                         answer.set_result(outcome)
-                case ("counted", list(metrics)):
+                case ("counted", Outcome() as metrics):
                     self.metrics = metrics
                 case ("leaves",):
                     self.leaves = True

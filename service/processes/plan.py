@@ -27,7 +27,7 @@ def count_processes(settings: Settings) -> int:
     other than Linux. Remote sources are fetched, so that what they have is known.
 
     Raises:
-        StartError: no source has a model, or the system cannot have several.
+        StartError: no source has a model, or neither the system nor a GPU can have several.
 
     """
     if (
@@ -36,6 +36,8 @@ def count_processes(settings: Settings) -> int:
         and (sys.platform == "win32" or settings.grpc_port is not None)
     ):
         raise StartError("here several processes cannot serve, or not over gRPC: set processes to 1")
+    if settings.processes > 1 and (settings.engine == "cuda" or settings.device.startswith("cuda")):
+        raise StartError("a GPU is served by one process: set processes to 1")
     if settings.processes:
         return settings.processes
     on_cpu = settings.engine in {"cpu", "reference"} or settings.device == "cpu"

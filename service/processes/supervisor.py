@@ -112,7 +112,16 @@ class Supervisor:
         pause_s, first = LEAST_PAUSE_S, True
         while not self._ending.is_set():
             began = time.monotonic()
-            worker = self._alive[number] = await Hired.start(number, self._settings, self._windows, self._answer)
+            try:
+                worker = await Hired.start(number, self._settings, self._windows, self._answer)
+            except OSError as error:
+                if first:
+                    raise StartError(f"no process can be started: {error.strerror or error}") from error
+                log.error("process %d cannot be started now: %s", number, error)
+                pause_s = min(2 * pause_s, MOST_PAUSE_S)
+                await self._rest(pause_s)
+                continue
+            self._alive[number] = worker
             if self._ending.is_set():  # meanwhile
                 worker.signal(signal.SIGTERM)
             life = asyncio.create_task(worker.ended())
@@ -123,13 +132,14 @@ class Supervisor:
                 if first and not self._ending.is_set():
                     raise
                 log.error("process %d cannot start: %s", number, error)
-                worker.signal(signal.SIGTERM)
+                worker.dismiss()
             first = False
             status = await life
             self._part(worker)
             if not self._ending.is_set():
                 log.error("process %d ended with %d; another takes its place", number, status)
-                self._metrics.processes_died.inc()
+                if not worker.dismissed:
+                    self._metrics.processes_died.inc()
                 pause_s = min(2 * pause_s, MOST_PAUSE_S) if time.monotonic() - began < SOON_S else LEAST_PAUSE_S
                 await self._rest(pause_s)
 
@@ -153,7 +163,7 @@ class Supervisor:
                 if adopted is None or adopted.failed:
                     raise StartError("it cannot serve what the others do")
                 break
-            worker.joined = True
+            worker.join()
         if len(self._serving()) == self._settings.processes and listener.open():
             log.info(
                 "running on %s in %d processes, threads of each: %d",
@@ -163,7 +173,7 @@ class Supervisor:
     def _part(self, worker: Hired) -> None:
         """Do without a worker that has ended."""
         del self._alive[worker.number]
-        self._left = list(Together([self._left, lasting(worker.metrics)]).collect())
+        self._left = list(Together([self._left, lasting(worker.metrics.read())]).collect())
 
     def _hand(self, connection: socket.socket) -> bool:
         """Give a connection to the worker that has the fewest."""
@@ -190,7 +200,7 @@ class Supervisor:
 
     async def _look(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:
         found = await asyncio.gather(*(self._outcome(worker, name, ANSWER_S, *args) for worker in self._serving()))
-        return [outcome for outcome in found if outcome is not None]
+        return [outcome for outcome in found if outcome is not None] or [Outcome(error=SILENT)]
 
     async def _measure(self) -> list[Outcome]:
         """The metrics of all: of those that do not answer, as they told them last."""
@@ -198,11 +208,11 @@ class Supervisor:
         async def update(worker: Hired) -> None:
             outcome = await self._outcome(worker, "metrics", ANSWER_S)
             if outcome is not None and not outcome.failed:
-                worker.metrics = outcome.read()
+                worker.metrics = outcome
 
         await asyncio.gather(*map(update, self._serving()))
         here = [*snapshot(self._metrics.registry), *self._left]
-        return [Outcome(here), *(Outcome(worker.metrics) for worker in self._alive.values())]
+        return [Outcome(here), *(worker.metrics for worker in self._alive.values())]
 
     async def _change(self, name: str, args: tuple[Any, ...]) -> list[Outcome]:
         """Change all; those that cannot follow the others give way to workers that start anew."""
@@ -214,8 +224,8 @@ class Supervisor:
             for worker, outcome in zip(asked, found, strict=True):
                 if done and outcome is not None and outcome.failed:
                     log.error("process %d could not %s what others could; another takes its place", worker.number, name)
-                    worker.signal(signal.SIGTERM)
-            return done[:1] or failed[:1]
+                    worker.dismiss()
+            return done[:1] or failed[:1] or [Outcome(error=SILENT)]
 
     async def _outcome(self, worker: Hired, name: str, patience_s: float, *args: object) -> Outcome | None:
         """What becomes of an act in a worker; None where it ended meanwhile."""

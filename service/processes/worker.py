@@ -37,7 +37,7 @@ class Siblings(Everywhere):
         super().__init__()
         self._channel: Channel
         self._questions: dict[int, asyncio.Future[list[Outcome]]] = {}
-        self._serial, self._left = itertools.count(1), asyncio.Event()
+        self._serial, self._left, self._joined = itertools.count(1), asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, channel: Channel) -> None:
@@ -45,6 +45,13 @@ class Siblings(Everywhere):
         self._channel = channel
         self._begin(self._read())
         channel.send("started")
+
+    @property
+    def serves_at_once(self) -> bool:
+        return False
+
+    async def serving(self) -> None:
+        await self._joined.wait()
 
     async def metrics(self) -> object:
         """Those of this worker alone."""
@@ -57,7 +64,8 @@ class Siblings(Everywhere):
             await asyncio.wait_for(self._left.wait(), PATIENCE_S)
 
     async def ask(self, name: str, *args: object) -> list[Any]:
-        return [outcome.read() for outcome in await self._ask(name, args, is_change=False)]
+        outcomes = await self._ask(name, args, is_change=False)
+        return await asyncio.to_thread(lambda: [outcome.read() for outcome in outcomes])  # metrics take their time
 
     async def change(self, name: str, *args: object) -> None:
         for outcome in await self._ask(name, args, is_change=True):
@@ -83,6 +91,8 @@ class Siblings(Everywhere):
             match message:
                 case ("act", int(number), str(name), tuple(args)):
                     self._begin(self._act(number, name, args))
+                case ("joined",):
+                    self._joined.set()
                 case ("left",):
                     self._left.set()
                 case ("asked", int(number), list(outcomes)):
@@ -96,7 +106,7 @@ class Siblings(Everywhere):
 
     async def _act(self, number: int, name: str, args: tuple[object, ...]) -> None:
         try:
-            outcome = Outcome(await self._acts[name](*args))
+            outcome = await asyncio.to_thread(Outcome, await self._acts[name](*args))
         except LcclError as error:
             outcome = Outcome(error=error)
         except Exception:
@@ -124,7 +134,7 @@ def main() -> None:
             raise SystemExit(1) from None
         channel.setblocking(True)  # the event loop that took it over is gone
         with suppress(OSError):
-            channel.sendall(pack("counted", asyncio.run(siblings.metrics())))
+            channel.sendall(pack("counted", Outcome(asyncio.run(siblings.metrics()))))
 
 
 if __name__ == "__main__":

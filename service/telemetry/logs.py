@@ -130,10 +130,12 @@ class BackgroundHandler(logging.Handler):
         super().close()
 
     def _loop(self) -> None:
-        while not self._ending.is_set():
+        ending = False
+        while not ending or self._lines:
             self._waiting.wait()
             self._ending.wait(GATHER_S)
             self._waiting.clear()
+            ending = self._ending.is_set()
             waiting = (self._lines.popleft() for _ in range(len(self._lines)))
             self._write(b"".join(one if isinstance(one, bytes) else self._encode_or_tell(one) for one in waiting))
 

@@ -30,6 +30,8 @@ OF_ALL: dict[str, Callable[[Iterable[float]], float]] = {
     "lccl_source_up": min,
     "lccl_rate_limit_store_up": min,
     "process_start_time_seconds": min,
+    "process_max_fds": min,
+    "process_open_fds": max,  # the process that is nearest to its limit
 }
 MOST_CLASSES = 1000  # of a model that have a series of their own; what lies beyond is counted together as ``other``
 

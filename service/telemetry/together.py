@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +26,14 @@ class Samples(list[Sample]):
             if number % PIECE == PIECE - 1:
                 time.sleep(REST_S)
             yield sample
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Packed as plain tuples, in a tenth of the time, and without the rests."""
+        return _unpacked, ([tuple(sample) for sample in super().__iter__()],)
+
+
+def _unpacked(samples: list[tuple[Any, ...]]) -> Samples:
+    return Samples(map(Sample._make, samples))
 
 
 def snapshot(registry: CollectorRegistry) -> list[Metric]:

@@ -47,7 +47,7 @@ class GrpcPort:
     ) -> None:
         self._settings, self._certificates = settings, certificates
         self._register, self._under_way, self._on_drain = register, under_way, on_drain
-        self._server: grpc.aio.Server
+        self._server: grpc.aio.Server | None = None
         self._draining: asyncio.Task[None] | None = None
         self.port = settings.grpc_port or 0
 
@@ -60,20 +60,21 @@ class GrpcPort:
         """
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or strangers fill the log
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        self._server = grpc.aio.server(
+        server = grpc.aio.server(
             options=_options(self._settings), maximum_concurrent_rpcs=self._settings.max_connections
         )
-        self._register(self._server)
+        self._register(server)
         try:
             if self._certificates is None:
-                self.port = self._server.add_insecure_port(f"{host}:{self.port}")
+                self.port = server.add_insecure_port(f"{host}:{self.port}")
             else:
-                self.port = self._server.add_secure_port(f"{host}:{self.port}", _credentials(self._certificates))
+                self.port = server.add_secure_port(f"{host}:{self.port}", _credentials(self._certificates))
         except RuntimeError as error:
             raise StartError(
                 f"gRPC cannot listen on {host}:{self.port}: the port is taken, or no such address"
             ) from error
-        await self._server.start()
+        await server.start()
+        self._server = server
         log.info("gRPC running on %s:%d", host, self.port)
 
     def drain(self) -> None:
@@ -89,6 +90,8 @@ class GrpcPort:
             await self._draining
 
     async def _drain(self) -> None:
+        if self._server is None:  # it has not come to that
+            return
         await asyncio.sleep(LAST_CALLS_S)
         stopping = asyncio.ensure_future(self._server.stop(self._settings.drain_timeout_s))
         while self._under_way() and not stopping.done():

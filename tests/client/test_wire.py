@@ -21,6 +21,12 @@ ANSWER = (
 )
 
 
+def test_an_answer_of_a_later_server_without_what_is_deprecated_is_read():
+    assert wire.parse(Answer, ANSWER.replace(b'"norm_set": 0, ', b"")).operating_point == (
+        wire.parse(Answer, ANSWER).operating_point
+    )
+
+
 def problem(status, content_type="application/problem+json", headers=None, **body):
     headers = {"Content-Type": content_type} | (headers or {})
     return httpx.Response(status, json=body, headers=headers)

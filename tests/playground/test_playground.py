@@ -134,6 +134,23 @@ def test_a_slider_that_moves_fast_has_one_request_under_way_and_ends_with_the_la
         expect(part(page, "used")).to_contain_text(part(page, "value").inner_text())
 
 
+def test_an_image_that_is_slow_to_decode_does_not_take_the_place_of_a_later_one(visit):
+    with visit() as page:
+        page.evaluate(
+            """() => {
+              const decode = window.createImageBitmap, first = [500];
+              window.createImageBitmap = async (...given) => {
+                await new Promise((done) => setTimeout(done, first.pop() ?? 0));
+                return decode(...given);
+              };
+            }"""
+        )
+        page.locator("#file").set_input_files(file(png(), "slow.png"))
+        page.locator("#examples button").last.click()
+        page.wait_for_timeout(800)
+        expect(page.locator("#chosen")).not_to_contain_text("slow.png")
+
+
 def test_a_slow_answer_does_not_overtake_the_last(visit):
     with visit() as page:
 

@@ -80,6 +80,8 @@ class CpuEngine:
             )
         except (ValueError, TypeError) as error:
             raise EngineError(f"the cpu engine cannot run this: {error}") from error
+        except (RuntimeError, MemoryError) as error:  # std::system_error, std::bad_alloc
+            raise EngineError(f"the system gives the cpu engine no threads or no memory: {error}") from error
         self.instruction_set = self._executor.instruction_set
         self.threads, self.streams = self._executor.threads, self._executor.streams
         # Groups of eight images share large weights; small networks only spread the cost of a call.

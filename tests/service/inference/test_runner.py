@@ -126,3 +126,15 @@ def test_what_was_learnt_of_a_model_that_is_gone_is_forgotten(serve, draw_image)
         assert asked.result().status_code == 200
         wait_for(lambda: model.key not in state.runner._cost._lines and model.key not in state.batcher._queues)
         assert state.batcher.drained_per_s(model.key) == 0
+
+
+def test_a_model_that_fails_has_used_the_device_too(serve, draw_image):
+    """Else it would always be the one that had the least, and others would wait as long as anybody asks for it."""
+    with serve(self_test_interval_s=600) as client:
+        state = client.app.state
+        model = state.registry.find("small")
+        model.engine = Gated(model.engine)
+        model.engine.fail = True
+        threading.Timer(0.2, model.engine.go.set).start()
+        assert client.post("/v1/classify", content=draw_image(), headers=PNG).status_code == 500
+        assert state.batcher._queues[model.key].served_s > 0.1

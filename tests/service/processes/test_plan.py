@@ -56,6 +56,12 @@ def test_a_gpu_has_one_process(counted, tmp_path, monkeypatch):
     assert counted(8, engine="auto", device="cpu") == 8
 
 
+@pytest.mark.parametrize("named", [{"device": "cuda:0"}, {"engine": "cuda"}])
+def test_a_gpu_is_not_shared_by_processes(counted, named):
+    with pytest.raises(StartError, match="a GPU is served by one process"):
+        counted(8, **{"engine": "auto", "processes": 2} | named)
+
+
 def test_models_that_cannot_be_read_have_one_whose_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("service.processes.plan.find_cores", lambda: Cores(8, "as the test says"))
     (tmp_path / "broken").mkdir()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from service.errors import ServiceError, StartError
 from service.processes.channel import Outcome
+from service.processes.hired import Hired
 from service.processes.supervisor import Supervisor
 from service.settings import Settings
 from service.telemetry.together import Together, snapshot
@@ -22,7 +23,7 @@ class StandIn:
 
     def __init__(self, answer, connections=0):
         self.number, self._answer, self.connections = 0, answer, connections
-        self.joined, self.leaves, self.metrics, self.signals, self.asked = True, False, [], [], []
+        self.joined, self.leaves, self.metrics, self.signals, self.asked = True, False, Outcome([]), [], []
 
     def ask(self, name, *args):
         self.asked.append((name, *args))
@@ -35,6 +36,12 @@ class StandIn:
 
     def signal(self, number):
         self.signals.append(number)
+
+    def join(self):
+        self.joined = True
+
+    def dismiss(self):
+        self.signal(signal.SIGTERM)
 
 
 class Shut:
@@ -82,6 +89,48 @@ def test_a_worker_that_does_not_answer_is_not_ready_and_one_that_ended_is_not_as
         outcomes[0].read()
 
 
+def test_where_nobody_can_be_asked_nothing_is_ready_and_nothing_changes():
+    for act in (lambda all_: all_._look("ready", ()), lambda all_: all_._change("load", ("net", None))):
+        (outcome,) = supervise(act)
+        assert outcome.failed
+
+
+def test_a_process_that_cannot_be_started_now_is_tried_again(monkeypatch):
+    """The system gives no process for a while: the others go on, and the first start alone must not fail."""
+    tries, worker = [], StandIn(Outcome())
+
+    class Ended(StandIn):
+        dismissed = False
+
+        async def ended(self):
+            return -9
+
+    async def start(number, *_):
+        tries.append(number)
+        if len(tries) == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        if len(tries) == 4:
+            supervisor._ending.set()
+        new = Ended(Outcome())
+        new.number, new.started = number, asyncio.get_running_loop().create_future()
+        new.started.set_result(None)
+        return new
+
+    async def keep(given):
+        nonlocal supervisor
+        supervisor = given
+        await asyncio.wait_for(supervisor._keep(2, Shut()), 20)
+
+    supervisor = None
+    monkeypatch.setattr(Hired, "start", start)
+    monkeypatch.setattr("service.processes.supervisor.LEAST_PAUSE_S", 0.01)
+    supervise(keep, worker)
+    assert tries == [2, 2, 2, 2]
+    tries[:] = [2]  # the next one fails, of this supervisor the first
+    with pytest.raises(StartError, match="no process can be started"):
+        supervise(keep, worker)
+
+
 def test_a_worker_that_leaves_is_neither_asked_nor_handed_anything():
     leaving, other = StandIn(Outcome()), StandIn(Outcome())
     leaving.leaves = True
@@ -93,7 +142,7 @@ def test_metrics_of_a_worker_that_does_not_answer_are_those_it_told_last():
     registry = CollectorRegistry()
     Counter("seen", "…", registry=registry).inc(3)
     silent = StandIn("silent")
-    silent.metrics = snapshot(registry)
+    silent.metrics = Outcome(snapshot(registry))
     outcomes = supervise(lambda all_: all_._measure(), silent, StandIn(Outcome(snapshot(registry))))
     together = Together([outcome.read() for outcome in outcomes]).collect()
     assert [sample.value for metric in together for sample in metric.samples if sample.name == "seen_total"] == [6.0]

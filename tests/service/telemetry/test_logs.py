@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -122,6 +123,23 @@ def test_after_a_full_disk_the_log_goes_on_and_tells_what_was_lost(pipe, monkeyp
         f"{3 - kept} lines of this log were lost: they could not be written",
         "room again",
     ]
+
+
+def test_what_is_logged_while_the_last_lines_are_written_is_written_too(pipe, monkeypatch):
+    write, writing, go_on = os.write, threading.Event(), threading.Event()
+
+    def slow(file, content):
+        writing.set()
+        go_on.wait(10)
+        return write(file, content)
+
+    monkeypatch.setattr(os, "write", slow)
+    with logging_to(pipe[1]) as log:
+        log.info("first")
+        assert writing.wait(10)
+        log.info("second")
+        threading.Timer(0.1, go_on.set).start()
+    assert read(pipe[0]) == b"first\nsecond\n"
 
 
 def test_a_line_that_cannot_be_formatted_is_told_on_standard_error(pipe, capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -70,3 +73,14 @@ def test_what_a_process_counted_stays_when_it_is_gone_and_its_gauges_go(process)
     assert values['lccl_requests_total{route="a"}'] == "3.0"
     assert values['lccl_seconds_count{route="a"}'] == "1.0"
     assert values["lccl_queue_depth"] == "1.0"
+
+
+def test_metrics_are_packed_without_rests_and_unpacked_with_them(process, monkeypatch):
+    registry = process([(f"/{number}", number) for number in range(300)])
+    rested = []
+    monkeypatch.setattr(time, "sleep", rested.append)
+    packed = pickle.dumps(snapshot(registry))
+    unpacked = pickle.loads(packed)
+    assert not rested
+    assert told(unpacked)[0] == told(snapshot(registry))[0]
+    assert rested

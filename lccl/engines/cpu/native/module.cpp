@@ -124,7 +124,9 @@ std::map<std::string, Values4> run_step_alone(Executor& executor, uint32_t step,
 void make(Executor* self, nb::handle plan, nb::handle memory, const std::string& instruction_set,
           const std::string& precision, uint32_t threads, uint32_t streams, size_t cache_bytes) {
     if (!threads || threads > 1024) refuse("threads must lie in 1..1024");
-    new (self) Executor(read_plan(plan, memory, choose(instruction_set, precision), cache_bytes), threads, streams);
+    std::unique_ptr<const Program> program = read_plan(plan, memory, choose(instruction_set, precision), cache_bytes);
+    const nb::gil_scoped_release released;
+    new (self) Executor(std::move(program), threads, streams);
 }
 
 std::vector<std::pair<std::string, std::string>> instruction_sets() {

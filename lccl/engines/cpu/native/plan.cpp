@@ -193,7 +193,7 @@ class PlanReader {
             weights.activation = affine_of(optional_of(activated, "affine"));
         }
         const nb::object gate = optional_of(step, "gate");
-        if (gate.is_none()) return builder_.add(convolution, weights);
+        if (gate.is_none()) return add(convolution, weights);
         const Weight gate_weight(gate);
         convolution.gate.layer = value_of<int>(gate, "layer");
         if (convolution.gate.layer < 0) refuse("a gate's layer is out of range");  // −1 would stand for no gate
@@ -201,7 +201,14 @@ class PlanReader {
         weights.gate = gate_weight.filter;
         weights.gate_affine = affine_of(optional_of(gate, "affine"));
         weights.gate_correction = list_of<int32_t>(gate, "offset");
-        builder_.add(convolution, weights);
+        add(convolution, weights);
+    }
+
+    // Packing weights takes the time of making an engine, needs no Python, and must not keep it from other threads.
+    template <typename Step, typename Weights>
+    void add(const Step& step, const Weights& weights) {
+        const nb::gil_scoped_release released;
+        builder_.add(step, weights);
     }
 
     const bool quantised_;

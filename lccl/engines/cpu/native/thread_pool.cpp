@@ -12,10 +12,18 @@ namespace lccl {
 
 ThreadPool::ThreadPool(uint32_t threads, bool exact)
     : task_given_(threads), all_done_(threads), process_(getpid()), exact_(exact) {
-    for (uint32_t index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
+    workers_.reserve(threads);
+    try {
+        for (uint32_t index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
+    } catch (...) {  // the system gives no more threads: those that are there wait on members that are about to go
+        end();
+        throw;
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
     stop_ = true;
     round_.fetch_add(1, std::memory_order_release);
     task_given_.notify();

@@ -29,6 +29,7 @@ class ThreadPool {
 
   private:
     void work(uint32_t index);
+    void end();
     void place_workers();
 
     std::vector<std::thread> workers_;
