@@ -40,10 +40,10 @@ def _requests() -> Section:
     rejected = 'lccl_rejected_total{model=~"$model|", instance=~"$instance"}'
     refused = {"{{reason}}": f"sum by (reason) (rate({rejected}[$__rate_interval]))"}
     return "Requests", [
-        lines("Requests", "By route and status, of requests whose model was known: what was refused before, for its key "
-              "or rate, is among the rejections.", "reqps", by_route, stacked=True),
-        lines("Error ratio", "Of these requests. 429 is refused under load, 503 not ready, 504 too late.", "percentunit",
-              failed),
+        lines("Requests", "By route and status, of requests whose model was known: what was refused before, for its "
+              "key or rate, is among the rejections.", "reqps", by_route, stacked=True),
+        lines("Error ratio", "Of these requests. 429 is refused under load, 503 not ready, 504 too late.",
+              "percentunit", failed),
         lines("Rejections", "Images and requests answered with an error, by its reason; what was refused before its "
               "model was known too.", "suffix: /s", refused),
     ]  # fmt: skip
