@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -39,7 +37,6 @@ from .auth.rate_limits import RateLimits
 from .auth.shared_rates import LOOK_S, SharedRates
 from .auth.windows import Windows
 from .background import call_beside, repeat
-from .errors import StartError
 from .everywhere import Everywhere
 from .inference.batcher import Batcher
 from .inference.brownout import BrownOut
@@ -355,7 +352,7 @@ def _lifespan(
         if grpc is not None and everywhere.serves_at_once:
             await grpc.start()
         elif grpc is not None:
-            tasks.append(asyncio.create_task(_start_later(grpc, everywhere)))
+            tasks.append(asyncio.create_task(grpc.start_after(everywhere.serving())))
         yield
         if grpc is not None:
             await grpc.close()
@@ -372,16 +369,6 @@ def _lifespan(
             tracing.close()
 
     return lifespan
-
-
-async def _start_later(grpc: "GrpcPort", everywhere: Everywhere) -> None:
-    """Open gRPC's port, which processes share, once this one serves what the others do."""
-    try:
-        await everywhere.serving()
-        await grpc.start()
-    except StartError as error:
-        log.error("%s", error)
-        os.kill(os.getpid(), signal.SIGTERM)  # another takes its place
 
 
 async def _fetch(sources: ModelSources, registry: Registry) -> None:

@@ -7,7 +7,8 @@ socket that the loop watches like any other.
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Awaitable, Callable
 
 import grpc
 
@@ -76,6 +77,15 @@ class GrpcPort:
         await server.start()
         self._server = server
         log.info("gRPC running on %s:%d", host, self.port)
+
+    async def start_after(self, ready: Awaitable[None]) -> None:
+        """Listen once this process is ready: the port is one that others listen on, too, and answer meanwhile."""
+        try:
+            await ready
+            await self.start()
+        except StartError as error:
+            log.error("%s", error)
+            os.kill(os.getpid(), signal.SIGTERM)  # another takes its place
 
     def drain(self) -> None:
         """Begin to end: the port closes, and calls that are under way get their time."""

@@ -116,7 +116,7 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 
-def in_a_child(act, seconds=5):
+def in_a_child(act, seconds=60):
     """What a forked child's ``act()`` returns or raises, as text; fails where the child hangs or dies."""
     read, write = os.pipe()
     child = os.fork()
