@@ -1,11 +1,12 @@
-"""Parts of photographs lie inside them, have the areas and shapes asked for, and are flipped half the time."""
+"""Thumbnails are shifted and flipped; parts of photographs lie inside them, of the areas and shapes asked for."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from lccl.train.augmentation import crop_box, random_crop
+from lccl.train.augmentation import augment, crop_box, random_crop
 
 
 @pytest.mark.parametrize(("width", "height"), [(1.0, 1.0), (640, 480), (300, 900)])
@@ -59,3 +60,31 @@ def test_a_part_repeats_by_seed():
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert math.isfinite(float(other.mean()))
+
+
+def test_images_are_only_shifted_and_flipped():
+    images = np.random.default_rng(0).integers(0, 200, (300, 8, 8, 3), dtype=np.uint8)
+    fill = np.array([201, 202, 203], dtype=np.uint8)
+    out = augment(images, fill, np.random.default_rng(1))
+    assert (out.shape, out.dtype) == (images.shape, np.uint8)
+    seen = set()
+    for image, changed in zip(images, out, strict=True):
+        padded = np.broadcast_to(fill, (10, 10, 3)).copy()
+        padded[1:9, 1:9] = image
+        for top, left, flip in itertools.product(range(3), range(3), (False, True)):
+            cut = padded[top : top + 8, left : left + 8]
+            if np.array_equal(changed, cut[:, ::-1] if flip else cut):
+                seen.add((top, left, flip))
+                break
+        else:
+            pytest.fail("neither shifted nor flipped")
+    assert len(seen) == 18
+
+
+def test_augmentation_leaves_its_input_alone_and_repeats_by_seed():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    before, fill = images.copy(), np.zeros(3, np.uint8)
+    first, second, other = (augment(images, fill, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(images, before)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)

@@ -1,7 +1,6 @@
-"""Training is repeatable bit by bit, resumes as if it had never stopped, and follows its recipe."""
+"""Training is repeatable bit by bit and resumes as if it had never stopped."""
 
 import copy
-import itertools
 import json
 import math
 import shutil
@@ -18,7 +17,6 @@ from lccl.errors import LcclError
 from lccl.networks import Architecture, NetworkOutput, build
 from lccl.preprocessing import Preprocessing
 from lccl.train import loop
-from lccl.train.augmentation import augment
 from lccl.train.export import first_bundle, network_input
 from lccl.train.fake_quantization import FakeQuantised
 from lccl.train.loop import _first_weights, _loss, channel_statistics, make_optimiser, train
@@ -45,83 +43,6 @@ def same(first, second):
 
 def untimed(record):
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.epochs]
-
-
-# recipe
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"epochs": 0}, {"batch": 1}, {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"first_lr": 0}, {"skip_top": 1},
-        {"skip_top": -0.1}, {"skip_bottom": -0.1}, {"skip_bottom": 0.8}, {"exact_share": 1.1}, {"exact_share": -0.1},
-        {"closing": "first"},
-        {"precision": "fp16"}, {"precision": ""},
-    ],
-)  # fmt: skip
-def test_an_impossible_recipe_is_refused(fields):
-    with pytest.raises(LcclError):
-        Recipe(**fields)
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
-    recipe = Recipe(lr=0.2, first_lr=0.01, warm_up=0.25)
-    rates = np.array([recipe.lr_at(progress) for progress in np.linspace(0, 1, 101)])
-    assert rates[0] == 0.01
-    assert rates.argmax() == 25
-    assert rates[25] == 0.2
-    assert (np.diff(rates[:26]) > 0).all()
-    assert (np.diff(rates[25:]) < 0).all()
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize(("progress", "top"), [(0, 0), (0.3, 0), (0.4, 0.4), (0.5, 0.8), (0.6, 0.8), (1, 0.8)])
-def test_the_largest_skip_ratio_grows_over_its_ramp(progress, top):
-    assert Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8).skip_range_at(progress) == pytest.approx((0, top))
-
-
-@pytest.mark.parametrize(("progress", "top"), [(0.29, 0), (0.3, 0.8), (1, 0.8)])
-def test_without_a_ramp_it_jumps(progress, top):
-    assert Recipe(skip_from=0.3, skip_ramp=0, skip_top=0.8).skip_range_at(progress) == (0, top)
-
-
-@pytest.mark.parametrize(
-    ("progress", "expected"), [(0.3, (0, 0)), (0.35, (0.2, 0.2)), (0.45, (0.5, 0.6)), (1, (0.5, 0.8))]
-)
-def test_the_smallest_skip_ratio_waits_for_the_ramp(progress, expected):
-    recipe = Recipe(skip_from=0.3, skip_ramp=0.2, skip_top=0.8, skip_bottom=0.5)
-    assert recipe.skip_range_at(progress) == pytest.approx(expected)
-
-
-# augmentation
-
-
-def test_images_are_only_shifted_and_flipped():
-    images = np.random.default_rng(0).integers(0, 200, (300, 8, 8, 3), dtype=np.uint8)
-    fill = np.array([201, 202, 203], dtype=np.uint8)
-    out = augment(images, fill, np.random.default_rng(1))
-    assert (out.shape, out.dtype) == (images.shape, np.uint8)
-    seen = set()
-    for image, changed in zip(images, out, strict=True):
-        padded = np.broadcast_to(fill, (10, 10, 3)).copy()
-        padded[1:9, 1:9] = image
-        for top, left, flip in itertools.product(range(3), range(3), (False, True)):
-            cut = padded[top : top + 8, left : left + 8]
-            if np.array_equal(changed, cut[:, ::-1] if flip else cut):
-                seen.add((top, left, flip))
-                break
-        else:
-            pytest.fail("neither shifted nor flipped")
-    assert len(seen) == 18
-
-
-def test_augmentation_leaves_its_input_alone_and_repeats_by_seed():
-    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    before, fill = images.copy(), np.zeros(3, np.uint8)
-    first, second, other = (augment(images, fill, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert np.array_equal(images, before)
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, other)
 
 
 # parts of the loop
