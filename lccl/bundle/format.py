@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lccl.bundle.int8 import INT8_WEIGHTS, Int8, check_int8, read_int8
 from lccl.bundle.training_record import TrainingRecord
-from lccl.errors import ArchitectureError, BundleError, LcclError, require
+from lccl.errors import ArchitectureError, BundleError, DataError, LcclError, require
 from lccl.networks import NETWORKS, Architecture, ResNet, build
 from lccl.networks.lowering import network_shape
 from lccl.networks.sidenet import SideNetSpec
@@ -74,6 +74,16 @@ class Bundle:
     def held_out_by(self) -> str:
         """What dealt the held-out images: ``files``, or ``pixels`` in bundles from before that was noted."""
         return str(self.splits.get("by", "pixels"))
+
+    def check_held_out(self, digest: str) -> None:
+        """Refuse data whose held-out images are not the bundle's: among them may be some that it was trained on.
+
+        Raises:
+            DataError: they differ.
+
+        """
+        if self.splits.get("digest") != digest:
+            raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
 
     def in_precision(self, precision: str) -> "Bundle":
         """The bundle as an engine of that precision serves it: table, calibration and self-test are int8's for int8.

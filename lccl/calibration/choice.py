@@ -22,7 +22,7 @@ from lccl.calibration.search import (
 from lccl.calibration.table import build_table
 from lccl.data import HeldOut, Split
 from lccl.engines.base import Engine
-from lccl.errors import DataError, LcclError
+from lccl.errors import LcclError
 from lccl.measurement import Measurement, measure
 from lccl.operating_points import EXACT
 from lccl.plan.geometry import NetworkShape
@@ -87,8 +87,7 @@ def calibrate(
     """
     if not engine.shape.layers:
         raise LcclError("a plain twin has no gates: there is nothing to calibrate")
-    if bundle.splits.get("digest") != data.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    bundle.check_held_out(data.digest)
     weighed_on = data.choose.first(weighed).loaded()
     candidates = gate_candidates(gate_values(bundle.network, bundle.preprocessing, data.choose))
     candidates += exit_candidates(engine, weighed_on)

@@ -10,7 +10,7 @@ from lccl.compiler import cpu_offers
 from lccl.data import HeldOut
 from lccl.engines.base import Engine
 from lccl.engines.reference import ReferenceEngine
-from lccl.errors import DataError, EngineError
+from lccl.errors import EngineError
 from lccl.measurement import measure
 from lccl.networks.lowering import lower
 from lccl.operating_points import OperatingPoint
@@ -49,8 +49,7 @@ def quantise_bundle(
         QuantisationError: the network has split convolutions, or values that are not finite.
 
     """
-    if bundle.splits.get("digest") != data.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    bundle.check_held_out(data.digest)
     if engine not in ENGINES:
         raise EngineError(f"int8 runs on the engines {', '.join(ENGINES)}, not on {engine!r}")
     plan, points = lower(bundle.network, bundle.preprocessing), _weighed_points(bundle)

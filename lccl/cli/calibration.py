@@ -25,7 +25,7 @@ from lccl.cli.terminal import (
     use_threads,
     working,
 )
-from lccl.errors import DataError, LcclError
+from lccl.errors import LcclError
 
 if TYPE_CHECKING:
     from lccl.data import Dataset, Split
@@ -150,8 +150,7 @@ def _part(dataset: Dataset, part: str, bundle: lccl.Bundle, size: int | None) ->
     if size is not None and bundle.held_out_by == "pixels":
         raise LcclError("this bundle's held-out images follow from their pixels: leave --size out, or use --part test")
     held = hold_out(dataset.train, by=bundle.held_out_by)
-    if bundle.splits.get("digest") != held.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    bundle.check_held_out(held.digest)
     return held.measure
 
 

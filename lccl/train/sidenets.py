@@ -18,7 +18,7 @@ from lccl.bundle.training_record import AnswerRecord, SideNetsRecord
 from lccl.calibration.table import build_table
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
-from lccl.errors import DataError, LcclError, require
+from lccl.errors import LcclError, require
 from lccl.networks import ResNet
 from lccl.networks.inputs import images_at_once, normalise
 from lccl.networks.sidenet import SideNetSpec
@@ -99,8 +99,7 @@ def fit_sidenets(
         LcclError: no SideNets were asked for, or the loss or an answer on a held-out image is not finite.
 
     """
-    if bundle.splits.get("digest") != data.digest:
-        raise DataError("this is not the data that the bundle was trained on: its held-out images differ")
+    bundle.check_held_out(data.digest)
     if not specs:
         raise LcclError("a network this short has no usual blocks for SideNets: say after which ones")
     began = time.perf_counter()

@@ -54,9 +54,7 @@ class Listener:
             self._is_open = False
             for one in self._sockets:
                 self._loop.remove_reader(one)
-                for _ in range(BACKLOG // MOST_AT_ONCE):
-                    if not self._accept(one):
-                        break
+                self._accept(one, BACKLOG)
         if self._held is not None:
             self._held.close()
         for one in self._sockets:
@@ -71,22 +69,20 @@ class Listener:
         for one in self._sockets:
             self._loop.add_reader(one, self._accept, one)
 
-    def _accept(self, listening: socket.socket) -> bool:
-        """Accept what has come, but no more than suits one turn; whether there may be more."""
-        for _ in range(MOST_AT_ONCE):
+    def _accept(self, listening: socket.socket, most: int = MOST_AT_ONCE) -> None:
+        for _ in range(most):
             try:
                 connection, _ = listening.accept()
             except BlockingIOError:
-                return False
+                return
             except OSError as error:  # too many open files, or the peer has gone already
                 log.warning("a connection was not accepted: %s", error)
-                return False
+                return
             if not self._pass_on(connection):
                 for one in self._sockets:
                     self._loop.remove_reader(one)
                 self._loop.call_later(PAUSE_S, self._watch)
-                return False
-        return True
+                return
 
     def _pass_on(self, connection: socket.socket) -> bool:
         self._held = None if self._hand(connection) else connection

@@ -80,33 +80,29 @@ class Acceptor:
         """Take what has come, and no more."""
         for listening in self._sockets:
             self._loop.remove_reader(listening)
-            for _ in range(BACKLOG // MOST_AT_ONCE):
-                if not self._accept(listening):
-                    break
+            self._accept(listening, BACKLOG)
             listening.close()
         self._sockets = []
         if self._greeting:
             await asyncio.wait(self._greeting, timeout=LAST_S)
         await asyncio.sleep(READ_S)
 
-    def _accept(self, listening: socket.socket) -> bool:
-        """Take what has come, but no more than suits one turn; whether there may be more."""
-        for _ in range(MOST_AT_ONCE):
+    def _accept(self, listening: socket.socket, most: int = MOST_AT_ONCE) -> None:
+        for _ in range(most):
             try:
                 connection = self._handed.take(listening) if self._handed else listening.accept()[0]
             except BlockingIOError:
-                return False
+                return
             except EOFError:
                 self._loop.remove_reader(listening)
-                return False
+                return
             except OSError as error:  # too many open files, or the peer has gone already
                 log.warning("a connection was not accepted: %s", error)
-                return False
+                return
             connection.setblocking(False)
             task = self._loop.create_task(self._greet(connection))
             self._greeting.add(task)
             task.add_done_callback(self._greeting.discard)
-        return True
 
     async def _greet(self, connection: socket.socket) -> None:
         try:

@@ -225,6 +225,22 @@ def test_calibrating_on_other_data(model, tmp_path):
     assert [point.name for point in bundles.load(model).table.points] == ["exact"]
 
 
+def test_measuring_on_other_data_or_dealt_by_other_pixels(model, data, tmp_path):
+    """What is held out there may be what the network was trained on."""
+    other = write_images(tmp_path / "other.tar", {"train": PER_CLASS}, seed=1)
+    failed(lccl("evaluate", model, other, "--part", "measure"), "not the data that the bundle was trained on")
+    bundle = bundles.load(model)
+    by_pixels = {name: value for name, value in bundle.splits.items() if name != "by"}
+    bundles.save(replace(bundle, splits=by_pixels), tmp_path / "older")
+    options = ("--part", "measure", "--size", 48)
+    failed(lccl("evaluate", tmp_path / "older", data, *options), "held-out images follow from their pixels")
+
+
+def test_too_few_images_are_refused_before_training(tmp_path):
+    few = write_images(tmp_path / "few.tar", {"train": 3})
+    failed(lccl("train", few, "--out", tmp_path / "model", "--runs", tmp_path / "runs"), "9 images are too few")
+
+
 def test_calibrating_a_plain_twin(trained, data):
     failed(lccl("calibrate", trained / "twin", data), "no gates")
 
