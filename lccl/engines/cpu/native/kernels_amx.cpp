@@ -13,6 +13,7 @@ namespace lccl {
 namespace {
 
 struct Registers : TileRegisters {
+    using TileRegisters::TileRegisters;
     template <int Sums, int Rows, int Weights>
     void multiply() {
         static_assert(Rows == 4 + Sums / 2 && Weights == 6 + Sums % 2, "these four products are all there are");

@@ -1,6 +1,8 @@
 // AMX's tiles in plain C++, so that everything around them is tested on machines without AMX. Never chosen by itself.
 #include "steps.hpp"
 
+#include <cstring>
+
 #include "isa/portable_int8.hpp"
 
 #include "isa/amx.hpp"
@@ -13,14 +15,31 @@ struct Emulated {
     using Sum = typename Product::Sum;
     static constexpr int step = 4 / sizeof(typename Product::Input);  // of k, in one instruction
 
+    struct State {
+        uint32_t piece = 0;
+        void shape(uint32_t bytes) { piece = bytes; }
+    };
+    explicit Emulated(const State& state) : piece(state.piece) {}
+
+    struct Copy {
+        explicit Copy(size_t length) : bytes(length) {}
+        void operator()(char* target, const void* source) const {
+            std::memcpy(target, source, bytes);
+            std::memset(target + bytes, 0, round_up(bytes, 64) - bytes);
+        }
+        size_t bytes;
+    };
+    static void clear_line(char* target) { std::memset(target, 0, 64); }
     template <int Tile>
     void load(const char* source, size_t pitch) {
-        for (int row = 0; row < 16; ++row) std::memcpy(bytes[Tile][row], source + row * pitch, 64);
+        const bool weights = Tile >= 6;
+        const uint32_t rows = weights ? piece / 4 : 16, length = weights ? 64 : piece;
+        for (uint32_t row = 0; row < rows; ++row) std::memcpy(bytes[Tile][row], source + row * pitch, length);
     }
     template <int Sums, int Rows, int Weights>
     void multiply() {
         for (int row = 0; row < 16; ++row) {
-            for (int k = 0; k < 16; ++k) {
+            for (uint32_t k = 0; k < piece / 4; ++k) {
                 typename Product::Input inputs[step];
                 std::memcpy(inputs, bytes[Rows][row] + 4 * k, 4);
                 for (int channel = 0; channel < 16; ++channel) {
@@ -36,6 +55,7 @@ struct Emulated {
         for (int row = 0; row < 16; ++row) std::memcpy(target + row * pitch / 4, sums[Tile][row], 64);
     }
 
+    const uint32_t piece;
     char bytes[8][16][64] = {};
     Sum sums[4][16][16] = {};
 };

@@ -11,23 +11,59 @@ namespace {
 
 // The registers themselves; those that hold sums start at 0.
 struct TileRegisters {
-    TileRegisters() {
-        struct alignas(64) Shape {
-            uint8_t palette = 1, start = 0, reserved[14] = {};
-            uint16_t bytes[16] = {};
-            uint8_t rows[16] = {};
-        } shape;
-        for (int tile = 0; tile < 8; ++tile) {
-            shape.bytes[tile] = 64;
-            shape.rows[tile] = 16;
+    // Their shapes. Setting these takes as long as multiplying a few tiles.
+    class State {
+      public:
+        State() = default;
+        State(const State&) = delete;
+        State& operator=(const State&) = delete;
+        ~State() {
+            if (piece_) _tile_release();
         }
-        _tile_loadconfig(&shape);
+        // Inputs have `piece` bytes a row, weights as many rows as that needs.
+        void shape(uint32_t piece) {
+            if (piece == piece_) return;
+            piece_ = piece;
+            struct alignas(64) Shape {
+                uint8_t palette = 1, start = 0, reserved[14] = {};
+                uint16_t bytes[16] = {};
+                uint8_t rows[16] = {};
+            } shape;
+            for (int tile = 0; tile < 8; ++tile) {
+                shape.bytes[tile] = tile == 4 || tile == 5 ? static_cast<uint16_t>(piece) : 64;
+                shape.rows[tile] = tile == 6 || tile == 7 ? static_cast<uint8_t>(piece / 4) : 16;
+            }
+            _tile_loadconfig(&shape);
+        }
+
+      private:
+        uint32_t piece_ = 0;
+    };
+
+    explicit TileRegisters(const State&) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     }
-    ~TileRegisters() { _tile_release(); }
+
+    // Copies of one length; what they write beyond it, up to a multiple of 64 bytes, are zeros.
+    class Copy {
+      public:
+        explicit Copy(size_t bytes) : whole_(bytes / 64 * 64), rest_((__mmask64{1} << bytes % 64) - 1) {}
+        void operator()(char* target, const void* source) const {
+            const char* const from = static_cast<const char*>(source);
+            for (size_t byte = 0; byte < whole_; byte += 64) {
+                _mm512_storeu_si512(target + byte, _mm512_loadu_si512(from + byte));
+            }
+            if (rest_) _mm512_storeu_si512(target + whole_, _mm512_maskz_loadu_epi8(rest_, from + whole_));
+        }
+
+      private:
+        size_t whole_;
+        __mmask64 rest_;
+    };
+    static void clear_line(char* target) { _mm512_storeu_si512(target, _mm512_setzero_si512()); }
 
     // The intrinsics take literal numbers only.
     template <int Tile>

@@ -125,7 +125,7 @@ struct Avx2Int8 : Avx2Bytes {
         }
     }
 
-    static void multiply(const Block& block, uint32_t, uint32_t, size_t, const int8_t* weights, uint32_t vectors,
+    static void multiply(State&, const Block& block, uint32_t, uint32_t, size_t, const int8_t* weights, uint32_t vectors,
                          int32_t* sums) {
         static constexpr Tile tiles[rows][panel] = {{&tile<1, 1>, &tile<1, 2>}, {&tile<2, 1>, &tile<2, 2>},
                                                     {&tile<3, 1>, &tile<3, 2>}, {&tile<4, 1>, &tile<4, 2>},

@@ -21,7 +21,8 @@ struct Cells {
     static uint32_t pitch_of(const GateSpec& gate) { return ceil_div(gate.groups, lanes) * lanes; }
 
     // Gate values of the tile at `slot` of a chunk; −1 stands for a cell that is not kept.
-    static void find(const ConvolveStep& step, Work& work, uint32_t slot, uint32_t begin, uint32_t count) {
+    static void find(const ConvolveStep& step, Work& work, typename Isa::State& state, uint32_t slot, uint32_t begin,
+                     uint32_t count) {
         const GateSpec& gate = step.gate;
         const Batch& batch = *work.batch;
         Block block;
@@ -32,7 +33,7 @@ struct Cells {
         for (uint32_t vector = 0; vector < vectors; vector += Isa::panel) {
             const uint32_t taken = smaller(Isa::panel, vectors - vector);
             const size_t vector_weights = size_t{lanes} * packed_k(gate.runs, gate.run);
-            Tiles<Isa>::multiply(block, gate.runs, gate.run, work.maps[gate.input].pitch(),
+            Tiles<Isa>::multiply(state, block, gate.runs, gate.run, work.maps[gate.input].pitch(),
                                  weights + vector * vector_weights, taken, sums);
             for (uint32_t n = 0; n < count; ++n) {
                 const uint32_t code = work.scratch.kept[begin + n], image = code >> kPositionBits;

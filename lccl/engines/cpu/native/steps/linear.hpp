@@ -44,7 +44,8 @@ struct LinearLayers {
                 for (uint32_t n = 0; n < count; ++n) row[n] = source(first + n);
                 Tiles<Float>::prepare(block, row, count, 1, layer.in, 0, nullptr);
                 alignas(64) float sums[Float::rows * Float::panel * lanes];
-                Tiles<Float>::multiply(block, 1, layer.in, 0, layer.weights + vector * layer.vector_weights, taken,
+                typename Float::State state;
+                Tiles<Float>::multiply(state, block, 1, layer.in, 0, layer.weights + vector * layer.vector_weights, taken,
                                        sums);
                 for (uint32_t n = 0; n < count; ++n) {
                     float* const row_target = target(first + n);

@@ -25,13 +25,16 @@ struct ListedRows {
         const uint32_t vectors = ceil_div(step.out_channels / step.groups, lanes);
         const uint32_t panels = ceil_div(vectors, Isa::panel);
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
-        const uint32_t slices = step.heavy && work.threads->size() > 1 && !cells ? panels : 1;
+        // Of large weights each worker takes some panels; where rows are packed for these, as few times as may be.
+        const uint32_t workers = work.threads->size(), most = Isa::packed_bytes ? workers : panels;
+        const uint32_t slices = step.heavy && workers > 1 && !cells ? smaller(panels, most) : 1;
         const uint32_t parts = step.heavy ? chunks : tasks_for(chunks, *work.threads, 2);
+        typename Isa::State state;
         work.threads->share(work.round, work.worker, count ? parts * slices : 0, [&](uint32_t task) {
             const uint32_t part = task % parts, slice = task / parts;  // a panel's weights stay with one worker
             for (uint32_t c = cut(chunks, part, parts); c < cut(chunks, part + 1, parts); ++c) {
                 const Span span{count, size, larger, cut(tiles, c, chunks), cut(tiles, c + 1, chunks)};
-                one_chunk(step, work, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
+                one_chunk(step, work, state, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
             }
         });
         if (work.worker) return;
@@ -45,8 +48,8 @@ struct ListedRows {
         uint32_t end(uint32_t tile) const { return smaller(count, begin(tile + 1)); }
     };
 
-    static void one_chunk(const ConvolveStep& step, Work& work, uint32_t group, const Span& span, uint32_t first_panel,
-                          uint32_t last_panel) {
+    static void one_chunk(const ConvolveStep& step, Work& work, typename Isa::State& state, uint32_t group,
+                          const Span& span, uint32_t first_panel, uint32_t last_panel) {
         const uint32_t share = step.out_channels / step.groups, vectors = ceil_div(share, lanes);
         const size_t pitch = work.maps[step.input].pitch();
         const bool cells = step.gate.layer != kNone && step.gate.per_cell;
@@ -59,7 +62,7 @@ struct ListedRows {
             point_at(step, work, group, begin, count, input, rows[slot]);
             Tiles<Isa>::prepare(block[slot], input, count, step.runs, step.run, pitch, packed_at(work, slot));
             fetch_ahead(step, work, begin + count, smaller(span.count, begin + 2 * count));
-            if (cells) Cells<Isa>::find(step, work, slot, begin, count);
+            if (cells) Cells<Isa>::find(step, work, state, slot, begin, count);
         }
         alignas(64) SumOf<Isa> sums[Isa::rows * Isa::panel * lanes];
         const auto finish = Finish<Isa>::chosen(step, work);
@@ -67,7 +70,7 @@ struct ListedRows {
             const uint32_t vector = panel * Isa::panel, taken = smaller(Isa::panel, vectors - vector);
             const WeightOf<Isa>* packed = weights + vector * step.vector_weights;
             for (uint32_t slot = 0; slot < span.last - span.first; ++slot) {
-                Tiles<Isa>::multiply(block[slot], step.runs, step.run, pitch, packed, taken, sums);
+                Tiles<Isa>::multiply(state, block[slot], step.runs, step.run, pitch, packed, taken, sums);
                 const typename Finish<Isa>::Part part{group * share + vector * lanes,
                                                       smaller(taken * lanes, share - vector * lanes), taken, slot};
                 finish(step, work, rows[slot], part, sums);

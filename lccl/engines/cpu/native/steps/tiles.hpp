@@ -22,6 +22,8 @@ struct Indirect {
     using Sum = SumOf<Isa>;
     using Tile = void (*)(const Element* const*, uint32_t, uint32_t, size_t, const Weight*, Sum*);
 
+    using State = typename Isa::State;
+
     struct Block {
         const Element* row[Isa::rows];  // the indirection buffer: where each row's window begins
         uint32_t count;
@@ -33,7 +35,7 @@ struct Indirect {
     }
 
     // sums[row][vector] of all rows, over `runs` kernel rows of `run` elements each, `pitch` elements apart.
-    static void multiply(const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Weight* weights,
+    static void multiply(State&, const Block& block, uint32_t runs, uint32_t run, size_t pitch, const Weight* weights,
                          uint32_t vectors, Sum* sums) {
         const Tile tile = tile_of(std::make_integer_sequence<int, Isa::rows * Isa::panel>{}, block.count, vectors);
         tile(block.row, runs, run, pitch, weights, sums);
@@ -46,7 +48,7 @@ struct Indirect {
     }
 };
 
-// An instruction set that packs has Block, prepare and multiply of its own.
+// An instruction set that packs has Block, prepare and multiply of its own; Common has its State.
 template <class Isa>
 using Tiles = std::conditional_t<Isa::packed_bytes != 0, Isa, Indirect<Isa>>;
 
