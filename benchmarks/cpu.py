@@ -2,8 +2,8 @@
 
     python -m benchmarks.cpu [NAME ...] [--images DATA] [--rounds N]
 
-Without names all are run. Each writes benchmarks/results/cpu/<name>.json; the summary at the end reads all of
-them that are there. DATA is a data set as for ``lccl train``; images are drawn where there is none.
+Without names all are run that the CPU can run. Each writes benchmarks/results/cpu/<name>.json; the summary at the end
+reads all of them that are there. DATA is a data set as for ``lccl train``; images are drawn where there is none.
 """
 
 from __future__ import annotations
@@ -21,19 +21,26 @@ from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.report import showing, tables
 from lccl.bench.run import Options, run
 from lccl.bench.workload import Model, find_model, images_needed, make_workload
+from lccl.engines.cpu.engine import instruction_sets
 
 PAPER = {"resnet18": 0.205, "resnet34": 0.181}
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One result file: a model, a batch and the skip ratios wanted."""
+    """One result file: a model, a batch and the skip ratios wanted, on a CPU with AMX where that is said."""
 
     name: str
     model: str
     batch: int
     skip: tuple[float, ...]
     options: Options
+    amx: bool = False
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this CPU has what is to be measured."""
+        return not self.amx or ("amx", self.options.precision) in instruction_sets()
 
 
 USUAL = (0.35, 0.5, 0.7)
@@ -54,6 +61,10 @@ MEASUREMENTS = {
         Measurement("resnet20-b1-int8", "resnet20", 1, (0.5,), INT8),
         Measurement("resnet20-b32-int8", "resnet20", 32, (0.5,), INT8),
         Measurement("shipped-b32-fp32", str(results.HOME / "models" / "resnet20-cifar10"), 32, (0.5,), TWO),
+        Measurement("resnet18-b1-int8-amx", "resnet18", 1, USUAL, INT8, amx=True),
+        Measurement("resnet18-b8-int8-amx", "resnet18", 8, USUAL, INT8, amx=True),
+        Measurement("resnet18-b8-bf16-amx", "resnet18", 8, USUAL, BF16, amx=True),
+        Measurement("resnet20-b32-int8-amx", "resnet20", 32, (0.5,), INT8, amx=True),
         Measurement("resnet18-b1-threads", "resnet18", 1, (0.5,), SCALING),
         Measurement("resnet20-b32-threads", "resnet20", 32, (0.5,), SCALING),
         Measurement("paper-resnet18", "resnet18", 1, (0.382,), ONE),
@@ -76,9 +87,12 @@ def main() -> None:
     unknown = sorted(set(options.names) - set(MEASUREMENTS))
     if unknown:
         parser.error(f"no measurement {', '.join(unknown)}: use {', '.join(MEASUREMENTS)}")
+    lacking = [name for name in options.names if not MEASUREMENTS[name].runs_here]
+    if lacking:
+        parser.error(f"this CPU has no AMX, which {', '.join(lacking)} measures")
     torch.set_num_threads(2)
     console = Console()
-    for name in options.names or MEASUREMENTS:
+    for name in options.names or (name for name, measurement in MEASUREMENTS.items() if measurement.runs_here):
         measurement = MEASUREMENTS[name]
         model = find_model(measurement.model, precision=measurement.options.precision)
         images = _images(model, options.images, measurement.batch)

@@ -144,16 +144,16 @@ def cpu_table(measured: dict[str, Figures]) -> Iterator[str]:
     yield from table(
         "network", "batch, threads", "best dense, ms", "skip ratio", "ms", "speed-up (MACs allow)", "realised"
     )
-    for _, result in sorted(measured.items()):
+    for measurement, result in sorted(measured.items()):
         medians = {row["name"]: row["median_ms"] for row in result["contestants"] if "median_ms" in row}
         if result["best_baseline"] is None:
             continue  # a comparison of thread counts
-        name = Path(result["model"]).name
+        name, amx = Path(result["model"]).name, " on AMX" if cpu.MEASUREMENTS[measurement].amx else ""
         for setting in result["settings"]:
             if setting["skip_wanted"] is None:
                 continue
             yield (
-                f"| {name}, {result['precision']} | {result['batch']}, {result['threads']} | "
+                f"| {name}, {result['precision']}{amx} | {result['batch']}, {result['threads']} | "
                 f"{medians[result['best_dense']]:.2f} ({result['best_dense']}) | {setting['skip_reached']:.2f} | "
                 f"{medians['LCCL ' + setting['name']]:.2f} | {setting['speed_up_against_best_dense']:.2f} "
                 f"({1 / setting['macs_share']:.2f}) | {setting['realised']:.2f} |"

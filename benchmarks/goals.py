@@ -92,6 +92,9 @@ def _wanted_in_int8() -> Iterator[tuple[str, str, float, Read]]:
             yield name, f"speed-up / best dense at {skip}", least, of_setting(skip, "speed_up_against_best_dense")
         yield name, "speed-up / OpenVINO fp32 at 0.5", 5.0, _faster("LCCL 0.5", "OpenVINO fp32")
         yield name, "realised at 0.5", 0.85, of_setting("0.5", "realised")
+    for name in ("resnet18-b1-int8-amx", "resnet18-b8-int8-amx", "resnet20-b32-int8-amx"):
+        yield name, "own dense / best baseline", 0.95 if "18" in name else 1.0, own_dense
+        yield name, "speed-up / best baseline at 0.5", 1.5, of_setting("0.5", "speed_up_against_best_baseline")
     for name, least in (("resnet20-b1-int8", 1.3), ("resnet20-b32-int8", 1.35)):
         yield name, "speed-up / best baseline at 0.5", least, of_setting("0.5", "speed_up_against_best_baseline")
 
