@@ -22,12 +22,15 @@ struct Emulated {
     explicit Emulated(const State& state) : piece(state.piece) {}
 
     struct Copy {
-        explicit Copy(size_t length) : bytes(length) {}
-        void operator()(char* target, const void* source) const {
-            std::memcpy(target, source, bytes);
-            std::memset(target + bytes, 0, round_up(bytes, 64) - bytes);
+        void operator()(char* to, const char* from) const {
+            for (uint32_t run = 0; run < runs; ++run, to += step, from += pitch) {
+                std::memcpy(to, from, bytes);
+                std::memset(to + bytes, 0, round_up(bytes, 64) - bytes);
+            }
         }
         size_t bytes;
+        uint32_t runs;
+        size_t step, pitch;
     };
     static void clear_line(char* target) { std::memset(target, 0, 64); }
     template <int Tile>

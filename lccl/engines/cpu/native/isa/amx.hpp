@@ -75,17 +75,17 @@ struct AmxOf : Base {
     // What a copy writes beyond its bytes are zeros, and the next copy's, or a gap's.
     static void pack(Block& block, const Element* const* row, uint32_t runs, size_t bytes, size_t pitch, char* base) {
         const size_t whole = round_up(bytes, 4), length = round_up(runs * whole, line) + gap;
-        const typename Registers::Copy copy(bytes);
-        for (uint32_t n = 0; n < block.count; ++n) {
-            if (block.half[n / 16].stride) continue;
-            char* target = base + n * length;
-            const Element* source = row[n];
-            for (uint32_t r = 0; r < runs; ++r, target += whole, source += pitch) copy(target, source);
-            // Weights of 0 make 0 of any integer, but not of any bfloat16.
-            if (!Base::quantised) Registers::clear_line(target);
-        }
+        const typename Registers::Copy copy{bytes, runs, whole, pitch * sizeof(Element)};
         for (uint32_t half = 0; 16 * half < block.count; ++half) {
-            if (!block.half[half].stride) block.half[half] = {base + 16 * half * length, length, whole};
+            if (block.half[half].stride) continue;
+            char* const target = base + 16 * half * length;
+            for (uint32_t n = 16 * half, last = smaller(n + 16, block.count); n < last; ++n) {
+                char* const packed = target + n % 16 * length;
+                copy(packed, reinterpret_cast<const char*>(row[n]));
+                // Weights of 0 make 0 of any integer, but not of any bfloat16.
+                if (!Base::quantised) Registers::clear_line(packed + runs * whole);
+            }
+            block.half[half] = {target, length, whole};
         }
     }
 

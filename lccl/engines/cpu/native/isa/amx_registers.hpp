@@ -47,21 +47,31 @@ struct TileRegisters {
         _tile_zero(3);
     }
 
-    // Copies of one length; what they write beyond it, up to a multiple of 64 bytes, are zeros.
+    // Copies `runs` pieces that lie `pitch` bytes apart to places `step` bytes apart; what it writes beyond a piece, up to
+    // a multiple of 64 bytes, are zeros.
     class Copy {
       public:
-        explicit Copy(size_t bytes) : whole_(bytes / 64 * 64), rest_((__mmask64{1} << bytes % 64) - 1) {}
-        void operator()(char* target, const void* source) const {
-            const char* const from = static_cast<const char*>(source);
-            for (size_t byte = 0; byte < whole_; byte += 64) {
-                _mm512_storeu_si512(target + byte, _mm512_loadu_si512(from + byte));
+        Copy(size_t bytes, uint32_t runs, size_t step, size_t pitch)
+            : whole_(bytes / 64 * 64), rest_((__mmask64{1} << bytes % 64) - 1), runs_(runs), step_(step), pitch_(pitch) {}
+        void operator()(char* to, const char* from) const {
+            for (uint32_t run = 0; whole_ && run < runs_; ++run) {
+                const char* const source = from + run * pitch_;
+                char* const target = to + run * step_;
+                for (size_t byte = 0; byte < whole_; byte += 64) {
+                    _mm512_storeu_si512(target + byte, _mm512_loadu_si512(source + byte));
+                }
+                if (rest_) _mm512_storeu_si512(target + whole_, _mm512_maskz_loadu_epi8(rest_, source + whole_));
             }
-            if (rest_) _mm512_storeu_si512(target + whole_, _mm512_maskz_loadu_epi8(rest_, from + whole_));
+            for (uint32_t run = 0; !whole_ && run < runs_; ++run, from += pitch_, to += step_) {
+                _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(rest_, from));
+            }
         }
 
       private:
-        size_t whole_;
-        __mmask64 rest_;
+        const size_t whole_;
+        const __mmask64 rest_;
+        const uint32_t runs_;
+        const size_t step_, pitch_;
     };
     static void clear_line(char* target) { _mm512_storeu_si512(target, _mm512_setzero_si512()); }
 
