@@ -87,13 +87,19 @@ def _bundle(model: Path) -> Figures:
     return description
 
 
+def _points(bundle: Figures) -> list[Figures]:
+    """Those that a CPU serves: int8's where the bundle has them."""
+    points: list[Figures] = bundle.get("tables", {}).get("int8", bundle["operating_points"])["points"]
+    return points
+
+
 def points_table(bundle: Figures) -> Iterator[str]:
-    """Operating points as Markdown rows."""
+    """Operating points as Markdown rows, of int8 where it has them: in that a CPU serves it."""
     dense = network_shape(Architecture.from_json(bundle["architecture"]), bundle["preprocessing"]["size"]).dense
     yield from table(
         "point", "skip ratio", "MACs, gated / plain twin", "accuracy % (95 %)", "lost against exact, points", "at most"
     )
-    for point in bundle["operating_points"]["points"]:
+    for point in _points(bundle):
         yield (
             f"| {point['name']} | {point['skip_ratio']:.3f} | {point['gated_macs'] / dense:.3f} | "
             f"{_with_interval(point['accuracy'], **point['accuracy_interval'])} | "
@@ -104,22 +110,23 @@ def points_table(bundle: Figures) -> Iterator[str]:
         yield f"| plain twin | – | 1 | {_with_interval(twin['accuracy'], *twin['accuracy_interval'])} | – | – |"
 
 
+SETS = {"amx": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512": "AVX-512", "avx2": "AVX2"}
+
+
 def gain_table(result: Figures) -> Iterator[str]:
     """What is gained at which accuracy, as Markdown rows."""
-    return table(
-        "request",
-        "point",
-        "accuracy %",
-        "loss, points",
-        "MACs, % of the plain twin's",
-        "speed, × `exact`",
-        rows=(
-            f"| {'nothing' if row['asked'] == 'exact' else '`max_accuracy_drop=' + row['asked'] + '`'} | "
-            f"{row['point']} | {100 * row['accuracy']:.1f} | {max(row['drop'], 0):.1f} | "
-            f"{100 * row['gated_macs'] / result['dense_macs']:.0f} % | {row['speed_up']:.2f} × |"
-            for row in result["rows"]
-        ),
-    )
+    yield from table(
+        "request", "precision", "point", "accuracy %", "loss, points", "MACs, % of the plain twin's",
+        *(f"speed on {SETS.get(name, name)}, × `exact`" for name in result["instruction_sets"]),
+    )  # fmt: skip
+    for row in result["rows"]:
+        budget = row["asked"].replace(".", "", 1).isdigit()
+        asked = f"`max_accuracy_drop={row['asked']}`" if budget else "nothing"
+        speeds = " | ".join(f"{speed_up:.2f} ×" for speed_up in row["speed_up"])
+        yield (
+            f"| {asked} | {row['precision']} | {row['point']} | {100 * row['accuracy']:.1f} | "
+            f"{max(row['drop'], 0):.1f} | {100 * row['gated_macs'] / result['dense_macs']:.0f} % | {speeds} |"
+        )
 
 
 def reached_table(result: Figures) -> Iterator[str]:
@@ -279,7 +286,7 @@ def draw_curve(file: Path, model: Path, reached: Figures | None) -> None:
     """Accuracy over work: a model's table, what was reached over HTTP on test images, and the plain twin."""
     plt = _plots()
     bundle = _bundle(model)
-    points = bundle["operating_points"]["points"]
+    points = _points(bundle)
     ratios = [point["skip_ratio"] for point in points]
     accuracies = [100 * point["accuracy"] for point in points]
     below = [100 * (point["accuracy"] - point["accuracy_interval"]["low"]) for point in points]
