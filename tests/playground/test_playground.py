@@ -90,10 +90,16 @@ def test_an_example_that_another_model_does_not_know_gives_way_and_an_own_image_
         expect(page.locator("#chosen")).to_contain_text("mine.png")
 
 
+def served_table():
+    """Operating points of the precision that the model is served in here."""
+    bundle = lccl.load(SHIPPED_MODELS / SHIPPED)
+    return bundle.in_precision(lccl.compile(bundle).precision).table
+
+
 def test_the_slider_answers_to_the_keyboard(visit):
     with visit() as page:
         slide(page, "End")
-        least_offered, most_offered = lccl.load(SHIPPED_MODELS / SHIPPED).table.sparsity_range
+        least_offered, most_offered = served_table().sparsity_range
         expect(part(page, "value")).to_have_text(f"{math.floor(200 * most_offered) / 2:.1f} %")
         most = skipped(page)
         slide(page, "Home")
@@ -320,7 +326,7 @@ def test_two_settings_are_compared(visit):
 
 def test_a_point_of_the_curve_can_be_taken(visit):
     with visit() as page:
-        points = lccl.load(SHIPPED_MODELS / SHIPPED).table.points
+        points = served_table().points
         number = [point.name for point in points].index("p45")
         page.locator(".curve .point").nth(number).locator(".target").click()
         answered(page)

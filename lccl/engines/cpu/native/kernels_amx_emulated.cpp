@@ -18,6 +18,7 @@ struct Emulated {
     struct State {
         uint32_t piece = 0;
         void shape(uint32_t bytes) { piece = bytes; }
+        void release() { piece = 0; }
     };
     explicit Emulated(const State& state) : piece(state.piece) {}
 

@@ -17,8 +17,11 @@ struct TileRegisters {
         State() = default;
         State(const State&) = delete;
         State& operator=(const State&) = delete;
-        ~State() {
+        // At the end, or the system keeps the registers' contents with the thread's. No destructor: that would bring in code
+        // for exceptions.
+        void release() {
             if (piece_) _tile_release();
+            piece_ = 0;
         }
         // Inputs have `piece` bytes a row, weights as many rows as that needs.
         void shape(uint32_t piece) {

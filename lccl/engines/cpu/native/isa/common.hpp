@@ -12,7 +12,9 @@ struct Common {
     static constexpr size_t packed_bytes = 0;
     static constexpr bool quantised = false;
     static constexpr int32_t taken_off = 0;  // int8: off inputs, before they are multiplied
-    struct State {};  // of a thread's tile registers
+    struct State {  // of a thread's tile registers
+        void release() {}
+    };
 
     // Appends code + p to `kept` where values[p] > threshold, else to `skipped`.
     static void list(const float* values, uint32_t count, float threshold, uint32_t code, uint32_t* kept,

@@ -37,6 +37,7 @@ struct ListedRows {
                 one_chunk(step, work, state, group, span, cut(panels, slice, slices), cut(panels, slice + 1, slices));
             }
         });
+        state.release();
         if (work.worker) return;
         count_executed(step, work, count, vectors);
     }
