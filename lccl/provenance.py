@@ -23,10 +23,14 @@ def write(file: Path, figures: dict[str, Any]) -> Path:
 
 
 def command() -> str:
-    """The process's command line, quoted for a shell: a script by its name, a module as ``python -m`` takes it."""
+    """The process's command line, quoted for a shell: a script by its name, a module as ``python -m`` takes it.
+
+    Of absolute paths it has the names alone: where a machine keeps its data says nothing about the figures.
+    """
     module = sys.modules["__main__"].__spec__
     program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
-    return shlex.join([*program, *sys.argv[1:]])
+    arguments = (Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:])
+    return shlex.join([*program, *arguments])
 
 
 def commit() -> str:
