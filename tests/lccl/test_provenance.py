@@ -26,9 +26,9 @@ PROGRAM = "from lccl import provenance; print(provenance.command())"
 def test_the_command_is_that_of_the_shell(tmp_path, file, run, named):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(PROGRAM)
-    command = [sys.executable, *(word.format(folder=tmp_path) for word in run), *WORDS]
+    command = [sys.executable, *(word.format(folder=tmp_path) for word in run), *WORDS, f"{tmp_path}/images.tar.xz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert shlex.split(done.stdout) == [*named, *WORDS]
+    assert shlex.split(done.stdout) == [*named, *WORDS, "images.tar.xz"]
 
 
 def test_what_the_machine_does_not_tell_is_left_out(monkeypatch):
