@@ -226,7 +226,7 @@ def bundle_maker() -> Callable[..., Bundle]:
 @pytest.fixture(scope="session")
 def moto():
     """Host and port of a server that speaks S3."""
-    pytest.importorskip("moto.server")
+    pytest.importorskip("moto.server", reason="moto is of the extra test")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

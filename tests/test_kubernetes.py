@@ -90,7 +90,7 @@ def settings_of(overlay):
 
 
 def check_schemas(objects):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes_validate is of the extra test")
     for kind in objects.keys() - CUSTOM:
         kubernetes_validate.validate(objects[kind], kubernetes_validate.latest_version(), strict=True)
 
@@ -109,8 +109,8 @@ def test_what_the_documentation_shows_renders_and_fits_the_schemas(shown):
 
 def test_objects_of_operators_fit_their_models():
     """The models ignore what they do not know: what they read has to be all that there is."""
-    keda = pytest.importorskip("cloudcoil.models.keda.v1alpha1")
-    operator = pytest.importorskip("cloudcoil.models.prometheus_operator.v1")
+    keda = pytest.importorskip("cloudcoil.models.keda.v1alpha1", reason="cloudcoil is of the extra test")
+    operator = pytest.importorskip("cloudcoil.models.prometheus_operator.v1", reason="cloudcoil is of the extra test")
     objects = rendered("keda")
     for model in (keda.ScaledObject, operator.ServiceMonitor, operator.PrometheusRule):
         given = objects[model.__name__]

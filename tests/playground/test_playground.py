@@ -172,8 +172,7 @@ def test_a_slow_answer_does_not_overtake_the_last(visit):
 
 
 def test_an_accuracy_budget_and_a_deadline_can_be_asked_for(visit):
-    table = lccl.load(SHIPPED_MODELS / SHIPPED).table
-    budgeted = resolve(table, QualityRequest(max_accuracy_drop=2)).wanted.name
+    budgeted = resolve(served_table(), QualityRequest(max_accuracy_drop=2)).wanted.name
     with visit() as page:
         with page.expect_request(lambda request: "max_accuracy_drop=2" in request.url):
             page.get_by_text("Accuracy budget").click()

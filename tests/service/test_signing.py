@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("model_signing")
+pytest.importorskip("model_signing", reason="model_signing is of the extra test")
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization

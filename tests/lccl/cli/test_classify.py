@@ -137,7 +137,7 @@ def test_an_interrupted_job_goes_on_and_is_as_if_it_had_not_been(
     command, tmp_path, images, interrupting, end, monkeypatch
 ):
     if end == ".parquet":
-        pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow", reason="pyarrow is of the extra test")
     succeeded(command(out=f"whole{end}"))
     interrupting(2)
     assert command(out=f"answers{end}").exit_code == 130
@@ -157,7 +157,7 @@ def test_an_interrupted_job_goes_on_and_is_as_if_it_had_not_been(
 
 
 def test_parquet_has_types(command, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is of the extra test")
     succeeded(command(out="answers.parquet"))
     succeeded(command(out="answers.csv"))
     table = parquet.read_table(tmp_path / "answers.parquet")

@@ -30,7 +30,7 @@ def images(tmp_path_factory, draw_image):
 @pytest.fixture
 def bucket(moto, images, monkeypatch, tmp_path):
     """A bucket's client; the images lie below ``photos`` in it, and one beside."""
-    boto3 = pytest.importorskip("boto3")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is of the extra test")
     for name, value in {
         "AWS_ENDPOINT_URL_S3": f"http://{moto[0]}:{moto[1]}", "AWS_ACCESS_KEY_ID": "somebody",
         "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",

@@ -94,7 +94,7 @@ def bundles(tmp_path_factory):
 @pytest.fixture
 def store(moto, monkeypatch, tmp_path):
     """An empty bucket ``models`` behind a proxy; ``store.put(folder, prefix)`` fills it."""
-    boto3 = pytest.importorskip("boto3")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is of the extra test")
     with Proxy(moto) as proxy:
         for name, value in {
             "AWS_ENDPOINT_URL_S3": f"http://{proxy.address}", "AWS_ACCESS_KEY_ID": "somebody", "AWS_MAX_ATTEMPTS": "1",
@@ -170,7 +170,7 @@ def running(handler, **attributes):
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     """An authority that the system does not know, and a file with its certificate."""
-    trustme = pytest.importorskip("trustme")
+    trustme = pytest.importorskip("trustme", reason="trustme is of the extra test")
     authority, file = trustme.CA(), tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(file)
     return authority, file
@@ -252,7 +252,7 @@ def _hub_server(tmp_path_factory):
         patch.setenv("HF_TOKEN", "hf_secret")
         for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
             patch.delitem(sys.modules, name)
-        pytest.importorskip("huggingface_hub")
+        pytest.importorskip("huggingface_hub", reason="huggingface_hub is of the extra test")
         server.proxy = proxy
         yield server
         proxy.shutdown()
