@@ -44,7 +44,7 @@ def main() -> None:
     ).parse_args()
     (bundle, dataset), twin = load_model(options), lccl.load(options.twin)
     served = serve(bundle, dataset.test)
-    right_of_twin = measure(lccl.compile(twin), dataset.test, Setting(())).right
+    right_of_twin = measure(lccl.compile(twin, precision="fp32"), dataset.test, Setting(())).right
     figures = {
         "model": options.model.name,
         "digest": bundle.digest,
@@ -72,7 +72,7 @@ class Served:
 
 def serve(bundle: Bundle, test: Split) -> Served:
     """Measure a calibrated network at every skip ratio that is asked of it here."""
-    engine, highest = lccl.compile(bundle), bundle.table.sparsity_range[1]
+    engine, highest = lccl.compile(bundle, precision="fp32"), bundle.table.sparsity_range[1]
     reached = sorted(ratio for ratio in {*LOST_AT_MOST, *AGAINST_REMOVAL} if ratio <= highest)
     return Served(
         engine, highest, {ratio: measure(engine, test, at(bundle, sparsity=ratio).setting) for ratio in reached}

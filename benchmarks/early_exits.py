@@ -46,7 +46,7 @@ def main() -> None:
         results.argument("--threads", type=int, default=0),
     ).parse_args()
     bundle, dataset = load_model(options)
-    engine = lccl.compile(bundle, threads=options.threads)
+    engine = lccl.compile(bundle, precision="fp32", threads=options.threads)  # as its points were measured
     choose = hold_out(dataset.train, by=bundle.held_out_by).choose
     points = [Position.of(engine, measure(engine, dataset.test, point.setting)) for point in bundle.table.points]
     figures = {

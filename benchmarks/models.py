@@ -18,12 +18,14 @@ from lccl.bundle.format import Bundle
 from lccl.calibration.intervals import paired_difference
 from lccl.data import Dataset, load_dataset
 from lccl.engines.base import Engine
+from lccl.errors import LcclError
 from lccl.measurement import Measurement
 from lccl.operating_points import OperatingPoint
 from lccl.plan.run import RunOptions, Setting
 from lccl.request import QualityRequest, resolve
 
 VARIES = 0.02
+LOSS = 0.005  # of accuracy against the plain twin, at most, at a point that counts as good as it
 
 
 def model_command_line(description: str | None, *arguments: Argument) -> argparse.ArgumentParser:
@@ -46,6 +48,23 @@ def data_of(bundle: Bundle, path: Path) -> Dataset:
 def at(bundle: Bundle, **quality: float | str) -> OperatingPoint:
     """The point that a client with this target or floor is served."""
     return resolve(bundle.table, QualityRequest(**quality)).wanted  # type: ignore[arg-type]
+
+
+def sparsest_as_good(bundle: Bundle) -> OperatingPoint:
+    """The sparsest point that loses at most ``LOSS`` against the plain twin on held-out images, as a CPU serves it.
+
+    Raises:
+        LcclError: the bundle does not say how good its twin was, or no point is as good.
+
+    """
+    twin = bundle.training.plain_twin
+    if twin is None:
+        raise LcclError(f"{bundle.architecture.name} does not record its plain twin: see lccl compare")
+    table = bundle.in_precision(lccl.compile(bundle, engine="cpu").precision).table
+    good = [point for point in table.points if point.accuracy >= twin.accuracy - LOSS]
+    if not good:
+        raise LcclError(f"no point loses at most {LOSS} against the plain twin")
+    return max(good, key=lambda point: point.skip_ratio)
 
 
 def turn_of(engine: Engine, batches: Sequence[NDArray[np.uint8]], setting: Setting) -> Turn:

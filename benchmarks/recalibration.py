@@ -33,7 +33,7 @@ def main() -> None:
         "digest": bundle.digest,
         "before": before.digest,
         "images": len(held.measure),
-        "rows": compared(before, bundle, lccl.compile(bundle), held.measure),
+        "rows": compared(before, bundle, lccl.compile(bundle, precision="fp32"), held.measure),
     }
     results.publish("recalibration", figures)
 

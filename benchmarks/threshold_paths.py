@@ -37,7 +37,8 @@ def main() -> None:
     """Find the three ways, measure along them, print, write the result file."""
     options = model_command_line(__doc__).parse_args()
     bundle, dataset = load_model(options)
-    data, engine = hold_out(dataset.train, by=bundle.held_out_by), lccl.compile(bundle)
+    data = hold_out(dataset.train, by=bundle.held_out_by)
+    engine = lccl.compile(bundle, precision="fp32")
     weighed, values = data.choose.first(WEIGHED), gate_values(bundle.network, bundle.preprocessing, data.choose)
     candidates = [*gate_candidates(values), *[np.array([])] * len(engine.shape.exits)]
     ways = {

@@ -1,6 +1,7 @@
 """The service against the servers people know, each tuned, on two cores and over real sockets; Linux only.
 
     python -m benchmarks.serving [--quick] [--rounds N] [--networks NAME …] [--images DATA] [--twin FOLDER]
+        [--photographs DATA]
     python -m benchmarks.serving tune [--networks NAME …]
 
 What is compared. LitServe, BentoML, Ray Serve and a FastAPI service written with care (``peers/``) host the *plain
@@ -15,9 +16,10 @@ share of it is in the results. A peer or a runtime that is not installed is left
 What is asked. ``resnet20``: the shipped model, with JPEGs of 32 × 32 pixels. Its trained plain twin is the bundle in
 ``--twin``; without one the peers host the shipped weights without their gates, which take as long and whose accuracy
 says nothing. ``resnet18``: the shipped model for photographs, asked for ``exact`` and for the sparsest point that loses
-at most half a percentage point against its plain twin, with JPEGs of 500 × 375 pixels; without that model fresh weights
-for 1,000 classes, and thresholds under which every layer skips the wanted share. ``resnet18-12-megapixels``: the same
-with JPEGs of 4000 × 3000 pixels, where each peer runs once more and decodes them whole, as its users do.
+at most half a percentage point against its trained plain twin, with JPEGs of 500 × 375 pixels, of ``--photographs`` or
+drawn; without that model fresh weights for 1,000 classes, and thresholds under which every layer skips the wanted
+share. ``resnet18-12-megapixels``: the same with JPEGs of 4000 × 3000 pixels, where each peer runs once more and decodes
+them whole, as its users do.
 
 What is measured, interleaved: in every round each contestant has its turn, the others are frozen (SIGSTOP).
 

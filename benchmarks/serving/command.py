@@ -161,6 +161,7 @@ def main() -> None:
         results.argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS)),
         results.argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the others are left out"),
         results.argument("--images", type=Path, default=results.usual_data()),
+        results.argument("--photographs", type=Path, help="a data set for the large network"),
         results.argument(
             "--twin", type=Path, help="the bundle of the small network's trained plain twin, for accuracies"
         ),
@@ -172,7 +173,7 @@ def main() -> None:
     for peer in sorted(set(options.peers) - set(installed)):
         console.print(f"{peer} is left out: {PROGRAMS[peer]} is not installed among the peers")
     with console.status("bundles, plain twins and images"):
-        made = serve_all(options.networks, options.images, options.twin)
+        made = serve_all(options.networks, options.images, options.twin, options.photographs)
     networks = [_with_runtimes(served, versions) for served in made]
     for served in networks:
         for variant, why in served.absent.items():

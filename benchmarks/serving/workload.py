@@ -15,6 +15,7 @@ from PIL import Image
 import lccl
 from benchmarks import results
 from benchmarks.faults.cases import encode
+from benchmarks.models import data_of, sparsest_as_good
 from benchmarks.serving import twins
 from benchmarks.serving.peers.model import MAX_PIXELS
 from benchmarks.serving.twins import DENSE, Answers
@@ -22,7 +23,7 @@ from lccl.bench.images import Images, choose, noise_images, read_images
 from lccl.bench.workload import Workload, find_model, make_workload, plain_twin
 from lccl.bundle import format as bundles
 from lccl.bundle.format import Bundle
-from lccl.data import hold_out
+from lccl.data import hold_out, load_dataset
 from lccl.data.splits import Split
 from lccl.errors import LcclError
 from lccl.measurement import exact_setting, measure
@@ -34,6 +35,7 @@ from lccl.request import QualityRequest, resolve
 
 BUILD = results.HOME / "build" / "serving"
 SHIPPED, SHIPPED_LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
+LARGE_TWIN = results.HOME / "benchmarks" / "twins" / SHIPPED_LARGE.name
 MANY, FEW = 64, 16
 CALIBRATED = 300  # images that the peers' tools see
 QUALITY = 90
@@ -69,19 +71,22 @@ class Served:
     own_accuracy: Mapping[str, float]
 
 
-def serve_all(names: Sequence[str], data: Path | None, twin: Path | None = None) -> list[Served]:
+def serve_all(
+    names: Sequence[str], data: Path | None, twin: Path | None = None, photographs: Path | None = None
+) -> list[Served]:
     """The networks of these names, made now or found in ``BUILD``.
 
     Args:
-        data: a data set; without one images are drawn.
+        data: a data set for the small network; without one images are drawn.
         twin: the bundle of the small network's trained plain twin; without one its gates are left out, which takes as
             long and is not how anybody would classify.
+        photographs: a data set for the large network; without one images are drawn.
 
     """
     for name in names:
-        given = {"data": str(data), "twin": str(twin)}
+        given = {"data": str(data), "twin": str(twin), "photographs": str(photographs)}
         if _given(name) != given:
-            small(data, twin) if name == SMALL else large(name)
+            small(data, twin) if name == SMALL else large(name, photographs)
             (BUILD / name / "given.json").write_text(json.dumps(given), encoding="utf-8")
     return [_read(BUILD / name) for name in names]
 
@@ -102,40 +107,60 @@ def small(data: Path | None, twin: Path | None) -> None:
     calibration = hold_out(dataset.train, by=bundle.held_out_by).choose
     calibration = calibration.first(min(CALIBRATED, len(calibration)))
     test = dataset.test if len(dataset.test) else None
-    own = {} if test is None else _own_accuracy(bundle, test)
+    table = bundle.in_precision(lccl.compile(bundle, engine="cpu").precision).table
+    half = {HALF_ROW: resolve(table, QualityRequest(sparsity=HALF)).wanted.setting}
+    own = {} if test is None else _own_accuracy(bundle, test, half)
     _save(folder, plain, bundle, images, calibration.images[:], None if twin is None else test, own)
 
 
-def large(name: str) -> None:
-    """Make a ResNet-18, asked with drawn photographs: the shipped one, or one with fresh weights and thresholds.
-
-    The peers' twin of the shipped one is what is left of it without gates, which takes as long as the trained one.
-    """
+def large(name: str, data: Path | None = None) -> None:
+    """Make a ResNet-18 and its trained twin, asked with photographs: the shipped one, or one with fresh weights."""
     height, width, count, times = PHOTOGRAPHS[name]
-    drawn, folder = noise_images(count, width // times), emptied(BUILD / name)
-    pixels = [np.asarray(Image.fromarray(image).resize((width, width)))[:height] for image in drawn.images]
-    images = Images(f"{drawn.source}, {width} × {height} pixels", np.stack(pixels))
-    if SHIPPED_LARGE.is_dir():
-        bundle = bundles.load(SHIPPED_LARGE)
-        twin = plain_twin(bundle.architecture, bundle.network)
-        inputs = _inputs(_jpegs(images.images), bundle.preprocessing)
-        (folder / "models").mkdir()
-        (folder / "models" / SHIPPED_LARGE.name).symlink_to(SHIPPED_LARGE)
-        _save(folder, twin, bundle, images, inputs, qualities=at_point(sparsest_as_good(bundle)))
+    folder = emptied(BUILD / name)
+    if not SHIPPED_LARGE.is_dir():
+        model = find_model(LARGE)
+        model = replace(model, preprocessing=replace(model.preprocessing, scaled=True))
+        images = _drawn(count, height, width, times)
+        inputs = _inputs(_jpegs(images.images), model.preprocessing)
+        workload = make_workload(model, Images(images.source, inputs), count, (HALF,))
+        bundle = fresh_bundle(workload)
+        bundles.save(bundle, folder / "models" / LARGE)
+        _save(folder, workload.twin, bundle, images, inputs)
         return
-    model = find_model(LARGE)
-    model = replace(model, preprocessing=replace(model.preprocessing, scaled=True))
-    inputs = _inputs(_jpegs(images.images), model.preprocessing)
-    workload = make_workload(model, Images(images.source, inputs), count, (HALF,))
-    bundle = fresh_bundle(workload)
-    bundles.save(bundle, folder / "models" / LARGE)
-    _save(folder, workload.twin, bundle, images, inputs)
+    bundle, twin = bundles.load(SHIPPED_LARGE), bundles.load(LARGE_TWIN).network
+    (folder / "models").mkdir()
+    (folder / "models" / SHIPPED_LARGE.name).symlink_to(SHIPPED_LARGE)
+    point = sparsest_as_good(bundle)
+    if data is None:
+        images = _drawn(count, height, width, times)
+        inputs = _inputs(_jpegs(images.images), bundle.preprocessing)
+        _save(folder, twin, bundle, images, inputs, qualities=at_point(point))
+        return
+    dataset = data_of(bundle, data)
+    original = bundle.preprocessing.at(ORIGINAL)
+    squares = choose(load_dataset(data, original), data.name, original, count).images
+    images = Images(f"{data.name}, stretched to {width} × {height} pixels", _stretched(squares, height, width))
+    calibration = hold_out(dataset.train, by=bundle.held_out_by).choose
+    calibration = calibration.first(min(CALIBRATED, len(calibration)))
+    own = _own_accuracy(bundle, dataset.test, {f"LCCL {point.name}": point.setting})
+    _save(folder, twin, bundle, images, calibration.images[:], dataset.test, own, at_point(point))
+
+
+def _drawn(count: int, height: int, width: int, times: int) -> Images:
+    drawn = noise_images(count, width // times)
+    pixels = [np.asarray(Image.fromarray(image).resize((width, width)))[:height] for image in drawn.images]
+    return Images(f"{drawn.source}, {width} × {height} pixels", np.stack(pixels))
+
+
+def _stretched(images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
 
 
 SMALL, LARGE, HUGE = NETWORKS = "resnet20", "resnet18", "resnet18-12-megapixels"
 # Height, width, how many, and times that they are scaled up, so that large files are about as long as a telephone's.
 PHOTOGRAPHS = {LARGE: (375, 500, FEW, 1), HUGE: (3000, 4000, 4, 2)}
-HALF, LOSS = 0.5, 0.005
+ORIGINAL = 224  # pixels of the data set's photographs, which are squashed to squares
+HALF = 0.5
 EXACT_ROW, MIXED_ROW = "LCCL exact", "LCCL mixed"
 HALF_ROW = f"LCCL sparsity {HALF}"
 USUAL = {
@@ -145,35 +170,16 @@ USUAL = {
 }
 
 
-def sparsest_as_good(bundle: Bundle) -> OperatingPoint:
-    """The sparsest point that loses at most ``LOSS`` against the plain twin on the measuring part, as it is served.
-
-    Raises:
-        LcclError: the bundle does not say how good its twin was, or no point is as good.
-
-    """
-    twin = bundle.training.plain_twin
-    if twin is None:
-        raise LcclError(f"{bundle.architecture.name} does not record its plain twin: train it with --teacher")
-    table = bundle.in_precision(lccl.compile(bundle, engine="cpu").precision).table
-    good = [point for point in table.points if point.accuracy >= twin.accuracy - LOSS]
-    if not good:
-        raise LcclError(f"no point loses at most {LOSS} against the plain twin")
-    return max(good, key=lambda point: point.skip_ratio)
-
-
 def at_point(point: OperatingPoint) -> dict[str, list[str]]:
     """What is asked for: exact, a point, and targets around it."""
     around = [f"sparsity={point.skip_ratio * share:.3f}" for share in (0.75, 1, 1.25)]
     return {EXACT_ROW: [""], f"LCCL {point.name}": [f"operating_point={point.name}"], MIXED_ROW: around}
 
 
-def _own_accuracy(bundle: Bundle, test: Split) -> dict[str, float]:
+def _own_accuracy(bundle: Bundle, test: Split, others: Mapping[str, Setting]) -> dict[str, float]:
     """What the service's engine reaches on test images, in the precision that it takes by itself."""
     engine = lccl.compile(bundle, engine="cpu")
-    table = bundle.in_precision(engine.precision).table
-    half = resolve(table, QualityRequest(sparsity=HALF)).wanted.setting
-    settings = {EXACT_ROW: exact_setting(engine), HALF_ROW: half}
+    settings = {EXACT_ROW: exact_setting(engine), **others}
     return {name: measure(engine, test, setting).accuracy for name, setting in settings.items()}
 
 

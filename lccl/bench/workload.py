@@ -77,7 +77,7 @@ def count_outputs(outputs: Iterable[RunOutput]) -> Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """A network in evaluation mode, its plain twin (same convolutions, normalisations and classifier), and P images.
+    """A network in evaluation mode, its plain twin, and P images.
 
     P is a multiple of ``batch``. The first of the images are the sample, which thresholds are chosen on and engines are
     held against the reference engine on. ``settings`` start with ``−∞``. ``logits`` are float32 [sample, classes], by
@@ -112,7 +112,14 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """What a model argument came to; ``table`` is None for fresh weights, ``quantisation`` where none was chosen."""
+    """What a model argument came to.
+
+    Attributes:
+        table: None for fresh weights.
+        quantisation: None where none was chosen.
+        twin: a plain twin trained as such; None takes the network's own weights without its gates.
+
+    """
 
     name: str
     architecture: Architecture
@@ -122,6 +129,7 @@ class Model:
     digest: str = ""
     precision: str = "fp32"
     quantisation: Quantisation | None = None
+    twin: ResNet | None = None
 
     @property
     def sample(self) -> int:
@@ -143,7 +151,7 @@ def make_workload(model: Model, images: Images, batch: int, skip: Sequence[float
     ratios = _ratios(table, skip)
     if table is None:
         fit(model.network, torch.from_numpy(normalised(sample, model.preprocessing)))
-    twin = plain_twin(model.architecture, model.network)
+    twin = model.twin or plain_twin(model.architecture, model.network)
     plan, dense_plan = (lower(network, model.preprocessing) for network in (model.network, twin))
     float_plan = dense_plan
     if model.precision == "int8":

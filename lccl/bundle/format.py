@@ -151,13 +151,14 @@ def save(bundle: Bundle, folder: Path) -> str:
     return digest
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle, checking its form, hashes, shapes and values.
 
     Raises:
         BundleError: with one sentence that says what is wrong.
 
     """
+    folder = Path(folder)
     description = _read_description(folder)
     try:
         bundle = _described(description)

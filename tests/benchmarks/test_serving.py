@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import lccl as library
+from benchmarks.models import LOSS, sparsest_as_good
 from benchmarks.serving import processes, report, tune, twins
 from benchmarks.serving.measure import Contestant, Loaded, engine_ms, read_answer
 from benchmarks.serving.servers import Setup, differs, key_of
 from benchmarks.serving.tune import PEERS, Tried
-from benchmarks.serving.workload import LOSS, SHIPPED, at_point, sparsest_as_good
+from benchmarks.serving.workload import SHIPPED, at_point
 from lccl.bench.images import noise_images
 from lccl.bench.twins import FromPixels
 from lccl.bench.workload import plain_twin

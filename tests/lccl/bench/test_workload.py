@@ -1,6 +1,7 @@
 """Networks with fresh weights skip what is asked for, bundles what their tables say."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,16 @@ def test_every_layer_skips_what_is_asked_for(name, form, gate):
     for setting in made.settings[1:]:
         np.testing.assert_allclose(shape.layer_skip_ratios(setting.kept).mean(0), setting.wanted, atol=0.05)
         assert min(setting.setting.thresholds) > 0
+
+
+def test_a_twin_that_was_trained_as_such_takes_part(workload):
+    trained = copy.deepcopy(workload.twin)
+    for weights in trained.parameters():
+        weights.mul_(0.9)
+    made = make_workload(replace(find_model("resnet20"), twin=trained), SIXTEEN, 4, (0.25,))
+    assert made.twin is trained
+    assert not np.allclose(made.logits[DENSE], workload.logits[DENSE])
+    np.testing.assert_array_equal(made.logits[OPEN], workload.logits[OPEN])
 
 
 def test_in_int8_every_layer_skips_what_is_asked_for_too(int8_workload):
