@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu, goals, photographs, results, training_tables
+from benchmarks import cpu, equal_accuracy, goals, photographs, results, training_tables
 from benchmarks.photographs import tables as photograph_tables
 from benchmarks.photographs.families import IMAGES, NETWORKS, OWN, REMOVED
 from benchmarks.training_tables import table
@@ -22,7 +22,7 @@ DOCS = results.HOME / "docs"
 SMALL, LARGE = (results.HOME / "models" / name for name in ("resnet20-cifar10", "resnet18-imagenette"))
 PAGES = (
     results.HOME / "README.md",
-    *(DOCS / f"{name}.md" for name in ("cpu-engine", "deploy", "serving", "training", "sidenet")),
+    *(DOCS / f"{name}.md" for name in ("cpu-engine", "deploy", "int8", "serving", "training", "sidenet")),
 )
 
 RAY = {"proxy": "Ray's proxy", "haproxy": "HAProxy"}
@@ -56,6 +56,7 @@ def fill_tables(page: str) -> str:
         ("reached", "stated_and_reached", reached_table), ("gain", "trade_off", gain_table),
         ("photographs-reached", photographs.REACHED, reached_table),
         ("photographs-gain", "trade_off-photographs", gain_table),
+        ("equal-accuracy", equal_accuracy.RESULT, equal_accuracy_table),
         ("faults", "faults", faults_table),
         ("request-cost", "request_cost", request_cost_table),
         ("processes", "processes", processes_table),
@@ -174,6 +175,20 @@ def goals_table(measured: dict[str, Figures]) -> Iterator[str]:
             f"| {goal.measurement} | {goal.what} | {goal.least:g} | {goal.figure:.3f} |"
             for goal in goals.on_cpu(measured)
             if goal.figure is not None
+        ),
+    )  # fmt: skip
+
+
+def equal_accuracy_table(result: Figures) -> Iterator[str]:
+    """The network that skips beside the fastest peer on its twin, as Markdown rows."""
+    accuracy = _percent(result["test_accuracies"]["point"])
+    return table(
+        "batch", "this engine, ms", "accuracy %", "fastest peer, twin", "ms", "accuracy %", "times as fast", "aim",
+        rows=(
+            f"| {row['batch']} | {row['own_ms']:.2f} ({result['point']}) | {accuracy} | {row['best_peer']} | "
+            f"{row['best_peer_ms']:.2f} | {_percent(row['best_peer_accuracy'])} | {row['times_as_fast']:.2f} | "
+            f"{result['goal']} |"
+            for row in result["rows"]
         ),
     )  # fmt: skip
 

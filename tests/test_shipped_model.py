@@ -128,7 +128,8 @@ def test_tables_are_the_bundles_and_the_results(page):
 def test_the_example_image_is_a_parachute(large):
     engine = lccl.compile(large)
     image = large.preprocessing.apply(Image.open(HOME / "docs" / "example.png"))
-    output = engine.run(image[None], RunOptions.of([large.table.exact.setting]))
+    exact = large.in_precision(engine.precision).table.exact
+    output = engine.run(image[None], RunOptions.of([exact.setting]))
     assert large.labels[int(output.logits[0].argmax())] == "parachute"
 
 
@@ -140,7 +141,7 @@ def test_strange_images_are_answered(shipped):
     grey = [np.full(square, 255), np.zeros(square), np.indices(square).sum(0) % 2 * 255, 255 * np.eye(side)]
     noise = [random.integers(0, 256, (*square, 3)), random.integers(0, 2, (*square, 3)) * 255]
     strange = np.stack([np.repeat(image[..., None], 3, axis=2) for image in grey] + noise).astype(np.uint8)
-    for point in shipped.table.points:
+    for point in shipped.in_precision(engine.precision).table.points:
         assert np.isfinite(engine.run(strange, RunOptions.of([point.setting] * len(strange))).logits).all()
 
 

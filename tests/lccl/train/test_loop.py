@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lccl.data import Dataset, HeldOut, Split
-from lccl.errors import LcclError
+from lccl.errors import EngineError, LcclError
 from lccl.networks import Architecture, NetworkOutput, build
 from lccl.preprocessing import Preprocessing
 from lccl.train import loop
@@ -226,6 +226,24 @@ def test_the_curve_that_a_network_trains_along_may_close_layers_last(toy_data, t
     closed = (shares >= 1).sum(dim=1)
     assert (shares[closed == 0][-1] > 0.7).all()
     assert closed[-1] > 0
+
+
+@pytest.mark.parametrize("there_is_bf16", [True, False])
+def test_in_bf16_the_curve_is_searched_for_in_bf16_where_there_is_an_engine_for_it(
+    toy_data, tmp_path, random_network, monkeypatch, there_is_bf16
+):
+    asked, compiled = [], loop.compile_engine
+
+    def compile_engine(network, device, precision="auto", **given):
+        asked.append(precision)
+        if precision == "bf16" and not there_is_bf16:
+            raise EngineError("no bf16 here")
+        return compiled(network, device, "fp32", **given)
+
+    monkeypatch.setattr(loop, "compile_engine", compile_engine)
+    recipe = Recipe(epochs=1, batch=8, path_from=0.0, curve_images=4, precision="bf16")
+    run(toy_data(8, held=4), tmp_path, recipe=recipe, start=random_network(RESNET20))
+    assert asked == (["bf16"] if there_is_bf16 else ["bf16", "auto"])
 
 
 def test_a_network_for_one_ratio_alone_learns_its_thresholds_without_exact_images(toy_data, tmp_path):
