@@ -13,19 +13,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
-import service.app
+from benchmarks.probed import serve_with
 from lccl.engines.cpu.engine import CpuEngine
 from lccl.preprocessing import Preprocessing
-from service.__main__ import main as serve
 from service.api.middleware import RequestObserver
 from service.api.operation import Json
 from service.inference.batcher import Batcher
 from service.inference.runner import Runner
-from service.settings import Settings
 from service.transport.protocol import BoundedProtocol
 
 PATH = "/cost"
@@ -72,17 +70,10 @@ class Costs:
 
 def main() -> None:
     """Run ``lccl-serve`` with the route."""
-    costs, create_app = Costs(), service.app.create_app
+    costs = Costs()
     for part, kind, name in PARTS:
         setattr(kind, name, costs.time(part, getattr(kind, name)))
-
-    def probed(settings: Settings) -> FastAPI:
-        app = create_app(settings)
-        app.router.routes.append(Route(PATH, costs.take))
-        return app
-
-    service.app.create_app = probed
-    serve()
+    serve_with(lambda app: app.router.routes.append(Route(PATH, costs.take)))
 
 
 if __name__ == "__main__":

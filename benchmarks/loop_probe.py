@@ -9,9 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
-import service.app
-from service.__main__ import main as serve
-from service.settings import Settings
+from benchmarks.probed import serve_with
 
 PATH = "/loop-gap"
 SLEEP_S = 0.001
@@ -53,15 +51,7 @@ def add_probe(app: FastAPI) -> None:
 
 def main() -> None:
     """Run ``lccl-serve`` with the route."""
-    create_app = service.app.create_app
-
-    def probed(settings: Settings) -> FastAPI:
-        app = create_app(settings)
-        add_probe(app)
-        return app
-
-    service.app.create_app = probed
-    serve()
+    serve_with(add_probe)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ What is asked. ``resnet20``: the shipped model, with JPEGs of 32 × 32 pixels. I
 says nothing. ``resnet18``: the shipped model for photographs, asked for ``exact`` and for the sparsest point that loses
 at most half a percentage point against its trained plain twin, with JPEGs of 500 × 375 pixels, of ``--photographs`` or
 drawn; without that model fresh weights for 1,000 classes, and thresholds under which every layer skips the wanted
-share. ``resnet18-12-megapixels``: the same with JPEGs of 4000 × 3000 pixels, where each peer runs once more and decodes
-them whole, as its users do.
+share. ``resnet18-12-megapixels``: the same with drawn JPEGs of 4000 × 3000 pixels, where each peer runs once more and
+decodes them whole, as its users do.
 
 What is measured, interleaved: in every round each contestant has its turn, the others are frozen (SIGSTOP).
 
