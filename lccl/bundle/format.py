@@ -113,8 +113,9 @@ class Bundle:
         return replace(self, int8=replace(self.int8, table=table, calibration=calibration, self_test={}), digest="")
 
 
-def save(bundle: Bundle, folder: Path) -> str:
+def save(bundle: Bundle, folder: str | os.PathLike[str]) -> str:
     """Write a bundle and return its digest. All files are written beside the old ones, then replace them at once."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _smallest(tensor) for name, tensor in _stored_tensors(bundle.network).items()}
     contents = {WEIGHTS: save_tensors(tensors)}
