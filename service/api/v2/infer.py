@@ -1,8 +1,8 @@
 """v2: inference over the Open Inference Protocol, as Triton's and KServe's clients speak it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +18,10 @@ from ..fields import Fields, fields_of
 from ..operation import Operation
 from .head import InferRequest
 from .requests import JSON_SIZE, json_size, read_request, write_answer
-from .tensors import Interface, Parameters, Tensor, point_parameters, tensors
+from .tensors import RANKED, Interface, Parameters, Tensor, point_parameters, tensors
 
 Written = TypeVar("Written")
+Values = NDArray[Any] | list[bytes]
 
 NO_EXIT = -1
 TAG = "open inference protocol"
@@ -58,8 +59,12 @@ def operations(exchange: Exchange, pipeline: Pipeline, max_images: int) -> list[
 
 def interface_of(model: ServedModel) -> Interface:
     """The inputs and outputs of a model."""
-    size = model.bundle.preprocessing.size
-    return Interface.of(size, size, len(model.bundle.labels), exits=bool(model.engine.shape.exits))
+    return _interface(model.bundle.preprocessing.size, len(model.bundle.labels), bool(model.engine.shape.exits))
+
+
+@lru_cache(maxsize=64)
+def _interface(size: int, classes: int, exits: bool) -> Interface:
+    return Interface.of(size, size, classes, exits=exits)
 
 
 async def written(
@@ -92,7 +97,9 @@ def answer_parameters(model: ServedModel, classified: Classified) -> Parameters:
 
 def answer_tensors(model: ServedModel, asked: InferRequest, classified: Classified) -> list[Tensor]:
     """The outputs that were asked for."""
-    return tensors(_values(model, classified.done), model.bundle.labels, asked.outputs)
+    wanted = {output.name for output in asked.outputs} | {RANKED for output in asked.outputs if output.classes}
+    values = {name: of(model, classified.done) for name, of in VALUES.items() if name in wanted}
+    return tensors(values, model.bundle.labels, asked.outputs)
 
 
 def read_fields(request: Request, asked: InferRequest) -> Fields:
@@ -108,17 +115,28 @@ def read_fields(request: Request, asked: InferRequest) -> Fields:
     return fields
 
 
-def _values(model: ServedModel, results: Sequence[Result]) -> dict[str, NDArray[Any] | list[bytes]]:
-    """The values of every output that there is."""
-    best = [int(result.ranking[0]) for result in results]
-    exits = [NO_EXIT if result.exit_index is None else result.exit_index for result in results]
-    macs = [(model.dense_macs, result.gated_macs, result.executed_macs) for result in results]
-    return {
-        "logits": np.array([result.logits for result in results], np.float32),
-        "probabilities": np.array([result.probabilities for result in results], np.float32),
-        "index": np.array(best, np.int64),
-        "label": [model.bundle.labels[index].encode() for index in best],
-        "exit": np.array(exits, np.int64),
-        "skip_ratio": np.array([result.skip_ratio for result in results], np.float32),
-        "macs": np.array(macs, np.int64),
-    }
+def _best(results: Sequence[Result]) -> list[int]:
+    return [int(result.ranking[0]) for result in results]
+
+
+def _labels(model: ServedModel, results: Sequence[Result]) -> list[bytes]:
+    return [model.bundle.labels[index].encode() for index in _best(results)]
+
+
+def _exits(_: ServedModel, results: Sequence[Result]) -> NDArray[np.int64]:
+    return np.array([NO_EXIT if result.exit_index is None else result.exit_index for result in results], np.int64)
+
+
+def _macs(model: ServedModel, results: Sequence[Result]) -> NDArray[np.int64]:
+    return np.array([(model.dense_macs, result.gated_macs, result.executed_macs) for result in results], np.int64)
+
+
+VALUES: Mapping[str, Callable[[ServedModel, Sequence[Result]], Values]] = {
+    "logits": lambda _, results: np.array([result.logits for result in results], np.float32),
+    "probabilities": lambda _, results: np.array([result.probabilities for result in results], np.float32),
+    "index": lambda _, results: np.array(_best(results), np.int64),
+    "label": _labels,
+    "exit": _exits,
+    "skip_ratio": lambda _, results: np.array([result.skip_ratio for result in results], np.float32),
+    "macs": _macs,
+}

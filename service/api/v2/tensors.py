@@ -21,6 +21,7 @@ BYTES = "BYTES"
 NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 MACS = ("dense", "gated", "executed")
 CLASSIFIED = ("logits", "probabilities")
+RANKED = "logits"  # the output that says which classes are the best
 LENGTH = struct.Struct("<I")
 COPIED_BYTES = 1 << 20
 
@@ -272,16 +273,21 @@ def tensors(
     """The requested outputs as tensors, in the order they were asked for.
 
     Args:
-        values: of each output: numbers of its datatype [N, …], or N texts.
+        values: of each requested output, and of :data:`RANKED` where classes are: numbers of its datatype [N, …], or
+            N texts.
 
     """
-    order = np.argsort(-np.asarray(values["logits"]), axis=1, kind="stable")
     return [
-        _classification(output.name, values[output.name], order[:, : output.classes], labels)
+        _classification(output.name, values[output.name], _best(values[RANKED], output.classes), labels)
         if output.classes
         else _plain(output.name, values[output.name])
         for output in outputs
     ]
+
+
+def _best(ranked: Any, classes: int) -> NDArray[np.int64]:
+    """The indices of each image's best classes, the best first."""
+    return np.argsort(-np.asarray(ranked), axis=1, kind="stable")[:, :classes]
 
 
 def _plain(name: str, values: NDArray[Any] | list[bytes]) -> Tensor:
