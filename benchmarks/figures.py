@@ -247,6 +247,7 @@ def faults_table(result: Figures) -> Iterator[str]:
 def processes_table(result: Figures) -> Iterator[str]:
     """What one process and several answer on the same cores."""
     yield from table(
+        "network",
         "asked for",
         "processes",
         "answers a second, 64 under way",
@@ -255,7 +256,7 @@ def processes_table(result: Figures) -> Iterator[str]:
     )
     for row in result["rows"]:
         yield (
-            f"| {row['quality']} | {row['processes']} | {row['answers_per_s']:,.0f} | "
+            f"| {row['network']} | {row['quality']} | {row['processes']} | {row['answers_per_s']:,.0f} | "
             f"{row['p50_ms']:.1f}, {row['p99_ms']:.1f} | {row['alone_ms']:.2f} |"
         )
 
