@@ -154,7 +154,7 @@ def exif_orientation(exif: bytes) -> int:
 
 def _jpeg(content: bytes) -> Container:
     """Application segments go, but JFIF's and Adobe's, which say what the components are."""
-    kept: list[bytes] = []
+    kept: list[bytes | memoryview] = []
     kept_to, orientation, frame, scan = 0, 0, -1, 0
     for marker, start, end in _jpeg_segments(content):
         if marker in METADATA:
@@ -167,14 +167,32 @@ def _jpeg(content: bytes) -> Container:
         scan = start
     if frame < 0:
         raise DamagedImageError("the JPEG ends before its pixels")
-    kind, precision, components = content[frame - 3], content[frame], content[frame + 5]
+    precision = content[frame]
     if precision != 8:
         raise UnsupportedImageError(f"a JPEG of {precision} bits per sample is not read here: send one of 8, or a PNG")
     if kept_to:
-        kept.append(content[kept_to:])
-    one_scan = kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
-    ended = not one_scan or content.find(JPEG_END, max(scan, len(content) - 64)) >= 0
+        kept.append(memoryview(content)[kept_to:])
+    ended = not _is_one_scan(content, frame, scan) or content.find(JPEG_END, max(scan, len(content) - 64)) >= 0
     return Container("JPEG", b"".join(kept) if kept else content, orientation or 1, ended=ended)
+
+
+def first_scan(content: bytes) -> tuple[int, bool]:
+    """Where a JPEG's first scan begins, and whether it is the only one; its length and False where that is not seen."""
+    frame = scan = 0
+    try:
+        for marker, start, end in _jpeg_segments(content):
+            if marker in FRAMES and end - start >= 6:
+                frame = start
+            scan = start
+    except DamagedImageError:
+        return len(content), False
+    return scan, frame > 0 and _is_one_scan(content, frame, scan)
+
+
+def _is_one_scan(content: bytes, frame: int, scan: int) -> bool:
+    """Whether a sequential JPEG's first scan has all of its components: decoders refuse any other behind it."""
+    kind, components = content[frame - 3], content[frame + 5]
+    return kind in (0xC0, 0xC1) and components < 4 and content[scan] == components
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:

@@ -21,6 +21,7 @@ from lccl.decoding.containers import (
     Container,
     claimed_size,
     exif_orientation,
+    first_scan,
     read_container,
 )
 from lccl.errors import (
@@ -47,6 +48,7 @@ NO_MEMORY = "the image needs more memory than there is"
 ROOM_PER_PIXEL = 8  # bytes: what is decoded, and a copy
 USUAL_COLOURS = ("Gray", "YCbCr", "RGB")
 SCAN, MOST_SCANS = b"\xff\xda", 100  # encoders make some ten; each costs a pass over all pixels, for a few bytes
+LONG_BYTES = 1 << 14
 BAND_PIXELS = 1 << 18  # composed in some 3 ms
 Pixels = NDArray[np.uint8]
 
@@ -72,11 +74,15 @@ def decode_rgb(content: bytes, max_pixels: int, cover: int = 0) -> Pixels:
     """
     if not content:
         raise DamagedImageError("the image is empty: send its bytes")
-    if content.startswith(JPEG_START) and content.count(SCAN) > MOST_SCANS:
+    is_jpeg, head, one_scan = content.startswith(JPEG_START), len(content), False
+    if is_jpeg and head > LONG_BYTES:  # what is shorter is sooner searched
+        head, one_scan = first_scan(content)
+    if is_jpeg and not one_scan and content.count(SCAN) > MOST_SCANS:
         raise UnsupportedImageError(f"a JPEG of more than {MOST_SCANS} scans is not read here: save it anew")
     try:
         # A JPEG without EXIF and with its end marker need not be taken apart.
-        pixels = _fast_jpeg(content, max_pixels, cover) if content.endswith(JPEG_END) and EXIF not in content else None
+        whole = is_jpeg and content.endswith(JPEG_END) and content.find(EXIF, 0, head) < 0
+        pixels = _fast_jpeg(content, max_pixels, cover) if whole else None
         if pixels is not None:
             return pixels
         container = read_container(content)
