@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cpu, equal_accuracy, goals, photographs, results, training_tables
+from benchmarks.paper.__main__ import RESULTS as PAPER
+from benchmarks.paper.overview import Place, places
+from benchmarks.paper.rows import read_all
 from benchmarks.photographs import tables as photograph_tables
 from benchmarks.photographs.families import IMAGES, NETWORKS, OWN, REMOVED
 from benchmarks.training_tables import table
@@ -41,6 +44,7 @@ def main() -> None:
     compared = results.read(photographs.RESULT)
     if compared is not None:
         draw_photographs(DOCS / "photographs.svg", compared, results.read(photographs.TIMES))
+    draw_methods(DOCS / "paper.svg", places(list(read_all(PAPER))))
     for file in PAGES:
         file.write_text(fill_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -378,6 +382,28 @@ def draw_photographs(file: Path, compared: Figures, times: Figures | None) -> No
     _save(figure, file)
 
 
+METHOD_COLOURS = ("#1f5fa8", "#c4501b", "#2e8b57", "#8a4fa3", "#b08a1e", "#777777", "#123a66", "#6aa5e0", "#d0608a")
+
+
+def draw_methods(file: Path, places: Sequence[Place]) -> None:
+    """Points lost over operations saved: what was measured here filled, what is published hollow."""
+    plt = _plots()
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    methods = dict.fromkeys(place.method for place in places)
+    for colour, method in zip(METHOD_COLOURS, methods, strict=False):
+        mine = [place for place in places if place.method == method]
+        here = [(100 * place.saved, place.lost) for place in mine if place.saved is not None and place.lost is not None]
+        published = [place.published[:2] for place in mine if place.published is not None]
+        if here:
+            axes.plot(*zip(*here, strict=True), marker="o", markersize=4, color=colour, label=method)
+        if published:
+            hollow = {"marker": "o", "facecolors": "none", "edgecolors": colour}
+            axes.scatter(*zip(*published, strict=True), **hollow, label=f"{method}, published")
+    axes.set_xlabel("operations saved %")
+    axes.set_ylabel("points of accuracy lost against the plain network")
+    _save(figure, file, "upper left")
+
+
 def _plots() -> Any:
     """Pyplot that writes the same SVG every time."""
     import matplotlib as mpl
@@ -389,11 +415,11 @@ def _plots() -> Any:
     return plt
 
 
-def _save(figure: Any, file: Path) -> None:
+def _save(figure: Any, file: Path, legend: str = "lower left") -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower left" if len(figure.axes) == 1 else "best")
+        axes.legend(frameon=False, loc=legend if len(figure.axes) == 1 else "best")
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.cpu import PAPER
+from benchmarks.paper.overview import overview_lines, places
 from benchmarks.paper.rows import (
     DATA,
     PRESETS,
@@ -121,7 +122,8 @@ def page(folder: Path) -> str:
     found = list(read_all(folder))
     tables = (line for table in TABLES for line in table_lines(table, found))
     measured = {name: results.read(f"cpu/{name}") for name in MEASURED}
-    return "\n".join([INTRODUCTION, *start_lines(results.read(NAME)), *tables, *real_lines(measured)])
+    overview = overview_lines(places(found))
+    return "\n".join([INTRODUCTION, *overview, *start_lines(results.read(NAME)), *tables, *real_lines(measured)])
 
 
 def real_lines(figures: Mapping[str, dict[str, Any] | None]) -> Iterator[str]:
