@@ -1,4 +1,4 @@
-"""Fuzz one part: ``python -m tests.fuzz multipart|json|open-inference|decoders [--minutes M] [--seed N]``.
+"""Fuzz one part: ``python -m tests.fuzz multipart|json|open-inference|decoders|int8 [--minutes M] [--seed N]``.
 
 Ends with 1 and the smallest input at the first find. What is being tried lies in ``build/fuzz/<part>.bin``, also when
 the process crashes.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, seed, settings
 
-from tests.fuzz import decoders, service
+from tests.fuzz import decoders, int8, service
 
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 TARGETS = {
@@ -23,6 +23,7 @@ TARGETS = {
     "json": service.json_bodies,
     "open-inference": service.open_inference,
     "decoders": decoders.target,
+    "int8": int8.target,
 }
 EXAMPLES, LONGEST = 50, timedelta(seconds=30)
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from lccl.decoding import pixels
+from lccl.engines.cpu.engine import CpuEngine
+from lccl.networks import Architecture
 from service.api.v1 import bodies
-from tests.fuzz import decoders
+from tests.fuzz import decoders, int8
 from tests.fuzz.__main__ import TARGETS, fuzz
 from tests.fuzz.damage import apply
 
@@ -34,6 +36,21 @@ def test_an_answer_that_slices_change_is_found(monkeypatch):
 
 async def _zeros(shape):
     return np.zeros(shape, np.uint8)
+
+
+def test_a_bit_that_an_instruction_set_changes_is_found(monkeypatch):
+    run = CpuEngine.run
+
+    def wrong(engine, images, options):
+        output = run(engine, images, options)
+        output.logits[-1, -1] = np.nextafter(output.logits[-1, -1], np.float32(np.inf))
+        return output
+
+    case = int8.Case(Architecture("resnet20"), (1, 1, 1), 8, 2, 1.0, (), 1, None, 0)
+    int8.check(case)
+    monkeypatch.setattr(CpuEngine, "run", wrong)
+    with pytest.raises(AssertionError):
+        int8.check(case)
 
 
 @pytest.mark.parametrize("fault", ["error", "pixels"])

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from lccl.compiler import compile_network
 from lccl.data import HeldOut, Split
@@ -14,7 +13,7 @@ from lccl.networks.sidenet import SideNetSpec
 from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
 from lccl.train.sidenets import SideNetRecipe, fit_sidenets
-from tests.lccl.networks import shortened
+from tests.lccl.networks import gated
 
 
 @pytest.fixture(scope="session")
@@ -84,41 +83,10 @@ def leaving_bundle(random_bundle, make_table, toy_data):
 
 @pytest.fixture(scope="session")
 def gated_network(square):
-    """``gated_network(Architecture(...), pixels, thresholds, blocks=None)``: float64, random, its gates reach zero.
-
-    Gates multiply, and values that fit no statistics grow without bounds; so its normalisations hold the
-    statistics of these very images under these thresholds.
-    """
-
-    def fit(norm, inputs):
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False))
-
-    def shrink(conv, inputs, maps):
-        size = maps.std() / 0.4
-        conv.weight /= size
-        return maps / size
+    """``gated_network(Architecture(...), pixels, thresholds, blocks=None)``: see :func:`tests.lccl.networks.gated`."""
 
     def make(architecture, pixels, thresholds, blocks=None):
-        torch.manual_seed(0)
-        network = shortened(architecture, blocks).double().eval().requires_grad_(False)
-        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-        for norm in norms:
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_(0, 0.3)
-        hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
-        for gate in (module.gate for module in network.skip_convs.values()):
-            if gate.norm is None:
-                hooks.append(gate.conv.register_forward_hook(shrink))
-            else:
-                gate.norm.weight *= 0.3
-                gate.norm.bias.uniform_(0.2, 0.4)
-        step = square(pixels.shape[1])
-        images = torch.from_numpy((pixels / 255 - step.mean) / step.std).permute(0, 3, 1, 2)
-        network(images, torch.from_numpy(np.asarray(thresholds)).double())
-        for hook in hooks:
-            hook.remove()
-        return network
+        return gated(architecture, pixels, thresholds, square(pixels.shape[1]), blocks)
 
     return make
 
