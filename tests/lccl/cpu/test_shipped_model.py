@@ -1,4 +1,4 @@
-"""The shipped model gives the labels that the reference gives, on images that it was not trained on."""
+"""The shipped model gives the reference's labels, and in int8 its bits, on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import lccl
 from lccl.engines.cpu.engine import instruction_sets
 from lccl.plan.run import RunOptions
 from tests.conftest import every_unseen_image, needs_unseen_images
+from tests.lccl.cpu.networks import INT8
 
 HOME = Path(__file__).parents[3]
 MODEL = HOME / "models" / "resnet20-cifar10"
@@ -58,3 +59,28 @@ def test_labels_are_the_references(precision, shipped, unseen, expected, make_cp
     ]
     assert len(unseen) == 250
     assert np.mean(equal) >= EQUAL[precision]
+
+
+@pytest.fixture(scope="module")
+def expected_bits(shipped, unseen):
+    """In int8: the reference engine, and by point its answers."""
+    reference = lccl.compile(shipped, engine="reference", precision="int8")
+    points = shipped.in_precision("int8").table.points
+    chosen = points[0], points[len(points) // 2], points[-1]
+    return reference, {point: reference.run(unseen, _asked(point, unseen)) for point in chosen}
+
+
+def _asked(point, images):
+    return RunOptions.of([point.setting] * len(images), want_masks=True)
+
+
+@pytest.mark.parametrize("arithmetic", INT8, ids="-".join)
+def test_int8_gives_the_references_bits(arithmetic, unseen, expected_bits, make_cpu):
+    reference, answers = expected_bits
+    engine = make_cpu(reference.plan, arithmetic, threads=2)
+    for point, expected in answers.items():
+        found = engine.run(unseen, _asked(point, unseen))
+        assert np.array_equal(found.logits.view(np.uint32), expected.logits.view(np.uint32))
+        assert np.array_equal(found.exit_index, expected.exit_index)
+        assert np.array_equal(found.kept, expected.kept)
+        assert all(np.array_equal(*masks) for masks in zip(found.masks, expected.masks, strict=True))
