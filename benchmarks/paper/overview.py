@@ -16,7 +16,7 @@ CURVES = {"gates": "LCCL, thresholds", "exits": "SideNets"}
 WORK = (0.7, 0.5)  # at which those curves are shown
 CIFAR, LARGE, LARGER = "ResNet-20, CIFAR-10", "ResNet-18, ImageNet", "ResNet-34, ImageNet"
 METHODS = (
-    ("LCCL, gates exactly 0", "resnet20-half-open", CIFAR),
+    ("LCCL, gates exactly 0", "resnet20-shared", CIFAR),
     ("SPConv 1/2", "resnet20-spconv-1-2", CIFAR),
     ("SPConv 1/4", "resnet20-spconv-1-4", CIFAR),
     ("PFEC", "resnet20-pfec-24", LARGER),
@@ -102,7 +102,7 @@ def _row(method: str, run: str, where: str, found: Sequence[Result], timed: dict
     ]  # fmt: skip
     if not pairs:
         return Place(method, time["saved"] if time else None, time_saved=time_saved, published=published)
-    twin, mine = max(pairs, key=lambda pair: pair[1].budget.epochs * (pair[1].budget.images or 0))
+    twin, mine = max(pairs, key=lambda pair: pair[1].budget.size)
     lost, won = int((twin.right & ~mine.right).sum()), int((mine.right & ~twin.right).sum())
     low, high = paired_difference(lost, won, len(mine.right))
     budget = f"{mine.budget.epochs} × {mine.budget.images:,}"
