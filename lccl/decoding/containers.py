@@ -20,6 +20,8 @@ ORIENTATION, IFD_ENTRIES = 0x0112, 1000
 EXIF = b"Exif\0\0"
 METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))  # JPEG's markers of application segments and comments
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers whose segments decoders read as is done here. Behind others, a stuffed zero say, they may see another file.
+USUAL_SEGMENTS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
@@ -177,10 +179,12 @@ def _jpeg(content: bytes) -> Container:
 
 
 def first_scan(content: bytes) -> tuple[int, bool]:
-    """Where a JPEG's first scan begins, and whether it is the only one; its length and False where that is not seen."""
+    """Where a JPEG's first scan begins, and whether it is the only one; its length and False where that is not sure."""
     frame = scan = 0
     try:
         for marker, start, end in _jpeg_segments(content):
+            if marker not in USUAL_SEGMENTS:
+                return len(content), False
             if marker in FRAMES and end - start >= 6:
                 frame = start
             scan = start

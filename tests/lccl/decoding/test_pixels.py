@@ -281,6 +281,20 @@ def test_scans_behind_the_only_one_are_damage():
         decode_rgb(content[:-2] + scan * 1000 + content[-2:], MOST)
 
 
+def test_scans_cannot_be_hidden_behind_a_fake_one():
+    """A decoder passes over a stuffed zero; whoever takes it for a marker sees a frame and a scan where none are."""
+    content = encoded(Image.fromarray(detailed()), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    scan = content[last : last + 10] + b"\0"
+    frame = b"\xff\xc0\0\x11\x08\0\xa0\0\xc8\3\1\x11\0\2\x11\0\3\x11\0"
+    fake = frame + b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\x3f\0"
+    hidden = b"\xff\0\0\6\xff\xe5" + struct.pack(">H", 2 + len(fake)) + fake
+    for place in (2, 20):  # before JFIF's segment, and behind it
+        evil = content[:place] + hidden + content[place:-2] + scan * 101 + content[-2:]
+        with pytest.raises(UnsupportedImageError, match="100 scans"):
+            decode_rgb(evil, MOST)
+
+
 def test_where_the_first_scan_is_may_not_be_seen():
     content = encoded(Image.fromarray(detailed()), "JPEG")
     for strange in (content[: content.index(b"\xff\xda")], content[:2] + b"\0" + content[2:]):
