@@ -24,11 +24,12 @@ from benchmarks.serving.measure import awake
 from benchmarks.serving.servers import Ask, Server, ask_service, start_service
 from benchmarks.serving.workload import LARGE, SMALL, serve_all
 from lccl_client.load import Body, Closed, Open, Plan, Report, Stream, run_apart
+from service.transport.admission import LEAST
 
 QUALITY = "operating_point=exact&max_accuracy_drop=2"
 DEADLINE_MS = 250.0
 LOADS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-IN_FLIGHT = 32  # never too many for the service, so that none is refused and sent again at once
+IN_FLIGHT = LEAST  # never too many for the service, so that none is refused and sent again at once
 
 
 def main() -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.paper.rows import PRESETS, find
+from benchmarks.paper.rows import PRESETS, RESULTS, find
 from benchmarks.paper.table import page
 from benchmarks.paper.train import Options, train_rows
 from lccl.errors import LcclError
 
 PAGE = results.HOME / "docs" / "paper.md"
-RESULTS = results.FOLDER / "paper"
 RUNS = results.HOME / "runs" / "paper"
 
 

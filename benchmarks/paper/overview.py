@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import results
-from benchmarks.paper.rows import RUNS, TABLES, Published, Result
+from benchmarks.models import paired
+from benchmarks.paper.rows import ROWS, RUNS, Published, Result
 from benchmarks.rivals.timing import OWN, RESULT
-from lccl.calibration.intervals import paired_difference
+from benchmarks.training_tables import table
 
 PLAIN_ERROR = 8.75  # of ResNet-20, He et al. 2016
 CURVES = {"gates": "LCCL, thresholds", "exits": "SideNets"}
 WORK = (0.7, 0.5)  # at which those curves are shown
+TRAINED = "52 × 40,000"  # the shipped network, and the plain twin that it is held against
 CIFAR, LARGE, LARGER = "ResNet-20, CIFAR-10", "ResNet-18, ImageNet", "ResNet-34, ImageNet"
 METHODS = (
     ("LCCL, gates exactly 0", "resnet20-shared", CIFAR),
@@ -71,8 +73,7 @@ def places(found: Sequence[Result]) -> list[Place]:
 def overview_lines(all_places: Sequence[Place]) -> Iterator[str]:
     """The section as Markdown."""
     yield TEXT
-    yield "| " + " | ".join(HEADS) + " |"
-    yield "|---" * len(HEADS) + "|"
+    yield from table(*HEADS)
     for place in all_places:
         known = place.published
         interval = f" ({place.interval[0]:+.2f} – {place.interval[1]:+.2f})" if place.interval else ""
@@ -103,16 +104,13 @@ def _row(method: str, run: str, where: str, found: Sequence[Result], timed: dict
     if not pairs:
         return Place(method, time["saved"] if time else None, time_saved=time_saved, published=published)
     twin, mine = max(pairs, key=lambda pair: pair[1].budget.size)
-    lost, won = int((twin.right & ~mine.right).sum()), int((mine.right & ~twin.right).sum())
-    low, high = paired_difference(lost, won, len(mine.right))
-    budget = f"{mine.budget.epochs} × {mine.budget.images:,}"
-    points = 100 * (lost - won) / len(mine.right)
-    return Place(method, mine.speed_up, points, (100 * low, 100 * high), time_saved, published, budget)
+    lost, interval = paired(twin.right, mine.right)
+    return Place(method, mine.speed_up, lost, tuple(interval), time_saved, published, mine.budget.words)
 
 
 def _known(run: str) -> tuple[float, float] | None:
     """Operations saved and points lost as published, in percent; None where a paper does not say."""
-    for row in (row for table in TABLES for row in table.rows if row.run == run):
+    for row in (row for row in ROWS if row.run == run):
         published = row.published
         lost = published.drop
         if lost is None and published.error is not None:
@@ -125,7 +123,7 @@ def _known(run: str) -> tuple[float, float] | None:
 
 def _saved(published: Published) -> float | None:
     """From the operations that the split convolutions' paper counts."""
-    (plain,) = (row.published.macs for table in TABLES for row in table.rows if row.run == "resnet20-post-plain")
+    (plain,) = (row.published.macs for row in ROWS if row.run == "resnet20-post-plain")
     return None if published.macs is None or plain is None else 100 * (1 - published.macs / plain)
 
 
@@ -134,11 +132,11 @@ def _shipped(timed: dict[str, Any] | None) -> Iterator[Place]:
     compared, exits = results.read("any_sparsity"), results.read("early_exits")
     if compared is None or exits is None:
         return
-    twin, trained = compared["twin"]["accuracy"], "52 × 40,000"
+    twin = compared["twin"]["accuracy"]
     curves = {row["work"]: row for row in exits["curves"]}
     for name, method in CURVES.items():
         for work in WORK:
-            yield Place(method, 1 - work, 100 * (twin - curves[work][name]), budget=trained)
+            yield Place(method, 1 - work, 100 * (twin - curves[work][name]), budget=TRAINED)
     for row in timed["rows"] if timed else ():
         if "accuracy" in row:
-            yield Place(OWN, row["saved"], 100 * (twin - row["accuracy"]), (), 1 - row["time"], budget=trained)
+            yield Place(OWN, row["saved"], 100 * (twin - row["accuracy"]), (), 1 - row["time"], budget=TRAINED)

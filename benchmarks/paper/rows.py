@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import results
 from lccl.errors import LcclError
 
 # As in the paper: no threshold takes part in training, so there is no way to sparser points to look for; and gates
@@ -22,6 +23,8 @@ RECIPE: dict[str, Any] = {
     "exact_share": 1.0, "skip_top": 0.0, "allocation": "common", "gate_scale": 1.0, "gate_shift": 0.0,
 }  # fmt: skip
 OPEN = {"open": 0.1, "quarter": 0.25}  # gates that begin as 1 ± so much
+
+RESULTS = results.FOLDER / "paper"
 
 RETRAINED: dict[str, Any] = {"lr": 0.02, "first_lr": 0.02, "warm_up": 0.0}  # of a network that was pruned
 
@@ -240,6 +243,8 @@ TABLES = (
     )),
 )  # fmt: skip
 
+ROWS = [row for table in TABLES for row in table.rows]
+
 PRESETS = {
     "cpu": Preset(
         ("resnet20-shared", "resnet20-spconv-1-2", "resnet20-pre-aft-bef", "resnet20-pre-bef-bef",
@@ -275,6 +280,11 @@ class Budget:
     def name(self) -> str:
         """Of the folder that its results are in."""
         return f"{self.data}-{self.epochs}-epochs" + ("" if self.images is None else f"-{self.images}-images")
+
+    @property
+    def words(self) -> str:
+        """As tables show it: epochs × images."""
+        return f"{self.epochs} × {self.images:,}"
 
     @property
     def size(self) -> tuple[float, int]:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.paper.__main__ import PAGE, RESULTS, main
-from benchmarks.paper.overview import overview_lines, places
+from benchmarks.paper.__main__ import PAGE, main
 from benchmarks.paper.rows import (
     DATA,
     PRESETS,
     RECIPE,
+    RESULTS,
+    ROWS,
     RUNS,
     TABLES,
     Budget,
     Published,
-    Result,
     Row,
     Table,
     find,
@@ -33,8 +33,7 @@ from lccl.calibration.intervals import paired_difference
 from lccl.errors import LcclError
 from lccl.networks import Architecture, build
 from lccl.networks.lowering import network_shape
-
-ROWS = [row for table in TABLES for row in table.rows]
+from tests.benchmarks.paper_results import ROW, TWIN, images, result
 
 # the rows
 
@@ -242,15 +241,6 @@ def test_a_preset_trains_its_rows_for_its_seeds_and_epochs(cifar, tmp_path, monk
 # the page
 
 
-def result(run, right, seed=0, zeros=0.3, macs=3.00449e7, speed_up=0.25, epochs=20, images="same"):
-    return Result(run, seed, Budget("toy", epochs, 5000), images, np.array(right, bool), zeros, macs, speed_up)
-
-
-def images(count, wrong):
-    return np.arange(count) >= wrong
-
-
-TWIN, ROW = "resnet20-pre-plain", "resnet20-shared"
 SHARED = Row("ResNet-20", ROW, Published(error=8.32, speed_up=34.9))
 
 
@@ -357,46 +347,6 @@ def test_right_and_wrong_survive_a_file(tmp_path):
     (tmp_path / "any" / "one.json").write_text("{}")
     with pytest.raises(LcclError, match="is not a result"):
         list(read_all(tmp_path))
-
-
-# everything in one table
-
-
-def test_what_was_published_of_each_method_is_told_beside_it():
-    published = {place.method: place.published for place in places([]) if place.published is not None}
-    assert published == {
-        "LCCL, gates exactly 0": (34.9, pytest.approx(-0.43), "ResNet-20, CIFAR-10"),
-        "SPConv 1/2": (pytest.approx(57.0, abs=0.1), pytest.approx(-0.23), "ResNet-20, CIFAR-10"),
-        "SPConv 1/4": (pytest.approx(69.0, abs=0.1), pytest.approx(0.85), "ResNet-20, CIFAR-10"),
-        "PFEC": (24.2, 1.06, "ResNet-34, ImageNet"),
-        "BWN": (50, 8.5, "ResNet-18, ImageNet"),
-        "XNOR-Net": (98.3, 18.1, "ResNet-18, ImageNet"),
-    }
-
-
-def test_a_method_is_placed_by_the_largest_budget_at_which_its_twin_was_trained_too():
-    found = [result(TWIN, images(1000, 100), epochs=each) for each in (2, 20)]
-    found += [result(ROW, images(1000, wrong), epochs=each) for each, wrong in ((2, 500), (20, 130), (40, 90))]
-    (place,) = (one for one in places(found) if one.method == "LCCL, gates exactly 0")
-    assert (place.saved, place.lost, place.budget) == (0.25, pytest.approx(3.0), "20 × 5,000")
-    assert place.interval[0] < 3.0 < place.interval[1]
-
-
-def test_methods_that_were_not_trained_say_so_and_have_no_loss():
-    lines = "\n".join(overview_lines(places([])))
-    assert "| XNOR-Net | 98, +18.10 (ResNet-18, ImageNet) | – | – | – | not run |" in lines
-    assert "| LCCL and SideNets | – |" in lines
-
-
-def test_the_shipped_network_is_placed_against_its_plain_twin(monkeypatch):
-    committed = {"any_sparsity": {"twin": {"accuracy": 0.9}}, "rivals_time": None}
-    committed["early_exits"] = {"curves": [{"work": work, "gates": 0.89, "exits": 0.8} for work in (0.5, 0.7)]}
-    monkeypatch.setattr("benchmarks.results.read", committed.get)
-    own = [place for place in places([]) if place.budget != "not run"]
-    assert [place.method for place in own] == ["LCCL, thresholds"] * 2 + ["SideNets"] * 2
-    assert [place.lost for place in own] == pytest.approx([1, 1, 10, 10])
-    committed["early_exits"] = None
-    assert all(place.budget == "not run" for place in places([]))
 
 
 def test_the_committed_page_is_what_the_committed_results_give():

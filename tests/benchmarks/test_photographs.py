@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import figures, photographs, results
+from benchmarks import figures, photographs, pictures, results
 from benchmarks.models import Position
 from benchmarks.photographs import tables
 from benchmarks.photographs.__main__ import main
@@ -246,8 +246,8 @@ def test_pages_and_picture_show_what_was_written(compared, times, tmp_path):
     columns = {name: {line.count("|") for line in rows} for name, rows in made.items()}
     assert all(len(counts) == 1 for counts in columns.values()), columns
     pytest.importorskip("matplotlib", reason="matplotlib is an extra of the figures")
-    figures.draw_photographs(tmp_path / "with.svg", compared, times)
-    figures.draw_photographs(tmp_path / "without.svg", compared, None)
+    pictures.draw_photographs(tmp_path / "with.svg", compared, times)
+    pictures.draw_photographs(tmp_path / "without.svg", compared, None)
     assert "measured time" not in (tmp_path / "without.svg").read_text()
 
 
@@ -259,4 +259,4 @@ def test_a_page_gets_its_tables(written, monkeypatch):
 
 
 def test_families_are_told_apart():
-    assert len({*OWN, *RIVALS}) == len(OWN) + len(RIVALS) == len(figures.LINES)
+    assert len({*OWN, *RIVALS}) == len(OWN) + len(RIVALS) == len(pictures.LINES)

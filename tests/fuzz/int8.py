@@ -12,24 +12,20 @@ from hypothesis import strategies as st
 
 from lccl.engines.cpu.engine import CpuEngine, instruction_sets
 from lccl.engines.reference import ReferenceEngine
-from lccl.networks import Architecture
+from lccl.networks import NETWORKS, Architecture
 from lccl.networks.lowering import lower
 from lccl.networks.sidenet import SideNetSpec
-from lccl.plan.run import RunOptions, RunOutput
+from lccl.plan.run import RunOptions
 from lccl.preprocessing import Preprocessing
 from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import quantise
+from tests.lccl.bits import same_bits
 from tests.lccl.cpu.networks import GATED, HUGE, SIZES
 from tests.lccl.exits import add_sidenets
 from tests.lccl.int8_plans import drawn_quantisation, largest_scales
 from tests.lccl.networks import gated, layers_of
 
 SETS = [name for name, precision in instruction_sets() if precision == "int8"]
-# Networks by the number of blocks in each stage.
-STAGES = {
-    "resnet20": (3, 3, 3), "wrn-16-4": (2, 2, 2), "resnet18": (2, 2, 2, 2), "resnet18-w48": (2, 2, 2, 2),
-    "resnet50": (3, 4, 6, 3), "resnet164": (18, 18, 18),
-}  # fmt: skip
 MOST = 2  # blocks of a stage
 
 
@@ -61,8 +57,8 @@ class Case:
 def cases(draw: st.DrawFn) -> Case:
     """Small networks of every kind of block, gate and placement."""
     architecture = draw(st.sampled_from(GATED))
-    stages, large = STAGES[architecture.name], architecture.name in SIZES
-    blocks = tuple(draw(st.integers(1, min(MOST, count))) for count in stages)
+    depths, large = NETWORKS[architecture.name].depths, architecture.name in SIZES
+    blocks = tuple(draw(st.integers(1, min(MOST, count))) for count in depths)
     return Case(
         architecture, blocks, draw(st.integers(16, 40) if large else st.integers(3, 14)), draw(st.integers(2, 4)),
         draw(st.sampled_from((0.3, 0.9, 1.0, 1.7))),
@@ -80,13 +76,13 @@ def check(case: Case) -> None:
     """
     random = np.random.default_rng(case.seed)
     pixels = random.integers(0, 256, (case.images, case.size, case.size, 3), dtype=np.uint8)
-    starts = np.cumsum((0, *STAGES[case.architecture.name]))
+    starts = np.cumsum((0, *NETWORKS[case.architecture.name].depths))
     numbers = [start + number for start, count in zip(starts[:-1], case.blocks, strict=True) for number in range(count)]
     preprocessing = Preprocessing(case.size, case.size, (0.5, 0.48, 0.52), (0.25, 0.24, 0.26))
     thresholds = random.choice(
         [-np.inf, 0, 0.1, 0.2, 0.4, np.inf], (case.images, layers_of(case.architecture, tuple(numbers)))
     )
-    network = gated(case.architecture, pixels, thresholds, preprocessing, numbers, case.seed % 1000)
+    network = gated(case.architecture, pixels, thresholds, preprocessing, numbers, case.seed)
     if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
         return  # gates of maps without variance have no weights
     if case.exits:
@@ -100,21 +96,11 @@ def check(case: Case) -> None:
     staying = replace(options, exit_confidence=np.ones_like(options.exit_confidence))
     values = ReferenceEngine(plan).trace(pixels, staying)[1].values
     scales = {name: case.clip * scale for name, scale in largest_scales(plan, values).items()}
-    plan = quantise(plan, Quantisation(scales, drawn_quantisation(plan, case.seed % 1000).weights))
+    plan = quantise(plan, Quantisation(scales, drawn_quantisation(plan, case.seed).weights))
     expected = ReferenceEngine(plan, precision="int8").run(pixels, options)
     for name in SETS:
         engine = CpuEngine(plan, "int8", threads=case.threads, instruction_set=name, cache_bytes=case.cache_bytes)
-        same(engine.run(pixels, options), expected, name)
-
-
-def same(found: RunOutput, expected: RunOutput, name: str) -> None:
-    """Raises AssertionError unless both are equal to the bit."""
-    assert np.array_equal(found.logits.view(np.uint32), expected.logits.view(np.uint32)), name
-    assert np.array_equal(found.exit_index, expected.exit_index), name
-    assert np.array_equal(found.kept, expected.kept), name
-    assert found.masks is not None
-    assert expected.masks is not None
-    assert all(np.array_equal(*masks) for masks in zip(found.masks, expected.masks, strict=True)), name
+        same_bits(engine.run(pixels, options), expected, name)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def answer_parameters(model: ServedModel, classified: Classified) -> Parameters:
 def answer_tensors(model: ServedModel, asked: InferRequest, classified: Classified) -> list[Tensor]:
     """The outputs that were asked for."""
     wanted = {output.name for output in asked.outputs} | {RANKED for output in asked.outputs if output.classes}
-    values = {name: of(model, classified.done) for name, of in VALUES.items() if name in wanted}
+    values = {name: VALUES[name](model, classified.done) for name in wanted}
     return tensors(values, model.bundle.labels, asked.outputs)
 
 

@@ -12,6 +12,7 @@ from lccl.networks import Architecture
 from lccl.networks.lowering import lower
 from lccl.quantization.parameters import Quantisation
 from lccl.quantization.plan import quantise
+from tests.lccl.bits import same_bits
 from tests.lccl.cpu.networks import INT8, NETWORKS, POST, PRE, SIZES, crossed, mixed, named
 from tests.lccl.exits import SIDENETS, add_sidenets
 from tests.lccl.int8_plans import drawn_quantisation, largest_scales
@@ -48,28 +49,21 @@ def runs(gated_network, draw_images, square, rows):
     return make
 
 
-def same(found, expected):
-    assert np.array_equal(found.logits.view(np.uint32), expected.logits.view(np.uint32))
-    assert np.array_equal(found.exit_index, expected.exit_index)
-    assert np.array_equal(found.kept, expected.kept)
-    assert all(np.array_equal(*masks) for masks in zip(found.masks, expected.masks, strict=True))
-
-
 @pytest.mark.parametrize(("architecture", "arithmetic"), crossed(NETWORKS, INT8), ids=named)
 def test_networks_give_the_bits_of_the_reference_engine(architecture, arithmetic, runs, make_cpu):
     reference, pixels, options, expected = runs(architecture)
     assert len({row.tobytes() for row in expected.logits}) > 1
-    same(make_cpu(reference.plan, arithmetic, threads=2).run(pixels, options), expected)
+    same_bits(make_cpu(reference.plan, arithmetic, threads=2).run(pixels, options), expected)
 
 
 @pytest.mark.parametrize("architecture", WITH_EXITS, ids=called)
 def test_the_same_images_leave_at_the_same_exits(architecture, int8, runs, make_cpu):
     reference, pixels, options, expected = runs(architecture, exits=True)
     engine = make_cpu(reference.plan, int8, threads=2)
-    same(engine.run(pixels, options), expected)
+    same_bits(engine.run(pixels, options), expected)
     for confidence in (0.0, 0.2, 1.0):
         asked = replace(options, exit_confidence=np.full_like(options.exit_confidence, confidence))
-        same(engine.run(pixels, asked), reference.run(pixels, asked))
+        same_bits(engine.run(pixels, asked), reference.run(pixels, asked))
 
 
 @pytest.mark.parametrize("architecture", [POST, PRE], ids=called)
@@ -80,4 +74,4 @@ def test_masks_that_are_forced_and_images_of_floats_give_the_same_bits(architect
     forced = replace(options, forced_masks=masks)
     values = random.normal(0, 2, pixels.shape).astype(np.float32)
     for images, asked in ((pixels, forced), (values, options)):
-        same(engine.run(images, asked), reference.run(images, asked))
+        same_bits(engine.run(images, asked), reference.run(images, asked))

@@ -11,6 +11,7 @@ import lccl
 from lccl.engines.cpu.engine import instruction_sets
 from lccl.plan.run import RunOptions
 from tests.conftest import every_unseen_image, needs_unseen_images
+from tests.lccl.bits import same_bits
 from tests.lccl.cpu.networks import INT8
 
 HOME = Path(__file__).parents[3]
@@ -79,8 +80,4 @@ def test_int8_gives_the_references_bits(arithmetic, unseen, expected_bits, make_
     reference, answers = expected_bits
     engine = make_cpu(reference.plan, arithmetic, threads=2)
     for point, expected in answers.items():
-        found = engine.run(unseen, _asked(point, unseen))
-        assert np.array_equal(found.logits.view(np.uint32), expected.logits.view(np.uint32))
-        assert np.array_equal(found.exit_index, expected.exit_index)
-        assert np.array_equal(found.kept, expected.kept)
-        assert all(np.array_equal(*masks) for masks in zip(found.masks, expected.masks, strict=True))
+        same_bits(engine.run(unseen, _asked(point, unseen)), expected)
